@@ -1,0 +1,1 @@
+"""The pure core, in flow order: no IO, no clock, no hidden randomness."""

@@ -1,0 +1,46 @@
+"""The plan of a study: everything a decision depends on besides what it has seen.
+
+One frozen tree; each part is declared beside its user.
+"""
+
+import hashlib
+
+import msgspec
+
+from controller.assignment import Form
+from controller.core.estimate import Metric
+from controller.core.events import Component, EventPlan
+from controller.core.rollout import RolloutPlan, TrafficPlan
+from controller.core.safety import Guardrail, SafetyPlan
+from controller.core.space import Weight
+from controller.core.windows import WindowPlan
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked study, in ms and fractions. `objective` maps a metric to its coefficient."""
+
+    study: str
+    seed: int
+    form: Form
+    salt: str
+    buckets: int
+    window: WindowPlan
+    segments: tuple[str, ...]
+    components: tuple[Component, ...]
+    weights: tuple[Weight, ...]
+    metrics: tuple[Metric, ...]
+    objective: dict[str, float]
+    guardrails: tuple[Guardrail, ...]
+    traffic: TrafficPlan
+    rollout: RolloutPlan
+    safety: SafetyPlan
+
+    @property
+    def events(self) -> EventPlan:
+        """The part that the decoder needs."""
+        return EventPlan(self.components, self.segments, self.salt, self.buckets)
+
+
+def digest(plan: Plan) -> str:
+    """SHA-256 of the plan's canonical JSON, as hexadecimal."""
+    return hashlib.sha256(msgspec.json.encode(plan, order="sorted")).hexdigest()

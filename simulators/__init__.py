@@ -1,0 +1,1 @@
+"""Simulated products that Trimtab is proven on."""

@@ -1,10 +1,29 @@
-"""Relative changes of a deal's arms against control, with their covariance."""
+"""Relative changes of a deal's arms against control, with their covariance.
+
+| symbol | shape | meaning |
+|---|---|---|
+| M, G, A | | metrics; groups (0 = all traffic, k = segment k); arms of the deal, control first |
+| B, C | | buckets; components |
+| N, D | (M, G, B) | numerator and denominator of each bucket |
+| R | (A, B) | 1 where a bucket belongs to an arm |
+| n | (A,) | buckets dealt to an arm: the clusters |
+| r, v | (M, G, A) | an arm's level sum N / sum D, and its variance |
+| y, S | (M, G, A-1), (M, G, A-1, A-1) | relative changes against control, and their covariance |
+"""
 
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.events import FIXED_POINT
 
 BUCKETS = "buckets"  # the denominator of a metric per assigned bucket
+MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth believing
+MAX_CONTROL_SE = 0.05  # the second-order expansion in control's level holds well below this
+
+Floats = NDArray[np.float64]
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -14,3 +33,116 @@ class Metric(msgspec.Struct, frozen=True):
     numerator: str
     denominator: str
     response: Literal["immediate", "delayed"] = "immediate"
+
+
+class Changes(msgspec.Struct, frozen=True, eq=False):
+    """What a deal says of its arms. NaN where nothing can be said (no buckets, no denominator, one bucket)."""
+
+    change: Floats  # (M, G, A-1) X(arm) / X(control) - 1
+    covariance: Floats  # (M, G, A-1, A-1); the arms share control's noise
+    control: Floats  # (M, G) control's own level
+    control_relative_se: Floats  # (M, G)
+    group_buckets: NDArray[np.int64]  # (G, A) buckets with traffic
+
+    @property
+    def buckets(self) -> NDArray[np.int64]:
+        """(A,) buckets with any traffic."""
+        everywhere: NDArray[np.int64] = self.group_buckets[0]
+        return everywhere
+
+
+def relative_changes(
+    metrics: tuple[Metric, ...],
+    components: tuple[str, ...],
+    sums: NDArray[np.int64],
+    arm_of: NDArray[np.signedinteger],
+    arms: int,
+) -> Changes:
+    """Estimate every metric's relative change, in every group, of every arm against arm 0.
+
+    Args:
+        metrics: M metrics over `components` (C names).
+        sums: (G1, B, C) fixed-point sums of the deal's windows; slot 0 holds traffic without a segment.
+        arm_of: (B,) arm of each bucket, 0 = control; a negative value leaves the bucket out.
+        arms: A, control included.
+
+    Variances are by the delta method with buckets as clusters (Deng, Knoblich and Lu 2018, "Applying the
+    delta method in metric analytics", section 3).
+    """
+    numerator, denominator = _by_metric(metrics, components, _groups(sums))
+    member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level, variance = _levels(numerator, denominator, member, arm_of)
+        change, covariance = _against_control(level, variance)
+        relative_se = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
+    traffic = (_groups(sums) != 0).any(axis=-1)  # (G, B)
+    return Changes(change, covariance, level[..., 0], relative_se, (traffic @ member.T).astype(np.int64))
+
+
+def usable(changes: Changes, group: int = 0) -> bool:
+    """Whether a group's changes may enter the posterior.
+
+    Every arm has at least 10 buckets with traffic there, control's relative standard error is at most 5 % in
+    every metric, and everything is finite.
+    """
+    enough = bool((changes.group_buckets[group] >= MIN_BUCKETS).all())
+    precise = bool((changes.control_relative_se[:, group] <= MAX_CONTROL_SE).all())  # NaN is not
+    finite = np.isfinite(changes.change[:, group]).all() and np.isfinite(changes.covariance[:, group]).all()
+    return enough and precise and bool(finite)
+
+
+def _groups(sums: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(G, B, C): all traffic in place of the slot without a segment."""
+    return np.concatenate((sums.sum(axis=0, keepdims=True), sums[1:]))
+
+
+def _by_metric(
+    metrics: tuple[Metric, ...], components: tuple[str, ...], sums: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """N and D, (M, G, B), in the components' own units; D is 1 for every bucket of a per-bucket metric."""
+    columns = {name: sums[:, :, i] / FIXED_POINT for i, name in enumerate(components)}
+    ones = np.ones(sums.shape[:2])
+    numerator = np.stack([columns[metric.numerator] for metric in metrics])
+    denominator = np.stack([ones if m.denominator == BUCKETS else columns[m.denominator] for m in metrics])
+    return numerator, denominator
+
+
+def _levels(
+    numerator: Floats, denominator: Floats, member: Floats, arm_of: NDArray[np.signedinteger]
+) -> tuple[Floats, Floats]:
+    """r and v, (M, G, A), of a ratio of sums over clusters.
+
+    v = n/(n-1) sum e^2 / (sum D)^2 with residuals e = N - r D, and r loses its second-order bias
+    -n/(n-1) sum e D / (sum D)^2 (Cochran 1977, "Sampling techniques", 6.8).
+    """
+    total = denominator @ member.T  # (M, G, A)
+    total[total == 0.0] = np.nan
+    raw = (numerator @ member.T) / total
+    residual = (
+        numerator - np.nan_to_num(raw)[..., arm_of] * denominator
+    )  # e; what is left out meets zeros of R
+    clusters = member.sum(axis=1)
+    scale = clusters / (clusters - 1.0) / total**2
+    variance = scale * (residual**2 @ member.T)
+    level = raw + scale * ((residual * denominator) @ member.T)
+    return level, _borrow(variance, clusters)
+
+
+def _borrow(variance: Floats, clusters: Floats) -> Floats:
+    """An arm whose buckets all agree (none has a click) shows no noise of its own: it takes control's per bucket."""
+    control = variance[..., :1] * clusters[0] / clusters
+    return np.where(variance == 0.0, control, variance)
+
+
+def _against_control(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
+    """y and S from r and v, to second order in control's noise.
+
+    E[1 / r_c] = (1 + v_c / r_c^2) / R_c, hence the correction; S = diag(v_a) / r_c^2 + r_a r_b v_c / r_c^4.
+    """
+    control, control_variance = level[..., :1], variance[..., :1]
+    arm, arm_variance = level[..., 1:], variance[..., 1:]
+    squared = np.where(control == 0.0, np.nan, control) ** 2
+    change = arm / control * (1.0 - control_variance / squared) - 1.0
+    shared = (arm[..., :, None] * arm[..., None, :]) * (control_variance / squared**2)[..., None]
+    own = np.eye(arm.shape[-1]) * (arm_variance / squared)[..., None]
+    return change, shared + own

@@ -1,0 +1,44 @@
+# `make demo`: the closed loop against a simulated feed; needs Python alone.
+# `make test`: lint, types, import contracts and all tests, with real Redis and Apache Kafka where they can be had.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint format services clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.installed
+	$(BIN)/trimtab demo
+
+test: lint services
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.developer
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.developer
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+services: .venv/.developer
+	$(BIN)/python -m tests.services.install
+
+.venv/.installed: pyproject.toml .venv/.created
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.developer: pyproject.toml .venv/.created
+	$(PIP) --editable '.[test,dev]'
+	@touch $@ .venv/.installed
+
+.venv/.created:
+	@PYTHON='$(PYTHON)' sh .ci/make-venv .venv
+	@touch $@
+
+clean:
+	rm -rf .venv .services .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

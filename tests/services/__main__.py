@@ -1,0 +1,28 @@
+"""`python -m tests.services`: a Redis and a Kafka broker to try things on, until Ctrl-C; data is thrown away."""
+
+import signal
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.services.kafka_broker import KafkaBroker
+from tests.services.redis_server import RedisServer
+
+
+def main() -> None:
+    """Start both, print their addresses as shell lines, wait for SIGINT or SIGTERM, stop both."""
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    with ExitStack() as running:
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="trimtab-services-")))
+        redis, broker = RedisServer(folder / "redis"), KafkaBroker(folder / "kafka")
+        running.callback(redis.kill)
+        running.callback(broker.kill)
+        redis.start()
+        broker.start()
+        print(f"export TRIMTAB_TEST_REDIS={redis.url} TRIMTAB_TEST_KAFKA={broker.bootstrap}", flush=True)
+        signal.sigwait(ends)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The prior of a metric's relative change over weights x group x time.
+
+| symbol | shape | meaning |
+|---|---|---|
+| n, k, d | | rows, points, free weights |
+| u, g, h | (n, d), (n,), (n,) | where (unit cube), in which group, when (hours since the study's start) |
+| u0 | (d,) | the baseline: its change is 0 at all times, exactly |
+| l, s, tau, rho | (d,), 1, 1, 1 | lengthscales, scale, memory in hours, share common to all groups |
+
+With k the Matern-5/2 correlation of lengthscales l:
+
+    K((u,g,h), (u',g',h')) = s^2 k0(u, u') (rho + (1 - rho) [g = g']) exp(-|h - h'| / tau)         (1)
+    k0(u, u') = k(u, u') - k(u, u0) k(u0, u')                                                     (2)
+
+(2) conditions k on f(u0) = 0. The group term is partial pooling. The last factor lets old windows
+fade (Bogunovic, Scarlett and Cevher 2016, "Time-varying Gaussian process bandit optimization").
+"""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+ROOT5 = 5.0**0.5
+
+
+class Hyper(msgspec.Struct, frozen=True):
+    """Hyperparameters of one metric's process."""
+
+    lengthscale: tuple[float, ...]  # d, in sides of the unit cube
+    scale: float  # s, standard deviation of a relative change far from the baseline
+    memory_h: float  # tau
+    pooling: float  # rho, in (0, 1)
+
+
+class Places(msgspec.Struct, frozen=True, eq=False):
+    """Where, in which group and when."""
+
+    unit: Floats  # (k, d)
+    group: NDArray[np.int64]  # (k,)
+    hour: Floats  # (k,)
+
+
+def kernel(hyper: Hyper, baseline: Floats, a: Places, b: Places) -> Floats:
+    """Equation (1), (len(a), len(b))."""
+    scaled_a, scaled_b = (p.unit / np.array(hyper.lengthscale) for p in (a, b))
+    k = matern(squared_distance(scaled_a, scaled_b))
+    k -= np.outer(to_baseline(hyper, baseline, a.unit), to_baseline(hyper, baseline, b.unit))  # (2)
+    k *= hyper.pooling + (1.0 - hyper.pooling) * (a.group[:, None] == b.group)
+    k *= np.exp(-np.abs(a.hour[:, None] - b.hour) / hyper.memory_h)
+    k *= hyper.scale**2
+    return k
+
+
+def squared_distance(a: Floats, b: Floats) -> Floats:
+    """(n, k) squared distances of (n, d) and (k, d) points."""
+    squared: Floats = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * (a @ b.T)
+    return np.maximum(squared, 0.0, out=squared)
+
+
+def matern(squared: Floats) -> Floats:
+    """The Matern-5/2 correlation at a squared distance in lengthscales."""
+    r = ROOT5 * np.sqrt(squared)
+    correlation: Floats = (1.0 + r + r * r / 3.0) * np.exp(-r)
+    return correlation
+
+
+def matern_slope(squared: Floats) -> Floats:
+    """5/3 (1 + r) e^-r, r = sqrt(5) |z - z'|: times (z_j - z'_j)^2 it is the derivative of k by log l_j."""
+    r = ROOT5 * np.sqrt(squared)
+    return np.asarray(5.0 / 3.0 * (1.0 + r) * np.exp(-r))
+
+
+def to_baseline(hyper: Hyper, baseline: Floats, unit: Floats) -> Floats:
+    """k(u, u0), (k,)."""
+    scaled = (unit - baseline) / np.array(hyper.lengthscale)
+    return matern((scaled * scaled).sum(axis=1))

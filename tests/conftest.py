@@ -7,9 +7,9 @@
 `kafka_broker`     makes private brokers, which a test may stop, kill, pause and restart
 
 The shared services are those of TRIMTAB_TEST_REDIS and TRIMTAB_TEST_KAFKA when set; otherwise this session
-starts them when a test first asks, on free ports, with data in its temporary folder, and stops them at its end.
-What cannot be had makes its tests skip, which a loud line at the end says; with TRIMTAB_REQUIRE_SERVICES=1
-they fail instead. Tests are marked `redis` and `kafka` by the fixtures they use.
+starts them when a test first asks, on free ports, with data in its temporary folder, and stops them when it
+ends. What cannot be had makes its tests skip, which a loud line at the end says; TRIMTAB_REQUIRE_SERVICES=1
+makes them fail instead. Tests are marked `redis` and `kafka` by the fixtures they use.
 """
 
 import os

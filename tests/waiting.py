@@ -7,7 +7,7 @@ from collections.abc import Callable
 def wait_until(
     condition: Callable[[], bool], what: str, deadline_s: float = 30.0, every_s: float = 0.02
 ) -> None:
-    """Return as soon as `condition()` holds; after `deadline_s` seconds raise `TimeoutError`, naming `what`."""
+    """Return as soon as `condition()` holds; after `deadline_s` seconds raise `TimeoutError` with `what`."""
     deadline = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""`python -m tests.services`: a Redis and a Kafka broker to try things on, until Ctrl-C; data is thrown away."""
+"""`python -m tests.services`: a Redis and a Kafka broker to try things on, until Ctrl-C; nothing is kept."""
 
 import signal
 import tempfile

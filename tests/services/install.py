@@ -1,8 +1,8 @@
 """Installs Redis, Java, Maven (Debian, root) and Apache Kafka's jars (Maven Central, into .services/).
 
 Run by `make test` as `python -m tests.services.install`; does nothing where all is there. A service whose
-address is in TRIMTAB_TEST_KAFKA or TRIMTAB_TEST_REDIS is not installed. Where something cannot be had this says
-so and ends with status 0, and the tests that need it are skipped; TRIMTAB_REQUIRE_SERVICES=1 makes it status 1.
+address is in TRIMTAB_TEST_KAFKA or TRIMTAB_TEST_REDIS is not installed. Where something cannot be had this
+says so and ends with status 0: its tests are skipped. With TRIMTAB_REQUIRE_SERVICES=1 it ends with status 1.
 """
 
 import os

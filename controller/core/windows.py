@@ -1,14 +1,39 @@
 """Event time: watermarks, tumbling windows, dedupe, and sums per window, version and bucket.
 
-Notation: B buckets, C components, G1 = 1 + number of the study's segments (slot 0 holds
-the events without a segment of the study).
+Notation: n rows of a batch, B buckets, C components, G1 = 1 + number of the study's segments
+(slot 0 holds the events without a segment of the study). `before_ms` is a row's partition's
+watermark just before the row: every rule about time looks at it alone, so how a partition is
+cut into batches, and how partitions interleave, cannot change a bit.
 """
+
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.events import Events
+from controller.core import dedupe, sums
+from controller.core.clock import EARLIEST, Admitted, Clock, admitted, joined
+from controller.core.dedupe import Index, codes, frozen
+from controller.core.events import EventPlan, Events
+
+Tables = dict[
+    int, tuple[tuple[str, ...], NDArray[np.int16]]
+]  # version -> (arm names, (B,) bucket -> arm index)
+Result = Literal[
+    "accepted", "duplicate", "expired", "fallback", "unknown_version", "misattributed", "overflow", "future"
+]
+RESULTS: tuple[Result, ...] = (
+    "accepted",
+    "duplicate",
+    "expired",
+    "fallback",
+    "unknown_version",
+    "misattributed",
+    "overflow",
+    "future",
+)
+ACCEPTED, DUPLICATE, EXPIRED, FALLBACK, UNKNOWN_VERSION, MISATTRIBUTED, OVERFLOW, FUTURE = range(len(RESULTS))
 
 
 class WindowPlan(msgspec.Struct, frozen=True):
@@ -44,3 +69,325 @@ class Cell(msgspec.Struct, frozen=True, eq=False):
 
     sums: NDArray[np.int64]  # (G1, B, C) fixed point
     events: NDArray[np.int64]  # (G1, B) accepted events
+    magnitude: int = 0  # sum of |value| over events and components: at most sums.LIMIT, so nothing wraps
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """Rows of one window, by what became of them."""
+
+    accepted: int = 0
+    misattributed: int = 0
+    fallback: int = 0
+    unknown_version: int = 0
+
+
+class PartitionState(msgspec.Struct, frozen=True, eq=False):
+    """How far one partition has been read."""
+
+    watermark_ms: int | None  # None: no row taken yet
+    next_offset: int
+    held: Events | None = None  # one row that is far ahead of the events clock, until the next row judges it
+
+
+class WindowsState(msgspec.Struct, frozen=True, eq=False):
+    """All that the windows remember. Never changed in place; what a batch does not touch keeps its identity."""
+
+    partitions: dict[int, PartitionState]
+    cells: dict[tuple[int, int], Cell]  # (window end, version)
+    quality: dict[int, Quality]  # by window end
+    units: dict[int, NDArray[np.int64]]  # window end -> (B,) distinct sampled units with an accepted event
+    ids: Index  # of the events taken
+    exposed: Index  # of the (window, unit) pairs behind `units`
+    sealed_through_ms: int | None = None  # end of the last sealed window
+    watermark_ms: int | None = None  # of the stream; never falls
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A row that only the state could refuse."""
+
+    partition: int
+    offset: int
+    ts_ms: int
+    reason: Literal["future", "overflow"]
+
+
+class Ingested(msgspec.Struct, frozen=True):
+    """What became of one batch."""
+
+    counts: dict[Result, int]  # every result, also those that are 0
+    refused: tuple[Refused, ...]
+    touched: tuple[int, ...]  # window ends that got accepted rows, ascending
+    amended: tuple[int, ...]  # those of them that the stream's watermark had already settled
+
+
+class Sealed(msgspec.Struct, frozen=True, eq=False):
+    """A window that cannot change any more."""
+
+    end_ms: int
+    cells: dict[int, Cell]  # by version
+    quality: Quality
+    offsets: dict[int, int]  # partition -> next offset, when it was sealed
+
+
+class _Rows(msgspec.Struct, frozen=True, eq=False):
+    """A batch's rows side by side, with what is known of each."""
+
+    events: Events
+    before_ms: NDArray[np.int64]  # (n,)
+    end_ms: NDArray[np.int64]  # (n,) end of the row's window
+    ends: list[int]  # the distinct window ends
+    window: NDArray[np.intp]  # (n,) position in `ends`
+    result: NDArray[
+        np.uint8
+    ]  # (n,) position in RESULTS: ACCEPTED until a rule has spoken, the first one counts
+
+
+def initial() -> WindowsState:
+    """Nothing seen yet."""
+    return WindowsState({}, {}, {}, {}, Index(), Index())
+
+
+def ingest(
+    plan: WindowPlan,
+    events: EventPlan,
+    state: WindowsState,
+    batch: Batch,
+    tables: Tables,
+    now_ms: int,
+    clock: Clock,
+    unit_sample: float = 0.0625,
+) -> tuple[WindowsState, Ingested]:
+    """Take in one poll.
+
+    The rules stand in the order of RESULTS but for `future`, which comes first: a row in the future does not move
+    its partition's watermark, every other row does. `unit_sample` is the share of units, by hash, that is counted
+    for the sample-ratio check.
+    """
+    partitions = dict(state.partitions)
+    taken: list[tuple[int, Admitted]] = []
+    for part in batch.parts:
+        known = partitions.get(part.partition, PartitionState(None, part.next_offset))
+        arrived = admitted(part.events, known.held, known.watermark_ms, now_ms, clock)
+        partitions[part.partition] = PartitionState(arrived.watermark_ms, part.next_offset, arrived.held)
+        taken.append((part.partition, arrived))
+    state = msgspec.structs.replace(state, partitions=partitions)
+    rows = _rows(plan, [arrived for _, arrived in taken if len(arrived.before_ms)])
+    after = state if rows is None else _taken_in(plan, events, state, rows, tables, unit_sample)
+    ingested = _ingested(plan, state, taken, rows)
+    return msgspec.structs.replace(after, watermark_ms=watermark_ms(after, batch.idle)), ingested
+
+
+def _taken_in(
+    plan: WindowPlan, events: EventPlan, state: WindowsState, rows: _Rows, tables: Tables, unit_sample: float
+) -> WindowsState:
+    _expire(plan, state, rows)
+    ids = _deduplicate(plan, state.ids, rows)
+    _attribute(tables, rows)
+    cells = _added_up(events, state.cells, rows)
+    exposed, units = _exposed(events, state, rows, unit_sample)
+    quality = _quality(state.quality, rows)
+    return msgspec.structs.replace(state, ids=ids, cells=cells, exposed=exposed, units=units, quality=quality)
+
+
+def _rows(plan: WindowPlan, parts: list[Admitted]) -> _Rows | None:
+    if not parts:
+        return None
+    events = joined([part.events for part in parts])
+    before = parts[0].before_ms if len(parts) == 1 else np.concatenate([part.before_ms for part in parts])
+    start = events.ts_ms // plan.length_ms
+    starts, window = codes(start)
+    ends = [(start + 1) * plan.length_ms for start in starts]
+    end = np.array(ends, np.int64)[window]
+    return _Rows(events, before, end, ends, window, np.zeros(len(end), np.uint8))
+
+
+def _expire(plan: WindowPlan, state: WindowsState, rows: _Rows) -> None:
+    expired = rows.before_ms >= rows.end_ms + plan.lateness_ms
+    if state.sealed_through_ms is not None:
+        expired |= rows.end_ms <= state.sealed_through_ms
+    rows.result[expired] = EXPIRED
+
+
+def _deduplicate(plan: WindowPlan, ids: Index, rows: _Rows) -> Index:
+    key, before, end = rows.events.id_hash, rows.before_ms, rows.end_ms
+    if not rows.result.any():
+        repeat, ids = dedupe.deduplicated(ids, key, before, end, _horizon(plan))
+        rows.result[repeat] = DUPLICATE
+        return ids
+    live = np.flatnonzero(rows.result == ACCEPTED)
+    repeat, ids = dedupe.deduplicated(ids, key[live], before[live], end[live], _horizon(plan))
+    rows.result[live[repeat]] = DUPLICATE
+    return ids
+
+
+def _attribute(tables: Tables, rows: _Rows) -> None:
+    versions, code = codes(rows.events.version)
+    for k, version in enumerate(versions):
+        served = np.flatnonzero((code == k) & (rows.result == ACCEPTED))
+        if version == 0:
+            rows.result[served] = FALLBACK
+        elif version not in tables:
+            rows.result[served] = UNKNOWN_VERSION
+        else:
+            names, dealt = tables[version]
+            arm = np.array([names.index(a) if a in names else -1 for a in rows.events.arm_names], np.int16)
+            wrong = arm[rows.events.arm[served]] != dealt[rows.events.bucket[served]]
+            rows.result[served[wrong]] = MISATTRIBUTED
+
+
+def _added_up(
+    events: EventPlan, cells: dict[tuple[int, int], Cell], rows: _Rows
+) -> dict[tuple[int, int], Cell]:
+    """The cells with the accepted rows in them; rows that could make a sum wrap become OVERFLOW."""
+    cells = dict(cells)
+    accepted = np.flatnonzero(rows.result == ACCEPTED)
+    versions, code = codes(rows.events.version[accepted])
+    place, cell_of = codes(rows.window[accepted] * len(versions) + code)
+    order = np.argsort(cell_of, kind="stable") if len(place) > 1 else None
+    stops = np.cumsum(np.bincount(cell_of, minlength=len(place)))
+    for k, pair in enumerate(place):
+        key = (rows.ends[pair // len(versions)], versions[pair % len(versions)])
+        at = accepted if order is None else accepted[order[stops[k - 1] if k else 0 : stops[k]]]
+        cell = cells.get(key)
+        cells[key] = _grown(events, _empty(events) if cell is None else cell, rows, at)
+    return cells
+
+
+def _grown(events: EventPlan, cell: Cell, rows: _Rows, at: NDArray[np.intp]) -> Cell:
+    """The cell with the rows at these positions added."""
+    values = rows.events.values[at]
+    size = sums.magnitude(values)
+    if cell.magnitude + size > sums.LIMIT:
+        fits = sums.within(sums.LIMIT - cell.magnitude, values)
+        rows.result[at[~fits]] = OVERFLOW
+        at, values = at[fits], values[fits]
+        size = sums.magnitude(values)
+    group = rows.events.segment[at].astype(np.intp) * events.buckets + rows.events.bucket[at]
+    groups = cell.events.size
+    added = sums.by_group(group, values, groups).reshape(cell.sums.shape)
+    counts = np.bincount(group, minlength=groups).reshape(cell.events.shape)
+    return Cell(frozen(cell.sums + added), frozen(cell.events + counts), cell.magnitude + size)
+
+
+def _empty(events: EventPlan) -> Cell:
+    shape = (len(events.segments) + 1, events.buckets)
+    return Cell(np.zeros((*shape, len(events.components)), np.int64), np.zeros(shape, np.int64))
+
+
+def _exposed(
+    events: EventPlan, state: WindowsState, rows: _Rows, sample: float
+) -> tuple[Index, dict[int, NDArray[np.int64]]]:
+    """Count the sampled units that had no accepted event in the window before."""
+    at = np.flatnonzero((rows.events.unit_hash >> np.uint64(32)) < np.uint64(round(sample * 2**32)))
+    at = at[(rows.result[at] == ACCEPTED) & rows.events.has_unit[at]]
+    if not len(at):
+        return state.exposed, state.units
+    end = rows.end_ms[at]
+    never = np.full(len(at), EARLIEST, np.int64)
+    key = _exposure_key(rows.events.unit_hash[at], end)
+    repeat, exposed = dedupe.deduplicated(state.exposed, key, never, end, 0)
+    at = at[~repeat]
+    units = dict(state.units)
+    for k in np.unique(rows.window[at]).tolist():
+        counts = np.bincount(rows.events.bucket[at[rows.window[at] == k]], minlength=events.buckets)
+        known = units.get(rows.ends[k])
+        units[rows.ends[k]] = frozen(counts if known is None else known + counts)
+    return exposed, units
+
+
+def _exposure_key(unit_hash: NDArray[np.uint64], end_ms: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """One key (n, 2) for a unit in a window; within a window different units have different high words."""
+    mixed = end_ms.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return np.stack([(unit_hash ^ mixed) * np.uint64(0xBF58476D1CE4E5B9), unit_hash], axis=1)
+
+
+def _quality(quality: dict[int, Quality], rows: _Rows) -> dict[int, Quality]:
+    counts = np.bincount(rows.window * len(RESULTS) + rows.result, minlength=len(rows.ends) * len(RESULTS))
+    quality = dict(quality)
+    for end, row in zip(rows.ends, counts.reshape(-1, len(RESULTS)).tolist(), strict=True):
+        new = (row[ACCEPTED], row[MISATTRIBUTED], row[FALLBACK], row[UNKNOWN_VERSION])
+        if any(new):
+            known = quality.get(end, Quality())
+            quality[end] = Quality(*(a + b for a, b in zip(msgspec.structs.astuple(known), new, strict=True)))
+    return quality
+
+
+def _ingested(
+    plan: WindowPlan, state: WindowsState, taken: list[tuple[int, Admitted]], rows: _Rows | None
+) -> Ingested:
+    """`state` is the one before the batch, but for its partitions."""
+    future = [Refused(p, offset, ts, "future") for p, part in taken for offset, ts in part.future]
+    if rows is None:
+        counts: dict[Result, int] = dict.fromkeys(RESULTS, 0)
+        return Ingested(counts | {"future": len(future)}, tuple(future), (), ())
+    totals = np.bincount(rows.result, minlength=len(RESULTS)).tolist()
+    totals[FUTURE] = len(future)
+    partition = np.repeat([p for p, _ in taken], [len(part.before_ms) for _, part in taken])
+    overflow = [
+        Refused(int(partition[at]), int(rows.events.offset[at]), int(rows.events.ts_ms[at]), "overflow")
+        for at in np.flatnonzero(rows.result == OVERFLOW).tolist()
+    ]
+    hit = np.bincount(rows.window[rows.result == ACCEPTED], minlength=len(rows.ends))
+    touched = tuple(sorted(end for end, count in zip(rows.ends, hit.tolist(), strict=True) if count))
+    mark = state.watermark_ms
+    amended = tuple(end for end in touched if mark is not None and end + plan.grace_ms <= mark)
+    return Ingested(dict(zip(RESULTS, totals, strict=True)), (*future, *overflow), touched, amended)
+
+
+def watermark_ms(state: WindowsState, idle: frozenset[int]) -> int | None:
+    """The stream's watermark: the lowest of the partitions that are not idle, and never lower than it was.
+
+    None until every partition that is not idle has had a row.
+    """
+    marks = [part.watermark_ms for partition, part in state.partitions.items() if partition not in idle]
+    known = [mark for mark in marks if mark is not None]
+    if not known or len(known) < len(marks):
+        return state.watermark_ms
+    return min(known) if state.watermark_ms is None else max(min(known), state.watermark_ms)
+
+
+def seal(
+    plan: WindowPlan, state: WindowsState, idle: frozenset[int]
+) -> tuple[WindowsState, tuple[Sealed, ...]]:
+    """Take the windows out that the stream's watermark has passed by the lateness, oldest first."""
+    mark = watermark_ms(state, idle)
+    state = msgspec.structs.replace(state, watermark_ms=mark, ids=_forgotten(plan, state))
+    if mark is None:
+        return state, ()
+    through = (mark - plan.lateness_ms) // plan.length_ms * plan.length_ms
+    if state.sealed_through_ms is not None and through <= state.sealed_through_ms:
+        return state, ()
+    offsets = {partition: part.next_offset for partition, part in sorted(state.partitions.items())}
+    ends = sorted(end for end in state.quality if end <= through)
+    sealed = tuple(
+        Sealed(
+            end, {v: cell for (e, v), cell in state.cells.items() if e == end}, state.quality[end], offsets
+        )
+        for end in ends
+    )
+    return _without(state, through), sealed
+
+
+def _without(state: WindowsState, through: int) -> WindowsState:
+    return msgspec.structs.replace(
+        state,
+        cells={key: cell for key, cell in state.cells.items() if key[0] > through},
+        quality={end: quality for end, quality in state.quality.items() if end > through},
+        units={end: counts for end, counts in state.units.items() if end > through},
+        ids=dedupe.expire(state.ids, through),
+        exposed=dedupe.expire(state.exposed, through),
+        sealed_through_ms=through,
+    )
+
+
+def _forgotten(plan: WindowPlan, state: WindowsState) -> Index:
+    """The ids without the windows in which every partition, the idle ones too, has passed the dedupe horizon."""
+    marks = [part.watermark_ms for part in state.partitions.values()]
+    known = [mark for mark in marks if mark is not None]
+    if not known or len(known) < len(marks):
+        return state.ids
+    return dedupe.expire(state.ids, (min(known) - _horizon(plan)) // plan.length_ms * plan.length_ms)
+
+
+def _horizon(plan: WindowPlan) -> int:
+    return min(plan.dedupe_ms, plan.lateness_ms)

@@ -1,0 +1,368 @@
+"""JSON records to plain columns: one object a record, or newline-separated objects.
+
+The common case takes one call of msgspec a row, into a record type made for the study, whose types hold every check
+that one field alone can be put to. Whatever that call refuses is looked at again, slowly: several lines, a component
+that the study does not use, or a bad row, which gets its reason. Rows are read in blocks, so that a block's objects
+stay in the processor's cache (half the time of a batch read at once). No record is ever joined to another.
+
+Notation: n rows, C components.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import repeat
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Raw, defstruct, field
+from numpy.typing import NDArray
+
+MAX_VALUE = 9e9  # |value| <= this, so that a fixed-point value is below 2**53
+MAX_TEXT = 256  # characters of an id, a unit, a segment, an arm
+MAX_TIME_MS = 253_402_300_799_999  # the last ms of the year 9999
+MAX_VERSION = 2**63 - 1
+MAX_RECORD = 16 * 2**20  # bytes
+MAX_UNKNOWN = 100  # component names that are counted by name
+OTHERS = "(others)"  # what names beyond them are counted under
+
+_BLOCK = 2048  # rows
+_MAX_EXTRAS = 16  # unknown names that a row type knows: every set of them makes a type
+_BLANK = b" \t\r"
+_LITERAL = re.compile(rb"(?<=[:\[,\s])(?:NaN|-?Infinity)(?=[,\]}\s])")
+_ABSENT = Raw(b"null")  # null is the same as absent, but for a component
+_REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class Layout(NamedTuple):
+    """What of the study an object is read by."""
+
+    components: tuple[str, ...]
+    lowest: tuple[float, ...]  # smallest legal value of each component
+    segments: tuple[str, ...]
+    buckets: int
+
+
+class Refusal(NamedTuple):
+    """A row that was refused: the index of its record, why, and its bytes."""
+
+    record: int
+    reason: str
+    row: bytes
+
+
+class Text(NamedTuple):
+    """n strings in one buffer of UTF-8: string i is `data[starts[i] : starts[i] + lengths[i]]`; empty = absent."""
+
+    data: NDArray[np.uint8]
+    starts: NDArray[np.int64]  # (n,)
+    lengths: NDArray[np.int64]  # (n,)
+
+
+class Table(NamedTuple):
+    """Columns of n rows whose fields were checked one by one, not yet against each other."""
+
+    ids: Text
+    units: Text
+    ts_ms: NDArray[np.int64]  # (n,)
+    version: NDArray[np.int64]  # (n,)
+    bucket: NDArray[np.int64]  # (n,) -1 = absent
+    segment: NDArray[np.int16]  # (n,) 0 = none or not the study's
+    arm: NDArray[np.int32]  # (n,) index into arm_names
+    arm_names: tuple[str, ...]  # "" stands for an absent arm
+    values: NDArray[np.float64]  # (n, C)
+
+
+class Parsed(NamedTuple):
+    """All rows of a batch of records."""
+
+    table: Table
+    record: NDArray[np.int64]  # (n,) index of the record that held the row
+    lines: dict[int, list[bytes]]  # records of several lines: the lines of their rows in the table
+    refused: list[Refusal]
+    unknown: dict[str, int]  # component names that the study does not use -> rows
+
+
+def parse(values: Sequence[bytes], layout: Layout) -> Parsed:
+    """Read all records; never raises on what they hold."""
+    reader = _Reader(values, layout)
+    blocks = list(reader.blocks()) or [_columns([], layout, reader.arms)]
+    joined = [np.concatenate(column) for column in zip(*(block[2:] for block in blocks), strict=True)]
+    ts_ms, version, bucket, segment, arm, components = joined
+    ids, units = (_joined([block[side] for block in blocks]) for side in (0, 1))
+    record = np.repeat(np.arange(len(values), dtype=np.int64), reader.counts)
+    names = tuple(reader.arms)
+    table = Table(ids, units, ts_ms, version, bucket, segment, arm, names, components)
+    return Parsed(table, record, reader.lines, reader.refused, reader.unknown)
+
+
+def why_refused(row: bytes, layout: Layout) -> str:
+    """The reason why a row was refused; `malformed` covers all that is not one JSON object."""
+    try:
+        row.decode()
+        fields = msgspec.json.decode(row, type=_Fields)
+    except UnicodeDecodeError:
+        return "not_utf8"
+    except (msgspec.MsgspecError, RecursionError):
+        return "non_finite" if _has_literal(row) else "malformed"
+    try:
+        return _first_fault(fields, layout) or "malformed"
+    except (msgspec.MsgspecError, RecursionError):
+        return "malformed"
+
+
+class _Fields(msgspec.Struct):
+    """An event whose fields are found, but not read yet."""
+
+    id: Raw = _ABSENT
+    ts_ms: Raw = _ABSENT
+    version: Raw = _ABSENT
+    arm: Raw = _ABSENT
+    unit: Raw = _ABSENT
+    segment: Raw = _ABSENT
+    bucket: Raw = _ABSENT
+    values: Raw = _ABSENT
+
+
+class _Reader:
+    """One pass over a batch. `extras`: unknown component names met so far, which the row type then knows."""
+
+    def __init__(self, values: Sequence[bytes], layout: Layout) -> None:
+        self.values = values
+        self.layout = layout
+        self.counts = np.ones(len(values), np.int64)
+        self.arms: dict[str, int] = {}
+        self.lines: dict[int, list[bytes]] = {}
+        self.refused: list[Refusal] = []
+        self.unknown: dict[str, int] = {}
+        self.extras: tuple[str, ...] = ()
+
+    def blocks(self) -> Iterator[tuple[Any, ...]]:
+        begin = 0
+        while begin < len(self.values):
+            part = self.values[begin : begin + _BLOCK]
+            extras = self.extras
+            rows, begin = self._read(part, begin)
+            for index, name in enumerate(extras):
+                self._count_unknown(name, sum(getattr(row.values, f"x{index}") is not None for row in rows))
+            yield _columns(rows, self.layout, self.arms)
+
+    def _read(self, part: Sequence[bytes], begin: int) -> tuple[list[Any], int]:
+        """Rows of a block of records, and where the next block begins."""
+        read = _row_decoder(self.layout, self.extras).decode
+        rows: list[Any] = []
+        if max(map(len, part)) > MAX_RECORD:
+            part = [record if len(record) <= MAX_RECORD else b"" for record in part]
+        keep = rows.append
+        for at, record in enumerate(part, begin):
+            try:
+                keep(read(record))
+            except _REFUSED:
+                known = len(self.extras)
+                self._read_again(at, record, rows)
+                if len(self.extras) > known:  # from here on a row type that knows the new names
+                    return rows, at + 1
+        return rows, begin + len(part)
+
+    def _read_again(self, at: int, record: bytes, rows: list[Any]) -> None:
+        """A record that is not one plain event: several lines, an unknown component, or refused."""
+        kept = len(rows)
+        if len(self.values[at]) > MAX_RECORD:
+            self.refused.append(Refusal(at, "too_large", self.values[at]))
+        elif b"\n" in record and not _is_json(record):
+            self._read_lines(at, record, rows)
+        else:
+            self._read_row(at, record, rows)
+        self.counts[at] = len(rows) - kept
+
+    def _read_lines(self, at: int, record: bytes, rows: list[Any]) -> None:
+        read = _row_decoder(self.layout, self.extras).decode
+        lines = [line for line in record.split(b"\n") if line.strip(_BLANK)]
+        accepted = self.lines[at] = []
+        if not lines:
+            self.refused.append(Refusal(at, "malformed", record))
+        for line in lines:
+            try:
+                rows.append(read(line))
+            except _REFUSED:
+                if not self._read_row(at, line, rows):
+                    continue
+            accepted.append(line)
+
+    def _read_row(self, at: int, row: bytes, rows: list[Any]) -> bool:
+        """Read a row without the components that the study does not use, or refuse it."""
+        try:
+            fields = msgspec.json.decode(row, type=_Fields)
+            found = msgspec.json.decode(fields.values, type=dict[str, Raw])
+            known = {name: raw for name, raw in found.items() if name in self.layout.components}
+            fields.values = Raw(msgspec.json.encode(known))
+            rows.append(_row_decoder(self.layout, self.extras).decode(msgspec.json.encode(fields)))
+        except _REFUSED:
+            self.refused.append(Refusal(at, why_refused(row, self.layout), row))
+            return False
+        self._learn(sorted(found.keys() - known.keys()))
+        return True
+
+    def _learn(self, names: list[str]) -> None:
+        for name in names:
+            self._count_unknown(name, 1)
+        fresh = [name for name in names if name not in self.extras and _can_name_field(name)]
+        self.extras = tuple(sorted([*self.extras, *fresh][:_MAX_EXTRAS]))
+
+    def _count_unknown(self, name: str, rows: int) -> None:
+        counted = len(name) <= MAX_TEXT and (name in self.unknown or len(self.unknown) < MAX_UNKNOWN)
+        key = name if counted else OTHERS
+        if rows:
+            self.unknown[key] = self.unknown.get(key, 0) + rows
+
+
+@lru_cache(maxsize=64)
+def _row_decoder(layout: Layout, extras: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """A decoder for events of a study; components are c0, c1 ..., the unknown names that it puts up with x0, x1 ..."""
+    known = [
+        (f"c{index}", Annotated[float, Meta(ge=lowest, le=MAX_VALUE)], field(default=0.0, name=name))
+        for index, (name, lowest) in enumerate(zip(layout.components, layout.lowest, strict=True))
+    ]
+    unknown = [(f"x{index}", Raw, field(default=None, name=name)) for index, name in enumerate(extras)]
+    values = defstruct("Values", [*known, *unknown], gc=False, forbid_unknown_fields=True)
+    text = Annotated[str, Meta(max_length=MAX_TEXT)] | None
+    row = defstruct(
+        "Row",
+        [
+            ("id", Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]),
+            ("ts_ms", Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]),
+            ("version", Annotated[int, Meta(ge=0, le=MAX_VERSION)]),
+            ("values", values),
+            ("unit", text, ""),
+            ("segment", text, ""),
+            ("arm", text, ""),
+            ("bucket", Annotated[int, Meta(ge=0, lt=layout.buckets)] | None, None),
+        ],
+        gc=False,
+    )
+    return msgspec.json.Decoder(row)
+
+
+def _columns(rows: list[Any], layout: Layout, arms: dict[str, int]) -> tuple[Any, ...]:
+    """A block's columns; `arms` numbers the names that any block has met."""
+    n = len(rows)
+    values = [row.values for row in rows]
+    segments = dict(zip(layout.segments, range(1, len(layout.segments) + 1), strict=True)).get
+    buckets = [row.bucket for row in rows]
+    names = [row.arm for row in rows]
+    for name in dict.fromkeys(names):
+        arms.setdefault(name or "", len(arms))
+    codes: dict[str | None, int] = {None: arms.get("", 0), **arms}
+    components = np.empty((n, len(layout.components)))
+    for index in range(len(layout.components)):
+        attribute = f"c{index}"
+        components[:, index] = [getattr(row, attribute) for row in values]
+    return (
+        [row.id for row in rows],
+        [row.unit for row in rows],
+        np.fromiter([row.ts_ms for row in rows], np.int64, n),
+        np.fromiter([row.version for row in rows], np.int64, n),
+        np.fromiter([-1 if bucket is None else bucket for bucket in buckets], np.int64, n),
+        np.fromiter(map(segments, [row.segment for row in rows], repeat(0)), np.int16, n),
+        np.fromiter(map(codes.__getitem__, names), np.int32, n),
+        components,
+    )
+
+
+def _joined(blocks: list[list[str | None]]) -> Text:
+    """All strings end to end, a NUL after each: to look for the NULs is faster than to ask each string's length."""
+    n = sum(map(len, blocks))
+    texts = [*("\0".join([text or "" for text in block]) for block in blocks if block), ""]
+    data = np.frombuffer("\0".join(texts).encode(), np.uint8)
+    ends = np.flatnonzero(data == 0)
+    if len(ends) != n:
+        return _packed([text or "" for block in blocks for text in block])
+    starts = np.zeros(n, np.int64)
+    starts[1:] = ends[:-1] + 1
+    return Text(data, starts, ends - starts)
+
+
+def _packed(texts: list[str]) -> Text:
+    encoded = [text.encode() for text in texts]
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    return Text(np.frombuffer(b"".join(encoded), np.uint8), np.cumsum(lengths) - lengths, lengths)
+
+
+def _first_fault(fields: _Fields, layout: Layout) -> str | None:
+    """The first field that breaks its contract, in the order of the checks on Arrow columns."""
+    return (
+        _text_fault(fields.id, required=True)
+        or _integer_fault(fields.ts_ms, MAX_TIME_MS, "bad_timestamp")
+        or _integer_fault(fields.version, MAX_VERSION, "out_of_range")
+        or _text_fault(fields.arm)
+        or _text_fault(fields.unit)
+        or _text_fault(fields.segment)
+        or _integer_fault(fields.bucket, layout.buckets - 1, "out_of_range", required=False)
+        or _values_fault(fields.values, layout)
+    )
+
+
+def _text_fault(raw: Raw, required: bool = False) -> str | None:
+    text = msgspec.json.decode(raw)
+    if text is None or text == "":
+        return "missing_field" if required else None
+    if not isinstance(text, str):
+        return "wrong_type"
+    return "too_large" if len(text) > MAX_TEXT else None
+
+
+def _integer_fault(raw: Raw, high: int, reason: str, required: bool = True) -> str | None:
+    number = _number(raw)
+    if number is None:
+        return "missing_field" if required else None
+    if isinstance(number, bool) or not isinstance(number, int):
+        return reason if number == np.inf else "wrong_type"
+    return None if 0 <= number <= high else reason
+
+
+def _values_fault(raw: Raw, layout: Layout) -> str | None:
+    try:
+        found = msgspec.json.decode(raw, type=dict[str, Raw] | None)
+    except msgspec.ValidationError:
+        return "wrong_type"
+    if found is None:
+        return "missing_field"
+    lowest = dict(zip(layout.components, layout.lowest, strict=True))
+    faults = (_value_fault(_number(found[name]), lowest[name]) for name in layout.components if name in found)
+    return next(filter(None, faults), None)
+
+
+def _value_fault(value: object, lowest: float) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "wrong_type"
+    if abs(value) > MAX_VALUE:
+        return "out_of_range"
+    return "negative" if value < lowest else None
+
+
+def _number(raw: Raw) -> object:
+    """What a JSON value is; infinity for a number that no float holds."""
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.ValidationError:
+        return np.inf
+
+
+def _has_literal(row: bytes) -> bool:
+    """Whether it would be JSON but for a NaN or an infinity, which some encoders write out."""
+    cleaned = _LITERAL.sub(b"0", row)
+    return cleaned != row and _is_json(cleaned)
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data, type=Raw)
+    except _REFUSED:
+        return False
+    return True
+
+
+def _can_name_field(name: str) -> bool:
+    """Whether msgspec takes it for a field's name."""
+    return len(name) <= MAX_TEXT and name.isprintable() and not set(name) & set('"\\')

@@ -1,0 +1,240 @@
+"""The study file becomes the plan and the addresses of the services, or a list of all its mistakes."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controller.core.estimate import Metric
+from controller.core.events import Component
+from controller.core.plan import Plan
+from controller.core.rollout import RolloutPlan, TrafficPlan
+from controller.core.windows import WindowPlan
+from controller.shell.connections import SECRETS, Kafka, Redis
+from controller.shell.study_file import (
+    MetricTable,
+    RolloutTable,
+    StudyTable,
+    TrafficTable,
+    WindowTable,
+    check,
+    components_of,
+)
+from controller.shell.toml_records import Mistake, parse_duration, read_fields
+
+DAY_MS = parse_duration("1d")
+
+
+class Study(msgspec.Struct, frozen=True, kw_only=True):
+    """A study file that was found sound. `warnings` are things that work, but probably not as meant."""
+
+    path: Path
+    plan: Plan
+    kafka: Kafka
+    redis: Redis
+    journal: Path
+    warnings: tuple[str, ...] = ()
+
+
+class ConfigError(Exception):
+    """The operator's file is not a study. `mistakes` holds each thing that is wrong with it."""
+
+    def __init__(self, path: Path, mistakes: tuple[Mistake, ...]) -> None:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        super().__init__("\n".join((f"{path}: {count}", *(f"  {mistake}" for mistake in mistakes))))
+        self.path = path
+        self.mistakes = mistakes
+
+
+def load(path: Path | str) -> Study:
+    """Read and check a study file; relative paths in it start at its folder.
+
+    Raises:
+        ConfigError: it cannot be read or is no study; names every mistake by its key path.
+    """
+    path = Path(path)
+    tables, mistakes = read_fields(StudyTable, _tree(path), SECRETS)
+    mistakes += check(tables)
+    if not any(mistake.path.startswith(("window", "rollout")) for mistake in mistakes):
+        mistakes += _contradictions(tables)
+    if mistakes:
+        raise ConfigError(path, tuple(sorted(set(mistakes), key=str)))
+    table = StudyTable(**tables)
+    plan = _plan(table)
+    return Study(
+        path=path,
+        plan=plan,
+        kafka=_kafka(table.kafka, path.parent),
+        redis=table.redis,
+        journal=path.parent / table.journal.path,
+        warnings=_warnings(plan),
+    )
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise _unreadable(path, "no such file", "the path of a study file") from None
+    except IsADirectoryError:
+        raise _unreadable(path, "a directory", "the path of a study file") from None
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error), "a file that can be read") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(
+            path, f"a byte that is not UTF-8 at position {error.start}", "TOML in UTF-8"
+        ) from error
+    except tomllib.TOMLDecodeError as error:  # its text ends with "(at line L, column C)"
+        raise _unreadable(path, f"no TOML: {error}", "a TOML file; see deploy/studies/feed.toml") from error
+    except (
+        RecursionError,
+        ValueError,
+    ) as error:  # arrays nested too deep; numbers and dates that Python refuses
+        raise _unreadable(path, f"no TOML: {error}", "a TOML file; see deploy/studies/feed.toml") from error
+
+
+def _unreadable(path: Path, found: str, accepted: str) -> ConfigError:
+    return ConfigError(path, (Mistake("the file", found, accepted),))
+
+
+def _plan(table: StudyTable) -> Plan:
+    return Plan(
+        study=table.study,
+        seed=table.seed,
+        form=table.form,
+        salt=f"{table.study}:" if table.traffic.salt is None else table.traffic.salt,
+        buckets=table.traffic.buckets,
+        window=_window(table.window),
+        segments=table.segments.values,
+        components=_components(table),
+        weights=table.weights,
+        metrics=tuple(_metric(name, metric) for name, metric in table.metrics.items()),
+        objective=table.objective,
+        guardrails=table.guardrails,
+        traffic=_traffic(table.traffic),
+        rollout=_rollout(table.rollout, table.window.length),
+        safety=table.safety,
+    )
+
+
+def _window(window: WindowTable) -> WindowPlan:
+    """Fill in defaults by the length: for "1h" a grace of "5m", a lateness of "6h", a validity of "3h"."""
+    length = int(window.length)
+    lateness = min(6 * length, parse_duration("6h")) if window.lateness is None else int(window.lateness)
+    return WindowPlan(
+        length_ms=length,
+        grace_ms=min(length // 12, parse_duration("5m")) if window.grace is None else int(window.grace),
+        lateness_ms=lateness,
+        dedupe_ms=lateness if window.dedupe is None else int(window.dedupe),
+        validity_ms=3 * length if window.validity is None else int(window.validity),
+    )
+
+
+def _components(table: StudyTable) -> tuple[Component, ...]:
+    declared = table.components
+    return tuple(
+        Component(name, name in declared and declared[name].negative) for name in components_of(table.metrics)
+    )
+
+
+def _metric(name: str, metric: MetricTable) -> Metric:
+    return Metric(name, metric.numerator, metric.denominator, metric.response)
+
+
+def _traffic(traffic: TrafficTable) -> TrafficPlan:
+    return TrafficPlan(traffic.explore_arms, traffic.explore_share, traffic.max_share_at_risk)
+
+
+def _rollout(rollout: RolloutTable, length_ms: int) -> RolloutPlan:
+    """Fill in defaults: explore for 24 to 36 hours, confirm for 24, two windows a ramp step."""
+    explore_min = max(DAY_MS, length_ms) if rollout.explore_min is None else int(rollout.explore_min)
+    return RolloutPlan(
+        explore_min_ms=explore_min,
+        explore_max_ms=explore_min * 3 // 2 if rollout.explore_max is None else int(rollout.explore_max),
+        confirm_ms=max(DAY_MS, length_ms) if rollout.confirm is None else int(rollout.confirm),
+        ramp_step_ms=2 * length_ms if rollout.ramp_step is None else int(rollout.ramp_step),
+        ramp_shares=rollout.ramp_shares,
+        confirm_alpha=rollout.confirm_alpha,
+        require_approval=rollout.require_approval,
+    )
+
+
+def _kafka(kafka: Kafka, folder: Path) -> Kafka:
+    return (
+        kafka
+        if kafka.ca_file is None
+        else msgspec.structs.replace(kafka, ca_file=str(folder / kafka.ca_file))
+    )
+
+
+def _contradictions(tables: Mapping[str, Any]) -> list[Mistake]:
+    """What the durations, defaults filled in, must satisfy among themselves."""
+    window = _window(tables["window"])
+    rollout = _rollout(tables["rollout"], window.length_ms)
+    length, grace, lateness = window.length_ms, window.grace_ms, window.lateness_ms
+    rules = (
+        ("window.grace", grace, grace < lateness, f"below window.lateness ({lateness} ms)"),
+        (
+            "window.dedupe",
+            window.dedupe_ms,
+            window.dedupe_ms <= lateness,
+            f"at most window.lateness ({lateness} ms)",
+        ),
+        (
+            "window.validity",
+            window.validity_ms,
+            window.validity_ms >= length + grace,
+            f"at least window.length + window.grace ({length + grace} ms), or tables expire before the next",
+        ),
+        (
+            "rollout.explore_min",
+            rollout.explore_min_ms,
+            rollout.explore_min_ms >= length,
+            f"at least a window ({length} ms)",
+        ),
+        (
+            "rollout.explore_max",
+            rollout.explore_max_ms,
+            rollout.explore_max_ms >= rollout.explore_min_ms,
+            f"at least rollout.explore_min ({rollout.explore_min_ms} ms)",
+        ),
+        (
+            "rollout.confirm",
+            rollout.confirm_ms,
+            rollout.confirm_ms >= length,
+            f"at least a window ({length} ms)",
+        ),
+        (
+            "rollout.ramp_step",
+            rollout.ramp_step_ms,
+            rollout.ramp_step_ms >= length,
+            f"at least a window ({length} ms)",
+        ),
+    )
+    return [Mistake(path, f"{value} ms", accepted) for path, value, sound, accepted in rules if not sound]
+
+
+def _warnings(plan: Plan) -> tuple[str, ...]:
+    found = []
+    if plan.form == "linear" and not any(weight.fixed and weight.baseline != 0 for weight in plan.weights):
+        found.append(
+            "weights: a linear value model is scale-free; fix one weight (`fixed = true`) to save evidence"
+        )
+    delayed = {metric.name for metric in plan.metrics if metric.response == "delayed"}
+    found += [
+        f"objective.{name}: a delayed metric is judged before promotion only; exploring cannot raise it"
+        for name in plan.objective
+        if name in delayed
+    ]
+    if plan.rollout.confirm_ms % DAY_MS:
+        found.append(
+            f"rollout.confirm: {plan.rollout.confirm_ms} ms is not whole days; the hour biases the claim"
+        )
+    found += [
+        f"guardrails: {rail.metric} may not rise (max_change = 0); half of all harmless vectors look unsafe"
+        for rail in plan.guardrails
+        if rail.max_change == 0
+    ]
+    return tuple(found)

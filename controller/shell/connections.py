@@ -1,0 +1,114 @@
+"""Where the services are: `[kafka]` and `[redis]` of the study file. Passwords come from the environment."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from controller.shell.toml_records import Duration, Mistake, show, within
+
+SECRETS: Final = {"kafka": "TRIMTAB_KAFKA_PASSWORD", "redis": "TRIMTAB_REDIS_PASSWORD"}
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_SERVER: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+
+
+class Kafka(msgspec.Struct, frozen=True):
+    """Where the events come from. The password of `username` comes from TRIMTAB_KAFKA_PASSWORD."""
+
+    bootstrap: str
+    topic: str
+    client: Literal["kafka-python", "confluent"] = "kafka-python"
+    dead_letter_topic: str | None = None
+    idle_after: Duration = Duration(60_000)
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    ca_file: str | None = None
+
+
+class Redis(msgspec.Struct, frozen=True):
+    """Where the table goes. The password comes from TRIMTAB_REDIS_PASSWORD."""
+
+    url: str
+
+
+def password(environ: Mapping[str, str], service: Literal["kafka", "redis"]) -> str | None:
+    """The password of a service, from its environment variable; an empty one counts as none."""
+    return environ.get(SECRETS[service]) or None
+
+
+def check_kafka(kafka: Kafka) -> Iterator[Mistake]:
+    """What is wrong with `[kafka]`."""
+    for server in kafka.bootstrap.split(","):
+        port = _SERVER.fullmatch(server.strip())
+        if not port or not 0 < int(port[1]) <= 65_535:
+            yield Mistake(
+                "kafka.bootstrap", show(kafka.bootstrap), "host:port, or several with commas between them"
+            )
+            break
+    yield from _topic("kafka.topic", kafka.topic)
+    if kafka.dead_letter_topic is not None:
+        yield from _topic("kafka.dead_letter_topic", kafka.dead_letter_topic)
+        if kafka.dead_letter_topic == kafka.topic:
+            yield Mistake(
+                "kafka.dead_letter_topic",
+                show(kafka.topic),
+                "another topic than kafka.topic, which would feed on itself",
+            )
+    yield from within("kafka.idle_after", kafka.idle_after, kafka.idle_after >= 1_000, 'at least "1s"', "ms")
+    yield from _sasl(kafka)
+
+
+def _sasl(kafka: Kafka) -> Iterator[Mistake]:
+    if kafka.security.startswith("sasl"):
+        for key, value in (("sasl_mechanism", kafka.sasl_mechanism), ("username", kafka.username)):
+            if value is None:
+                yield Mistake(
+                    f"kafka.{key}", "nothing", f'a value, because kafka.security is "{kafka.security}"'
+                )
+    elif kafka.username is not None or kafka.sasl_mechanism is not None:
+        yield Mistake(
+            "kafka.security", show(kafka.security), '"sasl_ssl" or "sasl_plaintext", because a login is given'
+        )
+
+
+def _topic(path: str, topic: str) -> Iterator[Mistake]:
+    accepted = "a Kafka topic: 1 to 249 of the characters a-z, A-Z, 0-9, ., _ and -"
+    yield from within(path, topic, bool(_TOPIC.fullmatch(topic)) and topic not in (".", ".."), accepted)
+
+
+def check_redis(redis: Redis) -> Iterator[Mistake]:
+    """What is wrong with `[redis]`; a password in the URL is refused and never repeated."""
+    accepted = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB (TLS) or unix:///PATH"
+    parts = _split(redis.url)
+    if parts is None:  # it may hold a password all the same
+        yield Mistake("redis.url", "no URL" if "@" in redis.url else show(redis.url), accepted)
+    elif parts.password is not None or "password=" in parts.query:
+        yield Mistake(
+            "redis.url",
+            "a password",
+            f"no secret in the file: set the environment variable {SECRETS['redis']}",
+        )
+    elif not _addresses_redis(parts):
+        yield Mistake("redis.url", show(redis.url), accepted)
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        return parts if parts.port != 0 else None
+    except ValueError:
+        return None
+
+
+def _addresses_redis(parts: SplitResult) -> bool:
+    if parts.scheme == "unix":
+        return bool(parts.path) and not parts.netloc
+    database = parts.path.removeprefix("/")
+    return (
+        parts.scheme in ("redis", "rediss")
+        and bool(parts.hostname)
+        and (not database or database.isdecimal())
+    )

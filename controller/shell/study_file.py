@@ -1,0 +1,336 @@
+"""The study file as people write it: its tables, and what must hold within and between them.
+
+A check gets the tables it names and yields a mistake for everything that is wrong with
+them. It runs only when those tables could be read at all.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from controller.assignment import ALL, Form
+from controller.core.estimate import BUCKETS
+from controller.core.safety import Guardrail, SafetyPlan
+from controller.core.space import Weight
+from controller.shell.connections import Kafka, Redis, check_kafka, check_redis
+from controller.shell.toml_records import Duration, Mistake, join, names, plain, show, within
+
+MIN_BUCKETS_PER_ARM: Final = 10  # below it a deal's changes never enter the posterior
+MAX_BUCKETS: Final = 100_000  # the table in Redis holds one number a bucket
+MAX_RAMP_SHARE: Final = 0.95  # a baseline holdback of at least 5 % stays for ever
+_STUDY: Final = re.compile(r"[a-z0-9_-]{1,100}")
+
+
+class WindowTable(msgspec.Struct, frozen=True):
+    """`[window]`; absent durations are filled in by `config`."""
+
+    length: Duration
+    grace: Duration | None = None
+    lateness: Duration | None = None
+    dedupe: Duration | None = None
+    validity: Duration | None = None
+
+
+class MetricTable(msgspec.Struct, frozen=True):
+    """One entry of `[metrics]`."""
+
+    numerator: str
+    denominator: str
+    response: Literal["immediate", "delayed"] = "immediate"
+
+
+class ComponentTable(msgspec.Struct, frozen=True):
+    """One entry of `[components]`."""
+
+    negative: bool = False
+
+
+class TrafficTable(msgspec.Struct, frozen=True):
+    """`[traffic]`."""
+
+    explore_arms: int = 8
+    explore_share: float = 0.32
+    max_share_at_risk: float = 0.4
+    buckets: int = 1000
+    salt: str | None = None
+
+
+class RolloutTable(msgspec.Struct, frozen=True):
+    """`[rollout]`; absent durations are filled in by `config`."""
+
+    explore_min: Duration | None = None
+    explore_max: Duration | None = None
+    confirm: Duration | None = None
+    ramp_step: Duration | None = None
+    ramp_shares: tuple[float, ...] = (0.05, 0.25, 0.5, 0.95)
+    confirm_alpha: float = 0.05
+    require_approval: bool = False
+
+
+class SegmentsTable(msgspec.Struct, frozen=True):
+    """`[segments]`."""
+
+    values: tuple[str, ...] = ()
+
+
+class JournalTable(msgspec.Struct, frozen=True):
+    """`[journal]`."""
+
+    path: str
+
+
+class StudyTable(msgspec.Struct, frozen=True):
+    """The whole file."""
+
+    study: str
+    window: WindowTable
+    weights: tuple[Weight, ...]
+    metrics: dict[str, MetricTable]
+    objective: dict[str, float]
+    kafka: Kafka
+    redis: Redis
+    journal: JournalTable
+    guardrails: tuple[Guardrail, ...] = ()
+    traffic: TrafficTable = TrafficTable()
+    segments: SegmentsTable = SegmentsTable()
+    components: dict[str, ComponentTable] = {}
+    rollout: RolloutTable = RolloutTable()
+    safety: SafetyPlan = SafetyPlan()
+    seed: int = 0
+    form: Form = "linear"
+
+
+def check(tables: Mapping[str, Any]) -> list[Mistake]:
+    """Every contradiction within and between the tables that could be read."""
+    found: list[Mistake] = []
+    for needed, rule in _RULES:
+        if all(name in tables for name in needed):
+            found.extend(rule(*(tables[name] for name in needed)))
+    return found
+
+
+def components_of(metrics: Mapping[str, MetricTable]) -> tuple[str, ...]:
+    """The components that the metrics are made of, in the order in which the file names them."""
+    used = [name for metric in metrics.values() for name in (metric.numerator, metric.denominator)]
+    return tuple(dict.fromkeys(name for name in used if name != BUCKETS))
+
+
+def _study(study: str) -> Iterator[Mistake]:
+    if not _STUDY.fullmatch(study):
+        yield Mistake("study", show(study), "1 to 100 of the characters a-z, 0-9, _ and -")
+
+
+def _seed(seed: int) -> Iterator[Mistake]:
+    yield from within("seed", seed, 0 <= seed < 2**63, "a whole number from 0 to 2^63 - 1")
+
+
+def _window(window: WindowTable) -> Iterator[Mistake]:
+    day_ms = 86_400_000
+    yield from within(
+        "window.length", window.length, 1_000 <= window.length <= 7 * day_ms, 'from "1s" to "7d"', "ms"
+    )
+
+
+def _weights(weights: tuple[Weight, ...]) -> Iterator[Mistake]:
+    if all(weight.fixed for weight in weights):
+        yield Mistake(
+            "weights", f"{len(weights)} weights, none free", "at least one weight without `fixed = true`"
+        )
+    yield from _repeated([weight.name for weight in weights], lambda index: f"weights[{index}].name")
+    for index, weight in enumerate(weights):
+        yield from plain(f"weights[{index}].name", weight.name)
+        yield from _weight(weight, f"weights[{index}]")
+
+
+def _weight(weight: Weight, path: str) -> Iterator[Mistake]:
+    bounds = {"low": weight.low, "high": weight.high, "baseline": weight.baseline}
+    unusable = [key for key, value in bounds.items() if not math.isfinite(value)]
+    for key in unusable:
+        yield Mistake(f"{path}.{key}", show(bounds[key]), "a finite number")
+    if unusable:
+        return
+    if not (weight.low < weight.high or (weight.fixed and weight.low == weight.high)):
+        yield Mistake(f"{path}.low", show(weight.low), f"a number below {path}.high, which is {weight.high}")
+    elif not weight.low <= weight.baseline <= weight.high:
+        yield Mistake(
+            f"{path}.baseline",
+            show(weight.baseline),
+            f"a number from {weight.low} to {weight.high} (low to high)",
+        )
+    if weight.scale == "log" and weight.low <= 0:
+        yield Mistake(f"{path}.low", show(weight.low), 'a number above 0, because the scale is "log"')
+
+
+def _metrics(metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
+    if not metrics:
+        yield Mistake(
+            "metrics",
+            "no metric",
+            'at least one, such as ctr = { numerator = "clicks", denominator = "impressions" }',
+        )
+    for name, metric in metrics.items():
+        path = join("metrics", name)
+        yield from plain(path, name)
+        yield from plain(f"{path}.numerator", metric.numerator)
+        yield from plain(f"{path}.denominator", metric.denominator)
+        if metric.numerator == BUCKETS:
+            yield Mistake(
+                f"{path}.numerator",
+                show(BUCKETS),
+                f'a component of the events; "{BUCKETS}" may be a denominator only',
+            )
+        if metric.numerator == metric.denominator:
+            yield Mistake(
+                f"{path}.denominator",
+                show(metric.denominator),
+                f'another component than the numerator, or "{BUCKETS}"',
+            )
+
+
+def _components(components: dict[str, ComponentTable], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
+    used = components_of(metrics)
+    for name in components:
+        if name not in used:
+            yield Mistake(join("components", name), "a component that no metric uses", names(used, name))
+
+
+def _objective(objective: dict[str, float], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
+    if not objective:
+        yield Mistake("objective", "no metric", f"a coefficient for at least one metric, {names(metrics)}")
+    for name, coefficient in objective.items():
+        path = join("objective", name)
+        yield from _known(path, name, metrics)
+        yield from within(
+            path, coefficient, math.isfinite(coefficient) and coefficient != 0, "a finite number other than 0"
+        )
+
+
+def _guardrails(guardrails: tuple[Guardrail, ...], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
+    sides = [(guardrail.metric, guardrail.min_change is None) for guardrail in guardrails]
+    for index, guardrail in enumerate(guardrails):
+        path = f"guardrails[{index}]"
+        yield from _known(f"{path}.metric", guardrail.metric, metrics)
+        yield from _limits(guardrail, path)
+        if sides[index] in sides[:index]:
+            yield Mistake(
+                f"{path}.metric", f"a second limit of {guardrail.metric} on the same side", "one limit a side"
+            )
+
+
+def _limits(guardrail: Guardrail, path: str) -> Iterator[Mistake]:
+    low, high = guardrail.min_change, guardrail.max_change
+    if (low is None) == (high is None):
+        found = "neither min_change nor max_change" if low is None else "both min_change and max_change"
+        yield Mistake(
+            path, found, "exactly one of min_change (a fall that hurts) and max_change (a rise that hurts)"
+        )
+        return
+    if low is not None:
+        accepted = "a relative change above -1 and below 0, such as -0.005 for a loss of at most 0.5 %"
+        yield from within(f"{path}.min_change", low, -1 < low < 0, accepted)
+    if high is not None:
+        accepted = "a relative change from 0 to 10, such as 0.01 for a rise of at most 1 %"
+        yield from within(f"{path}.max_change", high, 0 <= high <= 10, accepted)
+
+
+def _traffic(traffic: TrafficTable) -> Iterator[Mistake]:
+    arms, share, risk, buckets = (
+        traffic.explore_arms,
+        traffic.explore_share,
+        traffic.max_share_at_risk,
+        traffic.buckets,
+    )
+    sound = 2 * MIN_BUCKETS_PER_ARM <= buckets <= MAX_BUCKETS
+    yield from within(
+        "traffic.buckets", buckets, sound, f"a whole number from {2 * MIN_BUCKETS_PER_ARM} to {MAX_BUCKETS}"
+    )
+    yield from within("traffic.max_share_at_risk", risk, 0 < risk <= 0.5, "a share above 0 and at most 0.5")
+    yield from within(
+        "traffic.explore_share",
+        share,
+        0 < share <= risk,
+        f"a share above 0 and at most max_share_at_risk ({risk})",
+    )
+    if traffic.salt is not None:
+        yield from plain("traffic.salt", traffic.salt)
+    if sound and 0 < share <= 1:
+        most = int(share * buckets + 1e-9) // MIN_BUCKETS_PER_ARM
+        every = f"so that each arm gets at least {MIN_BUCKETS_PER_ARM} of the {buckets} buckets"
+        accepted = f"1 to {most}, {every}" if most else f"a larger explore_share or more buckets, {every}"
+        yield from within("traffic.explore_arms", arms, 1 <= arms <= most, accepted)
+
+
+def _segments(segments: SegmentsTable) -> Iterator[Mistake]:
+    yield from _repeated(segments.values, lambda index: f"segments.values[{index}]")
+    for index, name in enumerate(segments.values):
+        yield from plain(f"segments.values[{index}]", name)
+        if name == ALL:
+            yield Mistake(
+                f"segments.values[{index}]",
+                show(name),
+                f'another name: "{ALL}" serves every unit of no segment',
+            )
+    yield from within(
+        "segments.values", len(segments.values), len(segments.values) <= 1_000, "at most 1000 segments"
+    )
+
+
+def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:
+    shares = rollout.ramp_shares
+    rising = all(low < high for low, high in zip((0.0, *shares), (*shares, 1.0), strict=True))
+    if not (shares and rising and shares[-1] <= MAX_RAMP_SHARE):
+        accepted = f"rising shares above 0 and at most {MAX_RAMP_SHARE} (a holdback of 5 % stays for ever)"
+        yield Mistake("rollout.ramp_shares", str(list(shares)), accepted)
+    alpha = rollout.confirm_alpha
+    yield from within("rollout.confirm_alpha", alpha, 0 < alpha < 0.5, "a probability above 0 and below 0.5")
+
+
+def _safety(safety: SafetyPlan) -> Iterator[Mistake]:
+    for name, value in msgspec.structs.asdict(safety).items():
+        if name == "breaker_change":
+            yield from within(
+                "safety.breaker_change", value, -1 < value < 0, "a relative change above -1 and below 0"
+            )
+        elif isinstance(value, float):
+            yield from within(f"safety.{name}", value, 0 < value < 1, "a share above 0 and below 1")
+
+
+def _journal(journal: JournalTable) -> Iterator[Mistake]:
+    sound = bool(journal.path.strip()) and "\x00" not in journal.path
+    yield from within("journal.path", journal.path, sound, "the path of a file, relative to the study file")
+
+
+def _known(path: str, name: str, known: Collection[str]) -> Iterator[Mistake]:
+    if name not in known:
+        yield Mistake(path, f"the unknown metric {show(name)}", names(known, name))
+
+
+def _repeated(listed: Iterable[str], path: Callable[[int], str]) -> Iterator[Mistake]:
+    counts: Counter[str] = Counter()
+    for index, name in enumerate(listed):
+        counts[name] += 1
+        if counts[name] == 2:
+            yield Mistake(path(index), f"{show(name)} a second time", "a name that is used once")
+
+
+_RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., Iterator[Mistake]]], ...]] = (
+    (("study",), _study),
+    (("seed",), _seed),
+    (("window",), _window),
+    (("weights",), _weights),
+    (("metrics",), _metrics),
+    (("components", "metrics"), _components),
+    (("objective", "metrics"), _objective),
+    (("guardrails", "metrics"), _guardrails),
+    (("traffic",), _traffic),
+    (("segments",), _segments),
+    (("rollout",), _rollout),
+    (("safety",), _safety),
+    (("kafka",), check_kafka),
+    (("redis",), check_redis),
+    (("journal",), _journal),
+)

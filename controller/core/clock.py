@@ -12,9 +12,7 @@ from controller.core.events import Events
 Clock = Literal["wall", "events"]
 EARLIEST = -(2**62)  # stands for "no watermark yet": below every time, and far from overflow
 AHEAD_OF_WALL_MS = 5 * 60_000  # a producer's clock may run ahead by this much
-AHEAD_OF_EVENTS_MS = (
-    24 * 3_600_000
-)  # a row further above its partition's watermark needs a second one that agrees
+AHEAD_OF_EVENTS_MS = 24 * 3_600_000  # a row further above its partition's watermark needs a second one that agrees
 
 
 class Admitted(msgspec.Struct, frozen=True, eq=False):
@@ -27,15 +25,14 @@ class Admitted(msgspec.Struct, frozen=True, eq=False):
     future: tuple[tuple[int, int], ...]  # (offset, ts_ms) of the rows refused
 
 
-def admitted(
-    events: Events, held: Events | None, watermark_ms: int | None, now_ms: int, clock: Clock
-) -> Admitted:
+def admitted(events: Events, held: Events | None, watermark_ms: int | None, now_ms: int, clock: Clock) -> Admitted:
     """Sort out the rows in the future, in offset order; a row `held` from the last batch comes first."""
     if held is not None:
         events = joined([held, events])
     start = EARLIEST if watermark_ms is None else watermark_ms
     take, keep_last = _believed(events, start, now_ms, clock)
-    held, future = None, ()
+    held = None
+    future: tuple[tuple[int, int], ...] = ()
     if not take.all():
         refused = np.flatnonzero(~take)
         if keep_last:
@@ -62,9 +59,7 @@ def joined(parts: Sequence[Events]) -> Events:
     for part in parts:
         index = np.array([names.setdefault(name, len(names)) for name in part.arm_names], np.int32)
         arms.append(index[part.arm] if len(part.arm) else part.arm)
-    columns = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS if name != "arm"
-    }
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS if name != "arm"}
     return Events(arm=np.concatenate(arms), arm_names=tuple(names), **columns)
 
 
@@ -85,10 +80,8 @@ def _believed(events: Events, start: int, now_ms: int, clock: Clock) -> tuple[ND
     return _judged(events, int(np.argmax(ahead)), int(before[np.argmax(ahead)]), take)
 
 
-def _judged(
-    events: Events, first: int, watermark: int, take: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], bool]:
-    """Row by row from the first one that is far ahead: it is taken when the next row, not a copy of it, agrees."""
+def _judged(events: Events, first: int, watermark: int, take: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], bool]:
+    """Row by row from the first one that is far ahead: taken when the next row, not a copy, agrees."""
     ts = events.ts_ms.tolist()
     row = first
     while row < len(ts):

@@ -17,6 +17,7 @@ T = TypeVar("T", bound=np.generic)
 TAG_BITS = 20  # 2**20 live windows; 108 bits of the hash remain: 1e9 keys collide with p < 1e-14
 TAG = np.uint64((1 << TAG_BITS) - 1)
 GROWTH = 4  # a run is merged into the one before it when that is at most this many times larger
+PEELED = 8  # so many distinct values are taken off one at a time before the rest is sorted
 DEAD_SHARE = 0.5  # of a run: above it the expired keys are cut out
 
 
@@ -76,8 +77,8 @@ def deduplicated(
 ) -> tuple[NDArray[np.bool_], Index]:
     """Tell which rows (n,) repeat a key (n, 2), and register the others.
 
-    A key is remembered under the window of the row that brought it, until the watermark `before_ms` of the row that
-    asks has passed that window's end by the horizon; so only keys that are remembered make a duplicate.
+    A key is remembered under the window of the row that brought it, until the watermark `before_ms`
+    of the row that asks has passed that window's end by the horizon.
     """
     order = np.argsort(key[:, 0])
     hi, lo = key[order, 0], key[order, 1]
@@ -151,20 +152,18 @@ def add(index: Index, hi: NDArray[np.uint64], lo: NDArray[np.uint64], end_ms: ND
 
 
 def expire(index: Index, floor_ms: int) -> Index:
-    """Forget the windows that end at or before `floor_ms`; their keys leave memory now or at a later merge."""
+    """Forget the windows that end at or before `floor_ms`; their keys leave memory now or in a merge."""
     if index.floor_ms is not None and floor_ms <= index.floor_ms:
         return index
     dead = {slot for slot, end in index.ends.items() if end <= floor_ms}
     segments = {end: count for end, count in index.segments.items() if end > floor_ms}
-    fresh = tuple(part for part in (_live(part, floor_ms) for part in index.fresh) if part is not None)
+    fresh = tuple(part for part in (_live(part, floor_ms) for part in index.fresh) if len(part.hi))
     runs = tuple(run for run in (_compacted(run, dead) for run in index.runs) if run.slots)
     index = msgspec.structs.replace(index, runs=runs, floor_ms=floor_ms, fresh=fresh, segments=segments)
     return _without_unused(index)
 
 
-def rebuilt(
-    parts: dict[int, list[tuple[NDArray[np.uint64], NDArray[np.uint64]]]], floor_ms: int | None
-) -> Index:
+def rebuilt(parts: dict[int, list[tuple[NDArray[np.uint64], NDArray[np.uint64]]]], floor_ms: int | None) -> Index:
     """The index that journal segments (window end -> its segments' words) describe."""
     index = Index(floor_ms=floor_ms, segments={end: len(words) for end, words in parts.items()})
     keys = [(hi, lo, np.full(len(hi), end, np.int64)) for end, words in parts.items() for hi, lo in words]
@@ -179,9 +178,28 @@ def keys(index: Index) -> Fresh:
     """Every live key, in no promised order."""
     hi = np.concatenate([np.empty(0, np.uint64), *(run.hi for run in index.runs)])
     lo = np.concatenate([np.empty(0, np.uint64), *(run.lo for run in index.runs)])
-    ends = _ends_of(index, lo & TAG)
-    live = slice(None) if index.floor_ms is None else ends > index.floor_ms
-    return Fresh(hi[live], (lo & ~TAG)[live], ends[live])
+    found = Fresh(hi, lo & ~TAG, _ends_of(index, lo & TAG))
+    return found if index.floor_ms is None else _live(found, index.floor_ms)
+
+
+def unwritten(index: Index) -> Index:
+    """The index as one that no journal holds anything of."""
+    return msgspec.structs.replace(index, fresh=(keys(index),), segments={})
+
+
+def fresh_by_window(index: Index) -> dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
+    """The words (hi, lo) of the keys that no segment holds, by window end."""
+    if not any(len(part.hi) for part in index.fresh):
+        return {}
+    hi = np.concatenate([part.hi for part in index.fresh])
+    lo = np.concatenate([part.lo for part in index.fresh])
+    ends, code = codes(np.concatenate([part.end_ms for part in index.fresh]))
+    if len(ends) == 1:
+        return {ends[0]: (hi, lo)}
+    order = np.argsort(code, kind="stable")
+    stops = np.cumsum(np.bincount(code))[:-1]
+    words = zip(np.split(hi[order], stops), np.split(lo[order], stops), strict=True)
+    return dict(zip(ends, words, strict=True))
 
 
 def _matches(
@@ -203,9 +221,7 @@ def _matches(
     return found
 
 
-def _inserted(
-    index: Index, hi: NDArray[np.uint64], lo: NDArray[np.uint64], end_ms: NDArray[np.int64]
-) -> Index:
+def _inserted(index: Index, hi: NDArray[np.uint64], lo: NDArray[np.uint64], end_ms: NDArray[np.int64]) -> Index:
     slots, ends, tag = _tags(index, end_ms)
     run = _run(hi, lo & ~TAG | tag)
     dead = set() if index.floor_ms is None else {slot for slot, end in ends.items() if end <= index.floor_ms}
@@ -235,17 +251,17 @@ def codes(values: NDArray[np.int64]) -> tuple[list[int], NDArray[np.intp]]:
     """Distinct values (k) and each row's position among them (n,); quick when there are few."""
     code = np.zeros(len(values), np.intp)
     distinct: list[int] = []
-    rest = np.arange(0)
-    while len(distinct) < 8:
-        value = int(values[rest[0]] if distinct else values[0])
-        rest = np.flatnonzero(values != value) if not distinct else rest[values[rest] != value]
-        distinct.append(value)
-        if not len(rest):
-            return distinct, code
+    rest = np.arange(len(values))
+    while len(rest) and len(distinct) < PEELED:
         code[rest] = len(distinct)
-    unique, inverse = np.unique(values[rest], return_inverse=True)
-    code[rest] = inverse + len(distinct)
-    return distinct + unique.tolist(), code
+        left = values[rest]
+        distinct.append(int(left[0]))
+        rest = rest[left != left[0]]
+    if len(rest):
+        unique, inverse = np.unique(values[rest], return_inverse=True)
+        code[rest] = inverse + len(distinct)
+        distinct += unique.tolist()
+    return distinct, code
 
 
 def _run(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> Run:
@@ -284,11 +300,9 @@ def _without_unused(index: Index) -> Index:
     return msgspec.structs.replace(index, ends=ends, slots={end: slot for slot, end in ends.items()})
 
 
-def _live(part: Fresh, floor_ms: int) -> Fresh | None:
+def _live(part: Fresh, floor_ms: int) -> Fresh:
     keep = part.end_ms > floor_ms
-    if keep.all():
-        return part
-    return Fresh(part.hi[keep], part.lo[keep], part.end_ms[keep]) if keep.any() else None
+    return part if keep.all() else Fresh(part.hi[keep], part.lo[keep], part.end_ms[keep])
 
 
 def _ends_of(index: Index, tags: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -17,9 +17,7 @@ from controller.core.clock import EARLIEST, Admitted, Clock, admitted, joined
 from controller.core.dedupe import Index, codes, frozen
 from controller.core.events import EventPlan, Events
 
-Tables = dict[
-    int, tuple[tuple[str, ...], NDArray[np.int16]]
-]  # version -> (arm names, (B,) bucket -> arm index)
+Tables = dict[int, tuple[tuple[str, ...], NDArray[np.int16]]]  # version -> (arm names, (B,) bucket -> arm index)
 Result = Literal[
     "accepted", "duplicate", "expired", "fallback", "unknown_version", "misattributed", "overflow", "future"
 ]
@@ -57,11 +55,11 @@ class PartBatch(msgspec.Struct, frozen=True, eq=False):
 
 
 class Batch(msgspec.Struct, frozen=True, eq=False):
-    """One poll. `idle` partitions do not hold the watermark back; `backlog`: more is waiting than a window's worth."""
+    """One poll. `idle` partitions do not hold the watermark back."""
 
     parts: tuple[PartBatch, ...]
     idle: frozenset[int] = frozenset()
-    backlog: bool = False
+    backlog: bool = False  # more is waiting than a window's worth
 
 
 class Cell(msgspec.Struct, frozen=True, eq=False):
@@ -90,7 +88,7 @@ class PartitionState(msgspec.Struct, frozen=True, eq=False):
 
 
 class WindowsState(msgspec.Struct, frozen=True, eq=False):
-    """All that the windows remember. Never changed in place; what a batch does not touch keeps its identity."""
+    """All that is remembered. Never changed in place; what a batch does not touch keeps its identity."""
 
     partitions: dict[int, PartitionState]
     cells: dict[tuple[int, int], Cell]  # (window end, version)
@@ -137,9 +135,7 @@ class _Rows(msgspec.Struct, frozen=True, eq=False):
     end_ms: NDArray[np.int64]  # (n,) end of the row's window
     ends: list[int]  # the distinct window ends
     window: NDArray[np.intp]  # (n,) position in `ends`
-    result: NDArray[
-        np.uint8
-    ]  # (n,) position in RESULTS: ACCEPTED until a rule has spoken, the first one counts
+    result: NDArray[np.uint8]  # (n,) position in RESULTS: ACCEPTED until a rule has spoken, the first one counts
 
 
 def initial() -> WindowsState:
@@ -159,9 +155,9 @@ def ingest(
 ) -> tuple[WindowsState, Ingested]:
     """Take in one poll.
 
-    The rules stand in the order of RESULTS but for `future`, which comes first: a row in the future does not move
-    its partition's watermark, every other row does. `unit_sample` is the share of units, by hash, that is counted
-    for the sample-ratio check.
+    A row is put to the rules in this order, the first that speaks counts: future, expired, duplicate,
+    fallback, unknown_version, misattributed, overflow. Every row but one in the future moves its
+    partition's watermark. `unit_sample` is the share of units, by hash, that the sample-ratio check counts.
     """
     partitions = dict(state.partitions)
     taken: list[tuple[int, Admitted]] = []
@@ -235,9 +231,7 @@ def _attribute(tables: Tables, rows: _Rows) -> None:
             rows.result[served[wrong]] = MISATTRIBUTED
 
 
-def _added_up(
-    events: EventPlan, cells: dict[tuple[int, int], Cell], rows: _Rows
-) -> dict[tuple[int, int], Cell]:
+def _added_up(events: EventPlan, cells: dict[tuple[int, int], Cell], rows: _Rows) -> dict[tuple[int, int], Cell]:
     """The cells with the accepted rows in them; rows that could make a sum wrap become OVERFLOW."""
     cells = dict(cells)
     accepted = np.flatnonzero(rows.result == ACCEPTED)
@@ -312,9 +306,7 @@ def _quality(quality: dict[int, Quality], rows: _Rows) -> dict[int, Quality]:
     return quality
 
 
-def _ingested(
-    plan: WindowPlan, state: WindowsState, taken: list[tuple[int, Admitted]], rows: _Rows | None
-) -> Ingested:
+def _ingested(plan: WindowPlan, state: WindowsState, taken: list[tuple[int, Admitted]], rows: _Rows | None) -> Ingested:
     """`state` is the one before the batch, but for its partitions."""
     future = [Refused(p, offset, ts, "future") for p, part in taken for offset, ts in part.future]
     if rows is None:
@@ -346,9 +338,7 @@ def watermark_ms(state: WindowsState, idle: frozenset[int]) -> int | None:
     return min(known) if state.watermark_ms is None else max(min(known), state.watermark_ms)
 
 
-def seal(
-    plan: WindowPlan, state: WindowsState, idle: frozenset[int]
-) -> tuple[WindowsState, tuple[Sealed, ...]]:
+def seal(plan: WindowPlan, state: WindowsState, idle: frozenset[int]) -> tuple[WindowsState, tuple[Sealed, ...]]:
     """Take the windows out that the stream's watermark has passed by the lateness, oldest first."""
     mark = watermark_ms(state, idle)
     state = msgspec.structs.replace(state, watermark_ms=mark, ids=_forgotten(plan, state))
@@ -360,9 +350,7 @@ def seal(
     offsets = {partition: part.next_offset for partition, part in sorted(state.partitions.items())}
     ends = sorted(end for end in state.quality if end <= through)
     sealed = tuple(
-        Sealed(
-            end, {v: cell for (e, v), cell in state.cells.items() if e == end}, state.quality[end], offsets
-        )
+        Sealed(end, {v: cell for (e, v), cell in state.cells.items() if e == end}, state.quality[end], offsets)
         for end in ends
     )
     return _without(state, through), sealed
@@ -381,7 +369,7 @@ def _without(state: WindowsState, through: int) -> WindowsState:
 
 
 def _forgotten(plan: WindowPlan, state: WindowsState) -> Index:
-    """The ids without the windows in which every partition, the idle ones too, has passed the dedupe horizon."""
+    """The ids, without windows for which every partition, also an idle one, is past the dedupe horizon."""
     marks = [part.watermark_ms for part in state.partitions.values()]
     known = [mark for mark in marks if mark is not None]
     if not known or len(known) < len(marks):

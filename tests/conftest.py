@@ -13,7 +13,7 @@ makes them fail instead. Tests are marked `redis` and `kafka` by the fixtures th
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NoReturn
 from uuid import uuid4
@@ -167,12 +167,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly what was not tested."""
-    skipped = [
-        report for report in terminalreporter.getreports("skipped") if _NOT_AVAILABLE in str(report.longrepr)
-    ]
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+    """Say loudly what was not tested, after everything but the closing line."""
+    yield
+    skipped = [report for report in terminalreporter.getreports("skipped") if _NOT_AVAILABLE in str(report.longrepr)]
     if not skipped:
         return
     reasons = sorted({str(report.longrepr).split(_NOT_AVAILABLE)[1].rstrip("')") for report in skipped})

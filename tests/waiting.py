@@ -4,9 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(
-    condition: Callable[[], bool], what: str, deadline_s: float = 30.0, every_s: float = 0.02
-) -> None:
+def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 30.0, every_s: float = 0.02) -> None:
     """Return as soon as `condition()` holds; after `deadline_s` seconds raise `TimeoutError` with `what`."""
     deadline = time.monotonic() + deadline_s
     while not condition():

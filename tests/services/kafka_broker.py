@@ -33,9 +33,7 @@ class KafkaBroker:
         heap_mb: of the Java machine.
     """
 
-    def __init__(
-        self, directory: Path, *, properties: Mapping[str, str] | None = None, heap_mb: int = 512
-    ) -> None:
+    def __init__(self, directory: Path, *, properties: Mapping[str, str] | None = None, heap_mb: int = 512) -> None:
         self.port = free_port()
         data = directory / "data"
         shutil.copytree(FORMATTED, data)
@@ -103,9 +101,7 @@ class MakeTopic(Protocol):
     def __call__(self, partitions: int = 4, config: Mapping[str, str] | None = None) -> str: ...
 
 
-def create_topic(
-    bootstrap: str, name: str, partitions: int = 4, config: Mapping[str, str] | None = None
-) -> str:
+def create_topic(bootstrap: str, name: str, partitions: int = 4, config: Mapping[str, str] | None = None) -> str:
     """Make a topic and wait until each partition has a leader; returns its name.
 
     Raises:

@@ -66,9 +66,7 @@ class ServerProcess:
             self._process.wait(deadline_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ServiceFailed(
-                f"{self._command[0]} ignored SIGTERM for {deadline_s} s{self._tail()}"
-            ) from None
+            raise ServiceFailed(f"{self._command[0]} ignored SIGTERM for {deadline_s} s{self._tail()}") from None
         self._forget()
 
     def kill(self) -> None:

@@ -1,0 +1,1 @@
+"""What the project claims, measured: one file per claim, each beside the peer it is compared with."""

@@ -118,9 +118,7 @@ def _levels(
     total = denominator @ member.T  # (M, G, A)
     total[total == 0.0] = np.nan
     raw = (numerator @ member.T) / total
-    residual = (
-        numerator - np.nan_to_num(raw)[..., arm_of] * denominator
-    )  # e; what is left out meets zeros of R
+    residual = numerator - np.nan_to_num(raw)[..., arm_of] * denominator  # e; what is left out meets zeros of R
     clusters = member.sum(axis=1)
     scale = clusters / (clusters - 1.0) / total**2
     variance = scale * (residual**2 @ member.T)

@@ -1,6 +1,6 @@
 """Hyperparameters of the posterior: maximum a posteriori, with analytic gradients.
 
-Symbols as in `kernel` and `posterior`. One metric has the free parameters p = (log l, log s, log tau, logit rho);
+Symbols as in `kernel` and `posterior`. One metric is free in p = (log l, log s, log tau, logit rho):
 
     J(p) = 1/2 y' C^-1 y + 1/2 log |C| - log prior(p),     C = K + E                              (3)
     dJ/dp = sum_ij W_ij dK_ij/dp + prior,                  W = 1/2 (C^-1 - a a'),  a = C^-1 y     (4)
@@ -117,6 +117,4 @@ def unpack(p: Floats) -> Hyper:
     """The hyperparameters that p stands for."""
     d = len(p) - 3
     scale, memory, odds = np.exp(p[d:])
-    return Hyper(
-        tuple(float(v) for v in np.exp(p[:d])), float(scale), float(memory), float(odds / (1.0 + odds))
-    )
+    return Hyper(tuple(float(v) for v in np.exp(p[:d])), float(scale), float(memory), float(odds / (1.0 + odds)))

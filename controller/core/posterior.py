@@ -85,9 +85,7 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
         return V.T @ self.whitened[m], V
 
 
-def fit(
-    observations: Observations, baseline: Floats, previous: tuple[Hyper, ...] | None = None
-) -> tuple[Hyper, ...]:
+def fit(observations: Observations, baseline: Floats, previous: tuple[Hyper, ...] | None = None) -> tuple[Hyper, ...]:
     """Hyperparameters (M) at a local maximum of each metric's posterior density.
 
     Starts from `previous` where that has the study's shape, and is then never worse than it on these
@@ -182,9 +180,7 @@ def problem(observations: Observations, baseline: Floats, m: int) -> Problem:
 
 
 def _places(unit: Floats, group: int | NDArray[np.int64], hour: float) -> Places:
-    return Places(
-        unit, np.broadcast_to(np.asarray(group, dtype=np.int64), len(unit)), np.full(len(unit), hour)
-    )
+    return Places(unit, np.broadcast_to(np.asarray(group, dtype=np.int64), len(unit)), np.full(len(unit), hour))
 
 
 def _root(covariance: Floats, scale: float) -> Floats:

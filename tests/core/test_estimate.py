@@ -81,8 +81,7 @@ def test_bias_covariance_and_coverage_hold_in_a_known_world() -> None:
     drawn = rng.gamma(20.0, 1.0, (deals, 3, 30)) * (1 + effects)[:, None] * 1e6
     arm_of = np.repeat(np.arange(3), 30)
     results = [
-        relative_changes((watch,), ("watch_s",), d.reshape(1, 90, 1).round().astype(np.int64), arm_of, 3)
-        for d in drawn
+        relative_changes((watch,), ("watch_s",), d.reshape(1, 90, 1).round().astype(np.int64), arm_of, 3) for d in drawn
     ]
     change = np.stack([r.change[0, 0] for r in results])
     covariance = np.stack([r.covariance[0, 0] for r in results])

@@ -33,9 +33,7 @@ def deal(
     group = np.repeat(np.arange(groups), arms)
     shared = np.where(group[:, None] == group, noise**2 / 2, 0.0)
     covariance = np.stack([shared + noise**2 * np.eye(n)] * 2)
-    return Observations(
-        rng.random((n, d)), group, np.full(n, hour), 0.05 * rng.standard_normal((2, n)), covariance
-    )
+    return Observations(rng.random((n, d)), group, np.full(n, hour), 0.05 * rng.standard_normal((2, n)), covariance)
 
 
 def study(seed: int, deals: int = 5) -> Observations:
@@ -122,9 +120,7 @@ def test_draws_have_the_mean_and_the_covariance_of_the_posterior() -> None:
         mean, covariance = dense(o, Places(unit, np.ones(5, dtype=np.int64), np.full(5, 8.0)), m)
         sd = np.sqrt(np.diag(covariance))
         assert (np.abs(samples[:, m].mean(axis=0) - mean) < 4 * sd / np.sqrt(20_000)).all()
-        np.testing.assert_allclose(
-            np.cov(samples[:, m].T) / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.04
-        )
+        np.testing.assert_allclose(np.cov(samples[:, m].T) / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.04)
 
 
 def test_draws_bear_the_same_point_twice_and_the_baseline() -> None:

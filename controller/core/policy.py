@@ -1,0 +1,324 @@
+"""Which weight vectors to try next, and which one to recommend.
+
+| symbol | shape | meaning |
+|---|---|---|
+| M, L | | metrics, guardrails |
+| k, d, G' | | candidate points, free weights, groups that have weights of their own (1 when unsegmented) |
+| f | (..., M, k) | relative changes, drawn or expected |
+| margin | (..., L, k) | sign x (f - limit): the guardrail is kept where it is >= 0 |
+
+Exploration is constrained Thompson sampling (Eriksson and Poloczek 2021, "Scalable constrained
+Bayesian optimization"): each arm takes one joint draw of all metrics and the candidate that the draw
+likes best among those it finds feasible. Only candidates whose P(a guardrail is broken) is within the
+risk are drawn at all. The anchor at the baseline (`kernel`) makes that set a neighbourhood of the baseline at first,
+which grows as evidence comes in. Groups choose independently of one another.
+"""
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+from scipy.special import ndtr
+
+from controller.core.candidates import around, initial, pool, rms_distance
+from controller.core.estimate import Metric
+from controller.core.kernel import Floats
+from controller.core.posterior import Posterior
+from controller.core.safety import Guardrail
+
+Reason = Literal["initial", "repeat", "thompson", "safe"]
+
+REPEAT_SHARE = 0.25  # of the arms: evidence on the best known vectors is what a claim is made of
+MIN_MOVE = 0.01  # root mean square distance: closer to the baseline, or to another arm, an arm tells nothing
+BANNED_RADIUS = 0.05  # root mean square distance that is kept from vectors that broke a guardrail
+DRAWN = 256  # candidates in a joint draw: the cost is their number cubed
+ANCHORS = 6  # vectors that local candidates are spread around
+CAUTION = 0.25  # standard deviations off the mean, so that the pick is not the luckiest candidate
+MIN_FEASIBLE = 0.6  # P(every guardrail is kept) below which nothing is recommended
+MIN_GAIN = 0.001  # of the objective, per unit of its coefficients: less is not worth a rollout
+REGRET_DRAWS = 64
+FALLBACKS = 32  # a draw's best candidates that are tried before an arm goes to the safest
+CLIMBS, CLIMB_POINTS = 4, 96  # rounds of local search for the pick, and points in each
+CERTAIN = 1e-9  # a standard deviation below this is rounding
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """A guardrail by metric index: sign x (change - limit) >= 0 keeps it."""
+
+    metric: int
+    sign: Literal[1, -1]  # 1: the change must stay at or above the limit, -1: at or below it
+    limit: float
+
+
+class Goal(msgspec.Struct, frozen=True):
+    """Maximise sum of coefficient x change, within the limits."""
+
+    objective: tuple[float, ...]  # M
+    limits: tuple[Limit, ...]  # L
+
+
+class Proposal(msgspec.Struct, frozen=True, eq=False):
+    """Vectors for the arms, and why each was chosen."""
+
+    unit: Floats  # (arms, G', d)
+    reasons: tuple[Reason, ...]  # arms
+
+
+class Pick(msgspec.Struct, frozen=True, eq=False):
+    """The vector to be promoted if the study ended now. The gain is of the objective, over groups by share."""
+
+    unit: Floats  # (G', d)
+    gain_mean: float
+    gain_sd: float
+    p_feasible: float  # every guardrail is kept in every group
+    p_better: float  # the gain is positive
+    regret: float  # expected gain of the best feasible vector over this one
+    index: int | None  # which of the given vectors it is; None: a new one
+
+
+class _Belief(msgspec.Struct, frozen=True, eq=False):
+    """What is believed of the goal at k points."""
+
+    gain: Floats  # (k,) mean of the objective
+    sd: Floats  # (k,)
+    feasible: Floats  # (k,) P(every guardrail is kept)
+
+    @property
+    def score(self) -> Floats:
+        """(k,) cautious gain x P(feasible) (as in Gelbart, Snoek and Adams 2014, with the gain for its improvement)."""
+        return (self.gain - CAUTION * self.sd) * self.feasible
+
+
+class _View(msgspec.Struct, frozen=True, eq=False):
+    """The posterior as one group sees it now, through the goal."""
+
+    posterior: Posterior
+    goal: Goal
+    group: int
+    hour: float
+
+    def believe(self, unit: Floats) -> _Belief:
+        """Marginals at (k, d) points."""
+        mean, sd = self.posterior.mean_sd(unit, self.group, self.hour)
+        coefficient = np.array(self.goal.objective)
+        rail_sd = sd[[limit.metric for limit in self.goal.limits]]
+        feasible = ndtr(_standardised(margins(self.goal, mean), rail_sd)).prod(axis=0)
+        return _Belief(coefficient @ mean, np.sqrt(coefficient**2 @ sd**2), feasible)
+
+    def draw(self, unit: Floats, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Joint draws at (k, d) points: gains and total violations, (draws, k) each."""
+        f = self.posterior.draw(unit, self.group, self.hour, rng, draws)
+        violation = np.maximum(-margins(self.goal, f), 0.0).sum(axis=1)
+        return np.array(self.goal.objective) @ f, violation
+
+
+def goal_of(metrics: tuple[Metric, ...], objective: dict[str, float], guardrails: tuple[Guardrail, ...]) -> Goal:
+    """A study's objective and guardrails, by metric index."""
+    index = {metric.name: i for i, metric in enumerate(metrics)}
+    limits = []
+    for rail in guardrails:
+        if rail.min_change is not None:
+            limits.append(Limit(index[rail.metric], 1, rail.min_change))
+        if rail.max_change is not None:
+            limits.append(Limit(index[rail.metric], -1, rail.max_change))
+    return Goal(tuple(objective.get(metric.name, 0.0) for metric in metrics), tuple(limits))
+
+
+def propose(
+    posterior: Posterior,
+    goal: Goal,
+    groups: tuple[int, ...],
+    hour: float,
+    *,
+    arms: int,
+    risk: float,
+    previous: Floats,
+    banned: Floats,
+    rng: np.random.Generator,
+) -> Proposal:
+    """Vectors for the next deal's explore arms.
+
+    Args:
+        posterior: the belief; without any row, a space-filling set around the baseline is dealt.
+        goal: the objective and the guardrails, by metric index.
+        groups: G' groups that get weights of their own: `(0,)`, or the segments `(1, ..., K)`.
+        hour: now, in hours since the study's start.
+        arms: how many vectors.
+        risk: largest P(a guardrail is broken) of a vector that may be dealt, in each group.
+        previous: (A', G', d) vectors dealt earlier, of which a share of the arms repeats the best.
+        banned: (b, d) points that no arm may come near.
+        rng: the decision's randomness.
+    """
+    if posterior.rows == 0:
+        unit = np.stack([initial(posterior.baseline, arms, rng) for _ in groups], axis=1)
+        first: list[Reason] = ["initial"] * arms
+        return Proposal(unit, tuple(first))
+    chosen = [
+        _propose_group(
+            _View(posterior, goal, group, hour),
+            arms,
+            risk,
+            _apart(previous[:, j], posterior.baseline, banned),
+            banned,
+            rng,
+        )
+        for j, group in enumerate(groups)
+    ]
+    unit = np.stack([unit for unit, _ in chosen], axis=1)
+    reasons: list[Reason] = [_arm_reason([own[a] for _, own in chosen]) for a in range(arms)]
+    return Proposal(unit, tuple(reasons))
+
+
+def recommend(
+    posterior: Posterior,
+    goal: Goal,
+    groups: tuple[int, ...],
+    hour: float,
+    *,
+    candidates: Floats,
+    rng: np.random.Generator,
+    shares: Floats | None = None,
+) -> Pick | None:
+    """The vector with the largest expected feasible gain, or None when none is both better and probably feasible.
+
+    Args:
+        posterior: the belief.
+        goal: the objective and the guardrails, by metric index.
+        groups: G' groups that get weights of their own.
+        hour: now, in hours since the study's start.
+        candidates: (k, G', d) vectors dealt earlier; points around the best of them compete too, and in each
+            group the baseline.
+        rng: the decision's randomness.
+        shares: (G',) traffic of the groups; equal when not given.
+    """
+    share = np.full(len(groups), 1.0 / len(groups)) if shares is None else shares / shares.sum()
+    picks = [_pick_group(_View(posterior, goal, group, hour), candidates[:, j], rng) for j, group in enumerate(groups)]
+    unit = np.stack([u for u, _, _ in picks])
+    if (unit == posterior.baseline).all():
+        return None
+    gain = float(share @ [belief.gain[0] for _, belief, _ in picks])
+    sd = float(np.sqrt(share**2 @ [belief.sd[0] ** 2 for _, belief, _ in picks]))
+    same = np.flatnonzero((candidates == unit).all(axis=(1, 2)))
+    return Pick(
+        unit=unit,
+        gain_mean=gain,
+        gain_sd=sd,
+        p_feasible=float(np.prod([belief.feasible[0] for _, belief, _ in picks])),
+        p_better=float(ndtr(gain / max(sd, 1e-12))),
+        regret=float(share @ [regret for _, _, regret in picks]),
+        index=int(same[0]) if len(same) else None,
+    )
+
+
+def margins(goal: Goal, f: Floats) -> Floats:
+    """(..., L, k) margins of (..., M, k) relative changes."""
+    metric = [limit.metric for limit in goal.limits]
+    sign = np.array([limit.sign for limit in goal.limits], dtype=np.float64)
+    limits = np.array([limit.limit for limit in goal.limits])
+    return np.asarray(sign[:, None] * (f[..., metric, :] - limits[:, None]))
+
+
+def p_violation(posterior: Posterior, goal: Goal, unit: Floats, group: int, hour: float) -> Floats:
+    """(k,) P(a guardrail is broken) at (k, d) points."""
+    return 1.0 - _View(posterior, goal, group, hour).believe(unit).feasible
+
+
+def _standardised(margin: Floats, sd: Floats) -> Floats:
+    """Margins in standard deviations; a margin of 0 without doubt (the baseline, a limit of 0) is kept."""
+    certain = np.where(margin >= 0.0, np.inf, -np.inf)
+    return np.where(sd > CERTAIN, margin / np.maximum(sd, CERTAIN), certain)
+
+
+def _propose_group(
+    view: _View, arms: int, risk: float, previous: Floats, banned: Floats, rng: np.random.Generator
+) -> tuple[Floats, list[Reason]]:
+    """(arms, d) vectors of one group: repeats first, then draws, then the safest."""
+    baseline = view.posterior.baseline
+    chosen = _repeats(view, previous, round(REPEAT_SHARE * arms), risk)
+    reasons: list[Reason] = ["repeat"] * len(chosen)
+    unit = _apart(pool(baseline, _anchors(view), rng), baseline, banned)
+    belief = view.believe(unit)
+    borne = unit[belief.feasible >= 1.0 - risk]
+    chosen = _thompson(view, borne, chosen, arms, rng)
+    reasons += ["thompson"] * (len(chosen) - len(reasons))
+    safest = unit[np.argsort(-belief.feasible, kind="stable")]
+    chosen = _fill(chosen, safest, arms)
+    return chosen, reasons + ["safe"] * (arms - len(reasons))
+
+
+def _anchors(view: _View) -> Floats:
+    """The most promising vectors that were ever dealt to the group (to any, where the group has seen none)."""
+    seen = view.posterior.seen
+    own = seen.group == view.group
+    unit = np.unique(seen.unit[own] if own.any() else seen.unit, axis=0)
+    return unit[np.argsort(-view.believe(unit).score, kind="stable")[:ANCHORS]]
+
+
+def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
+    """Up to `count` of the most promising earlier vectors, distinct and within the risk."""
+    if not len(previous) or not count:
+        return previous[:0]
+    belief = view.believe(previous)
+    order = np.argsort(-belief.score, kind="stable")
+    return _fill(previous[:0], previous[order[belief.feasible[order] >= 1.0 - risk]], count)
+
+
+def _thompson(view: _View, unit: Floats, chosen: Floats, arms: int, rng: np.random.Generator) -> Floats:
+    """One draw per free arm, each taking what it likes best and no other arm has."""
+    unit = unit[rng.permutation(len(unit))[:DRAWN]]
+    if not len(unit):
+        return chosen
+    for gain, violation in zip(*view.draw(unit, arms - len(chosen), rng), strict=True):
+        feasible = violation <= 0.0
+        value = np.where(feasible, gain, -np.inf) if feasible.any() else -violation
+        chosen = _fill(chosen, unit[np.argsort(-value, kind="stable")[:FALLBACKS]], len(chosen) + 1)
+    return chosen
+
+
+def _fill(chosen: Floats, ranked: Floats, count: int) -> Floats:
+    """`chosen` filled up to `count` with the first of `ranked` that are apart from all chosen before."""
+    for unit in ranked:
+        if len(chosen) >= count:
+            break
+        if not len(chosen) or rms_distance(unit[None], chosen).min() >= MIN_MOVE:
+            chosen = np.concatenate((chosen, unit[None]))
+    return chosen
+
+
+def _apart(unit: Floats, baseline: Floats, banned: Floats) -> Floats:
+    """The points that are neither the baseline nor near a banned one."""
+    moved = rms_distance(unit, baseline[None])[:, 0] >= MIN_MOVE
+    return unit[moved & (rms_distance(unit, banned) >= BANNED_RADIUS).all(axis=1)]
+
+
+def _arm_reason(own: list[Reason]) -> Reason:
+    """One word for an arm whose groups chose each for themselves: the most cautious of theirs."""
+    return min(own, key=("safe", "thompson", "repeat").index)
+
+
+def _pick_group(view: _View, candidates: Floats, rng: np.random.Generator) -> tuple[Floats, _Belief, float]:
+    """The best point of one group, its marginals (k = 1), and its regret."""
+    baseline = view.posterior.baseline
+    unit = np.concatenate((baseline[None], candidates))
+    for _ in range(CLIMBS):
+        best = unit[np.argsort(-_worth(view.believe(unit)), kind="stable")[:ANCHORS]]
+        unit = np.concatenate((unit, around(best, CLIMB_POINTS, rng)))
+    belief = view.believe(unit)
+    best_index = int(np.argmax(_worth(belief)))
+    if _worth(belief)[best_index] < MIN_GAIN * np.abs(view.goal.objective).sum():
+        best_index = 0  # the baseline
+    pick = unit[best_index : best_index + 1]
+    return pick[0], view.believe(pick), _regret(view, pick, unit, belief, rng)
+
+
+def _worth(belief: _Belief) -> Floats:
+    """(k,) the score where a guardrail is probably kept, and below every score elsewhere."""
+    return np.where(belief.feasible >= MIN_FEASIBLE, belief.score, belief.feasible - 1e3)
+
+
+def _regret(view: _View, pick: Floats, unit: Floats, belief: _Belief, rng: np.random.Generator) -> float:
+    """Mean over joint draws of the best feasible gain minus the pick's; a gain counts as 0 when infeasible."""
+    rivals = np.argsort(-(belief.gain + belief.sd) * belief.feasible, kind="stable")[: DRAWN // 2]
+    gain, violation = view.draw(np.concatenate((pick, unit[rivals])), REGRET_DRAWS, rng)
+    feasible_gain = np.where(violation <= 0.0, gain, 0.0)
+    return float((np.maximum(feasible_gain.max(axis=1), 0.0) - feasible_gain[:, 0]).mean())

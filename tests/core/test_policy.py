@@ -1,0 +1,274 @@
+"""Choosing: what the draws like, within the risk; and that a short study finds a truly better vector."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from controller.core.candidates import INITIAL_REACH, around, initial, pool, rms_distance
+from controller.core.estimate import Metric
+from controller.core.kernel import Floats, Hyper
+from controller.core.policy import (
+    BANNED_RADIUS,
+    MIN_MOVE,
+    Goal,
+    Limit,
+    goal_of,
+    margins,
+    p_violation,
+    propose,
+    recommend,
+)
+from controller.core.posterior import Observations, Posterior, condition, extend, fit, join, prior
+from controller.core.safety import Guardrail
+
+D = 3
+BASELINE = np.array([0.4, 0.5, 0.3])
+GOAL = Goal((1.0, 0.0), (Limit(1, 1, -0.01),))
+HYPERS = (Hyper((0.9,) * D, 0.1, 200.0, 0.7),) * 2
+NONE = np.empty((0, D))
+
+
+def observed(unit: Floats, change: Floats, group: int = 0, hour: float = 0.0, se: float = 0.005) -> Observations:
+    """A deal that saw `change` (M, n) at `unit`, with independent noise."""
+    noise = np.stack([se**2 * np.eye(len(unit))] * len(change))
+    return Observations(unit, np.full(len(unit), group), np.full(len(unit), hour), change, noise)
+
+
+def unseen(hypers: tuple[Hyper, ...] = HYPERS) -> Posterior:
+    return condition(observed(NONE, np.empty((len(hypers), 0))), BASELINE, hypers)
+
+
+def linear(group: int = 0, seed: int = 0, turn: float = 1.0) -> Posterior:
+    """A belief in gains along the first weight (times `turn`), and in losses of the guardrail along the second."""
+    unit = np.random.default_rng(seed).random((60, D))
+    change = np.stack([turn * 0.1 * (unit[:, 0] - 0.4), -0.1 * (unit[:, 1] - 0.5)])
+    return condition(observed(unit, change, group), BASELINE, HYPERS)
+
+
+def dealt(*units: Floats) -> Floats:
+    return np.array(units).reshape(-1, 1, D)
+
+
+def ask(
+    posterior: Posterior,
+    seed: int = 1,
+    arms: int = 8,
+    risk: float = 0.25,
+    previous: Floats | None = None,
+    banned: Floats = NONE,
+) -> tuple[Floats, tuple[str, ...]]:
+    """An unsegmented proposal: (arms, d) and the reasons."""
+    before = np.empty((0, 1, D)) if previous is None else previous
+    rng = np.random.default_rng(seed)
+    proposal = propose(posterior, GOAL, (0,), 1.0, arms=arms, risk=risk, previous=before, banned=banned, rng=rng)
+    assert proposal.unit.shape == (arms, 1, D)
+    assert len(proposal.reasons) == arms
+    return proposal.unit[:, 0], proposal.reasons
+
+
+def test_a_goal_is_read_from_the_study() -> None:
+    metrics = (Metric("ctr", "clicks", "impressions"), Metric("reports", "reports", "buckets"))
+    goal = goal_of(metrics, {"ctr": 2.0}, (Guardrail("reports", max_change=0.01), Guardrail("ctr", min_change=-0.005)))
+    assert goal == Goal((2.0, 0.0), (Limit(1, -1, 0.01), Limit(0, 1, -0.005)))
+    f = np.array([[0.0, -0.01], [0.0, 0.02]])
+    np.testing.assert_allclose(margins(goal, f), [[0.01, -0.01], [0.005, -0.005]])
+
+
+def test_the_first_arms_fill_a_box_around_the_baseline() -> None:
+    unit, reasons = ask(unseen(), arms=16)
+    assert set(reasons) == {"initial"}
+    assert np.abs(unit - BASELINE).max() <= INITIAL_REACH + 1e-12
+    assert (unit.max(axis=0) - unit.min(axis=0) > INITIAL_REACH).all()
+
+
+def test_the_first_arms_stay_in_the_cube() -> None:
+    unit = initial(np.array([0.0, 1.0]), 5, np.random.default_rng(2))
+    assert unit.shape == (5, 2)
+    assert (unit >= 0).all()
+    assert (unit <= 1).all()
+
+
+@pytest.mark.parametrize("risk", [0.05, 0.25])
+def test_drawn_arms_keep_the_risk_and_are_distinct(risk: float) -> None:
+    posterior = linear()
+    unit, reasons = ask(posterior, risk=risk)
+    assert set(reasons) == {"thompson"}
+    assert (p_violation(posterior, GOAL, unit, 0, 1.0) <= risk).all()
+    apart = rms_distance(unit, unit) + np.eye(len(unit))
+    assert apart.min() >= MIN_MOVE
+    assert rms_distance(unit, BASELINE[None]).min() >= MIN_MOVE
+
+
+def test_drawn_arms_go_where_the_gain_is() -> None:
+    unit, _ = ask(linear())
+    assert np.median(unit[:, 0]) > 0.75
+    assert unit[:, 1].max() < 0.7  # a loss of 0.01 stands at 0.6
+
+
+def test_a_share_of_the_arms_repeats_the_best_earlier_vectors() -> None:
+    good, better, bad = np.array([0.7, 0.3, 0.3]), np.array([0.9, 0.3, 0.3]), np.array([0.9, 0.95, 0.3])
+    unit, reasons = ask(linear(), previous=dealt(good, better, better, bad, BASELINE))
+    assert reasons[:3] == ("repeat", "repeat", "thompson")
+    np.testing.assert_array_equal(unit[:2], [better, good])
+
+
+def test_banned_vectors_are_kept_away_from() -> None:
+    posterior = linear()
+    favourite, _ = ask(posterior)
+    unit, _ = ask(posterior, banned=favourite, previous=favourite[:, None])
+    assert rms_distance(unit, favourite).min() >= BANNED_RADIUS
+
+
+def test_when_nothing_keeps_the_risk_the_safest_are_dealt() -> None:
+    """Every vector breaks the guardrail by much, less so near the baseline, which breaks it too (limit above 0)."""
+    posterior, goal = linear(), Goal((1.0, 0.0), (Limit(1, 1, 0.2),))
+    rng = np.random.default_rng(3)
+    proposal = propose(posterior, goal, (0,), 1.0, arms=4, risk=0.1, previous=np.empty((0, 1, D)), banned=NONE, rng=rng)
+    assert proposal.reasons == ("safe",) * 4
+    assert proposal.unit[:, 0, 1].max() < 0.35  # where the guardrail's metric is believed highest
+
+
+def test_segments_choose_for_themselves() -> None:
+    unit = np.random.default_rng(4).random((60, D))
+    posterior = condition(
+        join(
+            [
+                observed(unit, np.stack([turn * 0.1 * (unit[:, 0] - 0.4), 0.0 * unit[:, 0]]), group)
+                for group, turn in ((1, 1.0), (2, -1.0))
+            ]
+        ),
+        BASELINE,
+        (Hyper((0.9,) * D, 0.1, 200.0, 0.3),) * 2,
+    )
+    rng = np.random.default_rng(5)
+    before = np.empty((0, 2, D))
+    proposal = propose(posterior, GOAL, (1, 2), 1.0, arms=6, risk=0.25, previous=before, banned=NONE, rng=rng)
+    assert proposal.unit.shape == (6, 2, D)
+    assert np.median(proposal.unit[:, 0, 0]) > 0.7
+    assert np.median(proposal.unit[:, 1, 0]) < 0.2
+    pick = recommend(posterior, GOAL, (1, 2), 1.0, candidates=proposal.unit, rng=rng)
+    assert pick is not None
+    assert pick.unit[0, 0] > 0.8
+    assert pick.unit[1, 0] < 0.1
+    assert pick.gain_mean == pytest.approx((0.06 + 0.04) / 2, abs=0.02)
+
+
+def test_the_same_randomness_gives_the_same_proposal() -> None:
+    np.testing.assert_array_equal(ask(linear(), seed=6)[0], ask(linear(), seed=6)[0])
+
+
+def test_a_pick_is_better_and_probably_feasible() -> None:
+    posterior, rng = linear(), np.random.default_rng(7)
+    given = dealt(np.array([0.95, 0.5, 0.3]), np.array([0.95, 0.95, 0.3]))
+    pick = recommend(posterior, GOAL, (0,), 1.0, candidates=given, rng=rng)
+    assert pick is not None
+    assert pick.gain_mean == pytest.approx(0.1 * (pick.unit[0, 0] - 0.4), abs=0.01)
+    assert pick.unit[0, 0] > 0.9
+    assert pick.p_feasible > 0.9
+    assert pick.p_better > 0.99
+    assert 0.0 <= pick.regret < 0.02
+
+
+def test_nothing_is_recommended_where_every_move_breaks_a_guardrail() -> None:
+    unit = np.random.default_rng(8).random((150, D))
+    loss = -0.3 * np.sqrt(((unit - BASELINE) ** 2).sum(axis=1))
+    posterior = condition(observed(unit, np.stack([0.1 * (unit[:, 0] - 0.4), loss])), BASELINE, HYPERS)
+    goal = Goal((1.0, 0.0), (Limit(1, 1, 0.0),))
+    assert recommend(posterior, goal, (0,), 1.0, candidates=unit[:, None], rng=np.random.default_rng(9)) is None
+
+
+def test_nothing_is_recommended_where_every_move_loses() -> None:
+    unit = np.random.default_rng(8).random((150, D))
+    loss = -0.3 * np.sqrt(((unit - BASELINE) ** 2).sum(axis=1))
+    posterior = condition(observed(unit, np.stack([loss, 0.0 * loss])), BASELINE, HYPERS)
+    assert recommend(posterior, GOAL, (0,), 1.0, candidates=unit[:, None], rng=np.random.default_rng(9)) is None
+
+
+def test_nothing_is_recommended_without_evidence() -> None:
+    assert recommend(unseen(), GOAL, (0,), 0.0, candidates=np.empty((0, 1, D)), rng=np.random.default_rng(10)) is None
+
+
+def test_regret_falls_as_evidence_comes_in() -> None:
+    rng, unit = np.random.default_rng(11), np.random.default_rng(12).random((20, D))
+    change = np.stack([0.1 * (unit[:, 0] - 0.4), 0.0 * unit[:, 0]])
+    little = extend(unseen(), observed(unit, change, se=0.05))
+    much = extend(little, observed(unit, change, se=0.002))
+    regrets = [recommend(p, GOAL, (0,), 1.0, candidates=unit[:, None], rng=rng) for p in (little, much)]
+    assert regrets[0] is not None
+    assert regrets[1] is not None
+    assert regrets[1].regret < 0.6 * regrets[0].regret
+
+
+def test_candidates_lie_in_the_cube_and_reach_from_the_baseline_to_its_sides() -> None:
+    rng = np.random.default_rng(13)
+    unit = pool(BASELINE, rng.random((3, D)), rng)
+    assert ((unit >= 0) & (unit <= 1)).all()
+    far = rms_distance(unit, BASELINE[None])
+    assert far.min() < 0.02
+    assert far.max() > 0.4
+
+
+def test_local_steps_move_few_coordinates() -> None:
+    rng = np.random.default_rng(14)
+    anchor = np.full((1, 20), 0.5)
+    moved = (around(anchor, 400, rng) != anchor).sum(axis=1)
+    assert moved.min() >= 1
+    assert 2.5 < moved.mean() < 5.0
+
+
+World = tuple[Floats, Callable[[Floats], Floats], float]
+
+
+def quadratic(seed: int, d: int) -> World:
+    """A baseline, true changes (2, n) of an objective and of a guardrail's metric, and the best feasible gain."""
+    rng = np.random.default_rng(seed)
+    baseline = rng.uniform(0.3, 0.7, d)
+    slope = rng.standard_normal((2, d))
+    slope *= np.array([[0.2], [0.12]]) / np.linalg.norm(slope, axis=1, keepdims=True)
+
+    def truth(unit: Floats) -> Floats:
+        x = unit - baseline
+        bend = np.array([[0.08], [0.05]]) * (x * x).sum(axis=1)
+        return np.asarray(slope @ x.T - bend)
+
+    unit = np.concatenate((rng.random((30_000, d)), around(baseline[None], 5_000, rng)))
+    for _ in range(4):
+        f = truth(unit)
+        best = unit[np.argsort(-np.where(f[1] >= -0.01, f[0], -1.0))[:20]]
+        unit = np.concatenate((best, around(best, 4_000, rng)))
+    f = truth(unit)
+    return baseline, truth, float(f[0][f[1] >= -0.01].max())
+
+
+def explore(seed: int, d: int, windows: int) -> tuple[float, float]:
+    """A study of 8 arms with standard errors of 2.5 %: (true gain of the pick / best feasible, share violating)."""
+    baseline, truth, best = quadratic(seed, d)
+    rng = np.random.default_rng(1000 + seed)
+    noise = np.stack([0.025**2 * (0.75 * np.eye(8) + 0.25)] * 2)  # control's noise is common to the arms
+    root = np.linalg.cholesky(noise)
+    hypers, previous, violating = prior(d, 2), np.empty((0, 1, d)), []
+    seen = Observations(np.empty((0, d)), np.empty(0, np.int64), np.empty(0), np.empty((2, 0)), np.empty((2, 0, 0)))
+    for hour in range(windows):
+        posterior = condition(seen, baseline, hypers)
+        unit = propose(
+            posterior, GOAL, (0,), hour, arms=8, risk=0.25, previous=previous, banned=np.empty((0, d)), rng=rng
+        ).unit
+        change = truth(unit[:, 0])
+        violating.append((change[1] < -0.011).mean())
+        change = change + np.einsum("mij,mj->mi", root, rng.standard_normal((2, 8)))
+        deal = Observations(unit[:, 0], np.zeros(8, np.int64), np.full(8, hour + 0.5), change, noise)
+        seen, previous = join([seen, deal]), np.concatenate((previous, unit))
+        hypers = fit(seen, baseline, hypers) if hour % 3 == 2 else hypers
+    pick = recommend(condition(seen, baseline, hypers), GOAL, (0,), windows, candidates=previous, rng=rng)
+    if pick is None:
+        return 0.0, float(np.mean(violating))
+    gain, rail = truth(pick.unit)[:, 0]
+    return (gain / best if rail >= -0.011 else 0.0), float(np.mean(violating))
+
+
+def test_a_short_study_finds_most_of_the_gain_within_the_guardrail() -> None:
+    results = np.array([explore(seed, d=4, windows=30) for seed in range(4)])
+    assert np.median(results[:, 0]) > 0.75
+    assert (results[:, 0] > 0.6).sum() >= 3
+    assert results[:, 1].mean() < 0.2

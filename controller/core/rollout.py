@@ -1,6 +1,31 @@
-"""Stages, their legal moves, and how traffic is dealt."""
+"""Stages and their legal moves, and how buckets are dealt to arms.
+
+Notation: B buckets, A arms (arms[0] is control).
+"""
+
+from collections.abc import Sequence
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.assignment import CONTROL, Arm, Stage
+
+Buckets = NDArray[np.int16]
+
+# Which stage may follow which. Everything else is a bug, not a decision.
+MOVES: dict[Stage, frozenset[Stage]] = {
+    "explore": frozenset({"confirm", "paused", "rolled_back"}),
+    "confirm": frozenset({"ramp", "explore", "paused", "rolled_back"}),
+    "ramp": frozenset({"hold", "explore", "paused", "rolled_back"}),
+    "hold": frozenset({"explore", "paused", "rolled_back"}),
+    "paused": frozenset({"explore", "confirm", "ramp", "rolled_back"}),
+    "rolled_back": frozenset({"explore", "paused"}),
+}
+FROZEN: frozenset[Stage] = frozenset({"paused", "rolled_back"})  # every bucket on control until an operator resumes
+
+# Where `resume` leads, by the stage that was left: a test is begun afresh, and traffic is never given back at once.
+RESUMED: dict[Stage, Stage] = {"explore": "explore", "confirm": "confirm", "ramp": "ramp", "hold": "ramp"}
 
 
 class TrafficPlan(msgspec.Struct, frozen=True):
@@ -21,3 +46,58 @@ class RolloutPlan(msgspec.Struct, frozen=True):
     ramp_shares: tuple[float, ...] = (0.05, 0.25, 0.5, 0.95)
     confirm_alpha: float = 0.05
     require_approval: bool = False
+
+
+class IllegalMove(Exception):
+    """A stage was to follow one that it may not follow: a bug."""
+
+
+class Deal(msgspec.Struct, frozen=True, eq=False):
+    """A map from bucket to arm; it lasts one version or several."""
+
+    id: int
+    stage: Stage
+    arms: tuple[Arm, ...]  # A
+    buckets: Buckets  # (B,) index into arms
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arms' names, control first."""
+        return tuple(arm.arm for arm in self.arms)
+
+
+def check_move(before: Stage, after: Stage) -> None:
+    """Raise `IllegalMove` unless `after` may follow `before` (staying is always legal)."""
+    if after != before and after not in MOVES[before]:
+        raise IllegalMove(f"{before} -> {after}: from {before} only {sorted(MOVES[before])} can follow")
+
+
+def shuffled(buckets: int, arms: int, share: float, rng: np.random.Generator) -> Buckets:
+    """Deal `share` of the buckets evenly to arms 1..arms at random, the rest to control (arm 0)."""
+    each = int(share * buckets / arms)
+    order = rng.permutation(buckets)
+    arm_of = np.zeros(buckets, np.int16)
+    arm_of[order[: each * arms]] = np.repeat(np.arange(1, arms + 1, dtype=np.int16), each)
+    return arm_of
+
+
+def nested(buckets: int, share: float, seed: int) -> Buckets:
+    """Give arm 1 the first `share` of the study's fixed bucket order, so that a larger share holds every smaller one."""
+    order = np.random.default_rng((seed, buckets)).permutation(buckets)
+    arm_of = np.zeros(buckets, np.int16)
+    arm_of[order[: round(share * buckets)]] = 1
+    return arm_of
+
+
+def without(deal: Deal, id_: int, arms: Sequence[int]) -> Deal:
+    """The same deal with the given arms' buckets on control; the arms go."""
+    kept = [i for i in range(len(deal.arms)) if i not in arms]
+    index = np.zeros(len(deal.arms), np.int16)
+    index[kept] = np.arange(len(kept))
+    return Deal(id_, deal.stage, tuple(deal.arms[i] for i in kept), index[deal.buckets])
+
+
+def all_control(id_: int, stage: Stage, control: Arm, buckets: int) -> Deal:
+    """Every bucket on control."""
+    assert control.arm == CONTROL
+    return Deal(id_, stage, (control,), np.zeros(buckets, np.int16))

@@ -1,6 +1,26 @@
-"""Guardrails, time-uniform sequences, sample-ratio and attribution checks."""
+"""Guardrails, time-uniform sequences, and the checks that freeze a study.
+
+Notation: y relative change, v its variance, l a guardrail's limit, s its sign (+1: y must stay at or above l,
+-1: at or below), m = s (y - l) the margin: negative where the guardrail is broken.
+"""
+
+import math
+from collections.abc import Sequence
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from controller.core.estimate import Changes, Metric
+
+Floats = NDArray[np.float64]
+
+MIN_INFORMATION_SD = 0.005  # sequences are tuned to be tightest where a change is known to this s.e., or to the limit
+BREAKER_ALPHA = 1e-6  # per sequence: the breaker looks every minute at every arm and must never cry wolf
+MIN_ATTRIBUTED = 200  # fewer events than this say nothing about a share
+MIN_CLUSTERS = 10  # buckets below which a variance between buckets is not worth believing
+MIN_EXPECTED = 30.0  # an arm that should have had fewer events or units than this may well have none
 
 
 class Guardrail(msgspec.Struct, frozen=True):
@@ -14,14 +34,111 @@ class Guardrail(msgspec.Struct, frozen=True):
     min_change: float | None = None
     max_change: float | None = None
 
+    @property
+    def sign(self) -> int:
+        """+1 where the change must stay above the limit, -1 where below."""
+        return 1 if self.min_change is not None else -1
+
+    @property
+    def limit(self) -> float:
+        """The limit itself."""
+        limit = self.min_change if self.min_change is not None else self.max_change
+        assert limit is not None  # one of the two is set: the study file is checked where it enters
+        return limit
+
 
 class SafetyPlan(msgspec.Struct, frozen=True):
     """Error budgets and alarm limits."""
 
     risk: float = 0.25  # largest P(a guardrail is broken) of a vector that exploration may deal
     stop_alpha: float = 0.01  # P(a harmless vector is ever stopped) in confirm and ramp, per vector
-    breaker_change: float = -0.3  # a change that surely hurts by more than this trips the breaker within a window
+    breaker_change: float = -0.3  # a margin surely below this trips the breaker within a window
     misattributed_share: float = 0.02  # of the attributed events of a window: above it the study freezes
     rejected_share: float = 0.2  # of a window's events: above it the study freezes
     srm_alpha: float = 1e-6  # sample-ratio mismatch, per window
     unit_sample: float = 0.0625  # share of units (by hash) that the sample-ratio check counts
+
+
+class Crossing(msgspec.Struct, frozen=True):
+    """A guardrail that an arm broke: its margin is below zero by more than the sequence's radius."""
+
+    arm: int  # index among the deal's arms, control being 0
+    metric: str
+    change: float
+    limit: float
+    radius: float
+
+
+def radius(variance: Floats, alpha: float, tight_sd: float) -> Floats:
+    """Radius of a normal-mixture confidence sequence, valid at all looks together.
+
+    With information I = 1/v the error of a cumulative estimate is a Brownian motion B(I)/I, also where part of the
+    error never averages out (bucket traits), because Cov(err at I1, err at I2 > I1) = 1/I2 either way. Robbins'
+    mixture gives P(exists I: |B(I)| >= sqrt((I + rho) log((I + rho) / (rho alpha^2)))) <= alpha (Howard et al. 2021,
+    eq. 14). rho makes it tightest where the s.e. is `tight_sd`. Used one-sided it spends half of alpha.
+    """
+    information = 1.0 / variance
+    rho = 1.0 / (tight_sd**2 * (2.0 * math.log(1.0 / alpha) + math.log(1.0 + 2.0 * math.log(1.0 / alpha))))
+    total = information + rho
+    bound: Floats = np.sqrt(total * np.log(total / (rho * alpha**2))) / information
+    return bound
+
+
+def crossings(
+    guardrails: Sequence[Guardrail], metrics: Sequence[Metric], changes: Changes, alpha: float, beyond: float = 0.0
+) -> tuple[Crossing, ...]:
+    """The arms whose margin over all traffic lies below `beyond` at every look's confidence, spending `alpha` in all."""
+    names = [metric.name for metric in metrics]
+    found = []
+    for guardrail in guardrails:
+        m = names.index(guardrail.metric)
+        y = changes.change[m, 0]  # (A-1,)
+        v = np.diagonal(changes.covariance[m, 0])
+        tight = max(abs(guardrail.limit + guardrail.sign * beyond), MIN_INFORMATION_SD)
+        for arm in np.flatnonzero(np.isfinite(y) & (v > 0)):
+            width = float(radius(v[arm], alpha / len(guardrails), tight))
+            if guardrail.sign * (y[arm] - guardrail.limit) + width < beyond:
+                found.append(Crossing(int(arm) + 1, guardrail.metric, float(y[arm]), guardrail.limit, width))
+    return tuple(found)
+
+
+def sample_ratio(units: NDArray[np.int64], history: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) -> float:
+    """p-value that a window's distinct sampled units fell on the arms as the buckets' own history says.
+
+    Args:
+        units: (B,) distinct units of the window, per bucket.
+        history: (B,) the same, summed over earlier windows; all zero: buckets are taken as equal.
+        arm_of: (B,) arm of each bucket.
+        arms: number of arms.
+
+    Returns:
+        The chi-square p-value; the history's own noise widens the expectation. 1.0 when there is too little to say.
+    """
+    total, past = int(units.sum()), int(history.sum())
+    share = history / past if past else np.full(len(units), 1.0 / len(units))
+    expected = np.bincount(arm_of, weights=share, minlength=arms) * total
+    seen = np.bincount(arm_of, weights=units, minlength=arms)
+    tested = expected >= MIN_EXPECTED
+    if tested.sum() < 2:
+        return 1.0
+    noise = expected * (1.0 + (total / past if past else 0.0))
+    if not past:  # buckets hold different numbers of units: a Poisson spread of their own
+        noise = noise * 2.0
+    statistic = float(np.sum((seen - expected)[tested] ** 2 / noise[tested]))
+    return float(stats.chi2.sf(statistic, tested.sum() - 1))
+
+
+def silent_arm(events: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) -> int | None:
+    """The first arm that has no event at all although its share of buckets would have brought many; else None.
+
+    `events`: (B,) accepted events per bucket of the deal in one window.
+    """
+    seen = np.bincount(arm_of, weights=events, minlength=arms)
+    expected = np.bincount(arm_of, minlength=arms) / len(arm_of) * events.sum()
+    silent = np.flatnonzero((seen == 0) & (expected >= MIN_EXPECTED))
+    return int(silent[0]) if len(silent) else None
+
+
+def excessive(count: int, total: int, share: float) -> bool:
+    """Whether `count` of `total` is clearly more than `share` of it."""
+    return total >= MIN_ATTRIBUTED and count > share * total

@@ -1,0 +1,242 @@
+"""What a person types: `trimtab COMMAND ...`. Each package registers its commands by entry point."""
+
+import argparse
+import getpass
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from controller.core.operate import Command
+from controller.shell import config
+from controller.shell.config import ConfigError, Study
+
+Run = Callable[[list[str]], int]
+
+FAILED, MISUSED = 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 misused."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    commands = {entry.name: entry for entry in entry_points(group="trimtab.commands")}
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_overview(commands))
+        return 0 if args else MISUSED
+    if args[0] not in commands:
+        print(f"trimtab: there is no command {args[0]!r}\n\n{_overview(commands)}", file=sys.stderr)
+        return MISUSED
+    command: Run = commands[args[0]].load()
+    try:
+        return command(args[1:])
+    except ConfigError as error:
+        print(f"trimtab {args[0]}: {error}", file=sys.stderr)
+        return MISUSED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return FAILED
+    except _foreseen() as error:
+        print(f"trimtab {args[0]}: {error}", file=sys.stderr)
+        return FAILED
+
+
+def run(argv: list[str]) -> int:
+    """Run a study's daemon."""
+    parser = _parser("run")
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    parser.add_argument("--clock", choices=("wall", "events"), default="wall", help="whose time counts (wall)")
+    parser.add_argument("--from", dest="start_at", choices=("earliest", "latest"), default="latest",
+                        help="where a study without offsets begins (latest)")  # fmt: skip
+    parser.add_argument("--until-idle", type=_seconds, metavar="10s", help="end when nothing new came for so long")
+    parser.add_argument(
+        "--events", metavar="FILE", help="read newline-separated events from a file (- is stdin), not Kafka"
+    )
+    parser.add_argument("--listen", type=_address, default=("127.0.0.1", 9464), metavar="HOST:PORT",
+                        help="where /livez, /readyz and /metrics are served (127.0.0.1:9464; port 0 picks one)")  # fmt: skip
+    args = parser.parse_args(argv)
+    study = config.load(args.study)
+    _log_to_stderr()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    from controller.shell.assemble import run_daemon
+
+    run_daemon(study, args.clock, args.start_at, args.until_idle, args.events, args.listen, stop, CollectorRegistry())
+    return 0
+
+
+def check(argv: list[str]) -> int:
+    """Check a study file and whether Kafka and Redis answer."""
+    parser = _parser("check", json_too=True)
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    parser.add_argument("--offline", action="store_true", help="only the file")
+    args = parser.parse_args(argv)
+    study = config.load(args.study)
+    from controller.shell.assemble import probe
+
+    faults = {} if args.offline else probe(study)
+    found = {"study": study.plan.study, "warnings": list(study.warnings), "faults": faults}
+    _show(args.json, found, [
+        f"study {study.plan.study}: {len(study.plan.weights)} weights, {len(study.plan.metrics)} metrics, "
+        f"{len(study.plan.guardrails)} guardrails",
+        *(f"warning: {warning}" for warning in study.warnings),
+        *(f"{part}: {fault}" for part, fault in faults.items()),
+        "the file is sound" + ("" if args.offline or faults else ", Kafka and Redis answer"),
+    ])  # fmt: skip
+    return FAILED if faults else 0
+
+
+def status(argv: list[str]) -> int:
+    """Show what a study is doing, from its journal."""
+    parser = _parser("status", json_too=True)
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    args = parser.parse_args(argv)
+    from controller.shell.story import current, lines
+
+    found = current(config.load(args.study).journal)
+    _show(args.json, found, lines(found))
+    return 0
+
+
+def report(argv: list[str]) -> int:
+    """Tell a study's whole story from its journal."""
+    parser = _parser("report", json_too=True)
+    parser.add_argument("journal", type=Path, metavar="JOURNAL")
+    args = parser.parse_args(argv)
+    from controller.shell.story import current, lines, timeline
+
+    found = current(args.journal)
+    events = timeline(args.journal)
+    _show(args.json, found | {"timeline": events}, [
+        *lines(found), "", "how it got there:", *(f"  {event['at']}  {event['what']}" for event in events),
+    ])  # fmt: skip
+    return 0
+
+
+def verify(argv: list[str]) -> int:
+    """Check a journal's hash chain and make every decision again."""
+    parser = _parser("verify", json_too=True)
+    parser.add_argument("journal", type=Path, metavar="JOURNAL")
+    args = parser.parse_args(argv)
+    from controller.shell import fingerprint
+    from controller.shell import verify as verifier
+
+    fingerprint.single_threaded()
+    quiet = args.json or not sys.stderr.isatty()
+    verdict = verifier.verify(args.journal, (lambda done, total: None) if quiet else _progress)
+    made = ", ".join(f"{count} {outcome}" for outcome, count in sorted(verdict.decisions.items())) or "none"
+    _show(args.json, msgspec.to_builtins(verdict), [
+        f"chain: {verdict.chain}" + (f", {verdict.entries} entries" if verdict.entries else ""),
+        f"made again: {made} ({'the same' if verdict.same_fingerprint else 'another'} fingerprint)",
+        *([verdict.first] if verdict.first else []),
+        "accepted" if verdict.ok else "REFUSED",
+    ])  # fmt: skip
+    return 0 if verdict.ok else FAILED
+
+
+def pause(argv: list[str]) -> int:
+    """Put all traffic on control until `resume`."""
+    return _send("pause", argv)
+
+
+def resume(argv: list[str]) -> int:
+    """Go on after `pause`, `rollback` or a freeze."""
+    return _send("resume", argv)
+
+
+def rollback(argv: list[str]) -> int:
+    """Put all traffic on control and never deal the candidate again."""
+    return _send("rollback", argv)
+
+
+def approve(argv: list[str]) -> int:
+    """Let a confirmed vector be ramped up."""
+    return _send("approve", argv)
+
+
+def _send(verb: Any, argv: list[str]) -> int:
+    parser = _parser(verb, json_too=True)
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    parser.add_argument("--why", default="", help="for the ledger")
+    parser.add_argument("--who", default=getpass.getuser(), help="for the ledger (your user name)")
+    parser.add_argument("--wait", type=_seconds, default=10.0, metavar="10s", help="how long to wait for the daemon")
+    args = parser.parse_args(argv)
+    from controller.shell.journal import Journal, send
+
+    path = config.load(args.study).journal
+    id_ = send(path, Command(verb, args.who, args.why), int(time.time() * 1000))
+    deadline_s = time.monotonic() + args.wait
+    with Journal.read_only(path) as journal:
+        while (seq := journal.applied(id_)) is None and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        said = "waits in the inbox: no daemon has taken it yet"
+        if seq is not None:
+            said = next(e.body["said"] for e in journal.entries(after=seq - 1) if "said" in e.body)
+    _show(args.json, {"command": verb, "said": said, "applied": seq is not None}, [f"{verb}: {said}"])
+    return 0 if seq is not None and not said.startswith("refused") else FAILED
+
+
+def _foreseen() -> tuple[type[Exception], ...]:
+    """Errors whose message is all that a person needs; anything else is a bug and shows its traceback."""
+    from controller.shell.admin import PortTaken
+    from controller.shell.journal import JournalError
+    from controller.shell.publisher import PublisherRefused
+    from controller.shell.recorder import PlanRefused, Superseded
+    from controller.shell.sources import SourceError
+
+    return (JournalError, PlanRefused, PortTaken, PublisherRefused, SourceError, Superseded)
+
+
+def _parser(name: str, json_too: bool = False) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"trimtab {name}", description=globals()[name].__doc__)
+    if json_too:
+        parser.add_argument("--json", action="store_true", help="print data instead of text")
+    return parser
+
+
+def _overview(commands: dict[str, Any]) -> str:
+    width = max((len(name) for name in commands), default=0)
+    lines = ["usage: trimtab COMMAND ...   (trimtab COMMAND --help tells more)", ""]
+    for name, entry in sorted(commands.items()):
+        lines.append(f"  {name:<{width}}  {(entry.load().__doc__ or '').splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def _show(as_json: bool, found: dict[str, Any], lines: Sequence[str]) -> None:
+    print(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+
+
+def _progress(done: int, total: int) -> None:
+    end = "\n" if done == total else "\r"
+    print(f"making decisions again: entry {done} of {total}", end=end, file=sys.stderr, flush=True)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+
+
+def _seconds(text: str) -> float:
+    from controller.shell.toml_records import parse_duration
+
+    try:
+        return parse_duration(text) / 1000
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write it like 10s or 5m") from error
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address; write it like 127.0.0.1:9464")
+    return host, int(port)

@@ -1,0 +1,233 @@
+"""The whole middle of Trimtab as one pure function.
+
+Gather a poll's events into windows; decide on every window that has settled, in order; stop catastrophes within
+a window; seal what cannot change any more. No IO, no clock, no hidden randomness.
+"""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+import numpy as np
+
+from controller.core import breaker, ledger, operate, windows
+from controller.core.control import Control, Statistics, fold, initial, tables
+from controller.core.decide import Decision, decide
+from controller.core.ledger import Cells, Record
+from controller.core.operate import Answer, Command
+from controller.core.plan import Plan
+from controller.core.windows import Batch, Ingested, Quality, WindowsState
+
+Randomness = Callable[[int], np.random.Generator]  # window end in ms -> its generator
+
+BREAKER_EVERY_MS = 60_000
+
+
+class State(msgspec.Struct, frozen=True, eq=False):
+    """Everything a step needs of the steps before it. Never mutated."""
+
+    windows: WindowsState
+    control: Control
+    recorded: Cells  # sums as the ledger holds them, of windows that are not sealed
+    rejected: int = 0  # rows refused since the last decision
+    looked_ms: int = 0  # when the breaker last looked
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """A table to put into Redis, once the entries before it are safe in the ledger."""
+
+    version: int
+    table: bytes
+
+
+Effect = Record | Publish
+
+
+class Info(msgspec.Struct, frozen=True, eq=False):
+    """What people and metrics want to see of a step."""
+
+    now_ms: int
+    ingested: Ingested
+    decisions: tuple[Decision, ...]
+    sealed: tuple[int, ...]  # window ends
+
+
+def start(plan: Plan) -> State:
+    """The state of a study that has seen nothing."""
+    return State(windows.initial(), initial(plan), {})
+
+
+def seeded(seed: int) -> Randomness:
+    """The study's randomness: every decision's generator follows from the seed and its window's end alone."""
+    return lambda end_ms: np.random.default_rng((seed, end_ms))
+
+
+def event_clock_ms(state: State) -> int:
+    """The time of a run on the events' own clock: the highest watermark of any partition, 0 before any event."""
+    marks = (part.watermark_ms for part in state.windows.partitions.values())
+    return max((mark for mark in marks if mark is not None), default=0)
+
+
+def step(
+    plan: Plan, state: State, batch: Batch, now_ms: int | None, rng: Randomness
+) -> tuple[State, tuple[Effect, ...], Info]:
+    """Take in one poll.
+
+    Args:
+        now_ms: the wall clock, or None to run on the events' own clock.
+        rng: gives the generator of a window's decision.
+
+    Returns:
+        The next state; what to do, in order (a table is published only after the records before it are durable);
+        and what to show.
+    """
+    state, ingested = _ingest(plan, state, batch, now_ms)
+    now = event_clock_ms(state) if now_ms is None else now_ms
+    effects: list[Effect] = []
+    decisions = []
+    if ingested.counts.get("overflow"):
+        state, effects = _frozen(plan, state, "impossible values: a window's sums would overflow", now)
+    ends = list(_settled(plan, state))
+    for end in ends:
+        act = end == ends[-1] and not batch.backlog
+        state, decision, entries = _decide(plan, state, end, now, rng(end), act)
+        decisions.append(decision)
+        effects += entries
+    if not ends:
+        state, entries = _break(plan, state, now)
+        effects += entries
+    state, sealed, entries = _seal(plan, state, batch, now)
+    effects += entries
+    return state, tuple(effects), Info(now, ingested, tuple(decisions), sealed)
+
+
+def begin(plan: Plan, state: State, epoch: int, now_ms: int, about: dict[str, str]) -> tuple[State, Record, Publish]:
+    """Take the study over under a new epoch; its table is published before any event is read.
+
+    `about`: what the process is (code, fingerprint), for the ledger.
+    """
+    control, table = operate.begin(plan, state.control, epoch, now_ms)
+    body = {"epoch": epoch, "about": about, "table": table.decode(), "carry": ledger.carried(control.carry)}
+    state = msgspec.structs.replace(state, control=control)
+    return state, Record(now_ms, "daemon_started", body), Publish(control.carry.version, table)
+
+
+def command(plan: Plan, state: State, order: Command, now_ms: int) -> tuple[State, tuple[Effect, ...], Answer]:
+    """Carry out an operator's command."""
+    before = state.control.carry
+    control, answer = operate.apply(plan, state.control, order, now_ms)
+    body = {
+        "order": msgspec.to_builtins(order),
+        "said": answer.said,
+        "table": None if answer.table is None else answer.table.decode(),
+        "carry": ledger.carried(control.carry),
+    }
+    effects: list[Effect] = [Record(now_ms, "operator", body)]
+    effects += ledger.facts(before, control.carry, (), control.deals[before.deal], now_ms)
+    if answer.table is not None:
+        effects.append(Publish(control.carry.version, answer.table))
+    return msgspec.structs.replace(state, control=control), tuple(effects), answer
+
+
+def _ingest(plan: Plan, state: State, batch: Batch, now_ms: int | None) -> tuple[State, Ingested]:
+    after, ingested = windows.ingest(
+        plan.window,
+        plan.events,
+        state.windows,
+        batch,
+        tables(state.control),
+        now_ms or 0,
+        "events" if now_ms is None else "wall",
+        plan.safety.unit_sample,
+    )
+    refused = sum(sum(part.rejected.values()) for part in batch.parts) + ingested.counts.get("future", 0)
+    return msgspec.structs.replace(state, windows=after, rejected=state.rejected + refused), ingested
+
+
+def _settled(plan: Plan, state: State) -> Iterator[int]:
+    """Ends of the windows to decide on now. A run of empty ones is decided on once, at its end."""
+    mark, length = state.windows.watermark_ms, plan.window.length_ms
+    if mark is None or not (state.windows.cells or state.control.carry.decided_through_ms):
+        return
+    last = (mark - plan.window.grace_ms) // length * length
+    filled = sorted({end for end, _ in state.windows.cells if end <= last})
+    done = state.control.carry.decided_through_ms
+    if not done and filled:
+        done = filled[0] - length
+    for end in filled:
+        if end - length > done:
+            yield end - length
+        if end > done:
+            yield end
+            done = end
+    if done and last > done:
+        yield last
+
+
+def _statistics(state: State, plan: Plan, end_ms: int | None) -> Statistics:
+    """What is known up to a window's end; None: of everything, the open window included."""
+    cells = state.windows.cells
+    kept = cells if end_ms is None else {key: cell for key, cell in cells.items() if key[0] <= end_ms}
+    last = max((end for end, _ in kept), default=0) if end_ms is None else end_ms
+    units = state.windows.units.get(last)
+    quality = state.windows.quality.get(last, Quality())
+    return Statistics(last, kept, np.zeros(plan.buckets, np.int64) if units is None else units, quality, state.rejected)
+
+
+def _decide(
+    plan: Plan, state: State, end_ms: int, now_ms: int, rng: np.random.Generator, act: bool
+) -> tuple[State, Decision, list[Effect]]:
+    seen, before = _statistics(state, plan, end_ms), state.control.carry
+    control, decision = decide(plan, state.control, seen, now_ms, rng, act)
+    data, recorded = ledger.pack(seen, state.recorded)
+    effects: list[Effect] = [ledger.decided(decision, control.carry, now_ms, act, data)]
+    effects += ledger.facts(before, control.carry, decision.tripped, decision.deal, now_ms)
+    if decision.table is not None:
+        effects.append(Publish(control.carry.version, decision.table))
+    return msgspec.structs.replace(state, control=control, recorded=recorded, rejected=0), decision, effects
+
+
+def _break(plan: Plan, state: State, now_ms: int) -> tuple[State, list[Effect]]:
+    """Look for a catastrophe, at most once a minute."""
+    if now_ms < state.looked_ms + BREAKER_EVERY_MS:
+        return state, []
+    state = msgspec.structs.replace(state, looked_ms=now_ms)
+    seen, before = _statistics(state, plan, None), state.control.carry
+    tripped = breaker.tripped(plan, state.control, seen)
+    if not tripped:
+        return state, []
+    control, table = breaker.stop(plan, state.control, tripped, now_ms)
+    data, recorded = ledger.pack(seen, state.recorded)
+    deal = state.control.deals[before.deal]
+    body = {"table": table.decode(), "carry": ledger.carried(control.carry)}
+    effects: list[Effect] = [Record(now_ms, "breaker_tripped", body, data)]
+    effects += ledger.facts(before, control.carry, tripped, deal, now_ms)
+    effects.append(Publish(control.carry.version, table))
+    return msgspec.structs.replace(state, control=control, recorded=recorded), effects
+
+
+def _frozen(plan: Plan, state: State, reason: str, now_ms: int) -> tuple[State, list[Effect]]:
+    if state.control.carry.stage == "paused":
+        return state, []
+    state, effects, _ = command(plan, state, Command("freeze", "trimtab", reason), now_ms)
+    return state, list(effects)
+
+
+def _seal(plan: Plan, state: State, batch: Batch, now_ms: int) -> tuple[State, tuple[int, ...], list[Effect]]:
+    after, sealed = windows.seal(plan.window, state.windows, batch.idle)
+    control, recorded = state.control, state.recorded
+    effects: list[Effect] = []
+    for window in sealed:
+        cells = {(window.end_ms, version): cell for version, cell in window.cells.items()}
+        seen = Statistics(window.end_ms, cells, np.zeros(plan.buckets, np.int64), Quality(), 0)
+        data, recorded = ledger.pack(seen, recorded)
+        recorded = ledger.without(recorded, window.end_ms)
+        control = fold(plan, control, window.end_ms, window.cells)
+        body = {
+            "window_end_ms": window.end_ms,
+            "offsets": {str(p): offset for p, offset in window.offsets.items()},
+            "sums_sha256": ledger.digest(cells),
+            "carry": ledger.carried(control.carry),
+        }
+        effects.append(Record(now_ms, "sealed", body, data))
+    ends = tuple(window.end_ms for window in sealed)
+    return msgspec.structs.replace(state, windows=after, control=control, recorded=recorded), ends, effects

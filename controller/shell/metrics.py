@@ -1,0 +1,112 @@
+"""Prometheus metrics of a daemon. Names and units are stable: dashboards and alerts are made of them."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from controller.assignment import Stage
+from controller.core.decide import Decision
+from controller.core.plan import Plan
+from controller.core.rollout import MOVES
+from controller.core.step import Info as StepInfo
+from controller.core.step import State
+
+
+class Metrics:
+    """What one daemon shows; `registry` is passed in, so that tests and embedders keep theirs apart."""
+
+    def __init__(self, registry: CollectorRegistry, plan: Plan, build: Mapping[str, str]) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"trimtab_{name}", text, labels, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"trimtab_{name}", text, labels, registry=registry)
+
+        self._plan = plan
+        self._events = counter("events", "Rows by what became of them", "result")
+        self._rejected = counter("events_rejected", "Rows that were refused, by reason", "reason")
+        self._unknown = counter("unknown_components", "Rows with a component that the study does not use", "component")
+        self._bytes = counter("received_bytes", "Bytes of record values polled")
+        self._lag = gauge("lag_records", "Records between the daemon's position and the end", "partition")
+        self._watermark = gauge("watermark_seconds", "Event time that the stream has passed, s since the epoch")
+        self._open = gauge("windows_open", "Windows that are not sealed yet")
+        self._sealed = counter("windows_sealed", "Windows sealed")
+        self._amended = counter("windows_amended", "Polls that changed a window already settled")
+        self._decisions = counter("decisions", "Decisions by outcome", "outcome")
+        self._step_s = Histogram("trimtab_step_seconds", "Duration of a step", registry=registry)
+        self._change = gauge("relative_change_ratio", "Relative change against control", "arm", "metric")
+        self._change_se = gauge("relative_change_se_ratio", "Its standard error", "arm", "metric")
+        self._share = gauge("arm_share_ratio", "Share of buckets", "arm")
+        self._stage = gauge("stage", "1 for the stage the study is in", "stage")
+        self._version = gauge("assignment_version", "Version of the newest table")
+        self._published = gauge("assignment_published_seconds", "When it was made, daemon's clock, s since the epoch")
+        self._publish_failures = counter("publish_failures", "Publications that Redis did not take")
+        self._tripped = counter("guardrail_trips", "Guardrails that an arm broke", "metric")
+        self._gain = gauge("expected_gain_ratio", "Expected gain of the best vector known")
+        self._feasible = gauge("feasible_probability_ratio", "P(it keeps every guardrail)")
+        self._regret = gauge("expected_regret_ratio", "Expected gain of the best feasible vector over it")
+        self._ready = gauge("ready", "1 while the daemon is ready")
+        Info("trimtab_build", "What is running", registry=registry).info(dict(build))
+
+    def polled(self, size: int, lag: Mapping[int, int], unknown: Mapping[str, int]) -> None:
+        """A poll's bytes, the lag by partition, and the components that the study does not use."""
+        self._bytes.inc(size)
+        for partition, records in lag.items():
+            self._lag.labels(str(partition)).set(records)
+        for name, rows in unknown.items():
+            self._unknown.labels(name).inc(rows)
+
+    def stepped(self, state: State, info: StepInfo, rejected: Iterable[tuple[str, int]], seconds: float) -> None:
+        """What a step did."""
+        self._step_s.observe(seconds)
+        for result, rows in info.ingested.counts.items():
+            self._events.labels(result).inc(rows)
+        for reason, rows in rejected:
+            self._rejected.labels(reason).inc(rows)
+        self._amended.inc(len(info.ingested.amended))
+        self._sealed.inc(len(info.sealed))
+        self._open.set(len({end for end, _ in state.windows.cells}))
+        if state.windows.watermark_ms is not None:
+            self._watermark.set(state.windows.watermark_ms / 1000)
+        for decision in info.decisions:
+            self._decided(decision)
+        self._show(state)
+
+    def publish_failed(self) -> None:
+        """Redis did not take the table."""
+        self._publish_failures.inc()
+
+    def ready(self, ready: bool) -> None:
+        """Whether the daemon is ready."""
+        self._ready.set(ready)
+
+    def _decided(self, decision: Decision) -> None:
+        self._decisions.labels(decision.outcome).inc()
+        for crossing in decision.tripped:
+            self._tripped.labels(crossing.metric).inc()
+        self._change.clear()
+        self._change_se.clear()
+        if decision.changes is None:
+            return
+        for m, metric in enumerate(self._plan.metrics):
+            sd = np.sqrt(np.diagonal(decision.changes.covariance[m, 0]))
+            for a, arm in enumerate(decision.deal.arms[1:]):
+                self._change.labels(arm.arm, metric.name).set(decision.changes.change[m, 0, a])
+                self._change_se.labels(arm.arm, metric.name).set(sd[a])
+
+    def _show(self, state: State) -> None:
+        carry = state.control.carry
+        stages: Iterable[Stage] = MOVES
+        for stage in stages:
+            self._stage.labels(stage).set(stage == carry.stage)
+        self._version.set(carry.version)
+        self._published.set(carry.published_ms / 1000)
+        deal = state.control.deals[carry.deal]
+        self._share.clear()
+        for arm, count in zip(deal.arms, np.bincount(deal.buckets, minlength=len(deal.arms)), strict=True):
+            self._share.labels(arm.arm).set(count / self._plan.buckets)
+        if carry.pick is not None:
+            self._gain.set(carry.pick.gain_mean)
+            self._feasible.set(carry.pick.p_feasible)
+            self._regret.set(carry.pick.regret)

@@ -10,7 +10,7 @@ Notation: n strings, string i is `data[starts[i] : starts[i] + lengths[i]]`, h t
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +51,7 @@ def xxh64(data: bytes, seed: int = 0) -> int:
     return h ^ h >> 32
 
 
-def xxh64_many(
-    data: NDArray[np.uint8], offsets: NDArray[np.int64], seed: int = 0, prefix: bytes = b""
-) -> Hashes:
+def xxh64_many(data: NDArray[np.uint8], offsets: NDArray[np.int64], seed: int = 0, prefix: bytes = b"") -> Hashes:
     """Hash n strings laid end to end (the Arrow layout): `prefix + data[offsets[i]:offsets[i+1]]` -> (n,)."""
     starts = np.asarray(offsets[:-1], np.int64)
     return xxh64_spans(data, starts, np.diff(offsets), seed, prefix)
@@ -76,12 +74,27 @@ def xxh64_spans(
     return _hash_spans(padded, starts, lengths, seed, prefix)
 
 
-def pack(strings: Strings) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Lay strings end to end as UTF-8 (the Arrow layout): data uint8, offsets (n + 1,). Raises `TypeError` on others."""
-    encoded = [string.encode() if isinstance(string, str) else string for string in strings]
+class Packed(NamedTuple):
+    """n strings laid end to end, as Arrow does: string i is `data[offsets[i]:offsets[i + 1]]`."""
+
+    data: NDArray[np.uint8]
+    offsets: NDArray[np.int64]  # (n + 1,)
+
+
+def pack(strings: Strings) -> Packed:
+    """Lay strings end to end as UTF-8. Raises `TypeError` on what is neither str nor bytes."""
+    encoded = [_utf8(string) for string in strings]
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+    return Packed(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+
+def _utf8(string: str | bytes) -> bytes:
+    if isinstance(string, str):
+        return string.encode()
+    if isinstance(string, bytes):
+        return string
+    raise TypeError(f"expected str or bytes, found {type(string).__name__}")
 
 
 def unit_hashes(units: Strings | NDArray[np.bytes_] | NDArray[np.str_], salt: str) -> Hashes:
@@ -90,6 +103,8 @@ def unit_hashes(units: Strings | NDArray[np.bytes_] | NDArray[np.str_], salt: st
     Takes a sequence of str or bytes, or a numpy array of fixed-width strings (dtype S or U; numpy drops their
     trailing NULs). Raises `TypeError` on a unit that is neither, `UnicodeEncodeError` on a lone surrogate.
     """
+    if isinstance(units, str):
+        raise TypeError("units must be a sequence of str or bytes, found one str")
     prefix = salt.encode()
     if isinstance(units, np.ndarray):
         return _array_hashes(units, prefix)
@@ -162,9 +177,7 @@ def _by_length(lengths: NDArray[np.int64]) -> Iterator[tuple[slice | NDArray[np.
         for begin in range(0, len(lengths), _CHUNK):
             yield slice(begin, begin + _CHUNK), longest
         return
-    narrow = (
-        lengths.astype(np.uint16) if longest < 2**16 else lengths
-    )  # 16 bits are sorted by radix: 4x faster
+    narrow = lengths.astype(np.uint16) if longest < 2**16 else lengths  # 16 bits are sorted by radix: 4x faster
     order = np.argsort(narrow, kind="stable")
     bounds = [0, *(np.flatnonzero(np.diff(lengths[order])) + 1).tolist(), len(lengths)]
     for begin, end in pairwise(bounds):
@@ -176,9 +189,7 @@ def _hash_group(
     padded: NDArray[np.uint8], starts: NDArray[np.int64], unit_length: int, seed: int, prefix: bytes
 ) -> Hashes:
     """Hash m strings of one length (m,)."""
-    words = np.ndarray(
-        len(padded) - _WORD + 1, "<u8", padded, strides=(1,)
-    )  # words[i]: the 8 bytes from byte i on
+    words = np.ndarray(len(padded) - _WORD + 1, "<u8", padded, strides=(1,))  # words[i]: the 8 bytes from byte i on
     length = len(prefix) + unit_length
 
     def read(position: int) -> Hashes:

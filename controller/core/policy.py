@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from controller.core.candidates import around, initial, pool, rms_distance
@@ -37,6 +38,7 @@ CAUTION = 0.25  # standard deviations off the mean, so that the pick is not the 
 MIN_FEASIBLE = 0.6  # P(every guardrail is kept) below which nothing is recommended
 MIN_GAIN = 0.001  # of the objective, per unit of its coefficients: less is not worth a rollout
 REGRET_DRAWS = 64
+SCREENED = 64  # earlier vectors, best by mean, whose standard deviations are looked at
 FALLBACKS = 32  # a draw's best candidates that are tried before an arm goes to the safest
 CLIMBS, CLIMB_POINTS = 4, 96  # rounds of local search for the pick, and points in each
 CERTAIN = 1e-9  # a standard deviation below this is rounding
@@ -107,8 +109,17 @@ class _View(msgspec.Struct, frozen=True, eq=False):
 
     def draw(self, unit: Floats, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Joint draws at (k, d) points: gains and total violations, (draws, k) each."""
-        f = self.posterior.draw(unit, self.group, self.hour, rng, draws)
-        violation = np.maximum(-margins(self.goal, f), 0.0).sum(axis=1)
+        return self._judge(self.posterior.draw(unit, self.group, self.hour, rng, draws))
+
+    def promising(self, unit: Floats) -> Floats:
+        """The few points with the best means: what bounds the cost when the history is long."""
+        if len(unit) <= SCREENED:
+            return unit
+        gain, violation = self._judge(self.posterior.mean(unit, self.group, self.hour))
+        return unit[_order(gain, violation)[:SCREENED]]
+
+    def _judge(self, f: Floats) -> tuple[Floats, Floats]:
+        violation = np.maximum(-margins(self.goal, f), 0.0).sum(axis=-2)
         return np.array(self.goal.objective) @ f, violation
 
 
@@ -155,7 +166,7 @@ def propose(
         return Proposal(unit, tuple(first))
     chosen = [
         _propose_group(
-            _View(posterior, goal, group, hour),
+            _view(posterior, goal, group, hour),
             arms,
             risk,
             _apart(previous[:, j], posterior.baseline, banned),
@@ -192,7 +203,7 @@ def recommend(
         shares: (G',) traffic of the groups; equal when not given.
     """
     share = np.full(len(groups), 1.0 / len(groups)) if shares is None else shares / shares.sum()
-    picks = [_pick_group(_View(posterior, goal, group, hour), candidates[:, j], rng) for j, group in enumerate(groups)]
+    picks = [_pick_group(_view(posterior, goal, group, hour), candidates[:, j], rng) for j, group in enumerate(groups)]
     unit = np.stack([u for u, _, _ in picks])
     if (unit == posterior.baseline).all():
         return None
@@ -220,7 +231,21 @@ def margins(goal: Goal, f: Floats) -> Floats:
 
 def p_violation(posterior: Posterior, goal: Goal, unit: Floats, group: int, hour: float) -> Floats:
     """(k,) P(a guardrail is broken) at (k, d) points."""
-    return 1.0 - _View(posterior, goal, group, hour).believe(unit).feasible
+    return 1.0 - _view(posterior, goal, group, hour).believe(unit).feasible
+
+
+def _view(posterior: Posterior, goal: Goal, group: int, hour: float) -> _View:
+    """Only the metrics that the goal names are looked at."""
+    named = {m for m, coefficient in enumerate(goal.objective) if coefficient} | {own.metric for own in goal.limits}
+    metrics = sorted(named)
+    objective = tuple(goal.objective[m] for m in metrics)
+    limits = tuple(Limit(metrics.index(own.metric), own.sign, own.limit) for own in goal.limits)
+    return _View(posterior.only(metrics), Goal(objective, limits), group, hour)
+
+
+def _order(gain: Floats, violation: Floats) -> NDArray[np.intp]:
+    """Indices, best first: the feasible by gain, then the others by how little they violate."""
+    return np.lexsort((-gain, violation))
 
 
 def _standardised(margin: Floats, sd: Floats) -> Floats:
@@ -250,7 +275,7 @@ def _anchors(view: _View) -> Floats:
     """The most promising vectors that were ever dealt to the group (to any, where the group has seen none)."""
     seen = view.posterior.seen
     own = seen.group == view.group
-    unit = np.unique(seen.unit[own] if own.any() else seen.unit, axis=0)
+    unit = view.promising(np.unique(seen.unit[own] if own.any() else seen.unit, axis=0))
     return unit[np.argsort(-view.believe(unit).score, kind="stable")[:ANCHORS]]
 
 
@@ -258,9 +283,10 @@ def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
     """Up to `count` of the most promising earlier vectors, distinct and within the risk."""
     if not len(previous) or not count:
         return previous[:0]
-    belief = view.believe(previous)
+    known = view.promising(np.unique(previous, axis=0))
+    belief = view.believe(known)
     order = np.argsort(-belief.score, kind="stable")
-    return _fill(previous[:0], previous[order[belief.feasible[order] >= 1.0 - risk]], count)
+    return _fill(previous[:0], known[order[belief.feasible[order] >= 1.0 - risk]], count)
 
 
 def _thompson(view: _View, unit: Floats, chosen: Floats, arms: int, rng: np.random.Generator) -> Floats:
@@ -269,9 +295,7 @@ def _thompson(view: _View, unit: Floats, chosen: Floats, arms: int, rng: np.rand
     if not len(unit):
         return chosen
     for gain, violation in zip(*view.draw(unit, arms - len(chosen), rng), strict=True):
-        feasible = violation <= 0.0
-        value = np.where(feasible, gain, -np.inf) if feasible.any() else -violation
-        chosen = _fill(chosen, unit[np.argsort(-value, kind="stable")[:FALLBACKS]], len(chosen) + 1)
+        chosen = _fill(chosen, unit[_order(gain, violation)[:FALLBACKS]], len(chosen) + 1)
     return chosen
 
 
@@ -299,16 +323,22 @@ def _arm_reason(own: list[Reason]) -> Reason:
 def _pick_group(view: _View, candidates: Floats, rng: np.random.Generator) -> tuple[Floats, _Belief, float]:
     """The best point of one group, its marginals (k = 1), and its regret."""
     baseline = view.posterior.baseline
-    unit = np.concatenate((baseline[None], candidates))
-    for _ in range(CLIMBS):
-        best = unit[np.argsort(-_worth(view.believe(unit)), kind="stable")[:ANCHORS]]
-        unit = np.concatenate((unit, around(best, CLIMB_POINTS, rng)))
+    unit = np.concatenate((baseline[None], view.promising(candidates)))
     belief = view.believe(unit)
+    for _ in range(CLIMBS):
+        best = unit[np.argsort(-_worth(belief), kind="stable")[:ANCHORS]]
+        near = around(best, CLIMB_POINTS, rng)
+        unit, belief = np.concatenate((unit, near)), _joined(belief, view.believe(near))
     best_index = int(np.argmax(_worth(belief)))
     if _worth(belief)[best_index] < MIN_GAIN * np.abs(view.goal.objective).sum():
         best_index = 0  # the baseline
-    pick = unit[best_index : best_index + 1]
-    return pick[0], view.believe(pick), _regret(view, pick, unit, belief, rng)
+    pick = unit[best_index]
+    return pick, view.believe(pick[None]), _regret(view, pick, unit, belief, rng)
+
+
+def _joined(a: _Belief, b: _Belief) -> _Belief:
+    gain, sd = np.concatenate((a.gain, b.gain)), np.concatenate((a.sd, b.sd))
+    return _Belief(gain, sd, np.concatenate((a.feasible, b.feasible)))
 
 
 def _worth(belief: _Belief) -> Floats:
@@ -319,6 +349,6 @@ def _worth(belief: _Belief) -> Floats:
 def _regret(view: _View, pick: Floats, unit: Floats, belief: _Belief, rng: np.random.Generator) -> float:
     """Mean over joint draws of the best feasible gain minus the pick's; a gain counts as 0 when infeasible."""
     rivals = np.argsort(-(belief.gain + belief.sd) * belief.feasible, kind="stable")[: DRAWN // 2]
-    gain, violation = view.draw(np.concatenate((pick, unit[rivals])), REGRET_DRAWS, rng)
+    gain, violation = view.draw(np.concatenate((pick[None], unit[rivals])), REGRET_DRAWS, rng)
     feasible_gain = np.where(violation <= 0.0, gain, 0.0)
     return float((np.maximum(feasible_gain.max(axis=1), 0.0) - feasible_gain[:, 0]).mean())

@@ -154,6 +154,26 @@ def test_segments_choose_for_themselves() -> None:
     assert pick.gain_mean == pytest.approx((0.06 + 0.04) / 2, abs=0.02)
 
 
+def test_a_study_may_have_no_guardrails() -> None:
+    goal, rng = Goal((1.0, 0.0), ()), np.random.default_rng(5)
+    nothing = np.empty((0, 1, D))
+    proposal = propose(linear(), goal, (0,), 1.0, arms=4, risk=0.25, previous=nothing, banned=NONE, rng=rng)
+    assert np.median(proposal.unit[:, 0, 0]) > 0.75
+    pick = recommend(linear(), goal, (0,), 1.0, candidates=proposal.unit, rng=rng)
+    assert pick is not None
+    assert pick.p_feasible == 1.0
+
+
+def test_one_weight_and_one_arm_are_enough() -> None:
+    baseline, hypers = np.array([0.5]), (Hyper((0.5,), 0.1, 200.0, 0.7),)
+    unit = np.linspace(0, 1, 9)[:, None]
+    posterior = condition(observed(unit, 0.1 * (unit.T - 0.5)), baseline, hypers)
+    goal, rng, nothing = Goal((1.0,), ()), np.random.default_rng(6), np.empty((0, 1, 1))
+    proposal = propose(posterior, goal, (0,), 1.0, arms=1, risk=0.25, previous=nothing, banned=nothing[:, 0], rng=rng)
+    assert proposal.unit.shape == (1, 1, 1)
+    assert proposal.unit[0, 0, 0] > 0.7
+
+
 def test_the_same_randomness_gives_the_same_proposal() -> None:
     np.testing.assert_array_equal(ask(linear(), seed=6)[0], ask(linear(), seed=6)[0])
 

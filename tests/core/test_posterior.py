@@ -82,6 +82,13 @@ def test_points_may_have_groups_of_their_own() -> None:
         np.testing.assert_allclose(mixed[:, j], posterior.mean_sd(unit, group, 9.0)[0][:, j])
 
 
+def test_the_mean_alone_and_some_of_the_metrics_agree_with_the_whole() -> None:
+    posterior, unit = condition(study(3), BASELINE, HYPERS), np.random.default_rng(4).random((4, 3))
+    mean, _ = posterior.mean_sd(unit, 1, 9.0)
+    np.testing.assert_allclose(posterior.mean(unit, 1, 9.0), mean, atol=1e-12)
+    np.testing.assert_allclose(posterior.only([1]).mean(unit, 1, 9.0), mean[1:], atol=1e-12)
+
+
 def test_the_baseline_does_not_change_in_any_group_at_any_time() -> None:
     posterior = condition(study(5), BASELINE, HYPERS)
     for group, hour in ((0, 0.0), (1, 5.0), (7, 500.0)):

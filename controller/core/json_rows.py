@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
-from typing import Annotated, Any, NamedTuple
+from operator import attrgetter
+from typing import Annotated, Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -248,39 +249,55 @@ def _columns(rows: list[Any], layout: Layout, arms: dict[str, int]) -> tuple[Any
     """A block's columns; `arms` numbers the names that any block has met."""
     n = len(rows)
     values = [row.values for row in rows]
-    segments = dict(zip(layout.segments, range(1, len(layout.segments) + 1), strict=True)).get
-    buckets = [row.bucket for row in rows]
-    names = [row.arm for row in rows]
-    for name in dict.fromkeys(names):
-        arms.setdefault(name or "", len(arms))
-    codes: dict[str | None, int] = {None: arms.get("", 0), **arms}
     components = np.empty((n, len(layout.components)))
     for index in range(len(layout.components)):
-        attribute = f"c{index}"
-        components[:, index] = [getattr(row, attribute) for row in values]
+        components[:, index] = np.fromiter(map(attrgetter(f"c{index}"), values), np.float64, n)
     return (
-        [row.id for row in rows],
-        [row.unit for row in rows],
+        _text([row.id for row in rows]),
+        _text([row.unit for row in rows]),
         np.fromiter([row.ts_ms for row in rows], np.int64, n),
         np.fromiter([row.version for row in rows], np.int64, n),
-        np.fromiter([-1 if bucket is None else bucket for bucket in buckets], np.int64, n),
-        np.fromiter(map(segments, [row.segment for row in rows], repeat(0)), np.int16, n),
-        np.fromiter(map(codes.__getitem__, names), np.int32, n),
+        _buckets([row.bucket for row in rows]),
+        np.fromiter(map(_segment_codes(layout).get, [row.segment for row in rows], repeat(0)), np.int16, n),
+        _arm_codes([row.arm for row in rows], arms),
         components,
     )
 
 
-def _joined(blocks: list[list[str | None]]) -> Text:
-    """All strings end to end, a NUL after each: to look for the NULs is faster than to ask each string's length."""
-    n = sum(map(len, blocks))
-    texts = [*("\0".join([text or "" for text in block]) for block in blocks if block), ""]
-    data = np.frombuffer("\0".join(texts).encode(), np.uint8)
+def _buckets(buckets: list[int | None]) -> NDArray[np.int64]:
+    if buckets.count(None) == len(buckets):
+        return np.full(len(buckets), -1, np.int64)
+    return np.array([-1 if bucket is None else bucket for bucket in buckets], np.int64)
+
+
+def _segment_codes(layout: Layout) -> dict[str | None, int]:
+    return {name: code for code, name in enumerate(layout.segments, 1)}
+
+
+def _arm_codes(names: list[str | None], arms: dict[str, int]) -> NDArray[np.int32]:
+    codes = {name: arms.setdefault(name or "", len(arms)) for name in dict.fromkeys(names)}
+    return np.fromiter(map(codes.__getitem__, names), np.int32, len(names))
+
+
+def _text(strings: list[str | None]) -> Text:
+    """Lay strings end to end, a NUL after each: to look for the NULs is faster than to ask every string's length."""
+    present = [string or "" for string in strings] if None in strings else cast(list[str], strings)
+    data = np.frombuffer("\0".join([*present, ""]).encode(), np.uint8)
     ends = np.flatnonzero(data == 0)
-    if len(ends) != n:
-        return _packed([text or "" for block in blocks for text in block])
-    starts = np.zeros(n, np.int64)
+    if len(ends) != len(strings):
+        return _packed(present)
+    starts = np.zeros(len(ends), np.int64)
     starts[1:] = ends[:-1] + 1
     return Text(data, starts, ends - starts)
+
+
+def _joined(blocks: list[Text]) -> Text:
+    sizes = np.cumsum([0, *(len(block.data) for block in blocks)]).tolist()
+    return Text(
+        np.concatenate([block.data for block in blocks]),
+        np.concatenate([block.starts + begin for block, begin in zip(blocks, sizes, strict=False)]),
+        np.concatenate([block.lengths for block in blocks]),
+    )
 
 
 def _packed(texts: list[str]) -> Text:

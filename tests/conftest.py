@@ -19,12 +19,17 @@ from typing import NoReturn
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 
 from tests.services import kafka_broker as kafka_service
 from tests.services import redis_server as redis_service
 from tests.services.kafka_broker import KafkaBroker, MakeBroker, MakeTopic
 from tests.services.redis_server import MakeRedis, RedisServer
+
+# The same examples in every run, and no verdict on how fast a shared machine was.
+settings.register_profile("trimtab", derandomize=True, deadline=None)
+settings.load_profile("trimtab")
 
 _FIXTURES = {
     "redis": {"redis_url", "redis_server"},
@@ -43,6 +48,7 @@ def _redis_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         _refuse_data(given)
         yield given
+        _empty(given)
         return
     _need(redis_service.missing())
     server = RedisServer(tmp_path_factory.mktemp("redis"))
@@ -58,8 +64,7 @@ def redis_url(_redis_shared: str) -> str:
     def test_publishes(redis_url: str) -> None:
         client = redis.Redis.from_url(redis_url)
     """
-    with Redis.from_url(_redis_shared) as client:
-        client.flushdb()
+    _empty(_redis_shared)
     return _redis_shared
 
 
@@ -140,6 +145,11 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBroke
         yield make
 
 
+def _empty(url: str) -> None:
+    with Redis.from_url(url) as client:
+        client.flushdb()
+
+
 def _refuse_data(url: str) -> None:
     """Every test empties the database, so one that holds data is somebody's."""
     with Redis.from_url(url) as client:
@@ -171,13 +181,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
     """Say loudly what was not tested, after everything but the closing line."""
     yield
-    skipped = [report for report in terminalreporter.getreports("skipped") if _NOT_AVAILABLE in str(report.longrepr)]
-    if not skipped:
+    told = [_reason(report) for report in terminalreporter.getreports("skipped")]
+    missing = [reason.partition(_NOT_AVAILABLE)[2] for reason in told if _NOT_AVAILABLE in reason]
+    if not missing:
         return
-    reasons = sorted({str(report.longrepr).split(_NOT_AVAILABLE)[1].rstrip("')") for report in skipped})
     terminalreporter.write_sep("!", red=True, bold=True)
     terminalreporter.write_line(
-        f"{len(skipped)} TESTS AGAINST REAL SERVICES DID NOT RUN: {'; '.join(reasons)}", red=True, bold=True
+        f"{len(missing)} TESTS AGAINST REAL SERVICES DID NOT RUN: {'; '.join(sorted(set(missing)))}",
+        red=True,
+        bold=True,
     )
     terminalreporter.write_line(_REMEDY, red=True)
     terminalreporter.write_sep("!", red=True, bold=True)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Of a skipped test; pytest keeps (file, line, reason)."""
+    return str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -97,8 +97,8 @@ def _fetch_jars() -> None:
     _HOME.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_HOME) as scratch:
         jars = Path(scratch) / "libs"
-        command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
-        _call([*command, f"-DoutputDirectory={jars}"])
+        command = ["mvn", "-q", "-B", "-Dmaven.wagon.http.retryHandler.count=5", "-f", str(_POM)]
+        _call([*command, "dependency:copy-dependencies", f"-DoutputDirectory={jars}"])
         _rename(jars, JARS)
 
 

@@ -1,76 +1,43 @@
-"""Which 128-bit keys have been seen, by window: sorted immutable runs, merged as they grow.
+"""Which 128-bit keys have been seen, by window: event ids, and the units that a window has met.
 
-A log-structured merge index (O'Neil et al. 1996): a batch adds one sorted run, runs of similar
-size are merged, a window expires by its tag. Nothing is ever changed in place, so an old index
-stays valid. Notation: n keys, high word `hi` (uniform: it orders the runs), low word `lo`, whose
-lowest `TAG_BITS` give way to the slot of the key's window, so that a key costs 16 bytes.
+Keys of all live windows lie in one index of sorted runs; a key's tag is the slot of its window, so
+one look-up asks all windows, and a window is forgotten by its tag. 2**20 windows can be live; of a
+key's hash 108 bits remain, so that among 1e9 keys any two collide with p < 1e-14.
 """
 
-from typing import TypeVar
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-T = TypeVar("T", bound=np.generic)
+from controller.core.runs import TAG, TAG_BITS, Run, Words, compacted, find, frozen, order_of, run_of, with_run
 
-TAG_BITS = 20  # 2**20 live windows; 108 bits of the hash remain: 1e9 keys collide with p < 1e-14
-TAG = np.uint64((1 << TAG_BITS) - 1)
-GROWTH = 4  # a run is merged into the one before it when that is at most this many times larger
 PEELED = 8  # so many distinct values are taken off one at a time before the rest is sorted
-DEAD_SHARE = 0.5  # of a run: above it the expired keys are cut out
-
-
-class Run(msgspec.Struct, frozen=True, eq=False):
-    """Keys in the order of `hi`; arrays are read-only."""
-
-    hi: NDArray[np.uint64]  # (n,) ascending
-    lo: NDArray[np.uint64]  # (n,) low word, tagged with the window's slot
-    slots: dict[int, int]  # slot -> keys of it in this run
+RESTORED = 1 << 21  # keys that are read from segments into one run
 
 
 class Fresh(msgspec.Struct, frozen=True, eq=False):
-    """Keys that no journal segment holds yet."""
+    """Keys by themselves, such as those that no journal segment holds yet."""
 
-    hi: NDArray[np.uint64]  # (n,)
-    lo: NDArray[np.uint64]  # (n,) untagged: the lowest bits are 0
-    end_ms: NDArray[np.int64]  # (n,)
+    hi: Words  # (n,)
+    lo: Words  # (n,) the lowest TAG_BITS are 0
+    end_ms: NDArray[np.int64]  # (n,) window
 
 
 class Index(msgspec.Struct, frozen=True, eq=False):
-    """The keys of all live windows. Keys of windows that end at or before `floor_ms` may be gone."""
+    """The keys of all live windows; those of windows that end at or before `floor_ms` count as gone."""
 
     runs: tuple[Run, ...] = ()  # largest first
     slots: dict[int, int] = {}  # window end -> slot
-    ends: dict[int, int] = {}  # slot -> window end
     floor_ms: int | None = None
     fresh: tuple[Fresh, ...] = ()
     segments: dict[int, int] = {}  # window end -> journal segments written
 
 
-class Matches(msgspec.Struct, frozen=True, eq=False):
-    """Pairs (needle, window in which its key is registered); a needle may appear more than once."""
-
-    needle: NDArray[np.intp]  # (m,) position in what was asked for
-    end_ms: NDArray[np.int64]  # (m,)
-
-
-def find(index: Index, hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> Matches:
-    """Where the keys (n,), in ascending order of `hi`, are registered."""
-    needles: list[NDArray[np.intp]] = []
-    tags: list[NDArray[np.uint64]] = []
-    for run in index.runs:
-        for needle, tag in _matches(run, hi, lo):
-            needles.append(needle)
-            tags.append(tag)
-    if not needles:
-        return Matches(np.empty(0, np.intp), np.empty(0, np.int64))
-    return Matches(np.concatenate(needles), _ends_of(index, np.concatenate(tags)))
-
-
 def deduplicated(
     index: Index,
-    key: NDArray[np.uint64],
+    key: Words,
     before_ms: NDArray[np.int64],
     end_ms: NDArray[np.int64],
     horizon_ms: int,
@@ -80,24 +47,19 @@ def deduplicated(
     A key is remembered under the window of the row that brought it, until the watermark `before_ms`
     of the row that asks has passed that window's end by the horizon.
     """
-    order = np.argsort(key[:, 0])
+    order = order_of(key[:, 0])
     hi, lo = key[order, 0], key[order, 1]
     last_ms = end_ms + horizon_ms
-    new = before_ms < last_ms
-    if index.floor_ms is not None:
-        new &= end_ms > index.floor_ms
     repeat = np.zeros(len(key), np.bool_)
-    seen = find(index, hi, lo)
-    if len(seen.needle):
-        row = order[seen.needle]
-        remembered = before_ms[row] < seen.end_ms + horizon_ms
-        if index.floor_ms is not None:
-            remembered &= seen.end_ms > index.floor_ms
+    needle, tag = find(index.runs, hi, lo)
+    if len(needle):
+        row, seen_ms = order[needle], _ends_of(index, tag)
+        remembered = (before_ms[row] < seen_ms + horizon_ms) & _above(index.floor_ms, seen_ms)
         repeat[row[remembered]] = True
-    twin = hi[1:] == hi[:-1]
-    if twin.any():
-        twins = order[np.append(twin, False) | np.append(False, twin)]
-        _repeat_within(key, twins, before_ms, last_ms, new, repeat)
+    new = (before_ms < last_ms) & _above(index.floor_ms, end_ms)
+    twin = np.flatnonzero(hi[1:] == hi[:-1])
+    if len(twin):
+        _repeat_within(key, order[np.union1d(twin, twin + 1)], before_ms, last_ms, new, repeat)
     new &= ~repeat
     if not new.all():
         kept = new[order]
@@ -106,7 +68,7 @@ def deduplicated(
 
 
 def _repeat_within(
-    key: NDArray[np.uint64],
+    key: Words,
     rows: NDArray[np.intp],
     before_ms: NDArray[np.int64],
     last_ms: NDArray[np.int64],
@@ -117,14 +79,14 @@ def _repeat_within(
     rows = rows[np.lexsort((rows, key[rows, 1] >> TAG_BITS, key[rows, 0]))]
     hi, lo = key[rows, 0], key[rows, 1] >> TAG_BITS
     starts = np.flatnonzero(np.append(True, (hi[1:] != hi[:-1]) | (lo[1:] != lo[:-1])))
-    first = np.repeat(rows[starts], np.diff(np.append(starts, len(rows))))
-    plain = (new[first] & ~repeat[first]) & ((before_ms[rows] < last_ms[first]) | (rows == first))
-    plain = np.logical_and.reduceat(plain, starts) | np.logical_and.reduceat(repeat[rows], starts)
-    groups = np.split(rows, starts[1:]) if not plain.all() else []
-    later = rows[np.repeat(plain, np.diff(np.append(starts, len(rows)))) & (rows != first)]
-    repeat[later] = True
-    for group in np.flatnonzero(~plain).tolist():
-        _repeat_in_order(groups[group].tolist(), before_ms, last_ms, new, repeat)
+    stops = np.append(starts[1:], len(rows))
+    first = np.repeat(rows[starts], stops - starts)
+    by_first = new[first] & ~repeat[first] & ((before_ms[rows] < last_ms[first]) | (rows == first))
+    plain = np.logical_and.reduceat(by_first, starts)
+    known = np.logical_and.reduceat(repeat[rows], starts)
+    for group in np.flatnonzero(~plain & ~known).tolist():
+        _repeat_in_order(rows[starts[group] : stops[group]].tolist(), before_ms, last_ms, new, repeat)
+    repeat[rows[np.repeat(plain, stops - starts) & (rows != first)]] = True
 
 
 def _repeat_in_order(
@@ -142,36 +104,38 @@ def _repeat_in_order(
             registered.append(row)
 
 
-def add(index: Index, hi: NDArray[np.uint64], lo: NDArray[np.uint64], end_ms: NDArray[np.int64]) -> Index:
+def add(index: Index, hi: Words, lo: Words, end_ms: NDArray[np.int64]) -> Index:
     """Register keys (n,), in ascending order of `hi`, under the windows that end at `end_ms`."""
     if not len(hi):
         return index
-    lo = lo & ~TAG
-    fresh = (*index.fresh, Fresh(frozen(hi), frozen(lo), frozen(end_ms)))
-    return _inserted(msgspec.structs.replace(index, fresh=fresh), hi, lo, end_ms)
+    fresh = Fresh(frozen(hi), frozen(lo & ~TAG), frozen(end_ms))
+    return msgspec.structs.replace(_inserted(index, fresh), fresh=(*index.fresh, fresh))
 
 
 def expire(index: Index, floor_ms: int) -> Index:
     """Forget the windows that end at or before `floor_ms`; their keys leave memory now or in a merge."""
     if index.floor_ms is not None and floor_ms <= index.floor_ms:
         return index
-    dead = {slot for slot, end in index.ends.items() if end <= floor_ms}
-    segments = {end: count for end, count in index.segments.items() if end > floor_ms}
-    fresh = tuple(part for part in (_live(part, floor_ms) for part in index.fresh) if len(part.hi))
-    runs = tuple(run for run in (_compacted(run, dead) for run in index.runs) if run.slots)
-    index = msgspec.structs.replace(index, runs=runs, floor_ms=floor_ms, fresh=fresh, segments=segments)
-    return _without_unused(index)
+    runs = compacted(index.runs, _dead(index.slots, floor_ms))
+    used = {slot for run in runs for slot in run.tags}
+    return Index(
+        runs=runs,
+        slots={end: slot for end, slot in index.slots.items() if slot in used},
+        floor_ms=floor_ms,
+        fresh=tuple(part for part in (_live(part, floor_ms) for part in index.fresh) if len(part.hi)),
+        segments={end: count for end, count in index.segments.items() if end > floor_ms},
+    )
 
 
-def rebuilt(parts: dict[int, list[tuple[NDArray[np.uint64], NDArray[np.uint64]]]], floor_ms: int | None) -> Index:
-    """The index that journal segments (window end -> its segments' words) describe."""
-    index = Index(floor_ms=floor_ms, segments={end: len(words) for end, words in parts.items()})
-    keys = [(hi, lo, np.full(len(hi), end, np.int64)) for end, words in parts.items() for hi, lo in words]
-    if not keys:
-        return index
-    hi, lo, ends = (np.concatenate(column) for column in zip(*keys, strict=True))
-    order = np.argsort(hi)
-    return _inserted(index, hi[order], lo[order], ends[order])
+def rebuilt(segments: dict[int, int], words: Iterable[tuple[int, Words, Words]], floor_ms: int | None) -> Index:
+    """The index that journal segments, one by one (window end, hi, lo), describe."""
+    index, parts, size = Index(floor_ms=floor_ms, segments=segments), list[Fresh](), 0
+    for end, hi, lo in words:
+        parts.append(Fresh(hi, lo, np.full(len(hi), end, np.int64)))
+        size += len(hi)
+        if size >= RESTORED:
+            index, parts, size = _inserted(index, _sorted(parts)), [], 0
+    return _inserted(index, _sorted(parts)) if size else index
 
 
 def keys(index: Index) -> Fresh:
@@ -187,7 +151,7 @@ def unwritten(index: Index) -> Index:
     return msgspec.structs.replace(index, fresh=(keys(index),), segments={})
 
 
-def fresh_by_window(index: Index) -> dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
+def fresh_by_window(index: Index) -> dict[int, tuple[Words, Words]]:
     """The words (hi, lo) of the keys that no segment holds, by window end."""
     if not any(len(part.hi) for part in index.fresh):
         return {}
@@ -200,51 +164,6 @@ def fresh_by_window(index: Index) -> dict[int, tuple[NDArray[np.uint64], NDArray
     stops = np.cumsum(np.bincount(code))[:-1]
     words = zip(np.split(hi[order], stops), np.split(lo[order], stops), strict=True)
     return dict(zip(ends, words, strict=True))
-
-
-def _matches(
-    run: Run, hi: NDArray[np.uint64], lo: NDArray[np.uint64]
-) -> list[tuple[NDArray[np.intp], NDArray[np.uint64]]]:
-    at = np.searchsorted(run.hi, hi)
-    needle = np.flatnonzero(run.hi[np.minimum(at, len(run.hi) - 1)] == hi)
-    at = at[needle]
-    found = []
-    while len(needle):  # a stretch of equal high words is one key long but for keys registered again
-        tagged = run.lo[at]
-        equal = (tagged ^ lo[needle]) <= TAG
-        if equal.any():
-            found.append((needle[equal], tagged[equal] & TAG))
-        at = at + 1
-        more = at < len(run.hi)
-        more[more] = run.hi[at[more]] == hi[needle[more]]
-        needle, at = needle[more], at[more]
-    return found
-
-
-def _inserted(index: Index, hi: NDArray[np.uint64], lo: NDArray[np.uint64], end_ms: NDArray[np.int64]) -> Index:
-    slots, ends, tag = _tags(index, end_ms)
-    run = _run(hi, lo & ~TAG | tag)
-    dead = set() if index.floor_ms is None else {slot for slot, end in ends.items() if end <= index.floor_ms}
-    runs = list(index.runs)
-    while runs and len(runs[-1].hi) <= GROWTH * len(run.hi):
-        run = _merged(runs.pop(), run, dead)
-    return msgspec.structs.replace(index, runs=(*runs, run), slots=slots, ends=ends)
-
-
-def _tags(
-    index: Index, end_ms: NDArray[np.int64]
-) -> tuple[dict[int, int], dict[int, int], NDArray[np.uint64] | np.uint64]:
-    """Slots for the windows of a batch: (window end -> slot, slot -> window end, the rows' tags)."""
-    distinct, code = codes(end_ms)
-    slots, ends = dict(index.slots), dict(index.ends)
-    for end in distinct:
-        if end not in slots:
-            slots[end] = slot = next(s for s in range(len(ends) + 1) if s not in ends)
-            ends[slot] = end
-    if len(ends) > int(TAG) + 1:
-        raise OverflowError(f"at most {int(TAG) + 1} windows can be live at once: found {len(ends)}")
-    tag = np.array([slots[end] for end in distinct], np.uint64)
-    return slots, ends, tag[code] if len(distinct) > 1 else tag[0]
 
 
 def codes(values: NDArray[np.int64]) -> tuple[list[int], NDArray[np.intp]]:
@@ -264,40 +183,40 @@ def codes(values: NDArray[np.int64]) -> tuple[list[int], NDArray[np.intp]]:
     return distinct, code
 
 
-def _run(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> Run:
-    slots, code = codes((lo & TAG).astype(np.int64))
-    counts = np.bincount(code, minlength=len(slots)).tolist()
-    return Run(frozen(hi), frozen(lo), dict(zip(slots, counts, strict=True)))
+def _inserted(index: Index, keys: Fresh) -> Index:
+    ends, code = codes(keys.end_ms)
+    slots = _with_slots(index.slots, ends)
+    tags = np.array([slots[end] for end in ends], np.uint64)
+    counts = np.bincount(code, minlength=len(ends)).tolist()
+    run = run_of(keys.hi, keys.lo | tags[code], dict(zip(tags.tolist(), counts, strict=True)))
+    return msgspec.structs.replace(index, runs=with_run(index.runs, run, _dead(slots, index.floor_ms)), slots=slots)
 
 
-def _merged(old: Run, new: Run, dead: set[int]) -> Run:
-    old, new = _without(old, dead), _without(new, dead)
-    hi = np.concatenate([old.hi, new.hi])
-    order = np.argsort(hi, kind="stable")  # merges two sorted stretches in one pass
-    slots = dict(old.slots)
-    for slot, count in new.slots.items():
-        slots[slot] = slots.get(slot, 0) + count
-    return Run(frozen(hi[order]), frozen(np.concatenate([old.lo, new.lo])[order]), slots)
+def _with_slots(slots: dict[int, int], ends: list[int]) -> dict[int, int]:
+    """A slot for every window, the lowest free ones for new windows."""
+    missing = [end for end in ends if end not in slots]
+    if not missing:
+        return slots
+    used = set(slots.values())
+    free = [slot for slot in range(len(used) + len(missing)) if slot not in used]
+    if free[len(missing) - 1] > int(TAG):
+        raise OverflowError(f"ids of at most {int(TAG) + 1} windows can be kept: found {len(used) + len(missing)}")
+    return slots | dict(zip(missing, free, strict=False))
 
 
-def _compacted(run: Run, dead: set[int]) -> Run:
-    gone = sum(count for slot, count in run.slots.items() if slot in dead)
-    return _without(run, dead) if gone > DEAD_SHARE * len(run.hi) else run
+def _dead(slots: dict[int, int], floor_ms: int | None) -> set[int]:
+    return set() if floor_ms is None else {slot for end, slot in slots.items() if end <= floor_ms}
 
 
-def _without(run: Run, dead: set[int]) -> Run:
-    if not dead.intersection(run.slots):
-        return run
-    keep = np.isin(run.lo & TAG, np.array(sorted(dead), np.uint64), invert=True)
-    slots = {slot: count for slot, count in run.slots.items() if slot not in dead}
-    return Run(frozen(run.hi[keep]), frozen(run.lo[keep]), slots)
+def _above(floor_ms: int | None, end_ms: NDArray[np.int64]) -> NDArray[np.bool_] | bool:
+    return True if floor_ms is None else end_ms > floor_ms
 
 
-def _without_unused(index: Index) -> Index:
-    """A slot is free again once no run holds a key of it."""
-    used = {slot for run in index.runs for slot in run.slots}
-    ends = {slot: end for slot, end in index.ends.items() if slot in used}
-    return msgspec.structs.replace(index, ends=ends, slots={end: slot for slot, end in ends.items()})
+def _sorted(parts: list[Fresh]) -> Fresh:
+    hi = np.concatenate([part.hi for part in parts])
+    order = np.argsort(hi, kind="stable")
+    lo, end = np.concatenate([part.lo for part in parts]), np.concatenate([part.end_ms for part in parts])
+    return Fresh(hi[order], lo[order], end[order])
 
 
 def _live(part: Fresh, floor_ms: int) -> Fresh:
@@ -305,14 +224,7 @@ def _live(part: Fresh, floor_ms: int) -> Fresh:
     return part if keep.all() else Fresh(part.hi[keep], part.lo[keep], part.end_ms[keep])
 
 
-def _ends_of(index: Index, tags: NDArray[np.uint64]) -> NDArray[np.int64]:
-    table = np.zeros(max(index.ends, default=0) + 1, np.int64)
-    for slot, end in index.ends.items():
-        table[slot] = end
-    return table[tags.astype(np.intp)]
-
-
-def frozen(array: NDArray[T]) -> NDArray[T]:
-    """The same array, read-only from now on."""
-    array.flags.writeable = False
-    return array
+def _ends_of(index: Index, tags: Words) -> NDArray[np.int64]:
+    table = np.zeros(max(index.slots.values(), default=0) + 1, np.int64)
+    table[list(index.slots.values())] = list(index.slots)
+    return table[tags.view(np.int64)]

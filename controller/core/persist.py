@@ -111,11 +111,9 @@ def _segments(name: str, index: Index, put: dict[str, bytes]) -> Index:
 
 
 def _index(rows: dict[str, bytes], name: str, segments: dict[int, int], floor_ms: int | None) -> Index:
-    words = {
-        end: [codec.decode(_row(rows, f"{name}/{end}/{n}"), _Words) for n in range(count)]
-        for end, count in segments.items()
-    }
-    return dedupe.rebuilt({end: [(w.hi, w.lo) for w in parts] for end, parts in words.items()}, floor_ms)
+    names = ((end, f"{name}/{end}/{n}") for end, count in segments.items() for n in range(count))
+    words = ((end, codec.decode(_row(rows, key), _Words)) for end, key in names)
+    return dedupe.rebuilt(segments, ((end, w.hi, w.lo) for end, w in words), floor_ms)
 
 
 def _gone(before: WindowsState, after: WindowsState) -> Iterator[str]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from controller.core import dedupe, sums
 from controller.core.clock import EARLIEST, Admitted, Clock, admitted, joined
-from controller.core.dedupe import Index, codes, frozen
+from controller.core.dedupe import Index, codes
 from controller.core.events import EventPlan, Events
+from controller.core.runs import frozen
 
 Tables = dict[int, tuple[tuple[str, ...], NDArray[np.int16]]]  # version -> (arm names, (B,) bucket -> arm index)
 Result = Literal[

@@ -171,12 +171,11 @@ def _send(verb: Any, argv: list[str]) -> int:
     parser.add_argument("--who", default=getpass.getuser(), help="for the ledger (your user name)")
     parser.add_argument("--wait", type=_seconds, default=10.0, metavar="10s", help="how long to wait for the daemon")
     args = parser.parse_args(argv)
-    from controller.shell.journal import Journal, send
+    from controller.shell.journal import Journal
 
-    path = config.load(args.study).journal
-    id_ = send(path, Command(verb, args.who, args.why), int(time.time() * 1000))
     deadline_s = time.monotonic() + args.wait
-    with Journal.read_only(path) as journal:
+    with Journal.open(config.load(args.study).journal, None) as journal:
+        id_ = journal.send(Command(verb, args.who, args.why), int(time.time() * 1000))
         while (seq := journal.applied(id_)) is None and time.monotonic() < deadline_s:
             time.sleep(0.05)
         said = "waits in the inbox: no daemon has taken it yet"
@@ -189,12 +188,12 @@ def _send(verb: Any, argv: list[str]) -> int:
 def _foreseen() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a person needs; anything else is a bug and shows its traceback."""
     from controller.shell.admin import PortTaken
-    from controller.shell.journal import JournalError
+    from controller.shell.journal_file import JournalError
     from controller.shell.publisher import PublisherRefused
     from controller.shell.recorder import PlanRefused, Superseded
-    from controller.shell.sources import SourceError
+    from controller.shell.sources_ndjson import CannotResume
 
-    return (JournalError, PlanRefused, PortTaken, PublisherRefused, SourceError, Superseded)
+    return (CannotResume, JournalError, PlanRefused, PortTaken, PublisherRefused, Superseded)
 
 
 def _parser(name: str, json_too: bool = False) -> argparse.ArgumentParser:

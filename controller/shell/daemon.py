@@ -9,7 +9,6 @@ from typing import Literal
 import msgspec
 
 from controller.core import step as core
-from controller.core.events import Decoded
 from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.plan import Plan
@@ -21,7 +20,7 @@ from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics
 from controller.shell.publisher import PublisherUnavailable
 from controller.shell.recorder import Recorder
-from controller.shell.sources import DeadLetters, OffsetLost, Poll, Source, SourceUnavailable
+from controller.shell.sources import OffsetLost, Poll, Source, SourceUnavailable
 
 Clock = Literal["wall", "events"]
 
@@ -95,12 +94,15 @@ class Daemon:
     def run(self, stop: threading.Event, start_at: Literal["earliest", "latest"], until_idle_s: float | None) -> None:
         """Work until `stop` is set or, with `until_idle_s`, until the source has had nothing new for so long."""
         self._publish()
-        if not self._connect(stop, start_at):
-            return
+        self._connect(stop, start_at)
         last_news_s = time.monotonic()
         while not stop.is_set():
-            if self._poll():
-                last_news_s = time.monotonic()
+            try:
+                if self._poll():
+                    last_news_s = time.monotonic()
+            except OffsetLost as lost:
+                self._lose(lost)
+                self._connect(stop, start_at)
             if self._inbox_due():
                 self._obey()
             self._publish()
@@ -112,7 +114,7 @@ class Daemon:
     def _now_ms(self) -> int:
         return int(time.time() * 1000) if self._clock == "wall" else core.event_clock_ms(self._state)
 
-    def _connect(self, stop: threading.Event, start_at: Literal["earliest", "latest"]) -> bool:
+    def _connect(self, stop: threading.Event, start_at: Literal["earliest", "latest"]) -> None:
         """Find the partitions and write their start offsets into the journal before anything is read."""
         backoff = Backoff()
         while not stop.is_set():
@@ -124,10 +126,12 @@ class Daemon:
                 while not backoff.due() and not stop.wait(POLL_S):
                     self._publish()
                 continue
+            except OffsetLost as lost:
+                self._lose(lost)
+                continue
             self._health.set("source", None)
             self._health.set("start", None)
-            return True
-        return False
+            return
 
     def _start_source(self, start_at: Literal["earliest", "latest"]) -> None:
         known = self._state.windows.partitions
@@ -140,11 +144,7 @@ class Daemon:
 
     def _poll(self) -> bool:
         """One turn: what the source brings goes through the step and into the journal. True when there was anything."""
-        try:
-            poll = self._source.poll(POLL_S)
-        except OffsetLost as lost:
-            self._lose(lost)
-            return True
+        poll = self._source.poll(POLL_S)
         self._health.set("source", self._source.health())
         batch, letters = self._decode(poll)
         started_s = time.perf_counter()
@@ -153,19 +153,18 @@ class Daemon:
         rejected = [item for part in batch.parts for item in part.rejected.items()]
         self._metrics.stepped(self._state, info, rejected, time.perf_counter() - started_s)
         self._dirty = self._dirty or bool(batch.parts)
+        # Dead letters go out before the offsets move on: they may come twice, they are never lost.
+        self._bury(letters + _ahead(poll, info))
         if effects or (self._dirty and self._commit_due()):
-            # Dead letters go out before the offsets move on: they may come twice, they are never lost.
-            self._bury(letters)
             self._commit(effects)
-        else:
-            self._bury(letters)
         for decision in info.decisions:
             carry = self._state.control.carry
             log.info("window %d: %s, stage %s, %s", decision.end_ms, decision.outcome, carry.stage, decision.why)
         return any(part.records for part in poll.parts)
 
-    def _decode(self, poll: Poll) -> tuple[Batch, list[tuple[int, Decoded]]]:
-        parts, letters = [], []
+    def _decode(self, poll: Poll) -> tuple[Batch, list[Letter]]:
+        parts = []
+        letters: list[Letter] = []
         unknown: dict[str, int] = {}
         size = 0
         for part in poll.parts:
@@ -176,18 +175,15 @@ class Daemon:
             part_size = sum(len(record.value) for record in part.records)
             parts.append(PartBatch(part.partition, decoded.events, reasons, part.next_offset, part_size))
             size += part_size
-            if decoded.rejected:
-                letters.append((part.partition, decoded))
+            letters += [Letter(part.partition, row.offset, row.reason, row.data) for row in decoded.rejected]
             for name, rows in decoded.unknown_components.items():
                 unknown[name] = unknown.get(name, 0) + rows
         self._metrics.polled(size, poll.behind, unknown)
         return Batch(tuple(parts), poll.idle, poll.backlog), letters
 
-    def _bury(self, letters: list[tuple[int, Decoded]]) -> None:
+    def _bury(self, letters: list[Letter]) -> None:
         if self._dead_letters is not None and letters:
-            self._dead_letters.send(
-                [(partition, row.offset, row.reason, row.data) for partition, d in letters for row in d.rejected]
-            )
+            self._dead_letters.send(letters)
 
     def _lose(self, lost: OffsetLost) -> None:
         """Records are gone that were never read: the study freezes, and reading goes on where there is something."""
@@ -199,7 +195,6 @@ class Daemon:
         self._state = msgspec.structs.replace(self._state, windows=windows)
         body = {"partition": lost.partition, "asked": lost.asked, "earliest": lost.earliest, "latest": lost.latest}
         self._commit((Record(self._now_ms(), "offsets_lost", body),))
-        self._source.start({p: part.next_offset for p, part in self._state.windows.partitions.items()}, "earliest")
 
     def _obey(self) -> None:
         for waiting in self._journal.inbox():
@@ -235,6 +230,15 @@ class Daemon:
         else:
             self._backoff.succeeded()
             self._health.set("redis", None)
+
+
+def _ahead(poll: Poll, info: core.Info) -> list[Letter]:
+    """The records of rows that were refused only when they met the clock or the sums."""
+    values = {(part.partition, record.offset): record.value for part in poll.parts for record in part.records}
+    return [
+        Letter(row.partition, row.offset, row.reason, values.get((row.partition, row.offset), b""))
+        for row in info.ingested.refused
+    ]
 
 
 def readiness_log(metrics: Metrics) -> Callable[[dict[str, str]], None]:

@@ -1,0 +1,92 @@
+"""Where rejected events go: a topic of their own, when the study names one."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from controller.shell.connections import Kafka
+from controller.shell.kafka_python import client_options, connect
+
+
+class DeadLetter(NamedTuple):
+    """One rejected event: which record it stood in, why it was refused, and its (possibly cut) bytes."""
+
+    partition: int
+    offset: int
+    reason: str
+    data: bytes
+
+
+class DeadLetters(Protocol):
+    """A place for what was rejected."""
+
+    def send(self, letters: Sequence[DeadLetter]) -> None:
+        """Return when all are stored; raises DeadLettersUnavailable when they may not be (some may, then)."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class DeadLettersUnavailable(Exception):
+    """The dead letters' topic did not take everything; sending again repeats some."""
+
+
+class KafkaDeadLetters:
+    """`DeadLetters` on a topic: the value is the event as it came; headers `reason`, `topic`, `partition`, `offset`.
+
+    It connects at the first letter, so that a study without mistakes needs no second connection.
+    """
+
+    def __init__(self, kafka: Kafka, topic: str, *, password: str | None = None, answer_s: float = 10.0) -> None:
+        self._source_topic = kafka.topic.encode()
+        self._topic = topic
+        wait_ms = int(answer_s * 1000)
+        self._options = client_options(kafka, password) | {
+            "acks": "all",
+            "linger_ms": 5,
+            "allow_auto_create_topics": False,
+            "max_block_ms": wait_ms,
+            "delivery_timeout_ms": wait_ms,
+            "request_timeout_ms": max(1, wait_ms // 2),
+        }
+        self._bootstrap = kafka.bootstrap
+        self._answer_s = answer_s
+        self._producer: Any = None
+
+    def send(self, letters: Sequence[DeadLetter]) -> None:
+        """See `DeadLetters.send`."""
+        if not letters:
+            return
+        try:
+            producer = self._connected()
+            sent = [producer.send(self._topic, letter.data, headers=self._headers(letter)) for letter in letters]
+            producer.flush(timeout=self._answer_s)
+            for future in sent:
+                future.get(timeout=0)
+        except KafkaError as error:
+            raise DeadLettersUnavailable(
+                f"topic {self._topic!r} at {self._bootstrap}: {type(error).__name__}: {error}"
+            ) from error
+
+    def close(self) -> None:
+        """See `DeadLetters.close`."""
+        if self._producer is not None:
+            self._producer.close(timeout=self._answer_s)
+            self._producer = None
+
+    def _connected(self) -> Any:
+        if self._producer is None:
+            self._producer = connect(KafkaProducer, self._options, self._answer_s)
+        return self._producer
+
+    def _headers(self, letter: DeadLetter) -> list[tuple[str, bytes]]:
+        return [
+            ("reason", letter.reason.encode()),
+            ("topic", self._source_topic),
+            ("partition", str(letter.partition).encode()),
+            ("offset", str(letter.offset).encode()),
+        ]

@@ -1,0 +1,44 @@
+"""What every kafka-python client of a study shares: address, login, and a connection that leaves nothing behind."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
+
+from controller.shell.connections import Kafka
+
+
+def client_options(kafka: Kafka, password: str | None) -> dict[str, Any]:
+    """Address and login as kafka-python's consumers and producers take them."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in kafka.bootstrap.split(",")],
+        "client_id": "trimtab",
+        "security_protocol": kafka.security.upper(),
+    }
+    if kafka.ca_file is not None:
+        options["ssl_cafile"] = kafka.ca_file
+    if kafka.sasl_mechanism is not None:
+        options["sasl_mechanism"] = kafka.sasl_mechanism
+        options["sasl_plain_username"] = kafka.username
+        options["sasl_plain_password"] = password
+    return options
+
+
+def connect(make: Callable[..., Any], options: dict[str, Any], answer_s: float) -> Any:
+    """A consumer or producer that has reached a broker; raises KafkaError when none answers in time.
+
+    Their constructors connect, and on failure would leave their network thread running.
+    """
+    made: list[Any] = []
+
+    def client(**settings: Any) -> Any:
+        made.append(KafkaNetClient(**settings))
+        return made[-1]
+
+    try:
+        return make(**options, kafka_client=client, bootstrap_timeout_ms=int(answer_s * 1000))
+    except KafkaError:
+        for connection in made:
+            connection.close()
+        raise

@@ -1,0 +1,246 @@
+"""Events from Kafka by kafka-python: partitions assigned by hand, offsets kept by the caller."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
+
+from controller.shell.connections import Kafka
+from controller.shell.kafka_python import client_options, connect
+from controller.shell.sources import (
+    ARROW,
+    At,
+    Fetched,
+    OffsetLost,
+    Poll,
+    Record,
+    SourceUnavailable,
+    resolve,
+)
+from controller.shell.sources_standing import Standing
+
+_ANSWER_MS: Final = 2_000  # an end offset that takes longer counts as no answer
+_CLOSE_MS: Final = 2_000
+_FETCH: Final = {
+    "fetch_max_wait_ms": 250,
+    "fetch_max_bytes": 16 << 20,
+    "max_partition_fetch_bytes": 4 << 20,
+    "max_poll_records": 50_000,  # the default of 500 costs more than the records
+    "check_crcs": True,
+    "isolation_level": "read_uncommitted",
+}
+_NEVER_BY_ITSELF: Final = {
+    "group_id": None,
+    "enable_auto_commit": False,
+    "auto_offset_reset": "none",  # an offset out of range is an error, never a silent jump
+    "allow_auto_create_topics": False,
+}
+_RECONNECT: Final = {"reconnect_backoff_ms": 50, "reconnect_backoff_max_ms": 2_000, "retry_backoff_ms": 100}
+
+
+class KafkaSource:
+    """`Source` on one topic.
+
+    Args:
+        kafka: address, topic and login.
+        password: of `kafka.username`.
+        window_ms: how old the newest record of a poll must be for the rest to count as a backlog.
+        idle_after_s: see `Standing`; None on the events clock.
+        answer_s: how long `start` waits for a broker.
+        refresh_s: how often new partitions are looked for.
+        monotonic: a clock for durations, in seconds.
+        now_ms: the wall clock.
+    """
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        *,
+        password: str | None = None,
+        window_ms: int,
+        idle_after_s: float | None,
+        answer_s: float = 10.0,
+        refresh_s: float = 30.0,
+        monotonic: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._kafka = kafka
+        self._options = {**client_options(kafka, password), **_FETCH, **_NEVER_BY_ITSELF, **_RECONNECT}
+        self._options["metadata_max_age_ms"] = int(refresh_s * 1000)
+        self._window_ms = window_ms
+        self._idle_after_s = idle_after_s
+        self._answer_s = answer_s
+        self._monotonic = monotonic
+        self._now_ms = now_ms
+        self._consumer: Any = None
+        self._standing = Standing({}, idle_after_s, monotonic)
+
+    def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+        """See `Source.start`."""
+        self.close()
+        positions = self._open(offsets, at)
+        self._standing = Standing(positions, self._idle_after_s, self._monotonic)
+        return positions
+
+    def poll(self, timeout_s: float) -> Poll:
+        """See `Source.poll`."""
+        parts: tuple[Fetched, ...] = ()
+        newest_ms = 0
+        if self._consumer is None:
+            self._reopen(timeout_s)
+        if self._consumer is not None:
+            parts, newest_ms = self._fetch(timeout_s)
+        if self._consumer is not None and self._standing.due():
+            self._ask()
+        behind = self._standing.behind(self._high())
+        backlog = bool(parts) and any(behind.values()) and self._now_ms() - newest_ms > self._window_ms
+        return Poll(parts, self._standing.idle(), backlog, behind)
+
+    def health(self) -> str | None:
+        """See `Source.health`."""
+        return self._standing.health()
+
+    def caught_up(self) -> bool:
+        """See `Source.caught_up`."""
+        if self._consumer is None:
+            return False
+        self._discover()
+        self._ask()
+        return self._standing.at_end()
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        if self._consumer is not None:
+            self._consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
+            self._consumer = None
+
+    def _open(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+        """Connect, resolve, assign and seek; leaves no connection behind when it fails."""
+        try:
+            consumer = connect(KafkaConsumer, self._options, self._answer_s)
+        except KafkaError as error:
+            raise SourceUnavailable(
+                f"no Kafka broker answered at {self._kafka.bootstrap} within {self._answer_s:g} s: {_said(error)}"
+            ) from error
+        try:
+            positions = self._resolve(consumer, offsets, at)
+            consumer.assign([self._at(partition) for partition in positions])
+            for partition, offset in positions.items():
+                consumer.seek(self._at(partition), offset)
+        except KafkaError as error:
+            consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
+            raise SourceUnavailable(f"Kafka at {self._kafka.bootstrap}: {_said(error)}") from error
+        except (SourceUnavailable, OffsetLost):
+            consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
+            raise
+        self._consumer = consumer
+        return positions
+
+    def _resolve(self, consumer: Any, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+        partitions = consumer.partitions_for_topic(self._kafka.topic)
+        if not partitions:
+            raise SourceUnavailable(f"Kafka at {self._kafka.bootstrap} has no topic {self._kafka.topic!r}")
+        topic = [self._at(partition) for partition in sorted(partitions)]
+        wait_ms = int(self._answer_s * 1000)
+        earliest = _by_partition(consumer.beginning_offsets(topic, timeout_ms=wait_ms))
+        latest = _by_partition(consumer.end_offsets(topic, timeout_ms=wait_ms))
+        return resolve(offsets, at, earliest, latest)
+
+    def _reopen(self, timeout_s: float) -> None:
+        """Connect anew where the last client failed; the reason of a failure is kept for `health`."""
+        try:
+            self._open(self._standing.positions, "earliest")
+        except SourceUnavailable as error:
+            self._standing.silent(str(error))
+            time.sleep(min(timeout_s, 1.0))
+
+    def _fetch(self, timeout_s: float) -> tuple[tuple[Fetched, ...], int]:
+        """What came of each partition whose position moved, and the newest append time in it."""
+        try:
+            self._discover()
+            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+            moved = [self._moved(partition, polled) for partition in sorted(self._standing.positions)]
+        except (OffsetOutOfRangeError, LogTruncationError, NoOffsetForPartitionError) as error:
+            raise self._lost(error) from error
+        except KafkaError as error:
+            # A client that raised (a bad checksum, say) may never go on, so a new one takes over at the positions.
+            self._standing.silent(f"Kafka at {self._kafka.bootstrap}: {_said(error)}")
+            self.close()
+            return (), 0
+        newest_ms = max((records[-1].timestamp for records in polled.values()), default=0)
+        return tuple(part for part in moved if part is not None), newest_ms
+
+    def _moved(self, partition: int, polled: Mapping[Any, list[Any]]) -> Fetched | None:
+        """The records and the client's position, which is beyond markers and gaps that hold no record."""
+        topic_partition = self._at(partition)
+        records = polled.get(topic_partition, [])
+        position = self._consumer.position(topic_partition, timeout_ms=0)
+        if position is None or position == self._standing.positions[partition]:
+            return None
+        self._standing.advance(partition, position)
+        return Fetched(partition, [_record(record) for record in records], position)
+
+    def _discover(self) -> None:
+        """Take up partitions that were added to the topic, at their beginning."""
+        known = self._standing.positions
+        new = self._consumer.partitions_for_topic(self._kafka.topic) - known.keys()
+        if not new:
+            return
+        added = [self._at(partition) for partition in sorted(new)]
+        earliest = _by_partition(self._consumer.beginning_offsets(added, timeout_ms=_ANSWER_MS))
+        self._consumer.assign([self._at(partition) for partition in (*known, *earliest)])
+        for partition, offset in earliest.items():
+            self._consumer.seek(self._at(partition), offset)
+            self._standing.advance(partition, offset)
+
+    def _ask(self) -> None:
+        try:
+            ends = self._consumer.end_offsets(self._all(), timeout_ms=_ANSWER_MS)
+        except KafkaError as error:
+            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {_said(error)}")
+        else:
+            self._standing.answered(_by_partition(ends))
+
+    def _lost(self, error: KafkaError) -> OffsetLost:
+        """Which partition's position is outside its log, and that log's bounds where they can be had."""
+        earliest: dict[int, int] = {}
+        latest: dict[int, int] = {}
+        with suppress(KafkaError):  # the loss is certain, its bounds are only for the message
+            earliest = _by_partition(self._consumer.beginning_offsets(self._all(), timeout_ms=_ANSWER_MS))
+            latest = _by_partition(self._consumer.end_offsets(self._all(), timeout_ms=_ANSWER_MS))
+        named = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+        named = getattr(error, "divergent_offsets", named)
+        partition = min((topic_partition.partition for topic_partition in named), default=0)
+        asked = self._standing.positions.get(partition, 0)
+        return OffsetLost(partition, asked, earliest.get(partition, -1), latest.get(partition, -1))
+
+    def _high(self) -> dict[int, int]:
+        if self._consumer is None:
+            return {}
+        return {partition: self._consumer.highwater(self._at(partition)) or 0 for partition in self._standing.positions}
+
+    def _all(self) -> list[Any]:
+        return [self._at(partition) for partition in self._standing.positions]
+
+    def _at(self, partition: int) -> Any:
+        return TopicPartition(self._kafka.topic, partition)
+
+
+def _record(record: Any) -> Record:
+    return Record(record.offset, record.value or b"", bool(record.headers) and _says_arrow(record.headers))
+
+
+def _says_arrow(headers: Iterable[tuple[str, bytes | None]]) -> bool:
+    """Whether a record's headers say that its value is an Arrow IPC stream."""
+    return any(key == "content-type" and value == ARROW for key, value in headers)
+
+
+def _by_partition(offsets: Mapping[Any, int]) -> dict[int, int]:
+    return {topic_partition.partition: offset for topic_partition, offset in offsets.items()}
+
+
+def _said(error: KafkaError) -> str:
+    return f"{type(error).__name__}: {error}"

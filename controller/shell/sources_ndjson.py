@@ -1,0 +1,148 @@
+"""Events from a file of newline-separated JSON, or from standard input: one partition, offsets in bytes."""
+
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from controller.shell.sources import At, Fetched, OffsetLost, Poll, Record, SourceUnavailable
+
+STDIN: Final = "-"
+_CHUNK: Final = 4 << 20  # bytes a read
+_LONGEST: Final = 16 << 20  # a longer line is cut, so that a stream without line ends cannot fill the memory
+_WAIT_S: Final = 0.1  # between looks at a file that has nothing new
+_SETTLED_S: Final = 1.0  # a last line without a line end counts when nothing was added to it for so long
+
+
+class CannotResume(Exception):
+    """Standard input was asked for an offset: it can be read once, from its beginning."""
+
+
+class NdjsonSource:
+    """`Source` on a file, which others may append to, or on standard input (`-`).
+
+    An offset is the number of bytes before a line; blank lines are no records. Nothing is ever idle and nothing
+    counts as a backlog: a file is a replay.
+
+    Args:
+        path: of the file, or `-`.
+        descriptor: an open one to read in place of standard input's.
+        monotonic: a clock for durations, in seconds.
+    """
+
+    def __init__(
+        self, path: str, *, descriptor: int | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._monotonic = monotonic
+        self._position = 0  # of the first byte that was not returned
+        self._held = b""  # read but not returned: the beginning of a line
+        self._ended_at: float | None = None  # when a read first found the end
+
+    def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+        """See `Source.start`.
+
+        Raises:
+            CannotResume: standard input, beyond its beginning.
+        """
+        for partition, offset in (offsets or {}).items():
+            if partition != 0:
+                raise OffsetLost(partition, offset, 0, 0)
+        self._held, self._ended_at = b"", None
+        asked = None if offsets is None else offsets.get(0, 0)
+        self._position = self._start_stdin(asked or 0) if self._path == STDIN else self._start_file(asked, at)
+        return {0: self._position}
+
+    def poll(self, timeout_s: float) -> Poll:
+        """See `Source.poll`."""
+        first = self._position
+        lines = (self._held + self._read(timeout_s)).split(b"\n")
+        self._held = lines.pop()
+        records = []
+        for line in lines:
+            if line.strip():
+                records.append(Record(self._position, line, False))
+            self._position += len(line) + 1
+        if self._held and (self._settled() or len(self._held) >= _LONGEST):
+            records.append(Record(self._position, self._held, False))
+            self._position += len(self._held)
+            self._held = b""
+        parts = (Fetched(0, records, self._position),) if self._position > first else ()
+        return Poll(parts, behind={0: self._left()})
+
+    def health(self) -> str | None:
+        """See `Source.health`."""
+        return None
+
+    def caught_up(self) -> bool:
+        """See `Source.caught_up`."""
+        return self._ended_at is not None and self._left() == 0
+
+    def close(self) -> None:
+        """See `Source.close`; standard input is left open."""
+        if self._descriptor is not None and self._path != STDIN:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _start_stdin(self, asked: int) -> int:
+        if asked:
+            raise CannotResume(
+                f"standard input cannot be read again from byte {asked}: replay a file instead, "
+                "or begin a study with a new journal"
+            )
+        if self._descriptor is None:
+            self._descriptor = sys.stdin.fileno()
+        return 0
+
+    def _start_file(self, asked: int | None, at: At) -> int:
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_RDONLY)
+            size = os.fstat(self._descriptor).st_size
+            position = asked if asked is not None else size if at == "latest" else 0
+            if position > size:
+                raise OffsetLost(0, position, 0, size)
+            return os.lseek(self._descriptor, position, os.SEEK_SET)
+        except OSError as error:
+            raise SourceUnavailable(f"{self._path}: {error.strerror}") from error
+
+    def _read(self, timeout_s: float) -> bytes:
+        """Up to a chunk of what is there within the timeout, noting when the end was reached."""
+        descriptor = self._open()
+        if not select.select([descriptor], [], [], timeout_s)[0]:  # a file is always ready
+            return b""
+        data = os.read(descriptor, _CHUNK)
+        if data:
+            self._ended_at = None
+            return data
+        if self._ended_at is None:
+            self._ended_at = self._monotonic()
+        self._check_length()
+        time.sleep(min(timeout_s, _WAIT_S))
+        return b""
+
+    def _check_length(self) -> None:
+        """A file that became shorter was replaced: its lines are other ones."""
+        if self._path == STDIN:
+            return
+        size = os.fstat(self._open()).st_size
+        if size < self._position:
+            raise OffsetLost(0, self._position, 0, size)
+
+    def _settled(self) -> bool:
+        if self._ended_at is None:
+            return False
+        return self._path == STDIN or self._monotonic() - self._ended_at >= _SETTLED_S
+
+    def _left(self) -> int:
+        if self._path == STDIN:
+            return len(self._held)
+        return max(0, os.fstat(self._open()).st_size - self._position)
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            raise SourceUnavailable(f"{self._path}: not started")
+        return self._descriptor

@@ -1,0 +1,76 @@
+"""Where a reader stands in each partition: how far behind, how long at the end, how long without an answer."""
+
+from collections.abc import Callable, Mapping
+
+ASK_EVERY_S = 1.0
+
+
+class Standing:
+    """Positions against freshly asked end offsets.
+
+    A partition is idle once every answer over `idle_after_s` has found its position at the end offset; without an
+    answer it has to earn that anew. `idle_after_s` None: nothing is ever idle (the events clock).
+    """
+
+    def __init__(
+        self, positions: Mapping[int, int], idle_after_s: float | None, monotonic: Callable[[], float]
+    ) -> None:
+        self.positions = dict(positions)
+        self._idle_after_s = idle_after_s
+        self._monotonic = monotonic
+        self._ends: dict[int, int] = {}
+        self._at_end_since: dict[int, float] = {}
+        self._asked_at: float | None = None
+        self._silent: tuple[float, str] | None = None  # since when, and why
+
+    def advance(self, partition: int, next_offset: int) -> None:
+        """The reader has gone on to `next_offset`."""
+        if self.positions.get(partition) != next_offset:
+            self.positions[partition] = next_offset
+            self._at_end_since.pop(partition, None)
+
+    def due(self) -> bool:
+        """Whether the end offsets are to be asked for again."""
+        every = ASK_EVERY_S if self._idle_after_s is None else min(ASK_EVERY_S, self._idle_after_s / 4)
+        return self._asked_at is None or self._monotonic() - self._asked_at >= every
+
+    def answered(self, ends: Mapping[int, int]) -> None:
+        """Freshly asked end offsets of all partitions."""
+        self._asked_at = self._monotonic()
+        self._silent = None
+        self._ends = dict(ends)
+        for partition, position in self.positions.items():
+            if ends.get(partition) == position:
+                self._at_end_since.setdefault(partition, self._asked_at)
+            else:
+                self._at_end_since.pop(partition, None)
+
+    def silent(self, reason: str) -> None:
+        """No answer came."""
+        self._asked_at = self._monotonic()
+        self._at_end_since.clear()
+        self._silent = (self._asked_at if self._silent is None else self._silent[0], reason)
+
+    def idle(self) -> frozenset[int]:
+        """Partitions that need not hold the watermark back."""
+        wait_s = self._idle_after_s
+        if wait_s is None:
+            return frozenset()
+        now = self._monotonic()
+        return frozenset(partition for partition, since in self._at_end_since.items() if now - since >= wait_s)
+
+    def behind(self, high: Mapping[int, int]) -> dict[int, int]:
+        """Offsets left in each partition; `high` holds end offsets known from elsewhere (fetch responses)."""
+        ends = {partition: max(self._ends.get(partition, 0), high.get(partition, 0)) for partition in self.positions}
+        return {partition: max(0, ends[partition] - position) for partition, position in self.positions.items()}
+
+    def at_end(self) -> bool:
+        """Whether every position is at the end offset of the last answer."""
+        return self._silent is None and self._ends == self.positions
+
+    def health(self) -> str | None:
+        """Why there is no answer, and for how long."""
+        if self._silent is None:
+            return None
+        since, reason = self._silent
+        return f"{reason} (for {self._monotonic() - since:.0f} s)"

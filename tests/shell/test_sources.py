@@ -1,0 +1,436 @@
+"""The contract of a source, on the one in memory, a file, and both clients of a real broker."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient
+
+from controller.shell.connections import Kafka
+from controller.shell.sources import ARROW, OffsetLost, Poll, Record, Source, SourceUnavailable
+from controller.shell.sources_confluent import ConfluentSource
+from controller.shell.sources_kafka import KafkaSource
+from controller.shell.sources_memory import MemorySource, MemoryTopic
+from controller.shell.sources_ndjson import CannotResume, NdjsonSource
+from tests.services.kafka_broker import MakeTopic
+
+DEADLINE_S = 20.0
+HEADERS = [("trace", b""), ("content-type", ARROW)]
+
+
+class Clock:
+    """A clock for durations that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Log(Protocol):
+    """Something that a source reads, from the producers' side."""
+
+    partitions: int
+
+    def append(self, partition: int, *values: bytes | None, arrow: bool = False) -> None: ...
+    def source(self, *, idle_after_s: float | None = None, clock: Callable[[], float] = ...) -> Source: ...
+
+
+class Memory:
+    partitions = 3
+
+    def __init__(self) -> None:
+        self.topic = MemoryTopic(self.partitions)
+
+    def append(self, partition: int, *values: bytes | None, arrow: bool = False) -> None:
+        for value in values:
+            self.topic.append(partition, value, arrow=arrow)
+
+    def gap(self, partition: int) -> None:
+        self.topic.skip(partition)
+
+    def trim(self, partition: int, before: int) -> None:
+        self.topic.trim(partition, before)
+
+    def add_partition(self) -> None:
+        self.topic.add_partition()
+
+    def source(self, *, idle_after_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> Source:
+        return MemorySource(self.topic, idle_after_s=idle_after_s, monotonic=clock)
+
+
+class File:
+    partitions = 1
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def append(self, partition: int, *values: bytes | None, arrow: bool = False) -> None:
+        with self.path.open("ab") as file:
+            file.writelines((value or b"") + b"\n" for value in values)
+
+    def source(self, *, idle_after_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> Source:
+        return NdjsonSource(str(self.path), monotonic=clock)
+
+
+class Broker:
+    """A topic on the shared broker; every `append` of `transactional` ends with a marker that is no record."""
+
+    partitions = 3
+
+    def __init__(self, kind: Callable[..., Source], bootstrap: str, topic: str) -> None:
+        self.kind = kind
+        self.bootstrap = bootstrap
+        self.topic = topic
+        self.producer = KafkaProducer(bootstrap_servers=bootstrap)
+
+    def append(self, partition: int, *values: bytes | None, arrow: bool = False) -> None:
+        headers = HEADERS if arrow else [("content-type", b"application/json")]
+        for value in values:
+            self.producer.send(self.topic, value, partition=partition, headers=headers, key=b"k")
+        self.producer.flush()
+
+    def gap(self, partition: int) -> None:
+        """A transaction without records that the log keeps: its marker alone takes an offset."""
+        writer = KafkaProducer(bootstrap_servers=self.bootstrap, transactional_id=f"{self.topic}-{partition}")
+        writer.init_transactions()
+        writer.begin_transaction()
+        writer.send(self.topic, b"in a transaction", partition=partition)
+        writer.commit_transaction()
+        writer.close()
+
+    def trim(self, partition: int, before: int) -> None:
+        self._admin(lambda admin, at: admin.delete_records({at: before}), partition)
+
+    def add_partition(self) -> None:
+        self._admin(lambda admin, _: admin.create_partitions({self.topic: {"count": self.partitions + 1}}), 0)
+
+    def _admin(self, act: Callable[[Any, Any], object], partition: int) -> None:
+        from kafka import TopicPartition
+
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        try:
+            act(admin, TopicPartition(self.topic, partition))
+        finally:
+            admin.close()
+
+    def source(self, *, idle_after_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> Source:
+        return source_of(self.kind, self.bootstrap, self.topic, idle_after_s=idle_after_s, monotonic=clock)
+
+    def close(self) -> None:
+        self.producer.close()
+
+
+def source_of(kind: Callable[..., Source], bootstrap: str, topic: str, **options: Any) -> Source:
+    settings = {"window_ms": 3_600_000, "idle_after_s": None, "refresh_s": 0.2, "answer_s": 5.0} | options
+    return kind(Kafka(bootstrap, topic), **settings)
+
+
+CLIENTS: dict[str, Callable[..., Source]] = {"kafka-python": KafkaSource, "confluent": ConfluentSource}
+
+
+def make_log(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    if kind == "memory":
+        yield Memory()
+    elif kind == "file":
+        yield File(request.getfixturevalue("tmp_path") / "events.ndjson")
+    else:
+        topic: MakeTopic = request.getfixturevalue("kafka_topic")
+        broker = Broker(CLIENTS[kind], request.getfixturevalue("kafka_bootstrap"), topic(partitions=Broker.partitions))
+        yield broker
+        broker.close()
+
+
+def kinds(*names: str) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.kafka if name in CLIENTS else ()) for name in names]
+
+
+@pytest.fixture(params=kinds("memory", "file", *CLIENTS))
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    yield from make_log(request.param, request)
+
+
+@pytest.fixture(params=kinds("memory", *CLIENTS))
+def topic(request: pytest.FixtureRequest) -> Iterator[Any]:
+    yield from make_log(request.param, request)
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Source], Source]]:
+    """Closes what a test opened."""
+    sources: list[Source] = []
+
+    def note(source: Source) -> Source:
+        sources.append(source)
+        return source
+
+    yield note
+    for source in sources:
+        source.close()
+
+
+def drain(source: Source) -> tuple[dict[int, list[Record]], dict[int, int]]:
+    """Everything that is there now: records and next offsets by partition."""
+    records: dict[int, list[Record]] = {}
+    ahead: dict[int, int] = {}
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        for part in source.poll(0.2).parts:
+            records.setdefault(part.partition, []).extend(part.records)
+            assert part.next_offset > ahead.get(part.partition, -1)
+            ahead[part.partition] = part.next_offset
+        if source.caught_up():
+            return {partition: found for partition, found in records.items() if found}, ahead
+        assert time.monotonic() < deadline, (records, source.health())
+
+
+def until(source: Source, holds: Callable[[Poll], bool]) -> Poll:
+    """The first poll of which something holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds(poll := source.poll(0.1)):
+        assert time.monotonic() < deadline, (poll, source.health())
+    return poll
+
+
+def values(records: list[Record]) -> list[bytes]:
+    return [record.value for record in records]
+
+
+def test_start_resolves_offsets_and_fetches_nothing(log: Log, opened: Any) -> None:
+    log.append(0, b"one", b"two")
+    source = opened(log.source())
+    beginning = source.start(None, "earliest")
+    assert beginning == dict.fromkeys(range(log.partitions), 0)
+    end = source.start(None, "latest")
+    assert end[0] > 0
+    assert source.start({0: end[0]}, "earliest") == {**beginning, 0: end[0]}
+    log.append(0, b"three")
+    assert values(drain(source)[0][0]) == [b"three"]
+
+
+def test_records_come_in_offset_order_and_once(log: Log, opened: Any) -> None:
+    sent = [json.dumps({"n": n}).encode() for n in range(500)]
+    log.append(0, *sent[:300])
+    source = opened(log.source())
+    source.start(None, "earliest")
+    records, ahead = drain(source)
+    assert values(records[0]) == sent[:300]
+    offsets = [record.offset for record in records[0]]
+    assert offsets == sorted(set(offsets))
+    assert ahead[0] > offsets[-1]
+    log.append(0, *sent[300:])
+    assert values(drain(source)[0][0]) == sent[300:]
+    assert source.health() is None
+
+
+def test_every_offset_is_a_place_to_go_on_from(log: Log, opened: Any) -> None:
+    log.append(0, b"one", b"two", b"three")
+    source = opened(log.source())
+    source.start(None, "earliest")
+    records = drain(source)[0][0]
+    for n, record in enumerate(records):
+        source.start({0: record.offset}, "latest")
+        assert drain(source)[0][0] == records[n:]
+
+
+def test_an_offset_beyond_the_end_is_lost(log: Log, opened: Any) -> None:
+    log.append(0, b"one")
+    source = opened(log.source())
+    end = source.start(None, "latest")[0]
+    with pytest.raises(OffsetLost, match=rf"partition 0: offset {end + 7} .* holds 0 to {end}") as caught:
+        source.start({0: end + 7}, "earliest")
+    assert (caught.value.partition, caught.value.asked, caught.value.earliest, caught.value.latest) == (
+        0,
+        end + 7,
+        0,
+        end,
+    )
+    with pytest.raises(OffsetLost, match="partition 9: offset 3 "):
+        source.start({9: 3}, "earliest")
+    assert source.start(None, "earliest")[0] == 0
+
+
+def test_caught_up_asks_anew(log: Log, opened: Any) -> None:
+    source = opened(log.source())
+    source.start(None, "earliest")
+    drain(source)
+    log.append(0, b"one")
+    assert not source.caught_up()
+    assert values(drain(source)[0][0]) == [b"one"]
+    assert until(source, lambda poll: not poll.parts).behind[0] == 0
+
+
+def test_partitions_headers_and_records_without_a_value(topic: Any, opened: Any) -> None:
+    topic.append(1, b"json")
+    topic.append(1, b"stream", arrow=True)
+    topic.append(2, None)
+    source = opened(topic.source())
+    source.start(None, "earliest")
+    records, ahead = drain(source)
+    assert records == {1: [Record(0, b"json", False), Record(1, b"stream", True)], 2: [Record(0, b"", False)]}
+    assert ahead == {1: 2, 2: 1}
+
+
+def test_the_next_offset_is_beyond_gaps(topic: Any, opened: Any) -> None:
+    topic.append(0, b"before")
+    topic.gap(0)
+    source = opened(topic.source())
+    source.start(None, "earliest")
+    records, ahead = drain(source)
+    assert records[0][0] == Record(0, b"before", False)
+    assert ahead[0] > records[0][-1].offset + 1
+    topic.append(0, b"after")
+    assert drain(source)[0][0] == [Record(ahead[0], b"after", False)]
+
+
+def test_deleted_records_are_an_error_and_no_jump(topic: Any, opened: Any) -> None:
+    topic.append(0, b"one", b"two", b"three")
+    source = opened(topic.source())
+    source.start({0: 0}, "earliest")
+    other = opened(topic.source())
+    topic.trim(0, 2)
+    with pytest.raises(OffsetLost, match=r"partition 0: offset 1 .* holds 2 to 3"):
+        other.start({0: 1}, "earliest")
+    assert other.start(None, "earliest")[0] == 2
+    assert values(drain(other)[0][0]) == [b"three"]
+    with pytest.raises(OffsetLost, match=r"partition 0: offset 0 .* holds 2 to 3"):
+        until(source, lambda poll: bool(poll.parts))
+
+
+def test_a_new_partition_starts_at_its_beginning(topic: Any, opened: Any) -> None:
+    source = opened(topic.source())
+    source.start(None, "latest")
+    topic.add_partition()
+    topic.append(3, b"first", b"second")
+    poll = until(source, lambda poll: bool(poll.parts) and bool(poll.parts[0].records))
+    assert [(part.partition, values(part.records)) for part in poll.parts] == [(3, [b"first", b"second"])]
+    topic.append(0, b"the others go on")
+    assert values(drain(source)[0][0]) == [b"the others go on"]
+
+
+def test_a_partition_is_idle_after_a_while_at_its_end(topic: Any, opened: Any) -> None:
+    clock = Clock()
+    source = opened(topic.source(idle_after_s=60.0, clock=clock))
+    topic.append(0, b"one")
+    source.start(None, "earliest")
+    drain(source)
+    assert source.poll(0.05).idle == frozenset()
+    clock.now += 59.0
+    assert source.poll(0.05).idle == frozenset()
+    clock.now += 1.5
+    assert source.poll(0.05).idle == {0, 1, 2}
+    topic.append(1, b"two")
+    until(source, lambda poll: bool(poll.parts))
+    clock.now += 30.0
+    assert source.poll(0.05).idle == {0, 2}
+    clock.now += 60.0
+    assert source.poll(0.05).idle == {0, 1, 2}
+
+
+def test_nothing_is_idle_on_the_events_clock(topic: Any, opened: Any) -> None:
+    clock = Clock()
+    source = opened(topic.source(idle_after_s=None, clock=clock))
+    source.start(None, "earliest")
+    drain(source)
+    clock.now += 1e6
+    assert source.poll(0.05).idle == frozenset()
+
+
+@pytest.mark.parametrize("kind", CLIENTS.values(), ids=CLIENTS)
+def test_a_topic_that_is_not_there(kind: Callable[..., Source], kafka_bootstrap: str) -> None:
+    source = source_of(kind, kafka_bootstrap, "no-such-topic")
+    with pytest.raises(SourceUnavailable, match=r"Kafka at .* has no topic 'no-such-topic'"):
+        source.start(None, "earliest")
+    source.close()
+
+
+@pytest.mark.parametrize("kind", CLIENTS.values(), ids=CLIENTS)
+def test_a_backlog_is_more_than_a_window_left_to_read(
+    kind: Callable[..., Source],
+    kafka_bootstrap: str,
+    kafka_topic: MakeTopic,
+    opened: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Records of an hour ago with more behind them are a backlog; the last poll of them is not."""
+    monkeypatch.setattr("controller.shell.sources_confluent._MOST_RECORDS", 1)
+    name = kafka_topic(partitions=1)
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
+    for minute in range(3):
+        producer.send(name, b"event", timestamp_ms=minute * 60_000)
+    producer.close()
+    source = opened(source_of(kind, kafka_bootstrap, name, window_ms=60_000, now_ms=lambda: 150_000))
+    if isinstance(source, KafkaSource):
+        source._options["max_poll_records"] = 1
+    source.start(None, "earliest")
+    polls = [until(source, lambda poll: bool(poll.parts and poll.parts[0].records)) for _ in range(3)]
+    assert polls[0].backlog
+    assert polls[2].behind[0] == 0
+    assert not polls[2].backlog
+
+
+def test_a_memory_topic_that_is_down_and_comes_back() -> None:
+    topic = MemoryTopic()
+    source = MemorySource(topic, idle_after_s=1.0, monotonic=Clock())
+    topic.stop("gone fishing")
+    with pytest.raises(SourceUnavailable, match="gone fishing"):
+        source.start(None, "earliest")
+    topic.resume()
+    source.start(None, "earliest")
+    topic.stop("gone fishing")
+    assert source.poll(0).parts == ()
+    assert source.health() == "gone fishing (for 0 s)"
+    assert not source.caught_up()
+    topic.resume()
+    topic.append(0, b"one")
+    assert values(source.poll(0).parts[0].records) == [b"one"]
+    assert source.health() is None
+
+
+def test_a_file_keeps_half_lines_until_they_are_whole_or_settled(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(b'{"a":1}\n\n{"b"')
+    source = NdjsonSource(str(path), monotonic=clock)
+    source.start(None, "earliest")
+    assert [part.records for part in source.poll(0).parts] == [[Record(0, b'{"a":1}', False)]]
+    assert source.poll(0).parts == ()
+    assert not source.caught_up()
+    with path.open("ab") as file:
+        file.write(b':2}\n{"c":3}')
+    assert [part.records for part in source.poll(0).parts] == [[Record(9, b'{"b":2}', False)]]
+    assert source.poll(0).parts == ()
+    clock.now += 1.0
+    assert [part.records for part in source.poll(0).parts] == [[Record(17, b'{"c":3}', False)]]
+    assert source.caught_up()
+    path.write_bytes(b"")
+    with pytest.raises(OffsetLost, match=r"partition 0: offset 24 .* holds 0 to 0"):
+        source.poll(0)
+    source.close()
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceUnavailable, match=r"absent\.ndjson: No such file"):
+        NdjsonSource(str(tmp_path / "absent.ndjson")).start(None, "earliest")
+
+
+def test_standard_input_is_read_once_and_cannot_be_resumed() -> None:
+    reading, writing = os.pipe()
+    source = NdjsonSource("-", descriptor=reading)
+    assert source.start(None, "latest") == {0: 0}
+    os.write(writing, b"one\ntw")
+    assert [part.records for part in source.poll(0.1).parts] == [[Record(0, b"one", False)]]
+    assert source.poll(0.01).parts == ()
+    os.write(writing, b"o")
+    os.close(writing)
+    assert values(drain(source)[0][0]) == [b"two"]
+    with pytest.raises(CannotResume, match="cannot be read again from byte 7: replay a file instead"):
+        source.start({0: 7}, "earliest")
+    os.close(reading)

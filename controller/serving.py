@@ -26,6 +26,7 @@ from controller.unit_hash import Packed, Strings, buckets_of, unit_hashes, xxh64
 
 SMALLEST_PREDICTION = 1e-9  # the power form takes logarithms: predictions below this count as this
 UNKNOWN_BUCKET = -1
+_FEW = 1000  # below so many units a call of xxhash for each is faster than numpy's cost per operation
 _TIMEOUT_S = 2.0  # of one Redis call in the background
 
 # n units, fastest first: Arrow's layout or an Arrow string array, a numpy array of dtype S, a sequence of str or bytes.
@@ -271,13 +272,28 @@ def _columns(table: Table, segments: str | Sequence[str | None] | Coded | None) 
 
 
 def _hashes(units: Any, salt: bytes) -> NDArray[np.uint64]:
-    if hasattr(units, "combine_chunks"):  # an Arrow chunked array
-        units = units.combine_chunks()
-    if hasattr(units, "buffers"):  # an Arrow array
-        units = _arrow_layout(units)
     if isinstance(units, Packed):
         return xxh64_many(units.data, units.offsets, prefix=salt)
+    if hasattr(units, "combine_chunks"):  # an Arrow chunked array
+        units = units.combine_chunks()
+    if len(units) < _FEW:
+        each = [xxh64_intdigest(salt + (u.encode() if isinstance(u, str) else u)) for u in _listed(units)]
+        return np.fromiter(each, np.uint64, len(each))
+    if hasattr(units, "buffers"):  # an Arrow array
+        packed = _arrow_layout(units)
+        return xxh64_many(packed.data, packed.offsets, prefix=salt)
     return unit_hashes(units, salt.decode())
+
+
+def _listed(units: Any) -> Sequence[str | bytes]:
+    """Units as Python strings. Raises `TypeError` on what is no sequence of them."""
+    if isinstance(units, np.ndarray):
+        units = units.tolist()
+    elif hasattr(units, "to_pylist"):
+        units = units.to_pylist()
+    if isinstance(units, str) or not isinstance(units, Sequence):
+        raise TypeError(f"expected a sequence of str or bytes, found {type(units).__name__}")
+    return units
 
 
 def _arrow_layout(array: Any) -> Packed:

@@ -25,7 +25,7 @@ _P1, _P2, _P3, _P4, _P5 = PRIMES = (
 _N1, _N2, _N3, _N4, _N5 = (np.uint64(prime) for prime in PRIMES)
 _MASK = 2**64 - 1
 _WORD, _STRIPE = 8, 32  # bytes
-_CHUNK = 16_384  # rows; a column of 8 bytes a row then fits the L2 cache a few times over
+_CHUNK = 32_768  # rows; a column of 8 bytes a row then fits the L2 cache a few times over
 _SMALL = 8  # a group of fewer strings is hashed one by one: numpy's cost per call would dominate
 
 Hashes = NDArray[np.uint64]
@@ -83,10 +83,14 @@ class Packed(NamedTuple):
 
 def pack(strings: Strings) -> Packed:
     """Lay strings end to end as UTF-8. Raises `TypeError` on what is neither str nor bytes."""
-    encoded = [_utf8(string) for string in strings]
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
-    return Packed(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+    try:
+        data = "".join(cast(Sequence[str], strings)).encode("ascii")  # the common case, where characters are bytes
+    except (TypeError, UnicodeEncodeError):
+        encoded = [_utf8(string) for string in strings]
+        strings, data = encoded, b"".join(encoded)
+    offsets = np.zeros(len(strings) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)), out=offsets[1:])
+    return Packed(np.frombuffer(data, np.uint8), offsets)
 
 
 def _utf8(string: str | bytes) -> bytes:
@@ -122,10 +126,19 @@ def buckets_of(hashes: Hashes, buckets: int) -> NDArray[np.int32]:
 def _array_hashes(units: NDArray[np.bytes_] | NDArray[np.str_], prefix: bytes) -> Hashes:
     if units.dtype.kind not in "SU":
         return unit_hashes(units.tolist(), prefix.decode())
-    fixed = units.astype("S") if units.dtype.kind == "S" else np.strings.encode(units.astype("U"), "utf-8")
-    starts = np.arange(fixed.size, dtype=np.int64) * fixed.dtype.itemsize
+    fixed = units.astype("S") if units.dtype.kind == "S" else _fixed_utf8(units.astype("U"))
+    width = fixed.dtype.itemsize
+    starts = np.arange(fixed.size, dtype=np.int64) * width
     lengths = np.strings.str_len(fixed).astype(np.int64)
     return xxh64_spans(np.frombuffer(fixed.tobytes(), np.uint8), starts, lengths, 0, prefix)
+
+
+def _fixed_utf8(units: NDArray[np.str_]) -> NDArray[np.bytes_]:
+    """UTF-8 in a fixed width; characters that are all ASCII are only narrowed from numpy's 4 bytes to 1."""
+    points = np.ascontiguousarray(units).view(np.uint32)
+    if points.max(initial=0) >= 128 or not points.size:
+        return np.strings.encode(units, "utf-8")
+    return points.astype(np.uint8).view(f"S{units.dtype.itemsize // 4}")
 
 
 def _list_hashes(units: Strings, prefix: bytes) -> Hashes:
@@ -158,35 +171,42 @@ def _hash_spans(
 ) -> Hashes:
     """As `xxh64_spans`; at least 8 bytes of padding follow the last span, since whole words are read."""
     out = np.empty(len(starts), np.uint64)
-    for rows, length in _by_length(lengths):
-        at = starts[rows]
-        out[rows] = (
-            _hash_group(padded, at, length, seed, prefix)
-            if len(at) >= _SMALL
-            else [xxh64(prefix + padded[start : start + length].tobytes(), seed) for start in at.tolist()]
-        )
+    for begin in range(0, len(starts), _CHUNK):
+        chunk = slice(begin, begin + _CHUNK)
+        at, hashes = starts[chunk], out[chunk]
+        for rows, length in _by_length(lengths[chunk]):
+            hashes[rows] = _hash_rows(padded, at[rows], length, seed, prefix)
     return out
 
 
 def _by_length(lengths: NDArray[np.int64]) -> Iterator[tuple[slice | NDArray[np.int64], int]]:
-    """Rows that share a length, in chunks."""
-    if not len(lengths):
-        return
+    """Rows that share a length, and that length."""
     longest = int(lengths.max())
     if longest == lengths.min():
-        for begin in range(0, len(lengths), _CHUNK):
-            yield slice(begin, begin + _CHUNK), longest
+        yield slice(None), longest
         return
     narrow = lengths.astype(np.uint16) if longest < 2**16 else lengths  # 16 bits are sorted by radix: 4x faster
     order = np.argsort(narrow, kind="stable")
     bounds = [0, *(np.flatnonzero(np.diff(lengths[order])) + 1).tolist(), len(lengths)]
     for begin, end in pairwise(bounds):
-        for start in range(begin, end, _CHUNK):
-            yield order[start : min(start + _CHUNK, end)], int(lengths[order[begin]])
+        yield order[begin:end], int(lengths[order[begin]])
+
+
+def _hash_rows(
+    padded: NDArray[np.uint8], starts: NDArray[np.int64], length: int, seed: int, prefix: bytes
+) -> Hashes | list[int]:
+    """Hash strings of one length: a few one by one, evenly spaced ones without gathering, the others by gathering."""
+    if len(starts) < _SMALL:
+        return [xxh64(prefix + padded[start : start + length].tobytes(), seed) for start in starts.tolist()]
+    first, step = int(starts[0]), int(starts[1] - starts[0])
+    if step > 0 and (np.diff(starts) == step).all():
+        even = slice(first, first + step * (len(starts) - 1) + 1, step)
+        return _hash_group(padded, even, len(starts), length, seed, prefix)
+    return _hash_group(padded, starts, len(starts), length, seed, prefix)
 
 
 def _hash_group(
-    padded: NDArray[np.uint8], starts: NDArray[np.int64], unit_length: int, seed: int, prefix: bytes
+    padded: NDArray[np.uint8], starts: NDArray[np.int64] | slice, m: int, unit_length: int, seed: int, prefix: bytes
 ) -> Hashes:
     """Hash m strings of one length (m,)."""
     words = np.ndarray(len(padded) - _WORD + 1, "<u8", padded, strides=(1,))  # words[i]: the 8 bytes from byte i on
@@ -201,7 +221,7 @@ def _hash_group(
         return known if inside <= -_WORD else words[starts] << np.uint64(-8 * inside) | known
 
     stripes = length // _STRIPE * _STRIPE
-    h = np.empty(len(starts), np.uint64)
+    h = np.empty(m, np.uint64)
     h[:] = _group_stripes(read, stripes, seed) if stripes else np.full(1, (seed + _P5) & _MASK, np.uint64)
     h += np.uint64(length)
     for position in range(stripes, length - _WORD + 1, _WORD):

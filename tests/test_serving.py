@@ -1,8 +1,11 @@
 """The serving client: what it serves, from which table, and what no fault may do to it."""
 
+import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import fakeredis
@@ -15,9 +18,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.assignment import Arm, Assignment, Form, UnitHash, encode, key
+from controller.assignment import Arm, Assignment, Form, UnitHash, decode, encode, key
 from controller.serving import UNKNOWN_BUCKET, Assigned, Client, Coded, score
-from controller.unit_hash import pack
+from controller.unit_hash import buckets_of, pack, unit_hashes, xxh64
 from tests.services.redis_server import MakeRedis
 from tests.waiting import wait_until
 
@@ -138,7 +141,11 @@ def test_a_segment_has_its_weights_and_an_unknown_one_those_of_all(serving: Clie
     ids=lambda units: type(units).__name__,
 )
 @pytest.mark.parametrize("segments", [None, "new", "cycle", "codes"])
-def test_many_equal_one_at_a_time(serving: Client, units: Any, segments: str | None) -> None:
+@pytest.mark.parametrize("few", [0, 1000], ids=["vectorised", "one by one"])
+def test_many_equal_one_at_a_time(
+    serving: Client, units: Any, segments: str | None, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.serving._FEW", few)
     each = ["new", None, "other"] * (len(UNITS) // 3) if segments in ("cycle", "codes") else [segments] * len(UNITS)
     given: dict[str | None, Any] = {"cycle": each, "codes": Coded(np.arange(len(UNITS)) % 3, ["new", None, "other"])}
     many = serving.assign_many(units, given.get(segments, segments))
@@ -481,3 +488,28 @@ def subscribers(connection: redis.Redis) -> int:
         return int(dict(connection.pubsub_numsub(NAME))[NAME.encode()])
     except redis.ConnectionError:
         return 0
+
+
+# The document that other languages are written from.
+
+
+def test_the_document_has_the_vectors_of_the_hash() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = re.findall(r'^\| `(".*?")` \| `(".*?")` \| (\d+) \| `([0-9a-f]{16})` \| (\d+) \|$', text, re.MULTILINE)
+    vectors = [(json.loads(salt), json.loads(unit), int(b), int(h, 16), int(n)) for salt, unit, b, h, n in rows]
+    assert len(vectors) >= 12
+    units = [unit for _, unit, *_ in vectors]
+    assert "" in units
+    assert any(len(unit.encode()) >= 32 for unit in units)
+    assert any(not unit.isascii() for unit in units)
+    for salt, unit, buckets, expected, bucket in vectors:
+        assert xxhash.xxh64_intdigest((salt + unit).encode()) == expected
+        assert xxh64((salt + unit).encode()) == expected
+        assert unit_hashes([unit], salt).tolist() == [expected]
+        assert buckets_of(np.array([expected], np.uint64), buckets).tolist() == [bucket]
+
+
+def test_the_table_in_the_document_is_one() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    example = decode(text.split("```json\n")[1].split("```")[0].encode())
+    assert (example.version, example.arms[1].theta["new"]) == (12000418, (1.0, 3.0, 0.4))

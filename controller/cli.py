@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -203,12 +203,18 @@ def _parser(name: str, json_too: bool = False) -> argparse.ArgumentParser:
     return parser
 
 
-def _overview(commands: dict[str, Any]) -> str:
+def _overview(commands: dict[str, EntryPoint]) -> str:
     width = max((len(name) for name in commands), default=0)
     lines = ["usage: trimtab COMMAND ...   (trimtab COMMAND --help tells more)", ""]
-    for name, entry in sorted(commands.items()):
-        lines.append(f"  {name:<{width}}  {(entry.load().__doc__ or '').splitlines()[0]}")
+    lines += [f"  {name:<{width}}  {_summary(entry)}" for name, entry in sorted(commands.items())]
     return "\n".join(lines)
+
+
+def _summary(entry: EntryPoint) -> str:
+    try:
+        return (entry.load().__doc__ or "").partition("\n")[0]
+    except ModuleNotFoundError as error:  # the command of an extra that is not installed
+        return f"(not installed: {error.name})"
 
 
 def _show(as_json: bool, found: dict[str, Any], lines: Sequence[str]) -> None:

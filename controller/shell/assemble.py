@@ -1,5 +1,6 @@
 """Puts a daemon together from a study, and asks its services whether they are there."""
 
+import os
 import threading
 import time
 from typing import Literal
@@ -9,12 +10,15 @@ from prometheus_client import CollectorRegistry
 from controller.shell import fingerprint
 from controller.shell.admin import Health, serve
 from controller.shell.config import Study
+from controller.shell.connections import password
 from controller.shell.daemon import Clock, Daemon, log, readiness_log
+from controller.shell.dead_letters import DeadLetters, KafkaDeadLetters
 from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics
-from controller.shell.publisher import PublisherRefused, PublisherUnavailable, RedisPublisher, connect
+from controller.shell.publisher import PublisherUnavailable, RedisPublisher, connect
 from controller.shell.recorder import Recorder
-from controller.shell.sources import Source, SourceError, dead_letters, kafka_source
+from controller.shell.sources import Source, SourceUnavailable
+from controller.shell.sources_kafka import KafkaSource
 from controller.shell.sources_ndjson import NdjsonSource
 
 
@@ -41,19 +45,21 @@ def run_daemon(
     health = Health(readiness_log(metrics))
     server = serve(*listen, registry, health)
     log.info("listening on http://%s:%d", *server.server_address[:2])
-    source: Source = kafka_source(study.kafka, plan.window.length_ms) if events is None else NdjsonSource(events)
+    source: Source = _kafka_source(study, clock) if events is None else NdjsonSource(events)
+    letters = _dead_letters(study) if events is None else None
     try:
         with Journal.open(study.journal, plan.study) as journal:
-            publisher = RedisPublisher(connect(study.redis.url), plan.study)
-            recorder, state = Recorder.take_over(plan, journal, publisher, int(time.time() * 1000), clock)
+            recorder, state = Recorder.take_over(plan, journal, _publisher(study), int(time.time() * 1000), clock)
             log.info("study %s: epoch %d, stage %s", plan.study, recorder.epoch, state.control.carry.stage)
             daemon = Daemon(
                 plan, source, journal, recorder, state,
-                clock=clock, health=health, metrics=metrics, dead_letters=dead_letters(study.kafka),
+                clock=clock, health=health, metrics=metrics, dead_letters=letters,
             )  # fmt: skip
             daemon.run(stop, start_at, until_idle_s)
     finally:
         source.close()
+        if letters is not None:
+            letters.close()
         server.shutdown()
         server.server_close()
 
@@ -62,14 +68,34 @@ def probe(study: Study) -> dict[str, str]:
     """What is wrong with the study's services, by part."""
     faults = {}
     try:
-        RedisPublisher(connect(study.redis.url), study.plan.study).stored()
-    except (PublisherUnavailable, PublisherRefused) as error:
+        _publisher(study).stored()
+    except PublisherUnavailable as error:
         faults["redis"] = str(error)
-    source = kafka_source(study.kafka, study.plan.window.length_ms)
+    source = _kafka_source(study, "wall")
     try:
         source.start(None, "latest")
-    except SourceError as error:
+    except SourceUnavailable as error:
         faults["kafka"] = str(error)
     finally:
         source.close()
     return faults
+
+
+def _publisher(study: Study) -> RedisPublisher:
+    return RedisPublisher(connect(study.redis.url, password(os.environ, "redis")), study.plan.study)
+
+
+def _kafka_source(study: Study, clock: Clock) -> Source:
+    kafka, secret, length_ms = study.kafka, password(os.environ, "kafka"), study.plan.window.length_ms
+    # On the events' own clock nothing is idle: a replay waits for every partition.
+    idle_after_s = kafka.idle_after / 1000 if clock == "wall" else None
+    if kafka.client == "confluent":
+        from controller.shell.sources_confluent import ConfluentSource
+
+        return ConfluentSource(kafka, password=secret, window_ms=length_ms, idle_after_s=idle_after_s)
+    return KafkaSource(kafka, password=secret, window_ms=length_ms, idle_after_s=idle_after_s)
+
+
+def _dead_letters(study: Study) -> DeadLetters | None:
+    topic = study.kafka.dead_letter_topic
+    return None if topic is None else KafkaDeadLetters(study.kafka, topic, password=password(os.environ, "kafka"))

@@ -15,10 +15,11 @@ from controller.core.plan import Plan
 from controller.core.step import Effect, State
 from controller.core.windows import Batch, PartBatch, PartitionState
 from controller.shell.admin import Health
-from controller.shell.arrow import decode_records
+from controller.shell.dead_letters import DeadLetter, DeadLetters, DeadLettersUnavailable
 from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics
 from controller.shell.publisher import PublisherUnavailable
+from controller.shell.records import decode_records
 from controller.shell.recorder import Recorder
 from controller.shell.sources import OffsetLost, Poll, Source, SourceUnavailable
 
@@ -88,7 +89,9 @@ class Daemon:
         self._dead_letters = dead_letters
         self._rng = core.seeded(plan.seed)
         self._inbox_due, self._commit_due, self._check_due = Every(LOOK_S), Every(COMMIT_S), Every(CHECK_S)
-        self._backoff = Backoff()
+        self._backoff, self._letters_backoff = Backoff(), Backoff()
+        self._letters: list[DeadLetter] = []  # not sent yet: nothing more is polled until they are
+        self._effects: tuple[Effect, ...] = ()  # not committed yet
         self._dirty = False
 
     def run(self, stop: threading.Event, start_at: Literal["earliest", "latest"], until_idle_s: float | None) -> None:
@@ -98,7 +101,9 @@ class Daemon:
         last_news_s = time.monotonic()
         while not stop.is_set():
             try:
-                if self._poll():
+                if not self._settle():
+                    stop.wait(POLL_S)
+                elif self._poll():
                     last_news_s = time.monotonic()
             except OffsetLost as lost:
                 self._lose(lost)
@@ -109,7 +114,8 @@ class Daemon:
             if until_idle_s is not None and time.monotonic() - last_news_s >= until_idle_s and self._source.caught_up():
                 log.info("nothing new for %g s: done", until_idle_s)
                 break
-        self._commit(())
+        if self._settle():  # else the offsets stay where they are, and the next start sends the letters
+            self._commit(())
 
     def _now_ms(self) -> int:
         return int(time.time() * 1000) if self._clock == "wall" else core.event_clock_ms(self._state)
@@ -153,18 +159,17 @@ class Daemon:
         rejected = [item for part in batch.parts for item in part.rejected.items()]
         self._metrics.stepped(self._state, info, rejected, time.perf_counter() - started_s)
         self._dirty = self._dirty or bool(batch.parts)
-        # Dead letters go out before the offsets move on: they may come twice, they are never lost.
-        self._bury(letters + _ahead(poll, info))
-        if effects or (self._dirty and self._commit_due()):
-            self._commit(effects)
+        self._letters += letters + _ahead(poll, info)
+        self._effects += effects
+        self._settle()
         for decision in info.decisions:
             carry = self._state.control.carry
             log.info("window %d: %s, stage %s, %s", decision.end_ms, decision.outcome, carry.stage, decision.why)
         return any(part.records for part in poll.parts)
 
-    def _decode(self, poll: Poll) -> tuple[Batch, list[Letter]]:
+    def _decode(self, poll: Poll) -> tuple[Batch, list[DeadLetter]]:
         parts = []
-        letters: list[Letter] = []
+        letters: list[DeadLetter] = []
         unknown: dict[str, int] = {}
         size = 0
         for part in poll.parts:
@@ -175,15 +180,29 @@ class Daemon:
             part_size = sum(len(record.value) for record in part.records)
             parts.append(PartBatch(part.partition, decoded.events, reasons, part.next_offset, part_size))
             size += part_size
-            letters += [Letter(part.partition, row.offset, row.reason, row.data) for row in decoded.rejected]
+            letters += [DeadLetter(part.partition, row.offset, row.reason, row.data) for row in decoded.rejected]
             for name, rows in decoded.unknown_components.items():
                 unknown[name] = unknown.get(name, 0) + rows
         self._metrics.polled(size, poll.behind, unknown)
         return Batch(tuple(parts), poll.idle, poll.backlog), letters
 
-    def _bury(self, letters: list[Letter]) -> None:
-        if self._dead_letters is not None and letters:
-            self._dead_letters.send(letters)
+    def _settle(self) -> bool:
+        """Send the dead letters, then let the offsets move on: letters may come twice, they are never lost."""
+        if self._letters and self._dead_letters is not None:
+            if not self._letters_backoff.due():
+                return False
+            try:
+                self._dead_letters.send(self._letters)
+            except DeadLettersUnavailable as error:
+                self._letters_backoff.failed()
+                self._health.set("dead letters", str(error))
+                return False
+            self._letters_backoff.succeeded()
+            self._health.set("dead letters", None)
+        self._letters = []
+        if self._effects or (self._dirty and self._commit_due()):
+            self._commit(())
+        return True
 
     def _lose(self, lost: OffsetLost) -> None:
         """Records are gone that were never read: the study freezes, and reading goes on where there is something."""
@@ -212,7 +231,8 @@ class Daemon:
         log.warning("%s by %s: %s", order.command, order.who, answer.said)
 
     def _commit(self, effects: tuple[Effect, ...], applied: tuple[int, ...] = ()) -> None:
-        self._state = self._recorder.commit(self._state, effects, applied)
+        self._state = self._recorder.commit(self._state, (*self._effects, *effects), applied)
+        self._effects = ()
         self._dirty = False
 
     def _publish(self) -> None:
@@ -232,11 +252,11 @@ class Daemon:
             self._health.set("redis", None)
 
 
-def _ahead(poll: Poll, info: core.Info) -> list[Letter]:
+def _ahead(poll: Poll, info: core.Info) -> list[DeadLetter]:
     """The records of rows that were refused only when they met the clock or the sums."""
     values = {(part.partition, record.offset): record.value for part in poll.parts for record in part.records}
     return [
-        Letter(row.partition, row.offset, row.reason, values.get((row.partition, row.offset), b""))
+        DeadLetter(row.partition, row.offset, row.reason, values.get((row.partition, row.offset), b""))
         for row in info.ingested.refused
     ]
 

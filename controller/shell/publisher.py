@@ -19,9 +19,9 @@ TIMEOUT_S = 2.0  # of connecting and of each reply; the daemon tries again with 
 HEALTH_CHECK_S = 30  # a connection unused for longer is tried out first: firewalls drop idle ones in silence
 
 # KEYS: the table, its copy in the history. ARGV: the table's bytes, its version, how long the copy lives in ms.
-# Without ARGV it only reads. Answers {1 if accepted, version, epoch} of what is stored afterwards, version -1 when
-# nothing is. What is stored but is no table with a version (another type, no JSON, a broken number) counts as
-# nothing. It is one script, so nobody can write between its reading and its writing.
+# Without ARGV it only reads. Answers {1, the version, 0} when it took the table, else {0, version, epoch} of what
+# is stored, version -1 when nothing is. What is stored but is no table with a version (another type, no JSON, a
+# broken number) counts as nothing. It is one script, so nobody can write between its reading and its writing.
 SCRIPT = """
 local function number(value)
   if type(value) == 'number' and value >= 0 and value <= 9007199254740992 and value == math.floor(value) then
@@ -49,8 +49,7 @@ if offered <= version and stored ~= ARGV[1] then return answer(0, version, epoch
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('PUBLISH', KEYS[1], ARGV[2])
-local _, offered_epoch = held(ARGV[1])
-return answer(1, offered, offered_epoch)
+return answer(1, offered, 0)
 """
 _DIGEST = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()  # what EVALSHA names a script by
 # A permission that is missing inside a script comes as a plain error: Redis 7.2 and later, 7.0, 6.
@@ -94,8 +93,8 @@ class RedisPublisher:
     def publish(self, table: bytes, version: int) -> Stored:
         """See `Publisher`. Raises `ValueError` for a version outside of 0 to 2**53."""
         _check_version(version)
-        accepted, stored_version, epoch = self._run(f"{self._key}:{version}", table, version, self._history_ms)
-        return Stored(bool(accepted), stored_version, _epoch(stored_version, epoch))
+        accepted, held, epoch = self._run(f"{self._key}:{version}", table, version, self._history_ms)
+        return _accepted(table, version) if accepted else Stored(False, held, _epoch(held, epoch))
 
     def stored(self) -> tuple[int, int] | None:
         """See `Publisher`."""
@@ -132,7 +131,7 @@ class MemoryPublisher:
             return Stored(False, *held)
         self.table = self.history[version] = table
         self.announced.append(version)
-        return Stored(True, version, _epoch(version, (_held(table) or (0, 0))[1]))
+        return _accepted(table, version)
 
     def stored(self) -> tuple[int, int] | None:
         """See `Publisher`."""
@@ -165,6 +164,11 @@ def connect(url: str, password: str | None) -> redis.Redis:
 def _check_version(version: int) -> None:
     if not 0 <= version <= MAX_VERSION:
         raise ValueError(f"expected a version from 0 to {MAX_VERSION}, found {version}")
+
+
+def _accepted(table: bytes, version: int) -> Stored:
+    held = _held(table)
+    return Stored(True, version, _epoch(version, 0 if held is None else held[1]))
 
 
 def _epoch(version: int, epoch: int) -> int:

@@ -169,11 +169,13 @@ def fresh_by_window(index: Index) -> dict[int, tuple[Words, Words]]:
 def codes(values: NDArray[np.int64]) -> tuple[list[int], NDArray[np.intp]]:
     """Distinct values (k) and each row's position among them (n,); quick when there are few."""
     code = np.zeros(len(values), np.intp)
-    distinct: list[int] = []
-    rest = np.arange(len(values))
+    if not len(values):
+        return [], code
+    distinct = [int(values[0])]
+    rest = np.flatnonzero(values != values[0])
     while len(rest) and len(distinct) < PEELED:
-        code[rest] = len(distinct)
         left = values[rest]
+        code[rest] = len(distinct)
         distinct.append(int(left[0]))
         rest = rest[left != left[0]]
     if len(rest):

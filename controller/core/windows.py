@@ -250,7 +250,7 @@ def _added_up(events: EventPlan, cells: dict[tuple[int, int], Cell], rows: _Rows
 
 def _grown(events: EventPlan, cell: Cell, rows: _Rows, at: NDArray[np.intp]) -> Cell:
     """The cell with the rows at these positions added."""
-    values = rows.events.values[at]
+    values = rows.events.values[at] if len(at) < len(rows.result) else rows.events.values
     size = sums.magnitude(values)
     if cell.magnitude + size > sums.LIMIT:
         fits = sums.within(sums.LIMIT - cell.magnitude, values)

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 
 from controller.core.kernel import Floats, Hyper, matern, matern_slope, squared_distance
 
-LENGTHSCALE = 0.5  # prior median, times sqrt(d)
+LENGTHSCALE = 0.65  # prior median, times sqrt(d)
 LENGTHSCALE_SD = 0.7
 SCALE, SCALE_SD = 0.08, 0.9  # changes between 1 and 50 % far from the baseline
 MEMORY_H, MEMORY_SD = 120.0, 0.8  # from one day to a month

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.clock import Clock
 from controller.core.persist import window_changes, window_restore
+from controller.core.sums import LIMIT
 from controller.core.windows import (
     Batch,
     Ingested,
@@ -19,9 +21,10 @@ from controller.core.windows import (
     ingest,
     initial,
     seal,
+    watermark_ms,
 )
 from tests.core.naive_windows import NaiveWindows
-from tests.core.stream import ARMS, DAY, EVENTS, HOUR, PLAN, SAMPLE, TABLES, Row, bucket, dense, part
+from tests.core.stream import ARMS, DAY, EVENTS, HOUR, PLAN, SAMPLE, TABLES, Row, bucket, dense, part, right
 
 NOW = 1_000_000 * HOUR
 NO_IDLE: frozenset[int] = frozenset()
@@ -144,3 +147,222 @@ def _nonzero(
     cells: dict[tuple[int, int], Counter[tuple[int, int, int]]],
 ) -> dict[tuple[int, int], dict[tuple[int, int, int], int]]:
     return {key: {place: n for place, n in cell.items() if n} for key, cell in cells.items() if cell}
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams)
+def test_cuts_interleaving_and_restarts_change_no_bit(stream: Stream) -> None:
+    """Copies of one id travel in one partition; here each partition has ids of its own."""
+    for p, rows in enumerate(stream.rows):
+        stream.rows[p] = [row._replace(key=row.key * 2 + p, values=(row.values[0] % 10**6, 1)) for row in rows]
+    whole = msgspec.structs.replace(stream, polls=[])
+    a, b = polled(stream), polled(whole, restarts=False)
+    assert a.counts == b.counts
+    assert _all_cells(a) == _all_cells(b)
+
+
+def _all_cells(run: Run) -> dict[tuple[int, int], tuple[bytes, bytes, int]]:
+    cells = run.state.cells | {(s.end_ms, v): cell for s in run.sealed for v, cell in s.cells.items()}
+    return {key: (cell.sums.tobytes(), cell.events.tobytes(), cell.magnitude) for key, cell in cells.items()}
+
+
+# --- one rule at a time --------------------------------------------------------------------------------------------
+
+
+def counts(info: Ingested) -> dict[str, int]:
+    return {result: n for result, n in info.counts.items() if n}
+
+
+def test_an_accepted_row_lands_in_its_window_version_segment_and_bucket() -> None:
+    row = right(1, 5 * HOUR - 1, unit=3, segment=2, values=(10, -4))
+    state, info = take(initial(), {0: [row]})
+    assert counts(info) == {"accepted": 1}
+    assert info.touched == (5 * HOUR,)
+    assert dense(state.cells[5 * HOUR, 7]) == {(2, bucket(3), 0): 10, (2, bucket(3), 1): -4, (2, bucket(3), -1): 1}
+    assert state.partitions[0].watermark_ms == 5 * HOUR - 1
+
+
+def test_a_row_on_the_edge_belongs_to_the_next_window() -> None:
+    state, _ = take(initial(), {0: [right(1, 5 * HOUR)]})
+    assert list(state.cells) == [(6 * HOUR, 7)]
+
+
+def test_nothing_of_the_state_before_is_changed_and_untouched_cells_keep_their_identity() -> None:
+    first, _ = take(initial(), {0: [right(1, HOUR), right(2, 2 * HOUR)]})
+    sums = {key: cell.sums.copy() for key, cell in first.cells.items()}
+    second, _ = take(first, {0: [right(3, 2 * HOUR)]})
+    assert second.cells[2 * HOUR, 7] is first.cells[2 * HOUR, 7]
+    assert second.cells[3 * HOUR, 7] is not first.cells[3 * HOUR, 7]
+    assert all((first.cells[key].sums == was).all() for key, was in sums.items())
+    again, info = take(first, {0: [right(3, 2 * HOUR)]})  # the old state still works, and knows nothing of key 3
+    assert counts(info) == {"accepted": 1}
+    assert (again.cells[3 * HOUR, 7].sums == second.cells[3 * HOUR, 7].sums).all()
+    with pytest.raises(ValueError, match="read-only"):
+        second.cells[3 * HOUR, 7].sums[0] = 1
+
+
+def test_expiry_goes_by_the_watermark_before_the_row() -> None:
+    late = right(1, HOUR - 1)
+    on_time, _ = take(initial(), {0: [right(2, 4 * HOUR - 1), late]})
+    assert (HOUR, 7) in on_time.cells
+    _, info = take(initial(), {0: [right(2, 4 * HOUR), late]})
+    assert counts(info) == {"accepted": 1, "expired": 1}
+
+
+def test_a_copy_is_a_duplicate_also_under_another_time_and_in_one_batch() -> None:
+    state, info = take(initial(), {0: [right(1, HOUR), right(1, HOUR), right(1001, HOUR)]})
+    assert counts(info) == {"accepted": 2, "duplicate": 1}
+    _, info = take(state, {0: [right(1, 3 * HOUR), right(1001, HOUR), right(2001, HOUR)]})
+    assert counts(info) == {"accepted": 1, "duplicate": 2}
+
+
+def test_a_short_horizon_forgets_ids_while_the_window_is_still_open() -> None:
+    plan = msgspec.structs.replace(PLAN, dedupe_ms=HOUR)
+    state, _ = take(initial(), {0: [right(1, 0), right(2, 2 * HOUR - 1)]}, plan=plan)
+    _, info = take(state, {0: [right(1, 0)]}, plan=plan)
+    assert counts(info) == {"duplicate": 1}
+    state, _ = take(state, {0: [right(3, 2 * HOUR)]}, plan=plan)
+    _, info = take(state, {0: [right(1, 0)]}, plan=plan)
+    assert counts(info) == {"accepted": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "result"),
+    [
+        (Row(1, HOUR, version=0, arm="anything"), "fallback"),
+        (Row(1, HOUR, version=99), "unknown_version"),
+        (right(1, HOUR)._replace(arm="gone"), "misattributed"),
+        (right(1, HOUR, unit=1)._replace(version=8, arm="e1"), "misattributed"),
+    ],
+)
+def test_rows_kept_out_of_the_sums_still_register_their_id_and_move_the_watermark(row: Row, result: str) -> None:
+    state, info = take(initial(), {0: [row, row]})
+    assert counts(info) == {result: 1, "duplicate": 1}
+    assert not state.cells
+    assert state.partitions[0].watermark_ms == HOUR
+    assert getattr(state.quality[2 * HOUR], result) == 1
+
+
+def test_the_wall_clock_refuses_the_future_and_names_the_row() -> None:
+    limit = NOW + 5 * 60_000
+    state, info = take(initial(), {3: [right(1, limit), right(2, limit + 1), right(3, NOW)]})
+    assert counts(info) == {"accepted": 2, "future": 1}
+    assert [(r.partition, r.offset, r.ts_ms, r.reason) for r in info.refused] == [(3, 1, limit + 1, "future")]
+    assert state.partitions[3].watermark_ms == limit
+
+
+def test_the_events_clock_believes_two_rows_that_agree_and_holds_a_lone_one() -> None:
+    state, info = take(initial(), {0: [right(1, HOUR), right(2, 99 * DAY)]}, "events")
+    assert counts(info) == {"accepted": 1}
+    assert state.partitions[0].held is not None
+    lone, info = take(state, {0: [right(3, 2 * HOUR)]}, "events")
+    assert counts(info) == {"accepted": 1, "future": 1}
+    assert (info.refused[0].offset, lone.partitions[0].held) == (1, None)
+    empty, info = take(state, {0: []}, "events")
+    assert (counts(info), empty.partitions[0].held is not None) == ({}, True)
+    both, info = take(empty, {0: [right(3, 99 * DAY - HOUR)]}, "events")
+    assert counts(info) == {"accepted": 2}
+    assert both.partitions[0].watermark_ms == 99 * DAY
+
+
+def test_a_copy_of_a_row_that_is_far_ahead_does_not_speak_for_it() -> None:
+    state, info = take(initial(), {0: [right(1, HOUR), right(2, 99 * DAY), right(2, 99 * DAY)]}, "events")
+    assert counts(info) == {"accepted": 1, "future": 1}
+    assert state.partitions[0].held is not None
+    _, info = take(state, {0: [right(3, 2 * HOUR)]}, "events")
+    assert counts(info) == {"accepted": 1, "future": 1}
+
+
+def test_sums_that_could_wrap_are_refused_and_named() -> None:
+    big = 9 * 10**15
+    fits = LIMIT // (2 * big)
+    rows = [right(k, HOUR, values=(big, -big)) for k in range(fits + 3)]
+    state, info = take(initial(), {0: rows[:100]})
+    state, info = take(state, {0: [*rows[100:], right(5000, HOUR, values=(1, -1))]})
+    assert counts(info) == {"accepted": fits - 100 + 1, "overflow": 3}
+    assert [r.offset for r in info.refused] == [fits, fits + 1, fits + 2]
+    cell = state.cells[2 * HOUR, 7]
+    assert cell.sums[0, bucket(0)].tolist() == [fits * big + 1, -fits * big - 1]
+    assert state.quality[2 * HOUR].accepted == fits + 1
+
+
+def test_large_values_add_up_exactly() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 2**53, 400).tolist()
+    state, _ = take(initial(), {0: [right(k, HOUR, values=(v, -(v // 7))) for k, v in enumerate(values)]})
+    assert state.cells[2 * HOUR, 7].sums.sum(axis=(0, 1)).tolist() == [sum(values), -sum(v // 7 for v in values)]
+
+
+def test_distinct_units_are_counted_once_a_window_and_only_when_accepted() -> None:
+    inside = [unit for unit in range(1, 200) if unit * 0x9E3779B97F4A7C15 % 2**64 < 2**63]
+    a, b = inside[:2]
+    rows = [right(1, HOUR, a), right(2, HOUR, a), right(3, HOUR, b, has_unit=False), right(4, 2 * HOUR, a)]
+    rows.append(right(5, HOUR, b)._replace(arm="gone"))
+    state, _ = take(initial(), {0: rows})
+    state, _ = take(state, {0: [right(6, HOUR, a)]})
+    expected = np.bincount([bucket(a)], minlength=5).tolist()
+    assert {end: n.tolist() for end, n in state.units.items()} == {2 * HOUR: expected, 3 * HOUR: expected}
+    outside = next(unit for unit in range(1, 200) if unit not in inside)
+    state, _ = take(initial(), {0: [right(1, HOUR, outside)]})
+    assert state.units == {}
+
+
+# --- watermark and sealing -----------------------------------------------------------------------------------------
+
+
+def test_the_stream_waits_for_its_slowest_partition_that_is_not_idle() -> None:
+    state, _ = take(initial(), {0: [right(1, 9 * HOUR)], 1: []})
+    assert watermark_ms(state, NO_IDLE) is None
+    assert watermark_ms(state, frozenset({1})) == 9 * HOUR
+    state, _ = take(state, {1: [right(2, 5 * HOUR)]})
+    assert state.watermark_ms == 5 * HOUR
+    assert watermark_ms(state, frozenset({0, 1})) == 5 * HOUR
+
+
+def test_an_idle_partition_that_wakes_never_moves_the_stream_back() -> None:
+    state, _ = take(initial(), {0: [right(1, 9 * HOUR)], 1: [right(2, 2 * HOUR)]}, idle=frozenset({1}))
+    assert state.watermark_ms == 9 * HOUR
+    state, sealed = seal(PLAN, state, frozenset({1}))
+    assert [s.end_ms for s in sealed] == [3 * HOUR]
+    state, info = take(state, {1: [right(3, 3 * HOUR - 1), right(4, 7 * HOUR)]})
+    assert counts(info) == {"expired": 1, "accepted": 1}
+    assert state.watermark_ms == 9 * HOUR
+    state, _ = take(state, {0: [right(5, 20 * HOUR)]})
+    assert state.watermark_ms == 9 * HOUR
+
+
+def test_sealing_hands_the_windows_out_once_with_the_offsets() -> None:
+    state, _ = take(initial(), {0: [right(1, 0), Row(2, HOUR, version=0), right(3, 5 * HOUR)], 4: [right(4, 5 * HOUR)]})
+    after, sealed = seal(PLAN, state, NO_IDLE)
+    assert [(s.end_ms, list(s.cells), s.offsets) for s in sealed] == [
+        (HOUR, [7], {0: 3, 4: 1}),
+        (2 * HOUR, [], {0: 3, 4: 1}),
+    ]
+    assert sealed[0].cells[7] is state.cells[HOUR, 7]
+    assert (sealed[0].quality.accepted, sealed[1].quality.fallback) == (1, 1)
+    assert after.sealed_through_ms == 2 * HOUR
+    assert seal(PLAN, after, NO_IDLE)[1] == ()
+
+
+def test_amended_windows_are_those_the_stream_had_settled() -> None:
+    state, _ = take(initial(), {0: [right(1, 0), right(2, HOUR + PLAN.grace_ms - 1)]})
+    state, info = take(state, {0: [right(3, 0), right(4, HOUR + PLAN.grace_ms)]})
+    assert (info.touched, info.amended) == ((HOUR, 2 * HOUR), ())
+    _, info = take(state, {0: [right(5, 0), right(6, 2 * HOUR)]})
+    assert (info.touched, info.amended) == ((HOUR, 3 * HOUR), (HOUR,))
+
+
+def test_the_state_does_not_grow_with_time() -> None:
+    state, key, sizes = initial(), 0, []
+    for hour in range(60):
+        rows = [right(key + k, hour * HOUR + k * 60_000, unit=key + k) for k in range(50)]
+        key += 50
+        state, _ = take(state, {0: rows})
+        state, _ = seal(PLAN, state, NO_IDLE)
+        if hour % 7 == 0:
+            _, _, state = window_changes(state, state)
+        keys = sum(len(run.hi) for index in (state.ids, state.exposed) for run in index.runs)
+        keys += sum(len(part.hi) for index in (state.ids, state.exposed) for part in index.fresh)
+        small = len(state.cells) + len(state.quality) + len(state.units) + len(state.ids.slots)
+        sizes.append((keys, small + len(state.ids.segments)))
+    assert max(sizes[30:]) <= max(sizes[10:30])

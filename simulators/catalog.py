@@ -136,7 +136,7 @@ QUICK = World(
     objective={"watch": 1.0},
     guardrails=(Guardrail("ctr", min_change=-0.02),),
     events_per_hour=6_000.0,
-    units=6_000,
+    units=40_000,
     activity_sd=0.3,
     buckets=200,
     explore_arms=4,
@@ -161,7 +161,7 @@ TENURE = msgspec.structs.replace(
     quantities=_with_tilts(QUICK, {"watch_s": {"new": {("p_watch",): -0.45}, "returning": {("p_watch",): 0.08}}}),
     segments={"new": 0.3, "returning": 0.7},
     events_per_hour=12_000.0,
-    units=12_000,
+    units=60_000,
 )
 
 WORLDS: dict[str, World] = {world.name: world for world in (FEED, QUICK, TENURE, AA)}

@@ -75,7 +75,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     segments: dict[str, float] = {}  # name -> share of units
     events_per_hour: float = 30_000.0  # mean over the day
     volume_swing: float = 8.0  # busiest hour / quietest hour
-    units: int = 60_000
+    units: int = 200_000
     activity_sd: float = 0.7  # of the log of a unit's activity
     trait_share: float = 0.5
     buckets: int = 1000

@@ -1,0 +1,81 @@
+"""The study that fits a world, as the file that an operator would have written."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from controller.shell.config import Study, load
+from simulators.worlds import World
+
+
+class Services(msgspec.Struct, frozen=True):
+    """Where a simulation's study finds its services; a closed loop needs none of them."""
+
+    bootstrap: str = "localhost:9092"
+    topic: str = "engagement"
+    redis_url: str = "redis://localhost:6379/0"
+    journal: str = ""  # "" is the world's name with .journal
+
+
+def study_text(world: World, services: Services | None = None, seed: int = 0) -> str:
+    """The TOML of a study that tunes this world."""
+    services = services or Services()
+    journal = services.journal or f"{world.name}.journal"
+    tables = [
+        f"# {world.summary}\nstudy = {_value(world.name)}\nseed = {seed}",
+        _table("window", {"length": "1h", "grace": "5m", "lateness": "6h"}),
+        *(_table("[weights]", msgspec.structs.asdict(weight)) for weight in world.weights),
+        "[metrics]\n" + "\n".join(_metric(m.name, m.numerator, m.denominator) for m in world.metrics),
+        _table("objective", world.objective),
+        *(_table("[guardrails]", msgspec.structs.asdict(guardrail)) for guardrail in world.guardrails),
+        _table("traffic", {"explore_arms": world.explore_arms, "explore_share": 0.32, "buckets": world.buckets}),
+        *([_table("segments", {"values": list(world.segments)})] if world.segments else []),
+        _table("kafka", {"bootstrap": services.bootstrap, "topic": services.topic}),
+        _table("redis", {"url": services.redis_url}),
+        _table("journal", {"path": journal}),
+    ]
+    return "\n\n".join(tables) + "\n"
+
+
+def study_of(world: World, seed: int = 0) -> Study:
+    """The checked study of a world; raises `ConfigError` when the world asks for an impossible one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{world.name}.toml"
+        path.write_text(study_text(world, seed=seed))
+        return load(path)
+
+
+def mismatches(world: World, study: Study) -> list[str]:
+    """Why a study cannot be run on this world's events; empty when it can."""
+    plan = study.plan
+    names, tuned = ({weight.name for weight in weights} for weights in (world.weights, plan.weights))
+    sent = {quantity.name for quantity in world.quantities}
+    used = {component.name for component in plan.components}
+    found = [
+        *(f"weights: the world has no {name!r}; it has {', '.join(sorted(names))}" for name in sorted(tuned - names)),
+        *(f"weights: the study has no {name!r}, which the world responds to" for name in sorted(names - tuned)),
+        *(f"metrics: the world sends no {name!r}; it sends {', '.join(sorted(sent))}" for name in sorted(used - sent)),
+    ]
+    if plan.buckets != world.buckets:
+        found.append(f"traffic.buckets: {plan.buckets}, where the world has {world.buckets}")
+    return found
+
+
+def _table(name: str, values: Mapping[str, object]) -> str:
+    return "\n".join(
+        [
+            f"[{name}]",
+            *(f"{key} = {_value(value)}" for key, value in values.items() if value is not None and value is not False),
+        ]
+    )
+
+
+def _metric(name: str, numerator: str, denominator: str) -> str:
+    return f"{name} = {{ numerator = {_value(numerator)}, denominator = {_value(denominator)} }}"
+
+
+def _value(value: object) -> str:
+    return json.dumps(value)  # for texts, numbers, booleans and lists of them TOML and JSON agree

@@ -1,0 +1,87 @@
+"""An offline recount of a topic under the ledger's versions, written apart from the controller's code.
+
+It reads the journal as a plain SQLite file and each record as plain JSON, one event at a time, in Python's own integers.
+"""
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import xxhash
+
+Sums = dict[tuple[int, int], dict[tuple[int, str], int]]  # (window end, version) -> (bucket, component) -> 1e-6 units
+
+
+class Ledger(NamedTuple):
+    plan: dict[str, Any]
+    tables: dict[int, dict[str, Any]]  # version -> table
+    published: list[tuple[int, bool]]  # version, whether Redis took it
+    sealed: dict[int, dict[int, int]]  # window end -> partition -> offset
+
+
+def read_ledger(journal: Path) -> Ledger:
+    tables, published, sealed = {}, [], {}
+    plan: dict[str, Any] = {}
+    with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as db:
+        for kind, text in db.execute("SELECT kind, body FROM ledger ORDER BY seq"):
+            body = json.loads(text)
+            plan = body["plan"] if kind == "study_started" else plan
+            if body.get("table"):
+                table = json.loads(body["table"])
+                assert table["version"] not in tables, f"version {table['version']} names two tables"
+                tables[table["version"]] = table
+            if kind == "published":
+                published.append((body["version"], body["accepted"]))
+            if kind == "sealed":
+                assert body["window_end_ms"] not in sealed, "a window was sealed twice"
+                sealed[body["window_end_ms"]] = {int(p): offset for p, offset in body["offsets"].items()}
+    return Ledger(plan, tables, published, sealed)
+
+
+def recount(ledger: Ledger, topic: dict[int, Iterable[tuple[int, bytes]]]) -> Sums:
+    """Sums of every sealed window. `topic`: partition -> (offset, record value) in offset order, from the study's start."""
+    sums: Sums = {}
+    for partition, records in topic.items():
+        for event, end, offset in _counted(ledger.plan, records):
+            if end not in ledger.sealed or offset >= ledger.sealed[end].get(partition, 0):
+                continue
+            table = ledger.tables.get(event["version"])
+            if table is None:
+                continue
+            bucket = xxhash.xxh64_intdigest(table["unit_hash"]["salt"] + event["unit"]) % table["unit_hash"]["buckets"]
+            if table["arms"][table["buckets"][bucket]]["arm"] != event["arm"]:
+                continue
+            cell = sums.setdefault((end, event["version"]), {})
+            for component in ledger.plan["components"]:
+                name = component["name"]
+                value = _fixed_point(event["values"].get(name, 0.0))
+                cell[bucket, name] = cell.get((bucket, name), 0) + value
+    return sums
+
+
+def _counted(plan: dict[str, Any], records: Iterable[tuple[int, bytes]]) -> Iterable[tuple[dict[str, Any], int, int]]:
+    """Events that are neither expired nor copies, with their window's end and their offset."""
+    window = plan["window"]
+    watermark, seen = -math.inf, set()
+    for offset, value in records:
+        for line in value.split(b"\n"):
+            if not line.strip():
+                continue
+            event = json.loads(line)
+            end = (event["ts_ms"] // window["length_ms"] + 1) * window["length_ms"]
+            before, watermark = watermark, max(watermark, event["ts_ms"])
+            if before >= end + window["lateness_ms"]:
+                continue
+            if event["id"] in seen and before < end + window["dedupe_ms"]:
+                continue
+            seen.add(event["id"])
+            yield event, end, offset
+
+
+def _fixed_point(value: float) -> int:
+    product = value * 1e6
+    whole = math.trunc(product)
+    return whole + (int(math.copysign(1, product)) if abs(product - whole) >= 0.5 else 0)

@@ -73,7 +73,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     objective: dict[str, float]
     guardrails: tuple[Guardrail, ...]
     segments: dict[str, float] = {}  # name -> share of units
-    events_per_hour: float = 30_000.0  # mean over the day
+    events_per_hour: float = 60_000.0  # mean over the day
     volume_swing: float = 8.0  # busiest hour / quietest hour
     units: int = 200_000
     activity_sd: float = 0.7  # of the log of a unit's activity

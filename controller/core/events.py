@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core import json_rows
+from controller.core import column_rows, json_rows
+from controller.core.column_rows import Columns
 from controller.core.json_rows import MAX_TIME_MS, MAX_VALUE, Layout, Table, Text
 from controller.unit_hash import buckets_of, xxh64_spans
 
@@ -32,6 +33,8 @@ REASONS = {
     "no_unit": "neither unit nor bucket",
     "bucket_mismatch": "the bucket is not the bucket of the unit",
 }
+
+_FAULTS = ("", *REASONS)  # a row's fault is an index into it, 0 = none
 
 # Two seeds that share no structure: the 128 bits of an id are two hashes of it.
 _ID_SEEDS = (0, 0x8F1BBCDC6ED9EBA1)
@@ -92,16 +95,34 @@ def decode(record_values: Sequence[bytes], offsets: Sequence[int], plan: EventPl
     """
     parsed = json_rows.parse(record_values, _layout(plan))
     at = np.asarray(offsets, np.int64)
-    events, faults = _events(parsed.table, at[parsed.record], plan)
+    fault = np.zeros(len(parsed.record), np.int8)  # a row's index into _FAULTS
+    events = _events(parsed.table, at[parsed.record], plan, fault)
     rejected = [Rejected(offsets[record], reason, row[:MAX_REJECTED]) for record, reason, row in parsed.refused]
-    first = np.searchsorted(parsed.record, parsed.record) if faults else parsed.record
-    for row, reason in faults.items():
+    for row in np.flatnonzero(fault).tolist():
         record = int(parsed.record[row])
-        lines = parsed.lines.get(record)
-        data = lines[row - int(first[row])] if lines else record_values[record]
-        rejected.append(Rejected(offsets[record], reason, data[:MAX_REJECTED]))
+        line = row - int(np.searchsorted(parsed.record, record))
+        data = parsed.lines[record][line] if record in parsed.lines else record_values[record]
+        rejected.append(Rejected(offsets[record], _FAULTS[fault[row]], data[:MAX_REJECTED]))
     rejected.sort(key=lambda row: row.offset)
     return Decoded(events, tuple(rejected), parsed.unknown)
+
+
+def from_columns(columns: Columns, plan: EventPlan) -> Decoded:
+    """Check rows that came as columns: the same rows as JSON give the same events, but that null means absent here."""
+    layout = _layout(plan)
+    fault = np.zeros(columns.rows, np.int8)
+    for rows, reason in column_rows.faults(columns, layout):
+        _mark(fault, rows, reason)
+    good = fault == 0
+    unknown = {name: int(np.count_nonzero(rows & good)) for name, rows in columns.unknown.items()}
+    table = column_rows.table(columns, layout, good)
+    events = _events(table, columns.offset, plan, fault)
+    bad = np.flatnonzero(fault).tolist()
+    rejected = [
+        Rejected(int(columns.offset[row]), _FAULTS[fault[row]], data[:MAX_REJECTED])
+        for row, data in zip(bad, columns.show(bad) if bad else [], strict=True)
+    ]
+    return Decoded(events, tuple(rejected), {name: rows for name, rows in unknown.items() if rows})
 
 
 def concat(parts: Sequence[Events]) -> Events:
@@ -128,24 +149,16 @@ def _layout(plan: EventPlan) -> Layout:
     )
 
 
-def _events(table: Table, offset: NDArray[np.int64], plan: EventPlan) -> tuple[Events, dict[int, str]]:
-    """Check fields against each other, hash, and keep the rows without a fault; faults are row -> reason."""
-    has_unit = table.units.lengths > 0
+def _events(table: Table, offset: NDArray[np.int64], plan: EventPlan, fault: NDArray[np.int8]) -> Events:
+    """Check fields against each other, hash, and keep the rows without a fault; adds to `fault`."""
+    has_unit, has_bucket = table.units.lengths > 0, table.bucket >= 0
     unit_hash = _hashes(table.units, 0, plan.salt.encode())
     unit_hash[~has_unit] = 0
     hashed = buckets_of(unit_hash, plan.buckets)
-    has_bucket = table.bucket >= 0
-    no_arm = (np.array(table.arm_names or ("",)) == "")[table.arm]
-    faulty = {
-        "missing_field": no_arm & (table.version > 0),
-        "no_unit": ~has_unit & ~has_bucket,
-        "bucket_mismatch": has_unit & has_bucket & (hashed != table.bucket),
-    }
-    faults: dict[int, str] = {}
-    for reason, rows in faulty.items():
-        for row in np.flatnonzero(rows).tolist():
-            faults.setdefault(row, reason)
-    names, code = _sorted_names(table)
+    unnamed = np.array([name == "" for name in table.arm_names] or [True])
+    _mark(fault, (table.version > 0) & unnamed[table.arm], "missing_field")
+    _mark(fault, ~has_unit & ~has_bucket, "no_unit")
+    _mark(fault, has_unit & has_bucket & (hashed != table.bucket), "bucket_mismatch")
     events = Events(
         offset=offset,
         ts_ms=table.ts_ms,
@@ -155,15 +168,19 @@ def _events(table: Table, offset: NDArray[np.int64], plan: EventPlan) -> tuple[E
         has_unit=has_unit,
         segment=table.segment,
         version=table.version,
-        arm=code[table.arm],
-        arm_names=names,
+        arm=table.arm,
+        arm_names=table.arm_names,
         values=fixed_point(table.values),
     )
-    if faults:
-        keep = np.ones(len(offset), np.bool_)
-        keep[list(faults)] = False
-        events = _take(events, keep)
-    return _frozen(events), faults
+    if fault.any():
+        events = _take(events, fault == 0)
+    return _frozen(_with_used_names(events))
+
+
+def _mark(fault: NDArray[np.int8], rows: NDArray[np.bool_], reason: str) -> None:
+    """Give rows a reason unless they have one."""
+    if rows.any():
+        fault[rows & (fault == 0)] = _FAULTS.index(reason)
 
 
 def fixed_point(values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -181,11 +198,13 @@ def _hashes(texts: Text, seed: int, prefix: bytes = b"") -> NDArray[np.uint64]:
     return xxh64_spans(texts.data, texts.starts, texts.lengths, seed, prefix)
 
 
-def _sorted_names(table: Table) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-    """Arm names in order, and the new code of each old one."""
-    names = tuple(sorted(table.arm_names))
+def _with_used_names(events: Events) -> Events:
+    """Only the names of arms that a row has, in order: the same rows give the same record, however they arrived."""
+    used = np.bincount(events.arm, minlength=len(events.arm_names)).tolist()
+    names = tuple(sorted({name for name, rows in zip(events.arm_names, used, strict=True) if rows}))
     code = {name: index for index, name in enumerate(names)}
-    return names, np.array([code[name] for name in table.arm_names], np.int32)
+    codes = np.array([code.get(name, 0) for name in events.arm_names] or [0], np.int32)
+    return msgspec.structs.replace(events, arm=codes[events.arm], arm_names=names)
 
 
 def _take(events: Events, rows: NDArray[np.bool_]) -> Events:

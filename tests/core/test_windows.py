@@ -226,6 +226,14 @@ def test_a_short_horizon_forgets_ids_while_the_window_is_still_open() -> None:
     assert counts(info) == {"accepted": 1}
 
 
+def test_a_copy_counts_again_once_the_watermark_of_its_batch_has_passed_the_horizon() -> None:
+    plan = msgspec.structs.replace(PLAN, dedupe_ms=HOUR)
+    state, _ = take(initial(), {0: [right(1, 0)]}, plan=plan)
+    copies = [right(1, 0), right(2, 2 * HOUR), right(1, HOUR), right(1, HOUR)]
+    _, info = take(state, {0: copies}, plan=plan)
+    assert counts(info) == {"duplicate": 2, "accepted": 2}
+
+
 @pytest.mark.parametrize(
     ("row", "result"),
     [
@@ -263,6 +271,12 @@ def test_the_events_clock_believes_two_rows_that_agree_and_holds_a_lone_one() ->
     both, info = take(empty, {0: [right(3, 99 * DAY - HOUR)]}, "events")
     assert counts(info) == {"accepted": 2}
     assert both.partitions[0].watermark_ms == 99 * DAY
+
+
+def test_after_a_leap_the_higher_of_the_two_rows_is_the_watermark() -> None:
+    leap = [right(2, 99 * DAY + 20 * HOUR), right(3, 99 * DAY), right(4, 99 * DAY + 40 * HOUR), right(5, 99 * DAY)]
+    _, info = take(initial(), {0: [right(1, HOUR), *leap]}, "events")
+    assert counts(info) == {"accepted": 3, "expired": 2}
 
 
 def test_a_copy_of_a_row_that_is_far_ahead_does_not_speak_for_it() -> None:

@@ -1,7 +1,8 @@
 """Events from Kafka by confluent-kafka (librdkafka): the faster client, an optional dependency."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from controller.shell.connections import Kafka
@@ -10,12 +11,16 @@ from controller.shell.sources_standing import Standing
 
 try:
     import confluent_kafka
-    from confluent_kafka import KafkaError, KafkaException, TopicPartition
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition, admin
 except ImportError as missing:
     raise ImportError('client = "confluent" needs confluent-kafka: pip install "trimtab[confluent]"') from missing
 
+_SPEC: Final[Any] = vars(admin)["OffsetSpec"]  # public, but its package's annotations leave it out
+_EARLIEST: Final = _SPEC.earliest()
+_LATEST: Final = _SPEC.latest()
 _ANSWER_S: Final = 2.0  # an end offset that takes longer counts as no answer
 _MOST_RECORDS: Final = 50_000  # a poll
+_LOG_LEVEL: Final = 2  # what matters is said by `health`
 _SETTINGS: Final = {
     "group.id": "trimtab-assigned-by-hand",  # demanded by the client, used for nothing
     "enable.auto.commit": False,
@@ -25,13 +30,13 @@ _SETTINGS: Final = {
     "enable.partition.eof": True,  # tells the end offset beyond markers and gaps that hold no record
     "check.crcs": True,
     "isolation.level": "read_uncommitted",
-    "fetch.wait.max.ms": 250,
+    "fetch.wait.max.ms": 100,
     "fetch.message.max.bytes": 4 << 20,
     "fetch.max.bytes": 16 << 20,
     "queued.max.messages.kbytes": 32 << 10,
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 2_000,
-    "log_level": 2,  # what matters is said by `health`
+    "log_level": _LOG_LEVEL,
 }
 
 
@@ -51,7 +56,7 @@ class ConfluentSource:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._kafka = kafka
-        self._options = {**_SETTINGS, **_login(kafka, password)}
+        self._login = _login(kafka, password)
         self._window_ms = window_ms
         self._idle_after_s = idle_after_s
         self._answer_s = answer_s
@@ -59,31 +64,30 @@ class ConfluentSource:
         self._monotonic = monotonic
         self._now_ms = now_ms
         self._consumer: Any = None
+        self._assigned = False
+        self._admin: Any = None  # a connection of its own: an answer does not wait behind a fetch that waits
         self._refreshed_at = 0.0
         self._standing = Standing({}, idle_after_s, monotonic)
 
     def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
         """See `Source.start`."""
         self.close()
-        consumer = confluent_kafka.Consumer(self._options)
+        self._admin = admin.AdminClient(self._login | {"log_level": _LOG_LEVEL})
         try:
-            positions = self._resolve(consumer, offsets, at)
-            consumer.assign([self._at(partition, offset) for partition, offset in positions.items()])
+            positions = self._resolve(offsets, at)
         except KafkaException as error:
-            consumer.close()
             raise SourceUnavailable(
                 f"no Kafka broker answered at {self._kafka.bootstrap} within {self._answer_s:g} s: {error}"
             ) from error
-        except (SourceUnavailable, OffsetLost):
-            consumer.close()
-            raise
-        self._consumer = consumer
+        self._consumer = confluent_kafka.Consumer({**_SETTINGS, **self._login})
+        self._assigned = False
         self._refreshed_at = self._monotonic()
         self._standing = Standing(positions, self._idle_after_s, self._monotonic)
         return positions
 
     def poll(self, timeout_s: float) -> Poll:
         """See `Source.poll`."""
+        self._assign()
         self._discover()
         messages = self._consumer.consume(_MOST_RECORDS, 0)
         if not messages:  # `consume` waits until it has all it was asked for; one message is enough to wait for
@@ -91,7 +95,7 @@ class ConfluentSource:
             messages += self._consumer.consume(_MOST_RECORDS, 0) if messages else []
         parts, newest_ms = self._sort(messages)
         if self._standing.due():
-            self._ask()
+            self._ask_ends()
         behind = self._standing.behind({})
         backlog = bool(parts) and any(behind.values()) and self._now_ms() - newest_ms > self._window_ms
         return Poll(parts, self._standing.idle(), backlog, behind)
@@ -102,9 +106,10 @@ class ConfluentSource:
 
     def caught_up(self) -> bool:
         """See `Source.caught_up`."""
-        self._refreshed_at = 0.0
+        self._assign()
+        self._refreshed_at = -math.inf
         self._discover()
-        self._ask()
+        self._ask_ends()
         return self._standing.at_end()
 
     def close(self) -> None:
@@ -113,14 +118,19 @@ class ConfluentSource:
             self._consumer.close()
             self._consumer = None
 
-    def _resolve(self, consumer: Any, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
-        partitions = self._partitions(consumer, self._answer_s)
+    def _resolve(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+        partitions = self._partitions(self._answer_s)
         if not partitions:
             raise SourceUnavailable(f"Kafka at {self._kafka.bootstrap} has no topic {self._kafka.topic!r}")
-        bounds = {partition: self._bounds(consumer, partition, self._answer_s) for partition in sorted(partitions)}
-        earliest = {partition: low for partition, (low, _) in bounds.items()}
-        latest = {partition: high for partition, (_, high) in bounds.items()}
+        earliest = self._ask(partitions, _EARLIEST, self._answer_s)
+        latest = self._ask(partitions, _LATEST, self._answer_s)
         return resolve(offsets, at, earliest, latest)
+
+    def _assign(self) -> None:
+        """Begin to fetch: not in `start`, because the client does so by itself from then on."""
+        if not self._assigned:
+            self._consumer.assign([self._at(*position) for position in self._standing.positions.items()])
+            self._assigned = True
 
     def _sort(self, messages: list[Any]) -> tuple[tuple[Fetched, ...], int]:
         """Messages by partition, with where each goes on, and the newest append time."""
@@ -151,8 +161,8 @@ class ConfluentSource:
     def _failed(self, error: Any, partition: int) -> None:
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION):
             asked = self._standing.positions[partition]
-            raise OffsetLost(partition, asked, *self._bounds(self._consumer, partition, _ANSWER_S))
-        self._standing.silent(f"Kafka at {self._kafka.bootstrap}: {error}")
+            raise OffsetLost(partition, asked, *self._bounds(partition))
+        self._standing.failed(f"Kafka at {self._kafka.bootstrap}, partition {partition}: {error}")
 
     def _discover(self) -> None:
         """Take up partitions that were added to the topic, at their beginning."""
@@ -160,33 +170,43 @@ class ConfluentSource:
             return
         self._refreshed_at = self._monotonic()
         try:
-            new = self._partitions(self._consumer, _ANSWER_S) - self._standing.positions.keys()
-            starts = {partition: self._bounds(self._consumer, partition, _ANSWER_S)[0] for partition in sorted(new)}
+            new = self._partitions(_ANSWER_S) - self._standing.positions.keys()
+            starts = self._ask(new, _EARLIEST, _ANSWER_S)
         except KafkaException as error:
             self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {error}")
             return
         if starts:
-            self._consumer.incremental_assign([self._at(partition, offset) for partition, offset in starts.items()])
+            self._consumer.incremental_assign([self._at(*position) for position in starts.items()])
         for partition, offset in starts.items():
             self._standing.advance(partition, offset)
 
-    def _ask(self) -> None:
+    def _ask_ends(self) -> None:
         try:
-            ends = {p: self._bounds(self._consumer, p, _ANSWER_S)[1] for p in self._standing.positions}
+            ends = self._ask(self._standing.positions, _LATEST, _ANSWER_S)
         except KafkaException as error:
             self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {error}")
         else:
             self._standing.answered(ends)
 
-    def _partitions(self, consumer: Any, timeout_s: float) -> set[int]:
+    def _partitions(self, timeout_s: float) -> set[int]:
         """Numbers of the topic's partitions; empty when there is no such topic."""
-        topic = consumer.list_topics(self._kafka.topic, timeout=timeout_s).topics[self._kafka.topic]
+        topic = self._admin.list_topics(self._kafka.topic, timeout=timeout_s).topics[self._kafka.topic]
         return set() if topic.error is not None else set(topic.partitions)
 
-    def _bounds(self, consumer: Any, partition: int, timeout_s: float) -> tuple[int, int]:
-        """Freshly asked first and end offset; raises KafkaException when no answer comes."""
-        low, high = consumer.get_watermark_offsets(self._at(partition), timeout=timeout_s, cached=False)
-        return low, high
+    def _ask(self, partitions: Iterable[int], spec: Any, timeout_s: float) -> dict[int, int]:
+        """Freshly asked offsets; raises KafkaException when an answer does not come in time."""
+        asked = {self._at(partition): spec for partition in sorted(partitions)}
+        answers = self._admin.list_offsets(asked, request_timeout=timeout_s) if asked else {}
+        return {at.partition: answer.result().offset for at, answer in answers.items()}
+
+    def _bounds(self, partition: int) -> tuple[int, int]:
+        """First and end offset for the message of a loss, which is certain already: -1 when they cannot be had."""
+        try:
+            earliest = self._ask([partition], _EARLIEST, _ANSWER_S)
+            latest = self._ask([partition], _LATEST, _ANSWER_S)
+        except KafkaException:
+            return -1, -1
+        return earliest[partition], latest[partition]
 
     def _at(self, partition: int, offset: int = 0) -> Any:
         return TopicPartition(self._kafka.topic, partition, offset)

@@ -24,8 +24,9 @@ from controller.shell.sources_standing import Standing
 
 _ANSWER_MS: Final = 2_000  # an end offset that takes longer counts as no answer
 _CLOSE_MS: Final = 2_000
+_RETRY_S: Final = 1.0
 _FETCH: Final = {
-    "fetch_max_wait_ms": 250,
+    "fetch_max_wait_ms": 100,  # a question about end offsets waits behind a fetch that waits
     "fetch_max_bytes": 16 << 20,
     "max_partition_fetch_bytes": 4 << 20,
     "max_poll_records": 50_000,  # the default of 500 costs more than the records
@@ -155,7 +156,7 @@ class KafkaSource:
             self._open(self._standing.positions, "earliest")
         except SourceUnavailable as error:
             self._standing.silent(str(error))
-            time.sleep(min(timeout_s, 1.0))
+            time.sleep(min(timeout_s, _RETRY_S))
 
     def _fetch(self, timeout_s: float) -> tuple[tuple[Fetched, ...], int]:
         """What came of each partition whose position moved, and the newest append time in it."""
@@ -167,8 +168,9 @@ class KafkaSource:
             raise self._lost(error) from error
         except KafkaError as error:
             # A client that raised (a bad checksum, say) may never go on, so a new one takes over at the positions.
-            self._standing.silent(f"Kafka at {self._kafka.bootstrap}: {_said(error)}")
+            self._standing.failed(f"Kafka at {self._kafka.bootstrap}: {_said(error)}")
             self.close()
+            time.sleep(min(timeout_s, _RETRY_S))
             return (), 0
         newest_ms = max((records[-1].timestamp for records in polled.values()), default=0)
         return tuple(part for part in moved if part is not None), newest_ms

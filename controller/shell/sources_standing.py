@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 ASK_EVERY_S = 1.0
+FAULT_HOLDS_S = 10.0  # a fault that came no more for so long is over
 
 
 class Standing:
@@ -22,6 +23,7 @@ class Standing:
         self._at_end_since: dict[int, float] = {}
         self._asked_at: float | None = None
         self._silent: tuple[float, str] | None = None  # since when, and why
+        self._fault: tuple[float, str] | None = None  # last when, and what
 
     def advance(self, partition: int, next_offset: int) -> None:
         """The reader has gone on to `next_offset`."""
@@ -51,6 +53,10 @@ class Standing:
         self._at_end_since.clear()
         self._silent = (self._asked_at if self._silent is None else self._silent[0], reason)
 
+    def failed(self, reason: str) -> None:
+        """An answer came, and it was an error."""
+        self._fault = (self._monotonic(), reason)
+
     def idle(self) -> frozenset[int]:
         """Partitions that need not hold the watermark back."""
         wait_s = self._idle_after_s
@@ -69,8 +75,11 @@ class Standing:
         return self._silent is None and self._ends == self.positions
 
     def health(self) -> str | None:
-        """Why there is no answer, and for how long."""
-        if self._silent is None:
-            return None
-        since, reason = self._silent
-        return f"{reason} (for {self._monotonic() - since:.0f} s)"
+        """Why there is no answer, and for how long; or the error that came lately."""
+        now = self._monotonic()
+        if self._silent is not None:
+            since, reason = self._silent
+            return f"{reason} (for {now - since:.0f} s)"
+        if self._fault is not None and now - self._fault[0] < FAULT_HOLDS_S:
+            return self._fault[1]
+        return None

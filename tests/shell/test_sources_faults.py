@@ -1,0 +1,209 @@
+"""What a source of a real broker does when the broker goes away, hangs, comes back, or stores a damaged batch."""
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from controller.shell.connections import Kafka
+from controller.shell.dead_letters import DeadLetter, DeadLettersUnavailable, KafkaDeadLetters
+from controller.shell.sources import Source, SourceUnavailable
+from controller.shell.sources_confluent import ConfluentSource
+from controller.shell.sources_kafka import KafkaSource
+from tests.services.kafka_broker import KafkaBroker, MakeBroker, MakeTopic
+from tests.services.process import free_port
+from tests.waiting import wait_until
+
+CLIENTS: dict[str, Callable[..., Source]] = {"kafka-python": KafkaSource, "confluent": ConfluentSource}
+each_client = pytest.mark.parametrize("kind", CLIENTS.values(), ids=CLIENTS)
+
+# kafka-python leaves the socket of a refused connection to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collect_sockets(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """While their warning is ignored, not in some later test; a kept log record would keep one alive."""
+    caplog.set_level(logging.CRITICAL, "kafka")
+    yield
+    gc.collect()
+
+
+class Reader:
+    """Polls a source and keeps what came."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.values: list[bytes] = []
+        self.longest_s = 0.0
+        self.idle: frozenset[int] = frozenset()
+
+    def poll(self) -> None:
+        began = time.monotonic()
+        poll = self.source.poll(0.1)
+        self.longest_s = max(self.longest_s, time.monotonic() - began)
+        self.idle = poll.idle
+        for part in poll.parts:
+            self.values.extend(record.value for record in part.records)
+
+    def has(self, count: int) -> bool:
+        self.poll()
+        return len(self.values) >= count
+
+    def ails(self) -> bool:
+        self.poll()
+        return self.source.health() is not None
+
+    def is_well(self) -> bool:
+        self.poll()
+        return self.source.health() is None
+
+
+@pytest.fixture(scope="module")
+def broker(kafka_broker: MakeBroker) -> KafkaBroker:
+    return kafka_broker()
+
+
+@pytest.fixture
+def reader(request: pytest.FixtureRequest, broker: KafkaBroker) -> Iterator[Callable[..., Reader]]:
+    sources: list[Source] = []
+
+    def make(kind: Callable[..., Source], topic: str) -> Reader:
+        kafka = Kafka(broker.bootstrap, topic)
+        source = kind(kafka, window_ms=3_600_000, idle_after_s=0.5, refresh_s=0.2, answer_s=5.0)
+        source.start(None, "earliest")
+        sources.append(source)
+        return Reader(source)
+
+    yield make
+    for source in sources:
+        source.close()
+
+
+def produce(bootstrap: str, topic: str, *values: bytes) -> None:
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    for value in values:
+        producer.send(topic, value, partition=0)
+    producer.close()
+
+
+@each_client
+def test_a_broker_that_stops_and_comes_back(
+    kind: Callable[..., Source], broker: KafkaBroker, reader: Callable[..., Reader]
+) -> None:
+    topic = broker.create_topic(f"restart-{kind.__name__}", partitions=2)
+    read = reader(kind, topic)
+    produce(broker.bootstrap, topic, b"one", b"two")
+    wait_until(lambda: read.has(2), "the first records")
+    broker.stop()
+    wait_until(read.ails, "the outage is noticed")
+    assert read.idle == frozenset()
+    assert str(broker.bootstrap) in str(read.source.health())
+    assert not read.source.caught_up()
+    broker.start()
+    produce(broker.bootstrap, topic, b"three")
+    wait_until(lambda: read.has(3), "the record after the restart")
+    wait_until(read.is_well, "the end of the outage is noticed")
+    assert read.values == [b"one", b"two", b"three"]
+    assert read.longest_s < 4.0
+
+
+@each_client
+def test_a_broker_that_hangs_holds_nobody_up(
+    kind: Callable[..., Source], broker: KafkaBroker, reader: Callable[..., Reader]
+) -> None:
+    topic = broker.create_topic(f"hang-{kind.__name__}", partitions=1)
+    read = reader(kind, topic)
+    produce(broker.bootstrap, topic, b"one")
+    wait_until(lambda: read.has(1) and bool(read.idle), "the record, and idleness")
+    broker.pause()
+    try:
+        wait_until(read.ails, "the silence is noticed")
+        assert read.idle == frozenset()
+        assert read.longest_s < 4.0
+    finally:
+        broker.unpause()
+    wait_until(read.is_well, "the answer")
+    produce(broker.bootstrap, topic, b"two")
+    wait_until(lambda: read.has(2), "the next record")
+    assert read.values == [b"one", b"two"]
+
+
+@each_client
+def test_a_damaged_batch_is_neither_skipped_nor_read(
+    kind: Callable[..., Source],
+    broker: KafkaBroker,
+    reader: Callable[..., Reader],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    topic = broker.create_topic(f"damaged-{kind.__name__}", partitions=1)
+    produce(broker.bootstrap, topic, b"sound")
+    produce(broker.bootstrap, topic, b"to be damaged")
+    produce(broker.bootstrap, topic, b"behind it")
+    broker.stop()
+    for segment in tmp_path_factory.getbasetemp().glob(f"kafka*/broker/data/{topic}-0/*.log"):
+        segment.write_bytes(segment.read_bytes().replace(b"to be damaged", b"to bX damaged"))
+    broker.start()
+    read = reader(kind, topic)
+    wait_until(lambda: read.has(1) and read.source.health() is not None, "the damage is noticed")
+    for _ in range(20):
+        assert read.ails()
+    assert read.values == [b"sound"]
+    assert not read.source.caught_up()
+
+
+@each_client
+def test_no_broker_at_the_start(kind: Callable[..., Source]) -> None:
+    threads = threading.active_count()
+    address = f"127.0.0.1:{free_port()}"
+    source = kind(Kafka(address, "events"), window_ms=1000, idle_after_s=None, answer_s=0.3)
+    with pytest.raises(SourceUnavailable, match=rf"no Kafka broker answered at {address} within 0\.3 s"):
+        source.start(None, "earliest")
+    source.close()
+    wait_until(lambda: threading.active_count() <= threads, "the client's threads end")
+
+
+def test_dead_letters_keep_the_event_and_why_it_was_refused(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=1)
+    letters = KafkaDeadLetters(Kafka(kafka_bootstrap, "events"), topic)
+    letters.send([])
+    letters.send([DeadLetter(3, 41, "malformed", b"\xff{"), DeadLetter(0, 7, "negative", b"{}")])
+    letters.close()
+    assert stored(kafka_bootstrap, topic) == [
+        (b"\xff{", {"reason": b"malformed", "topic": b"events", "partition": b"3", "offset": b"41"}),
+        (b"{}", {"reason": b"negative", "topic": b"events", "partition": b"0", "offset": b"7"}),
+    ]
+
+
+def test_dead_letters_that_cannot_be_stored(kafka_bootstrap: str) -> None:
+    threads = threading.active_count()
+    letter = DeadLetter(0, 1, "malformed", b"x")
+    nowhere = KafkaDeadLetters(Kafka(f"127.0.0.1:{free_port()}", "events"), "letters", answer_s=0.3)
+    with pytest.raises(DeadLettersUnavailable, match="topic 'letters' at 127"):
+        nowhere.send([letter])
+    nowhere.close()
+    absent = KafkaDeadLetters(Kafka(kafka_bootstrap, "events"), "no-such-topic", answer_s=1.0)
+    with pytest.raises(DeadLettersUnavailable, match="topic 'no-such-topic'"):
+        absent.send([letter])
+    absent.close()
+    wait_until(lambda: threading.active_count() <= threads, "the client's threads end")
+
+
+def stored(bootstrap: str, topic: str) -> list[tuple[bytes, dict[str, bytes]]]:
+    consumer: Any = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    consumer.assign([TopicPartition(topic, 0)])
+    found: list[Any] = []
+
+    def both() -> bool:
+        for records in consumer.poll(100).values():
+            found.extend(records)
+        return len(found) >= 2
+
+    wait_until(both, "both letters")
+    consumer.close()
+    return [(record.value, dict(record.headers)) for record in found]

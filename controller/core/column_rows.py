@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.json_rows import MAX_TEXT, MAX_TIME_MS, MAX_VALUE, Layout, Table, Text
+from controller.core.rows import MAX_TEXT, MAX_TIME_MS, MAX_VALUE, Layout, Table, Text
 
 Rows = NDArray[np.bool_]  # (n,)
 Fault = tuple[Rows, str]

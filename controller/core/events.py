@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from controller.core import column_rows, json_rows
 from controller.core.column_rows import Columns
-from controller.core.json_rows import MAX_TIME_MS, MAX_VALUE, Layout, Table, Text
+from controller.core.rows import MAX_RECORD, MAX_TEXT, MAX_TIME_MS, MAX_VALUE, Layout, Table, Text
 from controller.unit_hash import buckets_of, xxh64_spans
 
 FIXED_POINT = 1_000_000  # components are added up as integers in units of 1e-6
@@ -23,7 +23,7 @@ MAX_REJECTED = 64 * 2**10  # bytes of a rejected row that are kept
 REASONS = {
     "malformed": "not one JSON object (or lines of them), or not a readable Arrow stream",
     "not_utf8": "JSON that is not UTF-8",
-    "too_large": f"a record above {json_rows.MAX_RECORD >> 20} MiB, or a text above {json_rows.MAX_TEXT} characters",
+    "too_large": f"a record above {MAX_RECORD >> 20} MiB, or a text above {MAX_TEXT} characters",
     "missing_field": "no id, ts_ms, version or values; or no arm though a table served it (version above 0)",
     "wrong_type": "a field that is there with another type than the contract's",
     "bad_timestamp": f"ts_ms outside 0..{MAX_TIME_MS}",

@@ -8,7 +8,6 @@ stay in the processor's cache (half the time of a batch read at once). No record
 Notation: n rows, C components.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
@@ -20,29 +19,23 @@ import numpy as np
 from msgspec import Meta, Raw, defstruct, field
 from numpy.typing import NDArray
 
-MAX_VALUE = 9e9  # |value| <= this, so that a fixed-point value is below 2**53
-MAX_TEXT = 256  # characters of an id, a unit, a segment, an arm
-MAX_TIME_MS = 253_402_300_799_999  # the last ms of the year 9999
-MAX_VERSION = 2**63 - 1
-MAX_RECORD = 16 * 2**20  # bytes
-MAX_UNKNOWN = 100  # component names that are counted by name
-OTHERS = "(others)"  # what names beyond them are counted under
+from controller.core.json_faults import REFUSED, Fields, is_json, is_utf8, why_refused
+from controller.core.rows import (
+    MAX_RECORD,
+    MAX_TEXT,
+    MAX_TIME_MS,
+    MAX_UNKNOWN,
+    MAX_VALUE,
+    MAX_VERSION,
+    OTHERS,
+    Layout,
+    Table,
+    Text,
+)
 
 _BLOCK = 2048  # rows
 _MAX_EXTRAS = 16  # unknown names that a row type knows: every set of them makes a type
 _BLANK = b" \t\r"
-_LITERAL = re.compile(rb"(?<=[:\[,\s])(?:NaN|-?Infinity)(?=[,\]}\s])")
-_ABSENT = Raw(b"null")  # null is the same as absent, but for a component
-_REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
-
-class Layout(NamedTuple):
-    """What of the study an object is read by."""
-
-    components: tuple[str, ...]
-    lowest: tuple[float, ...]  # smallest legal value of each component
-    segments: tuple[str, ...]
-    buckets: int
 
 
 class Refusal(NamedTuple):
@@ -51,28 +44,6 @@ class Refusal(NamedTuple):
     record: int
     reason: str
     row: bytes
-
-
-class Text(NamedTuple):
-    """n strings in one buffer of UTF-8: string i is `data[starts[i] : starts[i] + lengths[i]]`; empty = absent."""
-
-    data: NDArray[np.uint8]
-    starts: NDArray[np.int64]  # (n,)
-    lengths: NDArray[np.int64]  # (n,)
-
-
-class Table(NamedTuple):
-    """Columns of n rows whose fields were checked one by one, not yet against each other."""
-
-    ids: Text
-    units: Text
-    ts_ms: NDArray[np.int64]  # (n,)
-    version: NDArray[np.int64]  # (n,)
-    bucket: NDArray[np.int64]  # (n,) -1 = absent
-    segment: NDArray[np.int16]  # (n,) 0 = none or not the study's
-    arm: NDArray[np.int32]  # (n,) index into arm_names
-    arm_names: tuple[str, ...]  # "" stands for an absent arm
-    values: NDArray[np.float64]  # (n, C)
 
 
 class Parsed(NamedTuple):
@@ -96,34 +67,6 @@ def parse(values: Sequence[bytes], layout: Layout) -> Parsed:
     names = tuple(reader.arms)
     table = Table(ids, units, ts_ms, version, bucket, segment, arm, names, components)
     return Parsed(table, record, reader.lines, reader.refused, reader.unknown)
-
-
-def why_refused(row: bytes, layout: Layout) -> str:
-    """The reason why a row was refused; `malformed` covers all that is not one JSON object."""
-    try:
-        row.decode()
-        fields = msgspec.json.decode(row, type=_Fields)
-    except UnicodeDecodeError:
-        return "not_utf8"
-    except (msgspec.MsgspecError, RecursionError):
-        return "non_finite" if _has_literal(row) else "malformed"
-    try:
-        return _first_fault(fields, layout) or "malformed"
-    except (msgspec.MsgspecError, RecursionError):
-        return "malformed"
-
-
-class _Fields(msgspec.Struct):
-    """An event whose fields are found, but not read yet."""
-
-    id: Raw = _ABSENT
-    ts_ms: Raw = _ABSENT
-    version: Raw = _ABSENT
-    arm: Raw = _ABSENT
-    unit: Raw = _ABSENT
-    segment: Raw = _ABSENT
-    bucket: Raw = _ABSENT
-    values: Raw = _ABSENT
 
 
 class _Reader:
@@ -153,15 +96,16 @@ class _Reader:
         """Rows of a block of records, and where the next block begins."""
         read = _row_decoder(self.layout, self.extras).decode
         rows: list[Any] = []
-        if max(map(len, part)) > MAX_RECORD:
-            part = [record if len(record) <= MAX_RECORD else b"" for record in part]
+        joined = b"".join(part)  # only to ask two questions of all records at once
+        if len(joined) > MAX_RECORD or not joined.isascii():
+            part = [record if len(record) <= MAX_RECORD and is_utf8(record) else b"" for record in part]
         keep = rows.append
         for at, record in enumerate(part, begin):
             try:
                 keep(read(record))
-            except _REFUSED:
+            except REFUSED:
                 known = len(self.extras)
-                self._read_again(at, record, rows)
+                self._read_again(at, self.values[at], rows)
                 if len(self.extras) > known:  # from here on a row type that knows the new names
                     return rows, at + 1
         return rows, begin + len(part)
@@ -169,9 +113,9 @@ class _Reader:
     def _read_again(self, at: int, record: bytes, rows: list[Any]) -> None:
         """A record that is not one plain event: several lines, an unknown component, or refused."""
         kept = len(rows)
-        if len(self.values[at]) > MAX_RECORD:
-            self.refused.append(Refusal(at, "too_large", self.values[at]))
-        elif b"\n" in record and not _is_json(record):
+        if len(record) > MAX_RECORD:
+            self.refused.append(Refusal(at, "too_large", record))
+        elif b"\n" in record and not is_json(record):
             self._read_lines(at, record, rows)
         else:
             self._read_row(at, record, rows)
@@ -181,12 +125,13 @@ class _Reader:
         read = _row_decoder(self.layout, self.extras).decode
         lines = [line for line in record.split(b"\n") if line.strip(_BLANK)]
         accepted = self.lines[at] = []
+        ascii_only = record.isascii()
         if not lines:
             self.refused.append(Refusal(at, "malformed", record))
         for line in lines:
             try:
-                rows.append(read(line))
-            except _REFUSED:
+                rows.append(read(line if ascii_only or is_utf8(line) else b""))
+            except REFUSED:
                 if not self._read_row(at, line, rows):
                     continue
             accepted.append(line)
@@ -194,12 +139,13 @@ class _Reader:
     def _read_row(self, at: int, row: bytes, rows: list[Any]) -> bool:
         """Read a row without the components that the study does not use, or refuse it."""
         try:
-            fields = msgspec.json.decode(row, type=_Fields)
+            row.decode()
+            fields = msgspec.json.decode(row, type=Fields)
             found = msgspec.json.decode(fields.values, type=dict[str, Raw])
             known = {name: raw for name, raw in found.items() if name in self.layout.components}
             fields.values = Raw(msgspec.json.encode(known))
             rows.append(_row_decoder(self.layout, self.extras).decode(msgspec.json.encode(fields)))
-        except _REFUSED:
+        except REFUSED:
             self.refused.append(Refusal(at, why_refused(row, self.layout), row))
             return False
         self._learn(sorted(found.keys() - known.keys()))
@@ -304,80 +250,6 @@ def _packed(texts: list[str]) -> Text:
     encoded = [text.encode() for text in texts]
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     return Text(np.frombuffer(b"".join(encoded), np.uint8), np.cumsum(lengths) - lengths, lengths)
-
-
-def _first_fault(fields: _Fields, layout: Layout) -> str | None:
-    """The first field that breaks its contract, in the order of the checks on Arrow columns."""
-    return (
-        _text_fault(fields.id, required=True)
-        or _integer_fault(fields.ts_ms, MAX_TIME_MS, "bad_timestamp")
-        or _integer_fault(fields.version, MAX_VERSION, "out_of_range")
-        or _text_fault(fields.arm)
-        or _text_fault(fields.unit)
-        or _text_fault(fields.segment)
-        or _integer_fault(fields.bucket, layout.buckets - 1, "out_of_range", required=False)
-        or _values_fault(fields.values, layout)
-    )
-
-
-def _text_fault(raw: Raw, required: bool = False) -> str | None:
-    text = msgspec.json.decode(raw)
-    if text is None or text == "":
-        return "missing_field" if required else None
-    if not isinstance(text, str):
-        return "wrong_type"
-    return "too_large" if len(text) > MAX_TEXT else None
-
-
-def _integer_fault(raw: Raw, high: int, reason: str, required: bool = True) -> str | None:
-    number = _number(raw)
-    if number is None:
-        return "missing_field" if required else None
-    if isinstance(number, bool) or not isinstance(number, int):
-        return reason if number == np.inf else "wrong_type"
-    return None if 0 <= number <= high else reason
-
-
-def _values_fault(raw: Raw, layout: Layout) -> str | None:
-    try:
-        found = msgspec.json.decode(raw, type=dict[str, Raw] | None)
-    except msgspec.ValidationError:
-        return "wrong_type"
-    if found is None:
-        return "missing_field"
-    lowest = dict(zip(layout.components, layout.lowest, strict=True))
-    faults = (_value_fault(_number(found[name]), lowest[name]) for name in layout.components if name in found)
-    return next(filter(None, faults), None)
-
-
-def _value_fault(value: object, lowest: float) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "wrong_type"
-    if abs(value) > MAX_VALUE:
-        return "out_of_range"
-    return "negative" if value < lowest else None
-
-
-def _number(raw: Raw) -> object:
-    """What a JSON value is; infinity for a number that no float holds."""
-    try:
-        return msgspec.json.decode(raw)
-    except msgspec.ValidationError:
-        return np.inf
-
-
-def _has_literal(row: bytes) -> bool:
-    """Whether it would be JSON but for a NaN or an infinity, which some encoders write out."""
-    cleaned = _LITERAL.sub(b"0", row)
-    return cleaned != row and _is_json(cleaned)
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        msgspec.json.decode(data, type=Raw)
-    except _REFUSED:
-        return False
-    return True
 
 
 def _can_name_field(name: str) -> bool:

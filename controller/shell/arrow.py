@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from controller.core import events
 from controller.core.column_rows import Columns, Names, Rows
 from controller.core.events import Decoded, EventPlan, Rejected
-from controller.core.json_rows import MAX_RECORD, MAX_TEXT, MAX_UNKNOWN, OTHERS, Text
+from controller.core.rows import MAX_RECORD, MAX_TEXT, MAX_UNKNOWN, OTHERS, Text
 
 MAX_ROWS = 2**22  # of a record; a batch without buffers can claim any number
 

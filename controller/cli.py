@@ -4,11 +4,13 @@ import argparse
 import getpass
 import json
 import logging
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from controller.shell.config import ConfigError, Study
 
 Run = Callable[[list[str]], int]
 
-FAILED, MISUSED = 1, 2
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,19 +37,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] not in commands:
         print(f"trimtab: there is no command {args[0]!r}\n\n{_overview(commands)}", file=sys.stderr)
         return MISUSED
-    command: Run = commands[args[0]].load()
     try:
-        return command(args[1:])
+        command: Run = commands[args[0]].load()
+    except ModuleNotFoundError as error:
+        print(f"trimtab {args[0]}: not installed: there is no module {error.name}", file=sys.stderr)
+        return FAILED
+    return _carried_out(args[0], command, args[1:])
+
+
+def _carried_out(name: str, command: Run, args: list[str]) -> int:
+    try:
+        status = command(args)
+        sys.stdout.flush()  # here, where a pipe that was closed can still be answered
     except ConfigError as error:
-        print(f"trimtab {args[0]}: {error}", file=sys.stderr)
+        print(f"trimtab {name}: {error}", file=sys.stderr)
         return MISUSED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush fails again
         return FAILED
     except _foreseen() as error:
-        print(f"trimtab {args[0]}: {error}", file=sys.stderr)
+        print(f"trimtab {name}: {error}", file=sys.stderr)
         return FAILED
+    return status
 
 
 def run(argv: list[str]) -> int:
@@ -62,17 +75,36 @@ def run(argv: list[str]) -> int:
         "--events", metavar="FILE", help="read newline-separated events from a file (- is stdin), not Kafka"
     )
     parser.add_argument("--listen", type=_address, default=("127.0.0.1", 9464), metavar="HOST:PORT",
-                        help="where /livez, /readyz and /metrics are served (127.0.0.1:9464; port 0 picks one)")  # fmt: skip
+                        help="where /livez, /readyz and /metrics are (127.0.0.1:9464; port 0 picks one)")  # fmt: skip
     args = parser.parse_args(argv)
     study = config.load(args.study)
     _log_to_stderr()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     from controller.shell.assemble import run_daemon
 
-    run_daemon(study, args.clock, args.start_at, args.until_idle, args.events, args.listen, stop, CollectorRegistry())
+    registry = CollectorRegistry()
+    with _stopped_by_signals() as stop:
+        run_daemon(study, args.clock, args.start_at, args.until_idle, args.events, args.listen, stop, registry)
     return 0
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; the second signal of a kind acts as it did before."""
+    stop = threading.Event()
+    before: dict[int, Any] = {}  # number -> handler
+
+    def stopped(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, before[number])
+
+    for number in (int(signal.SIGTERM), int(signal.SIGINT)):
+        before[number] = signal.getsignal(number)
+        signal.signal(number, stopped)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check(argv: list[str]) -> int:
@@ -103,7 +135,9 @@ def status(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from controller.shell.story import current, lines
 
-    found = current(config.load(args.study).journal)
+    study = config.load(args.study)
+    _own(study)
+    found = current(study.journal)
     _show(args.json, found, lines(found))
     return 0
 
@@ -168,32 +202,58 @@ def _send(verb: Any, argv: list[str]) -> int:
     parser = _parser(verb, json_too=True)
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
     parser.add_argument("--why", default="", help="for the ledger")
-    parser.add_argument("--who", default=getpass.getuser(), help="for the ledger (your user name)")
+    parser.add_argument("--who", default=_user(), help="for the ledger (your user name)")
     parser.add_argument("--wait", type=_seconds, default=10.0, metavar="10s", help="how long to wait for the daemon")
     args = parser.parse_args(argv)
     from controller.shell.journal import Journal
+    from controller.shell.story import answer
 
+    study = config.load(args.study)
+    _own(study)
     deadline_s = time.monotonic() + args.wait
-    with Journal.open(config.load(args.study).journal, None) as journal:
+    with Journal.open(study.journal, None) as journal:
         id_ = journal.send(Command(verb, args.who, args.why), int(time.time() * 1000))
         while (seq := journal.applied(id_)) is None and time.monotonic() < deadline_s:
             time.sleep(0.05)
-        said = "waits in the inbox: no daemon has taken it yet"
+        said = "waits in the inbox: no daemon has taken it yet; the next one that runs will"
         if seq is not None:
-            said = next(e.body["said"] for e in journal.entries(after=seq - 1) if "said" in e.body)
+            said = answer(journal, seq)
     _show(args.json, {"command": verb, "said": said, "applied": seq is not None}, [f"{verb}: {said}"])
     return 0 if seq is not None and not said.startswith("refused") else FAILED
+
+
+def _own(study: Study) -> None:
+    """Raise `JournalRefused` when the study's journal is not there, or another study's."""
+    from controller.shell.journal import Journal
+    from controller.shell.journal_file import JournalRefused
+
+    try:
+        with Journal.read_only(study.journal) as journal:
+            held = journal.study()
+    except JournalRefused as error:
+        if study.journal.exists():
+            raise
+        raise JournalRefused(f"{error}: trimtab run {study.path} makes it") from error
+    if held != study.plan.study:
+        raise JournalRefused(f"journal {study.journal}: belongs to study {held!r}, expected {study.plan.study!r}")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return f"uid {os.getuid()}"
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a person needs; anything else is a bug and shows its traceback."""
     from controller.shell.admin import PortTaken
+    from controller.shell.assemble import ClientMissing
     from controller.shell.journal_file import JournalError
-    from controller.shell.publisher import PublisherRefused
     from controller.shell.recorder import PlanRefused, Superseded
     from controller.shell.sources_ndjson import CannotResume
 
-    return (CannotResume, JournalError, PlanRefused, PortTaken, PublisherRefused, Superseded)
+    return (CannotResume, ClientMissing, JournalError, PlanRefused, PortTaken, Superseded)
 
 
 def _parser(name: str, json_too: bool = False) -> argparse.ArgumentParser:
@@ -242,6 +302,11 @@ def _seconds(text: str) -> float:
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not host or not port.isdigit() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no address; write it like 127.0.0.1:9464")
     return host, int(port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

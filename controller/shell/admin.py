@@ -1,5 +1,8 @@
 """The daemon's small HTTP side: liveness, readiness, metrics."""
 
+import socket
+import socketserver
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 JSON = "application/json"
+SILENT_S = 10.0  # a client that says nothing for so long is let go, with its thread
 
 
 class Health:
@@ -38,6 +42,22 @@ class PortTaken(Exception):
     """The address to listen on is not to be had."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # HTTPServer would ask DNS for the host's name, and may wait long
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # a scraper that hung up is no news
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> ThreadingHTTPServer:
     """Serve `/livez`, `/readyz` (503 with the reasons while not ready) and `/metrics` from a thread of its own.
 
@@ -46,6 +66,8 @@ def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> 
     """
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = SILENT_S
+
         def do_GET(self) -> None:
             match self.path.partition("?")[0]:
                 case "/livez":
@@ -71,9 +93,8 @@ def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> 
             """Scrapes every few seconds are no news."""
 
     try:
-        server = ThreadingHTTPServer((host, port), Handler)
+        server = (_Server6 if ":" in host else _Server)((host, port), Handler)
     except OSError as error:
         raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; give another --listen HOST:PORT") from error
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="trimtab-admin", daemon=True).start()
     return server

@@ -3,7 +3,8 @@
 import os
 import threading
 import time
-from typing import Literal
+from contextlib import ExitStack
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -17,15 +18,19 @@ from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics
 from controller.shell.publisher import PublisherUnavailable, RedisPublisher, connect
 from controller.shell.recorder import Recorder
-from controller.shell.sources import Source, SourceUnavailable
+from controller.shell.sources import At, Source, SourceUnavailable
 from controller.shell.sources_kafka import KafkaSource
 from controller.shell.sources_ndjson import NdjsonSource
+
+
+class ClientMissing(Exception):
+    """The study names a Kafka client that is not installed."""
 
 
 def run_daemon(
     study: Study,
     clock: Clock,
-    start_at: Literal["earliest", "latest"],
+    start_at: At,
     until_idle_s: float | None,
     events: str | None,
     listen: tuple[str, int],
@@ -43,25 +48,26 @@ def run_daemon(
     build = {"version": fingerprint.code_version(), "code": fingerprint.core_digest()[:12]}
     metrics = Metrics(registry, plan, build)
     health = Health(readiness_log(metrics))
-    server = serve(*listen, registry, health)
-    log.info("listening on http://%s:%d", *server.server_address[:2])
-    source: Source = _kafka_source(study, clock) if events is None else NdjsonSource(events)
-    letters = _dead_letters(study) if events is None else None
-    try:
-        with Journal.open(study.journal, plan.study) as journal:
-            recorder, state = Recorder.take_over(plan, journal, _publisher(study), int(time.time() * 1000), clock)
-            log.info("study %s: epoch %d, stage %s", plan.study, recorder.epoch, state.control.carry.stage)
-            daemon = Daemon(
-                plan, source, journal, recorder, state,
-                clock=clock, health=health, metrics=metrics, dead_letters=letters,
-            )  # fmt: skip
-            daemon.run(stop, start_at, until_idle_s)
-    finally:
-        source.close()
+    with ExitStack() as open_:
+        server = serve(*listen, registry, health)
+        open_.callback(server.server_close)
+        open_.callback(server.shutdown)
+        log.info("listening on http://%s:%d", *server.server_address[:2])
+        source: Source = _kafka_source(study, clock) if events is None else NdjsonSource(events)
+        open_.callback(source.close)
+        letters = _dead_letters(study) if events is None else None
         if letters is not None:
-            letters.close()
-        server.shutdown()
-        server.server_close()
+            open_.callback(letters.close)
+        journal = open_.enter_context(Journal.open(study.journal, plan.study))
+        recorder, state = Recorder.take_over(plan, journal, _publisher(study), int(time.time() * 1000), clock)
+        log.info("study %s: epoch %d, stage %s, clock %s, journal %s", plan.study, recorder.epoch,
+                 state.control.carry.stage, clock, study.journal)  # fmt: skip
+        daemon = Daemon(
+            plan, source, journal, recorder, state,
+            clock=clock, start_at=start_at, health=health, metrics=metrics, dead_letters=letters,
+        )  # fmt: skip
+        daemon.run(stop, until_idle_s)
+        log.info("study %s: ended", plan.study)
 
 
 def probe(study: Study) -> dict[str, str]:
@@ -90,10 +96,20 @@ def _kafka_source(study: Study, clock: Clock) -> Source:
     # On the events' own clock nothing is idle: a replay waits for every partition.
     idle_after_s = kafka.idle_after / 1000 if clock == "wall" else None
     if kafka.client == "confluent":
-        from controller.shell.sources_confluent import ConfluentSource
-
-        return ConfluentSource(kafka, password=secret, window_ms=length_ms, idle_after_s=idle_after_s)
+        source: Source = _confluent()(kafka, password=secret, window_ms=length_ms, idle_after_s=idle_after_s)
+        return source
     return KafkaSource(kafka, password=secret, window_ms=length_ms, idle_after_s=idle_after_s)
+
+
+def _confluent() -> Any:
+    try:
+        from controller.shell.sources_confluent import ConfluentSource
+    except ModuleNotFoundError as error:
+        raise ClientMissing(
+            f'kafka.client is "confluent", but there is no module {error.name}: '
+            "pip install 'trimtab[confluent]', or set kafka.client to \"kafka-python\""
+        ) from error
+    return ConfluentSource
 
 
 def _dead_letters(study: Study) -> DeadLetters | None:

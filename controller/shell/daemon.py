@@ -1,10 +1,11 @@
 """The shell's loop: poll, decode, step, commit, publish. What decides stands in the core; what waits stands here."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -19,11 +20,13 @@ from controller.shell.dead_letters import DeadLetter, DeadLetters, DeadLettersUn
 from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics
 from controller.shell.publisher import PublisherUnavailable
-from controller.shell.records import decode_records
 from controller.shell.recorder import Recorder
-from controller.shell.sources import OffsetLost, Poll, Source, SourceUnavailable
+from controller.shell.records import decode_records
+from controller.shell.sources import At, OffsetLost, Poll, Source, SourceUnavailable
+from controller.shell.story import moment
 
 Clock = Literal["wall", "events"]
+Turn = Literal["waiting", "quiet", "news"]  # for a service; nothing came; records came
 
 POLL_S = 0.1
 COMMIT_S = 1.0  # without a decision, how much work a crash may make the next start do again
@@ -35,13 +38,15 @@ log = logging.getLogger("trimtab")
 
 
 class Every:
-    """True at most once in `period_s` of the monotonic clock."""
+    """True at most once in `period_s` of a clock in seconds, and at the first call."""
 
-    def __init__(self, period_s: float) -> None:
-        self._period_s, self._next_s = period_s, 0.0
+    def __init__(self, period_s: float, monotonic: Callable[[], float]) -> None:
+        self._period_s, self._monotonic = period_s, monotonic
+        self._next_s: float = -math.inf
 
     def __call__(self) -> bool:
-        now_s = time.monotonic()
+        """Whether the time has come."""
+        now_s = self._monotonic()
         due = now_s >= self._next_s
         if due:
             self._next_s = now_s + self._period_s
@@ -51,25 +56,37 @@ class Every:
 class Backoff:
     """Waits that double, from `FIRST_BACKOFF_S` to `LAST_BACKOFF_S`, until something succeeds."""
 
-    def __init__(self) -> None:
-        self._wait_s, self._until_s = FIRST_BACKOFF_S, 0.0
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._wait_s, self._until_s = FIRST_BACKOFF_S, -math.inf
 
     def due(self) -> bool:
         """Whether it is time to try again."""
-        return time.monotonic() >= self._until_s
+        return self._monotonic() >= self._until_s
 
     def failed(self) -> None:
         """Wait twice as long as the last time."""
-        self._until_s = time.monotonic() + self._wait_s
+        self._until_s = self._monotonic() + self._wait_s
         self._wait_s = min(2 * self._wait_s, LAST_BACKOFF_S)
 
     def succeeded(self) -> None:
         """Start again from the shortest wait."""
-        self._wait_s, self._until_s = FIRST_BACKOFF_S, 0.0
+        self._wait_s, self._until_s = FIRST_BACKOFF_S, -math.inf
+
+
+class _Polled(NamedTuple):
+    """A poll that has not been taken in yet."""
+
+    poll: Poll
+    batch: Batch
+    letters: list[DeadLetter]  # of the rows that the decoder refused
 
 
 class Daemon:
-    """One run of one study. `run` returns when it is told to stop, or raises what it cannot go on after."""
+    """One run of one study. `run` returns when it is told to stop, or raises what it cannot go on after.
+
+    `turn` is one pass of its loop; `monotonic` (seconds) and `wall_ms` are its clocks.
+    """
 
     def __init__(
         self,
@@ -80,92 +97,123 @@ class Daemon:
         state: State,
         *,
         clock: Clock,
+        start_at: At,
         health: Health,
         metrics: Metrics,
         dead_letters: DeadLetters | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._plan, self._source, self._journal, self._recorder = plan, source, journal, recorder
-        self._state, self._clock, self._health, self._metrics = state, clock, health, metrics
-        self._dead_letters = dead_letters
+        self._state, self._clock, self._start_at = state, clock, start_at
+        self._health, self._metrics, self._dead_letters = health, metrics, dead_letters
+        self._monotonic, self._wall_ms = monotonic, wall_ms
         self._rng = core.seeded(plan.seed)
-        self._inbox_due, self._commit_due, self._check_due = Every(LOOK_S), Every(COMMIT_S), Every(CHECK_S)
-        self._backoff, self._letters_backoff = Backoff(), Backoff()
-        self._letters: list[DeadLetter] = []  # not sent yet: nothing more is polled until they are
-        self._effects: tuple[Effect, ...] = ()  # not committed yet
-        self._dirty = False
+        self._inbox_due, self._commit_due, self._check_due = (Every(s, monotonic) for s in (LOOK_S, COMMIT_S, CHECK_S))
+        self._source_backoff, self._letters_backoff, self._redis_backoff = (Backoff(monotonic) for _ in range(3))
+        self._reading = False
+        self._held: _Polled | None = None  # its dead letters are not stored: nothing more is polled until they are
+        self._dirty = False  # the state is ahead of the journal
+        self._unsure = False  # Redis did not answer: whether it holds the table is asked as soon as it does
 
-    def run(self, stop: threading.Event, start_at: Literal["earliest", "latest"], until_idle_s: float | None) -> None:
+    def run(self, stop: threading.Event, until_idle_s: float | None = None) -> None:
         """Work until `stop` is set or, with `until_idle_s`, until the source has had nothing new for so long."""
-        self._publish()
-        self._connect(stop, start_at)
-        last_news_s = time.monotonic()
+        last_news_s = self._monotonic()
         while not stop.is_set():
-            try:
-                if not self._settle():
-                    stop.wait(POLL_S)
-                elif self._poll():
-                    last_news_s = time.monotonic()
-            except OffsetLost as lost:
-                self._lose(lost)
-                self._connect(stop, start_at)
-            if self._inbox_due():
-                self._obey()
-            self._publish()
-            if until_idle_s is not None and time.monotonic() - last_news_s >= until_idle_s and self._source.caught_up():
+            came = self.turn()
+            if came == "news":
+                last_news_s = self._monotonic()
+            elif came == "waiting":
+                stop.wait(POLL_S)
+            elif (
+                until_idle_s is not None
+                and self._monotonic() - last_news_s >= until_idle_s
+                and self._source.caught_up()
+            ):
                 log.info("nothing new for %g s: done", until_idle_s)
                 break
-        if self._settle():  # else the offsets stay where they are, and the next start sends the letters
+        self.finish()
+
+    def turn(self) -> Turn:
+        """Publish what waits, take one poll in, obey the commands that came."""
+        self._publish()
+        try:
+            came = self._read()
+        except OffsetLost as lost:
+            self._lose(lost)
+            came = "waiting"
+        if self._inbox_due():
+            self._obey()
+        if self._dirty and self._commit_due():
             self._commit(())
+        return came
+
+    def finish(self) -> None:
+        """Leave everything that was taken in to the next start. A poll that is still held will be read again."""
+        self._commit(())
+        self._publish()
+        if self._recorder.pending:
+            log.warning("the newest table has not reached Redis; the next start publishes again")
 
     def _now_ms(self) -> int:
-        return int(time.time() * 1000) if self._clock == "wall" else core.event_clock_ms(self._state)
+        return self._wall_ms() if self._clock == "wall" else core.event_clock_ms(self._state)
 
-    def _connect(self, stop: threading.Event, start_at: Literal["earliest", "latest"]) -> None:
+    def _read(self) -> Turn:
+        if not self._reading and not self._connected():
+            return "waiting"
+        polled = self._polled() if self._held is None else self._held
+        self._held = None if self._taken_in(polled) else polled
+        if self._held is not None:
+            return "waiting"
+        return "news" if any(part.records for part in polled.poll.parts) else "quiet"
+
+    def _connected(self) -> bool:
         """Find the partitions and write their start offsets into the journal before anything is read."""
-        backoff = Backoff()
-        while not stop.is_set():
-            try:
-                self._start_source(start_at)
-            except SourceUnavailable as error:
-                self._health.set("source", str(error))
-                backoff.failed()
-                while not backoff.due() and not stop.wait(POLL_S):
-                    self._publish()
-                continue
-            except OffsetLost as lost:
-                self._lose(lost)
-                continue
-            self._health.set("source", None)
-            self._health.set("start", None)
-            return
-
-    def _start_source(self, start_at: Literal["earliest", "latest"]) -> None:
+        if not self._source_backoff.due():
+            return False
         known = self._state.windows.partitions
-        offsets = self._source.start({p: part.next_offset for p, part in known.items()} or None, start_at)
+        try:
+            offsets = self._source.start({p: part.next_offset for p, part in known.items()} or None, self._start_at)
+        except SourceUnavailable as error:
+            self._health.set("source", str(error))
+            self._source_backoff.failed()
+            return False
         new = {p: PartitionState(None, offset) for p, offset in offsets.items() if p not in known}
-        windows = msgspec.structs.replace(self._state.windows, partitions=known | new)
-        self._state = msgspec.structs.replace(self._state, windows=windows)
+        self._state = _with_partitions(self._state, known | new)
         self._commit(())
-        log.info("reading from %s", offsets)
+        log.info("reading from %s", ", ".join(f"partition {p} offset {offsets[p]}" for p in sorted(offsets)))
+        self._reading = True
+        self._health.set("source", None)
+        self._health.set("start", None)
+        return True
 
-    def _poll(self) -> bool:
-        """One turn: what the source brings goes through the step and into the journal. True when there was anything."""
+    def _polled(self) -> _Polled:
         poll = self._source.poll(POLL_S)
+        self._source_backoff.succeeded()
         self._health.set("source", self._source.health())
-        batch, letters = self._decode(poll)
+        return _Polled(poll, *self._decode(poll))
+
+    def _taken_in(self, polled: _Polled) -> bool:
+        """Let the step see a poll; its outcome counts, and its offsets move on, once its dead letters are stored.
+
+        So letters may be sent twice, but never get lost, whatever a command commits in between.
+        """
+        if not self._letters_backoff.due():
+            return False
         started_s = time.perf_counter()
-        now_ms = int(time.time() * 1000) if self._clock == "wall" else None
-        self._state, effects, info = core.step(self._plan, self._state, batch, now_ms, self._rng)
-        rejected = [item for part in batch.parts for item in part.rejected.items()]
-        self._metrics.stepped(self._state, info, rejected, time.perf_counter() - started_s)
-        self._dirty = self._dirty or bool(batch.parts)
-        self._letters += letters + _ahead(poll, info)
-        self._effects += effects
-        self._settle()
+        now_ms = self._wall_ms() if self._clock == "wall" else None
+        state, effects, info = core.step(self._plan, self._state, polled.batch, now_ms, self._rng)
+        if not self._sent(polled.letters + _ahead(polled.poll, info)):
+            return False
+        self._state, self._dirty = state, self._dirty or bool(polled.batch.parts)
+        if effects:
+            self._commit(effects)
+        rejected = [item for part in polled.batch.parts for item in part.rejected.items()]
+        self._metrics.stepped(self._state, info, effects, rejected, time.perf_counter() - started_s)
         for decision in info.decisions:
-            carry = self._state.control.carry
-            log.info("window %d: %s, stage %s, %s", decision.end_ms, decision.outcome, carry.stage, decision.why)
-        return any(part.records for part in poll.parts)
+            stage = state.control.carry.stage
+            log.info("window %s: %s, stage %s, %s", moment(decision.end_ms), decision.outcome, stage, decision.why)
+        return True
 
     def _decode(self, poll: Poll) -> tuple[Batch, list[DeadLetter]]:
         parts = []
@@ -186,70 +234,81 @@ class Daemon:
         self._metrics.polled(size, poll.behind, unknown)
         return Batch(tuple(parts), poll.idle, poll.backlog), letters
 
-    def _settle(self) -> bool:
-        """Send the dead letters, then let the offsets move on: letters may come twice, they are never lost."""
-        if self._letters and self._dead_letters is not None:
-            if not self._letters_backoff.due():
-                return False
-            try:
-                self._dead_letters.send(self._letters)
-            except DeadLettersUnavailable as error:
-                self._letters_backoff.failed()
-                self._health.set("dead letters", str(error))
-                return False
-            self._letters_backoff.succeeded()
-            self._health.set("dead letters", None)
-        self._letters = []
-        if self._effects or (self._dirty and self._commit_due()):
-            self._commit(())
+    def _sent(self, letters: list[DeadLetter]) -> bool:
+        if not letters or self._dead_letters is None:
+            return True
+        try:
+            self._dead_letters.send(letters)
+        except DeadLettersUnavailable as error:
+            self._letters_backoff.failed()
+            self._health.set("dead letters", str(error))
+            return False
+        self._letters_backoff.succeeded()
+        self._health.set("dead letters", None)
         return True
 
     def _lose(self, lost: OffsetLost) -> None:
-        """Records are gone that were never read: the study freezes, and reading goes on where there is something."""
+        """Records are gone that were never read: the study freezes, and reading goes on at the log's beginning.
+
+        The partition's watermark and the ids stay: in a topic that was made anew, copies of what was counted are
+        dropped, and what is older than the lateness is expired. A partition that is not there any more is forgotten,
+        else its watermark would hold the others back for ever.
+        """
         log.error("%s", lost)
-        self._order(Command("freeze", "trimtab", str(lost)))
-        partitions = self._state.windows.partitions
-        moved = msgspec.structs.replace(partitions[lost.partition], next_offset=lost.earliest)
-        windows = msgspec.structs.replace(self._state.windows, partitions=partitions | {lost.partition: moved})
-        self._state = msgspec.structs.replace(self._state, windows=windows)
+        partitions = dict(self._state.windows.partitions)
+        known = partitions.get(lost.partition, PartitionState(None, max(lost.earliest, 0)))
+        if not self._reading and lost.earliest <= lost.asked <= lost.latest:  # the offset is well: the partition is not
+            partitions.pop(lost.partition, None)
+        elif lost.earliest >= 0:  # else nobody could say; the source is asked again at its start
+            partitions[lost.partition] = msgspec.structs.replace(known, next_offset=lost.earliest)
+        now_ms = self._now_ms()
+        state = _with_partitions(self._state, partitions)
+        self._state, effects, _ = core.command(self._plan, state, Command("freeze", "trimtab", str(lost)), now_ms)
         body = {"partition": lost.partition, "asked": lost.asked, "earliest": lost.earliest, "latest": lost.latest}
-        self._commit((Record(self._now_ms(), "offsets_lost", body),))
+        self._commit((*effects, Record(now_ms, "offsets_lost", body)))
+        self._reading = False
+        self._source_backoff.failed()
 
     def _obey(self) -> None:
+        """Carry out the commands of the inbox, each in a transaction with its mark that it was applied."""
         for waiting in self._journal.inbox():
             try:
                 order = msgspec.convert(waiting.command, Command)
             except msgspec.ValidationError as error:
                 body = {"order": waiting.command, "said": f"refused: {error}"}
                 self._commit((Record(self._now_ms(), "operator_refused", body),), (waiting.id,))
+                log.warning("command %d: %s", waiting.id, body["said"])
                 continue
-            self._order(order, (waiting.id,))
-
-    def _order(self, order: Command, applied: tuple[int, ...] = ()) -> None:
-        self._state, effects, answer = core.command(self._plan, self._state, order, self._now_ms())
-        self._commit(effects, applied)
-        log.warning("%s by %s: %s", order.command, order.who, answer.said)
+            self._state, effects, answer = core.command(self._plan, self._state, order, self._now_ms())
+            self._commit(effects, (waiting.id,))
+            log.warning("%s by %s: %s", order.command, order.who, answer.said)
 
     def _commit(self, effects: tuple[Effect, ...], applied: tuple[int, ...] = ()) -> None:
-        self._state = self._recorder.commit(self._state, (*self._effects, *effects), applied)
-        self._effects = ()
+        self._state = self._recorder.commit(self._state, effects, applied)
         self._dirty = False
 
     def _publish(self) -> None:
-        """Give Redis the newest table; decisions go on without it."""
-        if not self._backoff.due():
+        """Give Redis the newest table, and look now and then whether it still has it; decisions go on without it."""
+        if not self._redis_backoff.due() or not (self._recorder.pending or self._unsure or self._check_due()):
             return
         try:
-            if self._check_due():
+            if not self._recorder.pending:
                 self._recorder.check_stored()
             self._recorder.publish(self._now_ms())
         except PublisherUnavailable as error:
-            self._backoff.failed()
+            self._unsure = True
+            self._redis_backoff.failed()
             self._metrics.publish_failed()
             self._health.set("redis", str(error))
         else:
-            self._backoff.succeeded()
+            self._unsure = False
+            self._redis_backoff.succeeded()
             self._health.set("redis", None)
+
+
+def _with_partitions(state: State, partitions: dict[int, PartitionState]) -> State:
+    windows = msgspec.structs.replace(state.windows, partitions=partitions)
+    return msgspec.structs.replace(state, windows=windows)
 
 
 def _ahead(poll: Poll, info: core.Info) -> list[DeadLetter]:

@@ -216,6 +216,20 @@ class Journal:
                 data = None if row.data is None else zlib.decompress(row.data)
                 yield Recorded(row.seq, row.at_ms, row.kind.decode(), row.body, data, row.hash)
 
+    def newest(self, kinds: tuple[str, ...], through: int | None = None) -> Recorded | None:
+        """The last entry of these kinds (with seq <= `through`), or None; reads no other entry's body."""
+        marks = ", ".join("?" * len(kinds))
+        last = f"SELECT max(seq) FROM ledger WHERE kind IN ({marks}) AND seq <= ?"
+        with named_failures(self.path):
+            seq = self._db.execute(last, (*kinds, 2**62 if through is None else through)).fetchone()[0]
+        return None if seq is None else next(self.entries(kinds, after=seq - 1))
+
+    def count(self, kind: str) -> int:
+        """How many entries are of a kind."""
+        with named_failures(self.path):
+            found: int = self._db.execute("SELECT count(*) FROM ledger WHERE kind = ?", (kind,)).fetchone()[0]
+        return found
+
     def inbox(self) -> tuple[Command, ...]:
         """The commands that wait, oldest first."""
         waiting = "SELECT id, at_ms, CAST(command AS BLOB) FROM inbox WHERE applied IS NULL ORDER BY id"

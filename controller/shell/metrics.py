@@ -1,16 +1,44 @@
 """Prometheus metrics of a daemon. Names and units are stable: dashboards and alerts are made of them."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from controller.assignment import Stage
+from controller.core.control import Control
 from controller.core.decide import Decision
+from controller.core.ledger import Record
 from controller.core.plan import Plan
 from controller.core.rollout import MOVES
+from controller.core.step import Effect, State
 from controller.core.step import Info as StepInfo
-from controller.core.step import State
+
+MAX_UNKNOWN = 100  # component names with a series of their own: a producer can invent any number
+OTHER = "(other)"
+
+Labels = tuple[str, ...]
+
+
+class Series:
+    """A gauge whose set of series changes: with every deal there are other arms."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._present: set[Labels] = set()
+
+    def set(self, values: Mapping[Labels, float]) -> None:
+        """Show these values and no others; NaN, what could not be estimated, is left out.
+
+        A scrape at this moment may find a series too many, never one too few.
+        """
+        known = {labels: value for labels, value in values.items() if not math.isnan(value)}
+        for labels, value in known.items():
+            self._gauge.labels(*labels).set(value)
+        for labels in self._present - known.keys():
+            self._gauge.remove(*labels)
+        self._present = set(known)
 
 
 class Metrics:
@@ -24,6 +52,8 @@ class Metrics:
             return Counter(f"trimtab_{name}", text, labels, registry=registry)
 
         self._plan = plan
+        self._unknown_names: set[str] = set()
+        self._shown: Control | None = None
         self._events = counter("events", "Rows by what became of them", "result")
         self._rejected = counter("events_rejected", "Rows that were refused, by reason", "reason")
         self._unknown = counter("unknown_components", "Rows with a component that the study does not use", "component")
@@ -35,9 +65,9 @@ class Metrics:
         self._amended = counter("windows_amended", "Polls that changed a window already settled")
         self._decisions = counter("decisions", "Decisions by outcome", "outcome")
         self._step_s = Histogram("trimtab_step_seconds", "Duration of a step", registry=registry)
-        self._change = gauge("relative_change_ratio", "Relative change against control", "arm", "metric")
-        self._change_se = gauge("relative_change_se_ratio", "Its standard error", "arm", "metric")
-        self._share = gauge("arm_share_ratio", "Share of buckets", "arm")
+        self._change = Series(gauge("relative_change_ratio", "Relative change against control", "arm", "metric"))
+        self._change_se = Series(gauge("relative_change_se_ratio", "Its standard error", "arm", "metric"))
+        self._share = Series(gauge("arm_share_ratio", "Share of buckets", "arm"))
         self._stage = gauge("stage", "1 for the stage the study is in", "stage")
         self._version = gauge("assignment_version", "Version of the newest table")
         self._published = gauge("assignment_published_seconds", "When it was made, daemon's clock, s since the epoch")
@@ -55,10 +85,19 @@ class Metrics:
         for partition, records in lag.items():
             self._lag.labels(str(partition)).set(records)
         for name, rows in unknown.items():
-            self._unknown.labels(name).inc(rows)
+            if len(self._unknown_names) < MAX_UNKNOWN:
+                self._unknown_names.add(name)
+            self._unknown.labels(name if name in self._unknown_names else OTHER).inc(rows)
 
-    def stepped(self, state: State, info: StepInfo, rejected: Iterable[tuple[str, int]], seconds: float) -> None:
-        """What a step did."""
+    def stepped(
+        self,
+        state: State,
+        info: StepInfo,
+        effects: Sequence[Effect],
+        rejected: Iterable[tuple[str, int]],
+        seconds: float,
+    ) -> None:
+        """What a step did. `rejected`: reason -> rows that the decoder refused."""
         self._step_s.observe(seconds)
         for result, rows in info.ingested.counts.items():
             self._events.labels(result).inc(rows)
@@ -69,9 +108,12 @@ class Metrics:
         self._open.set(len({end for end, _ in state.windows.cells}))
         if state.windows.watermark_ms is not None:
             self._watermark.set(state.windows.watermark_ms / 1000)
+        for effect in effects:
+            if isinstance(effect, Record) and effect.kind == "guardrail_tripped":
+                self._tripped.labels(effect.body["metric"]).inc()
         for decision in info.decisions:
             self._decided(decision)
-        self._show(state)
+        self.show(state)
 
     def publish_failed(self) -> None:
         """Redis did not take the table."""
@@ -81,21 +123,11 @@ class Metrics:
         """Whether the daemon is ready."""
         self._ready.set(ready)
 
-    def _decided(self, decision: Decision) -> None:
-        self._decisions.labels(decision.outcome).inc()
-        for crossing in decision.tripped:
-            self._tripped.labels(crossing.metric).inc()
-        self._change.clear()
-        self._change_se.clear()
-        if decision.changes is None:
+    def show(self, state: State) -> None:
+        """Where the study stands; nothing is touched while that has not changed."""
+        if state.control is self._shown:
             return
-        for m, metric in enumerate(self._plan.metrics):
-            sd = np.sqrt(np.diagonal(decision.changes.covariance[m, 0]))
-            for a, arm in enumerate(decision.deal.arms[1:]):
-                self._change.labels(arm.arm, metric.name).set(decision.changes.change[m, 0, a])
-                self._change_se.labels(arm.arm, metric.name).set(sd[a])
-
-    def _show(self, state: State) -> None:
+        self._shown = state.control
         carry = state.control.carry
         stages: Iterable[Stage] = MOVES
         for stage in stages:
@@ -103,10 +135,22 @@ class Metrics:
         self._version.set(carry.version)
         self._published.set(carry.published_ms / 1000)
         deal = state.control.deals[carry.deal]
-        self._share.clear()
-        for arm, count in zip(deal.arms, np.bincount(deal.buckets, minlength=len(deal.arms)), strict=True):
-            self._share.labels(arm.arm).set(count / self._plan.buckets)
+        counts = np.bincount(deal.buckets, minlength=len(deal.arms)) / self._plan.buckets
+        self._share.set({(name,): share for name, share in zip(deal.names, counts.tolist(), strict=True)})
         if carry.pick is not None:
             self._gain.set(carry.pick.gain_mean)
             self._feasible.set(carry.pick.p_feasible)
             self._regret.set(carry.pick.regret)
+
+    def _decided(self, decision: Decision) -> None:
+        self._decisions.labels(decision.outcome).inc()
+        change: dict[Labels, float] = {}
+        error: dict[Labels, float] = {}
+        if decision.changes is not None:
+            for m, metric in enumerate(self._plan.metrics):
+                variance = np.diagonal(decision.changes.covariance[m, 0]).tolist()
+                for a, name in enumerate(decision.deal.names[1:]):
+                    change[name, metric.name] = float(decision.changes.change[m, 0, a])
+                    error[name, metric.name] = math.sqrt(max(variance[a], 0.0))
+        self._change.set(change)
+        self._change_se.set(error)

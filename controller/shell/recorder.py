@@ -14,6 +14,7 @@ from controller.core.plan import Plan, digest
 from controller.core.step import Effect, Publish, State, begin, event_clock_ms, start
 from controller.shell.fingerprint import code_version, fingerprint
 from controller.shell.journal import Entry, Journal
+from controller.shell.journal_file import JournalRefused
 from controller.shell.publisher import Publisher, PublisherUnavailable
 
 
@@ -39,7 +40,7 @@ class Recorder:
         self._publisher = publisher
         self._written: State | None = None  # the state that the checkpoint holds
         self._pending: Publish | None = None  # the newest table, until Redis has taken it
-        self._newest: Publish | None = None
+        self._newest: Publish | None = None  # what Redis has to hold
 
     @property
     def pending(self) -> bool:
@@ -52,20 +53,25 @@ class Recorder:
     ) -> tuple["Recorder", State]:
         """Claim the journal for a new epoch and enter the study's start or its continuation.
 
+        Args:
+            now_ms: the wall clock; with the clock "events" the time of the newest event counts instead.
+
         Raises:
-            PlanRefused: the journal belongs to a plan that this one cannot continue.
+            PlanRefused: the journal belongs to a plan that this one cannot continue; nothing was written, and a
+                daemon that runs on the journal goes on.
+            JournalRefused: its checkpoint was written by another version of this program.
             Fenced: another process claimed the journal at the same moment.
         """
+        _plan_entries(plan, journal, now_ms)
         recorder = cls(plan, journal, publisher, max(journal.epoch(), _stored_epoch(publisher)) + 1)
         journal.claim(recorder.epoch)  # from here on nobody else changes what is read next
-        rows = journal.checkpoint()
-        state = checkpoint.restore(rows) if rows else start(plan)
-        first = _plan_changed(plan, journal, now_ms) if rows else [_study_started(plan, now_ms)]
-        about = fingerprint() | {"version": code_version(), "clock": clock}
+        recorder._written = _restored(journal)
+        state = start(plan) if recorder._written is None else recorder._written
         if clock == "events":
             now_ms = event_clock_ms(state)
+        first = _plan_entries(plan, journal, now_ms)
+        about = fingerprint() | {"version": code_version(), "clock": clock}
         state, record, publish = begin(plan, state, recorder.epoch, now_ms, about)
-        recorder._written = state if rows else None
         return recorder, recorder.commit(state, (*first, record, publish))
 
     def commit(self, state: State, effects: Sequence[Effect], applied: Iterable[int] = ()) -> State:
@@ -104,9 +110,12 @@ class Recorder:
         return True
 
     def check_stored(self) -> None:
-        """Put the table again when Redis lost it or holds an older one. Raises `PublisherUnavailable`."""
+        """Have the table put again when Redis holds another one: lost, older, or a later daemon's, which refuses it.
+
+        Raises `PublisherUnavailable`.
+        """
         stored = self._publisher.stored()
-        if self._newest is not None and (stored is None or stored[0] < self._newest.version):
+        if self._newest is not None and (stored is None or stored[0] != self._newest.version):
             self._pending = self._newest
 
 
@@ -122,23 +131,48 @@ def _entry(record: Record) -> Entry:
     return Entry(record.at_ms, record.kind, record.body, record.data)
 
 
-def _study_started(plan: Plan, now_ms: int) -> Record:
-    return Record(now_ms, "study_started", {"plan": msgspec.to_builtins(plan), "digest": digest(plan)})
+def _restored(journal: Journal) -> State | None:
+    """The state that the checkpoint holds; None before the first."""
+    rows = journal.checkpoint()
+    if not rows:
+        return None
+    try:
+        return checkpoint.restore(rows)
+    except (KeyError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise JournalRefused(
+            f"journal {journal.path}: its checkpoint is not of this version of Trimtab ({error}): "
+            f"go on with the version that wrote it ({_writer(journal)}), or start a new journal"
+        ) from error
 
 
-def _plan_changed(plan: Plan, journal: Journal, now_ms: int) -> list[Record]:
-    """An entry when the study file says something else than the ledger's last plan."""
-    last = None
-    for entry in journal.entries(kinds=("study_started", "plan_changed")):
-        last = entry
-    assert last is not None  # a journal with a checkpoint began with study_started
-    if last.body["digest"] == digest(plan):
+def _writer(journal: Journal) -> str:
+    last = journal.newest(("daemon_started",))
+    return "unknown" if last is None else str(last.body.get("about", {}).get("version", "unknown"))
+
+
+def _plan_entries(plan: Plan, journal: Journal, now_ms: int) -> list[Record]:
+    """What the ledger is to be told of the plan: the study's start, what an operator has changed, or nothing."""
+    last = journal.newest(("study_started", "plan_changed"))
+    body = {"plan": msgspec.to_builtins(plan), "digest": digest(plan)}
+    if last is None:
+        return [Record(now_ms, "study_started", body)]
+    if last.body["digest"] == body["digest"]:
         return []
-    before = msgspec.convert(last.body["plan"], Plan)
-    broken = [name for name in _FIXED if getattr(before, name) != getattr(plan, name)]
+    changed = _differences(journal, last.body["plan"], plan)
+    broken = [name for name in _FIXED if name in changed]
     if broken:
         raise PlanRefused(
             f"journal {journal.path}: the study was started with another {', '.join(broken)}. Guardrails, objective, "
             "traffic, rollout and safety may change in mid-study; for anything else start a new journal."
         )
-    return [Record(now_ms, "plan_changed", {"plan": msgspec.to_builtins(plan), "digest": digest(plan)})]
+    return [Record(now_ms, "plan_changed", {**body, "changed": changed})]
+
+
+def _differences(journal: Journal, recorded: object, plan: Plan) -> list[str]:
+    try:
+        before = msgspec.convert(recorded, Plan)
+    except msgspec.ValidationError as error:
+        raise PlanRefused(
+            f"journal {journal.path}: its plan is not of this version of Trimtab ({error}); start a new journal"
+        ) from error
+    return [name for name in Plan.__struct_fields__ if getattr(before, name) != getattr(plan, name)]

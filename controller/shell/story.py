@@ -1,31 +1,23 @@
 """A study's journal, told to a person."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from controller.shell.journal import Journal
 
-_TOLD = (
-    "study_started",
-    "plan_changed",
-    "daemon_started",
-    "stage_changed",
-    "guardrail_tripped",
-    "operator",
-    "offsets_lost",
-)
+_CARRYING = ("daemon_started", "decided", "sealed", "operator", "breaker_tripped")  # entries that hold the choices
+_ANSWERS = ("operator", "operator_refused")
 
 
 def current(path: Path) -> dict[str, Any]:
     """Where the study stands: the newest entry that carries its choices, as plain data."""
-    with Journal.read_only(path) as journal:
-        carry: dict[str, Any] = {}
+    with Journal.read_only(path) as journal, journal.snapshot():
+        last = journal.newest(_CARRYING)
+        carry: dict[str, Any] = {} if last is None else last.body["carry"]
         waiting = len(journal.inbox())
-        windows = 0
-        for entry in journal.entries():
-            carry = entry.body.get("carry", carry)
-            windows += entry.kind == "decided"
+        decided = journal.count("decided")
         head, study = journal.head(), journal.study()
     shown = ("stage", "reason", "epoch", "version", "decided_through_ms", "sealed_through_ms", "awaiting_approval")
     return {
@@ -33,7 +25,7 @@ def current(path: Path) -> dict[str, Any]:
         "journal": str(path),
         "entries": head.seq,
         "head": head.hash.hex(),
-        "windows_decided": windows,
+        "windows_decided": decided,
         "commands_waiting": waiting,
         **{name: carry.get(name) for name in shown},
         "candidate": carry.get("candidate"),
@@ -42,8 +34,16 @@ def current(path: Path) -> dict[str, Any]:
     }
 
 
+def answer(journal: Journal, seq: int) -> str:
+    """What was said to the command that took effect with entry `seq`, or with one before it in its transaction."""
+    entry = journal.newest(_ANSWERS, through=seq)
+    return "" if entry is None else str(entry.body["said"])
+
+
 def lines(found: dict[str, Any]) -> list[str]:
     """`current` as text."""
+    if found["stage"] is None:
+        return [f"study {found['study']}: no daemon has run yet"]
     told = [
         f"study {found['study']}: {found['stage']} ({found['reason']})",
         f"decided through {moment(found['decided_through_ms'])}, {found['windows_decided']} windows, "
@@ -54,8 +54,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["pick"]:
         pick = found["pick"]
         told.append(
-            f"best known: {_thetas(pick['theta'])}, expected gain {pick['gain_mean']:+.2%} +- {pick['gain_sd']:.2%}, "
-            f"P(keeps every guardrail) {pick['p_feasible']:.0%}"
+            f"best known: {_thetas(pick['theta'])}, expected gain {_percent(pick['gain_mean'])} "
+            f"+- {_percent(pick['gain_sd'], sign='')}, P(keeps every guardrail) {_percent(pick['p_feasible'], '', 0)}"
         )
     if found["awaiting_approval"]:
         told.append("an operator's approval is awaited: trimtab approve STUDY.toml")
@@ -68,31 +68,48 @@ def timeline(path: Path) -> list[dict[str, Any]]:
     """What happened, in order: starts, stages, guardrails, commands."""
     with Journal.read_only(path) as journal:
         return [
-            {"seq": entry.seq, "at": moment(entry.at_ms), "kind": entry.kind, "what": _what(entry.kind, entry.body)}
-            for entry in journal.entries(kinds=_TOLD)
+            {
+                "seq": entry.seq,
+                "at": moment(entry.at_ms),
+                "kind": entry.kind,
+                "what": _SENTENCES[entry.kind](entry.body),
+            }
+            for entry in journal.entries(kinds=_SENTENCES)
         ]
 
 
 def moment(ms: int | None) -> str:
     """A time for people, UTC; "nothing yet" where there is none."""
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}" if ms else "nothing yet"
+    if not ms:
+        return "nothing yet"
+    try:
+        return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError):  # events name any time, also one that no calendar has
+        return f"{ms} ms"
 
 
-def _what(kind: str, body: dict[str, Any]) -> str:
-    match kind:
-        case "stage_changed":
-            return f"{body['from']} -> {body['to']}: {body['why']}"
-        case "guardrail_tripped":
-            return f"guardrail on {body['metric']} tripped by {body['arm']}: {body['change']:+.2%}"
-        case "operator":
-            return f"{body['order']['command']} by {body['order']['who']}: {body['said']}"
-        case "daemon_started":
-            return f"daemon started, epoch {body['epoch']}"
-        case "offsets_lost":
-            return f"partition {body['partition']}: records {body['asked']} to {body['earliest']} are gone"
-        case _:
-            return f"plan {body['digest'][:12]}"
+def _lost(body: dict[str, Any]) -> str:
+    log = f"the log holds {body['earliest']} to {body['latest']}"
+    return f"partition {body['partition']}: records were lost: offset {body['asked']} was asked for, {log}"
+
+
+def _percent(value: float | None, sign: str = "+", digits: int = 2) -> str:
+    return "unknown" if value is None else f"{value:{sign}.{digits}%}"  # what is not finite is null in the ledger
 
 
 def _thetas(theta: dict[str, list[float]]) -> str:
     return "; ".join(f"{segment} ({', '.join(f'{w:.4g}' for w in weights)})" for segment, weights in theta.items())
+
+
+_SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "study_started": lambda body: f"study started, plan {body['digest'][:12]}",
+    "plan_changed": lambda body: f"plan changed ({', '.join(body['changed'])}), now {body['digest'][:12]}",
+    "daemon_started": lambda body: f"daemon started, epoch {body['epoch']}",
+    "stage_changed": lambda body: f"{body['from']} -> {body['to']}: {body['why']}",
+    "guardrail_tripped": lambda body: (
+        f"guardrail on {body['metric']} tripped by {body['arm']}: {_percent(body['change'])}"
+    ),
+    "operator": lambda body: f"{body['order']['command']} by {body['order']['who']}: {body['said']}",
+    "operator_refused": lambda body: f"a command was {body['said']}",
+    "offsets_lost": _lost,
+}

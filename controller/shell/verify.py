@@ -12,12 +12,12 @@ from controller.shell.journal import Journal, check_chain
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a journal's check came to. `ok`: the chain is whole and nothing differs."""
+    """What a journal's check came to. `ok`: the chain is whole and every decision was made again as it has to be."""
 
     ok: bool
     entries: int
     chain: str  # "whole", or the first broken entry and what is wrong with it
-    same_fingerprint: bool  # of the processes that wrote it and this one
+    same_fingerprint: bool  # of all the processes that wrote it and this one
     decisions: dict[str, int]  # outcome -> entries made again
     first: str  # the first entry that was not made again exactly, "" when all were
 
@@ -34,28 +34,32 @@ def verify(path: Path, progress: Callable[[int, int], None] = lambda done, total
     broken = check_chain(path)
     if broken is not None:
         return Verdict(False, 0, str(broken), False, {}, "")
+    outcomes: Counter[str] = Counter()
+    first, ok, same = "", True, True
     with Journal.read_only(path) as journal:
         total = journal.head().seq
-        mine, same = _comparable(fingerprint()), True
-        outcomes: Counter[str] = Counter()
-        first = ""
-        for entry in journal.entries(kinds=("daemon_started",)):
-            same = same and _comparable(entry.body["about"]) == mine
+        mine = _comparable(fingerprint())
+        writers = {e.seq: _comparable(e.body.get("about")) == mine for e in journal.entries(kinds=("daemon_started",))}
         try:
             for checked in replay(journal.entries()):
+                same = writers.get(checked.seq, same)  # of the process that wrote this entry
                 outcomes[checked.outcome] += 1
-                if not first and checked.outcome != "exact":
-                    first = _sentence(checked)
+                if checked.outcome != "exact":
+                    first = first or _sentence(checked, same)
+                    ok = ok and checked.outcome == "equivalent" and not same
                 progress(checked.seq, total)
         except Unreadable as error:
-            return Verdict(False, total, "whole", same, dict(outcomes), str(error))
-    ok = not outcomes["different"] and not (same and outcomes["equivalent"])
-    return Verdict(ok, total, "whole", same, dict(outcomes), first)
+            ok, first = False, str(error)
+    return Verdict(ok, total, "whole", all(writers.values()), dict(outcomes), first)
 
 
-def _comparable(about: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in about.items() if name not in ("clock", "version")}
+def _comparable(about: object) -> dict[str, object]:
+    known = about if isinstance(about, dict) else {}
+    return {name: value for name, value in known.items() if name not in ("clock", "version")}
 
 
-def _sentence(checked: Checked) -> str:
-    return f"entry {checked.seq} ({checked.kind}) is {checked.outcome}: {checked.found}"
+def _sentence(checked: Checked, same: bool) -> str:
+    told = f"entry {checked.seq} ({checked.kind}) is {checked.outcome}: {checked.found}"
+    if checked.outcome == "equivalent" and same:
+        told += "; the fingerprint is the same, so it should be exact"
+    return told

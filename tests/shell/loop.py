@@ -1,21 +1,20 @@
 """A small world's events for daemons that run in this process, without any service."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from prometheus_client import CollectorRegistry
 
 from controller import assignment
 from controller.core.plan import Plan
-from controller.core.step import State
 from controller.shell.admin import Health
-from controller.shell.daemon import Clock, Daemon, readiness_log
+from controller.shell.daemon import Clock, Daemon, Turn, readiness_log
 from controller.shell.dead_letters import DeadLetters
-from controller.shell.journal import Journal
+from controller.shell.journal import Journal, Recorded
 from controller.shell.metrics import Metrics
 from controller.shell.publisher import MemoryPublisher, Publisher
 from controller.shell.recorder import Recorder
-from controller.shell.sources import Source
+from controller.shell.sources import At, Source
 from controller.shell.sources_memory import MemoryTopic
 from simulators.catalog import world_named
 from simulators.events import Population, exposures, heartbeats, population
@@ -59,6 +58,53 @@ class Product:
         self.serve((end_ms - self.now_ms) / HOUR_MS)
 
 
+class Hand:
+    """A clock in seconds that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Rig:
+    """A daemon with all that belongs to it; its clock moves with its turns."""
+
+    daemon: Daemon
+    journal: Journal
+    recorder: Recorder
+    health: Health
+    registry: CollectorRegistry
+    clock: Hand
+
+    def turn(self, seconds: float = 0.25) -> Turn:
+        """A turn of the daemon's loop, so long after the one before that it looks into its inbox."""
+        self.clock.now_s += seconds
+        return self.daemon.turn()
+
+    def settle(self) -> None:
+        """Turn until there is nothing new, and once more to publish."""
+        for _ in range(1000):
+            if self.turn() == "quiet":
+                self.turn()
+                return
+        raise AssertionError(f"the daemon does not come to rest: {self.health.faults}")
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"trimtab_{name}", labels)
+
+    def total(self, name: str) -> float:
+        """Over all labels."""
+        families = self.registry.collect()
+        return sum(s.value for family in families for s in family.samples if s.name == f"trimtab_{name}")
+
+    def drop(self) -> None:
+        """As the process that is killed: nothing is committed any more."""
+        self.journal.close()
+
+
 def daemon_of(
     path: Path,
     source: Source,
@@ -66,21 +112,30 @@ def daemon_of(
     *,
     plan: Plan = PLAN,
     clock: Clock = "events",
+    start_at: At = "earliest",
     dead_letters: DeadLetters | None = None,
     now_ms: int = START_MS,
-) -> tuple[Daemon, Journal, Health]:
-    """A daemon on a journal at `path`; the journal is the caller's to close."""
-    metrics = Metrics(CollectorRegistry(), plan, {"version": "test"})
+) -> Rig:
+    """A daemon on a journal at `path`."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, plan, {"version": "test"})
     health = Health(readiness_log(metrics))
     journal = Journal.open(path, plan.study)
-    recorder, state = Recorder.take_over(plan, journal, publisher, now_ms, clock)
+    hand = Hand()
+    try:
+        recorder, state = Recorder.take_over(plan, journal, publisher, now_ms, clock)
+    except BaseException:
+        journal.close()
+        raise
     daemon = Daemon(
         plan, source, journal, recorder, state,
-        clock=clock, health=health, metrics=metrics, dead_letters=dead_letters,
+        clock=clock, start_at=start_at, health=health, metrics=metrics, dead_letters=dead_letters,
+        monotonic=hand, wall_ms=lambda: now_ms + int(hand.now_s * 1000),
     )  # fmt: skip
-    return daemon, journal, health
+    return Rig(daemon, journal, recorder, health, registry, hand)
 
 
-def bucket_counts(state: State) -> np.ndarray:
-    """Accepted events per bucket of everything that is not sealed."""
-    return np.sum([cell.events.sum(axis=0) for cell in state.windows.cells.values()], axis=0)
+def entries(path: Path, *kinds: str) -> list[Recorded]:
+    """The ledger's entries, of these kinds or all."""
+    with Journal.read_only(path) as journal:
+        return list(journal.entries(kinds or None))

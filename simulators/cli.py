@@ -115,7 +115,7 @@ def _simulate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hours", type=_count, default=72, metavar="N", help="how much traffic (72)")
     parser.add_argument("--start-ms", type=int, metavar="MS", help="begin of the first window, in lockstep")
     parser.add_argument("--events-per-hour", type=float, metavar="N", help="mean over the day (the world's)")
-    parser.add_argument("--events-per-record", type=_count, default=1, metavar="N", help="newline-separated (1)")
+    parser.add_argument("--events-per-record", type=_count, default=20, metavar="N", help="newline-separated (20)")
     parser.add_argument("--seed", type=_seed, default=0, help="of the world (0)")
     parser.add_argument("--partitions", type=_count, default=4, metavar="N", help="of a topic that is made new (4)")
     parser.add_argument("--wait", type=float, default=120.0, metavar="S", help="seconds to wait for a decision (120)")

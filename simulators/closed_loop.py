@@ -10,13 +10,12 @@ from pathlib import Path
 import msgspec
 
 from controller import assignment
-from controller.assignment import Assignment
 from controller.core.plan import Plan
 from controller.core.step import Info, State, event_clock_ms, seeded, step
 from controller.core.windows import Batch, PartBatch, PartitionState, WindowPlan
 from controller.shell.fingerprint import single_threaded
 from controller.shell.journal import Journal
-from controller.shell.publisher import Stored
+from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
 from simulators.events import Delivery, Population, Rows, arrived, exposures, heartbeats, joined, population
 from simulators.serving import served
@@ -36,25 +35,6 @@ class Turn(msgspec.Struct, frozen=True, eq=False):
     events: int  # so far
 
 
-class HeldTable:
-    """A publisher that keeps the table in memory: what Redis and a serving client are to a product."""
-
-    def __init__(self) -> None:
-        self.table: Assignment | None = None
-
-    def publish(self, table: bytes, version: int) -> Stored:
-        """Take a table of a risen version."""
-        held = self.table
-        if held is not None and version < held.version:
-            return Stored(False, held.version, held.epoch)
-        self.table = assignment.decode(table)
-        return Stored(True, self.table.version, self.table.epoch)
-
-    def stored(self) -> tuple[int, int] | None:
-        """Version and epoch of the table held."""
-        return None if self.table is None else (self.table.version, self.table.epoch)
-
-
 def run(
     plan: Plan,
     world: World,
@@ -70,7 +50,7 @@ def run(
     `PlanRefused` when the journal exists and is not this study's.
     """
     with single_threaded(), Journal.open(journal, plan.study) as book:
-        shelf = HeldTable()
+        shelf = MemoryPublisher()
         recorder, state = Recorder.take_over(plan, book, shelf, 0, "events")
         parts = {p: PartitionState(None, 0) for p in range(PARTITIONS)}
         state = msgspec.structs.replace(state, windows=msgspec.structs.replace(state.windows, partitions=parts))
@@ -89,12 +69,12 @@ def run(
 
 
 def traffic(
-    plan: Plan, world: World, people: Population, windows: int, shelf: HeldTable, delivery: Delivery
+    plan: Plan, world: World, people: Population, windows: int, shelf: MemoryPublisher, delivery: Delivery
 ) -> Iterator[Rows]:
     """Polls of events in order of arrival, each served by the table of its moment."""
     waiting: Rows | None = None
     for begin, end, settles in spans(plan.window, START_MS, windows, POLLS):
-        table = served(world, shelf.table, begin)
+        table = served(world, assignment.decode(shelf.table) if shelf.table else None, begin)
         fresh = exposures(world, people, table, begin, end, delivery)
         due, waiting = arrived(fresh if waiting is None else joined(waiting, fresh), end)
         yield joined(due, heartbeats(world, people, table, end, PARTITIONS)) if settles else due

@@ -43,16 +43,20 @@ class Sink(Protocol):
 class KafkaSink:
     """A topic, made with `partitions` partitions when it does not exist. Raises `SinkFailed`."""
 
-    def __init__(self, kafka: Kafka, partitions: int, password: str | None = None) -> None:
+    def __init__(self, kafka: Kafka, partitions: int, password: str | None = None, answer_s: float = ANSWER_S) -> None:
         self._topic, self._bootstrap = kafka.topic, kafka.bootstrap
         options = client_options(kafka, password)
+        # Idempotent by default: a retry after a broker's restart neither repeats nor reorders.
+        batching = {"acks": "all", "linger_ms": 20, "batch_size": 256 * 1024, "allow_auto_create_topics": False}
+        try:
+            self._producer = connect(KafkaProducer, options | batching, answer_s)
+        except KafkaError as error:
+            raise self._failed(error) from error
         try:
             _make_topic(options, kafka.topic, partitions)
-            # Idempotent by default: a retry after a broker's restart neither repeats nor reorders.
-            batching = {"acks": "all", "linger_ms": 20, "batch_size": 256 * 1024, "compression_type": None}
-            self._producer = connect(KafkaProducer, options | batching, ANSWER_S)
             self._partitions = len(self._producer.partitions_for(kafka.topic))
         except KafkaError as error:
+            self.close()
             raise self._failed(error) from error
         self._sent: list[Any] = []
 

@@ -8,10 +8,11 @@ import pytest
 from controller.assignment import decode
 from controller.core.replay import window_sums
 from controller.core.windows import WindowPlan
+from controller.shell.fingerprint import single_threaded
 from controller.shell.journal import Journal
 from controller.shell.verify import verify
 from simulators.catalog import QUICK
-from simulators.closed_loop import START_MS, HeldTable, Turn, run, spans
+from simulators.closed_loop import START_MS, Turn, run, spans
 from simulators.study import study_of
 from simulators.worlds import HOUR_MS, gain, margins, true_change
 
@@ -50,7 +51,8 @@ def test_the_pick_is_better_than_the_baseline(twelve_hours: tuple[Path, list[Tur
 
 
 def test_the_journal_verifies_and_holds_every_table(twelve_hours: tuple[Path, list[Turn]]) -> None:
-    verdict = verify(twelve_hours[0])
+    with single_threaded():
+        verdict = verify(twelve_hours[0])
     assert verdict.ok, verdict
     with Journal.read_only(twelve_hours[0]) as journal:
         decided = [decode(entry.body["table"].encode()) for entry in journal.entries(kinds=("decided",))]
@@ -75,13 +77,3 @@ def test_spans_follow_each_other_and_end_with_the_grace() -> None:
     assert [begin for begin, _, _ in cut[1:]] == [end for _, end, _ in cut[:-1]]
     assert [end for _, end, settles in cut if settles] == [START_MS + h * HOUR_MS + 300_000 for h in (1, 2, 3)]
     assert len(cut) == 12
-
-
-def test_a_held_table_gives_way_to_newer_ones_only(twelve_hours: tuple[Path, list[Turn]]) -> None:
-    with Journal.read_only(twelve_hours[0]) as journal:
-        first, second = [entry.body["table"].encode() for entry in journal.entries(kinds=("decided",))][:2]
-    shelf, (old, new) = HeldTable(), (decode(first).version, decode(second).version)
-    assert shelf.stored() is None
-    assert shelf.publish(second, new).accepted
-    assert not shelf.publish(first, old).accepted
-    assert shelf.stored() == (new, 1)

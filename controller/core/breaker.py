@@ -3,16 +3,19 @@
 import msgspec
 
 from controller.core import rollout, safety
-from controller.core.control import Control, Statistics, deal_changes, deal_sums, issue
-from controller.core.decide import moved
+from controller.core.control import Control, Statistics, banning, carrying, deal_changes, deal_sums, issue, moved
 from controller.core.plan import Plan
 from controller.core.safety import BREAKER_ALPHA, Crossing
 
 
 def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, ...]:
-    """Arms of the current deal whose margin is surely below the plan's `breaker_change`."""
+    """Arms of the current deal whose margin is surely below the plan's `breaker_change`.
+
+    Judged by the newest window and the one before: what a deal did for weeks must not hide what it does now.
+    """
     deal = control.deals[control.carry.deal]
-    cell = deal_sums(control, seen.cells, deal.id)
+    recent = {key: cell for key, cell in seen.cells.items() if key[0] >= seen.end_ms - plan.window.length_ms}
+    cell = deal_sums(msgspec.structs.replace(control, totals={}), recent, deal.id)
     if cell is None or len(deal.arms) < 2 or not plan.guardrails:
         return ()
     changes = deal_changes(plan, deal, cell)
@@ -24,19 +27,15 @@ def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, .
 
 def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], now_ms: int) -> tuple[Control, bytes]:
     """Give the broken arms' buckets to control at once; a candidate that breaks sends the study back to explore."""
-    deal = control.deals[control.carry.deal]
+    deal, worst = control.deals[control.carry.deal], found[0]
     broken = sorted({c.arm for c in found})
-    thetas = tuple(deal.arms[arm].theta for arm in broken)
-    worst = found[0]
+    banned = banning(control.carry, *(deal.arms[arm].theta for arm in broken))
     reason = (
         f"breaker: {deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window, "
         f"the limit is {worst.limit:+.2%}"
     )
-    banned = (*control.carry.banned, *thetas)
     if control.carry.stage == "explore":
-        control = msgspec.structs.replace(
-            control, carry=msgspec.structs.replace(control.carry, banned=banned, reason=reason)
-        )
+        control = carrying(control, banned=banned, reason=reason)
     else:
         control = moved(control, "explore", reason, now_ms, candidate=None, banned=banned)
     return issue(plan, control, rollout.without(deal, control.carry.deals + 1, broken), now_ms)

@@ -13,6 +13,7 @@ _RECORDED = "recorded/"
 
 class _Small(msgspec.Struct, frozen=True):
     rejected: int
+    arrived: int
     looked_ms: int
 
 
@@ -33,7 +34,7 @@ def changes(before: State | None, after: State) -> tuple[Changes, State]:
     put = dict(put)
     put |= {_key(key): codec.encode(cell) for key, cell in after.recorded.items() if old.get(key) is not cell}
     gone = tuple(_key(key) for key in old.keys() - after.recorded.keys())
-    put["step"] = codec.encode(_Small(after.rejected, after.looked_ms))
+    put["step"] = codec.encode(_Small(after.rejected, after.arrived, after.looked_ms))
     if before is None or before.control is not after.control:
         put["control"] = codec.encode(after.control)
     return Changes(put, (*drop, *gone)), msgspec.structs.replace(after, windows=windows)
@@ -48,6 +49,7 @@ def restore(rows: dict[str, bytes]) -> State:
         control=codec.decode(rows["control"], Control),
         recorded=recorded,
         rejected=small.rejected,
+        arrived=small.arrived,
         looked_ms=small.looked_ms,
     )
 

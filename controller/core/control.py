@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from controller import assignment
 from controller.assignment import ALL, CONTROL, Arm, Assignment, Stage, UnitHash
 from controller.core.estimate import Changes, relative_changes
-from controller.core.plan import Plan
 from controller.core.kernel import Hyper
-from controller.core.rollout import Deal, all_control
+from controller.core.plan import Plan
+from controller.core.rollout import FROZEN, Deal, all_control, check_move
 from controller.core.windows import Cell, Quality
 
 HOUR_MS = 3_600_000
 MAX_DEALS = 168  # older deals have faded from the posterior: a week of hourly ones bounds state and cost
+MAX_BANNED = 32  # the newest: every entry of the ledger holds them, and the world may have changed since the others
 
 Theta = dict[str, tuple[float, ...]]  # segment -> W weights; always has `all`
 
@@ -56,7 +57,7 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: int | None = None  # start of the first window that was decided on
     decided_through_ms: int = 0
     sealed_through_ms: int = 0
-    exposed_windows: int = 0  # windows with traffic on every arm under the current deal
+    exposed_windows: int = 0  # windows that the stage's vectors carried traffic in; of a test: the current deal's
     claim_through_ms: int | None = None  # end of the confirm sample once it is complete
     ramp_step: int = 0
     candidate: Vector | None = None
@@ -70,7 +71,7 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
     """One deal's relative changes, as the posterior sees them."""
 
     deal: int
-    hour: float  # mid time of the deal, hours since the study's first window
+    hour: float  # when its events were, on average, in hours since the study's first window
     thetas: tuple[Theta, ...]  # A - 1
     changes: Changes
 
@@ -83,7 +84,8 @@ class Control(msgspec.Struct, frozen=True, eq=False):
     versions: dict[int, int]  # version -> deal
     replaced_ms: dict[int, int]  # version -> when another took its place
     totals: dict[int, Cell]  # deal -> sums of its sealed windows
-    spans: dict[int, tuple[int, int]]  # deal -> ends of its first and last window with events
+    moments: dict[int, float]  # deal -> sum over those of events x the window's middle in hours since 1970
+    sample: Cell | None  # sums that a confirm test is judged by: its deal's, through `claim_through_ms`, sealed
     evidence: tuple[Evidence, ...]  # of deals whose windows are all sealed
     units: NDArray[np.int64]  # (B,) distinct sampled units, summed over the windows decided on
 
@@ -95,7 +97,8 @@ class Statistics(msgspec.Struct, frozen=True, eq=False):
     cells: dict[tuple[int, int], Cell]
     units: NDArray[np.int64]  # (B,)
     quality: Quality
-    rejected: int  # rows refused since the last decision
+    rejected: int = 0  # rows refused since the last decision
+    arrived: int = 0  # all rows since then
 
 
 def baseline(plan: Plan) -> Arm:
@@ -111,15 +114,47 @@ def initial(plan: Plan) -> Control:
         versions={},
         replaced_ms={},
         totals={},
-        spans={},
+        moments={},
+        sample=None,
         evidence=(),
         units=np.zeros(plan.buckets, np.int64),
     )
 
 
+def carrying(control: Control, **changes: object) -> Control:
+    """The state with another carry."""
+    return msgspec.structs.replace(control, carry=msgspec.structs.replace(control.carry, **changes))
+
+
+def moved(control: Control, stage: Stage, reason: str, at_ms: int, **changes: object) -> Control:
+    """The state in another stage, where everything is counted afresh; raises `IllegalMove` when it may not follow."""
+    carry = control.carry
+    check_move(carry.stage, stage)
+    fresh: dict[str, object] = {
+        "stage": stage,
+        "stage_since_ms": at_ms,
+        "before": carry.before if carry.stage in FROZEN else carry.stage,
+        "reason": reason,
+        "exposed_windows": 0,
+        "claim_through_ms": None,
+        "awaiting_approval": False,
+        "ramp_step": 0,
+    }
+    return carrying(msgspec.structs.replace(control, sample=None), **(fresh | changes))
+
+
+def banning(carry: Carry, *thetas: Theta) -> tuple[Theta, ...]:
+    """The banned vectors with these, the newest last."""
+    kept = [theta for theta in carry.banned if theta not in thetas]
+    return (*kept, *thetas)[-MAX_BANNED:]
+
+
 def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Control, bytes]:
     """Make the next table, of `deal`; returns the state that knows it and the table's bytes."""
     carry = control.carry
+    if deal.id != carry.deal and carry.stage != "explore":  # a test is one deal: another one begins it anew
+        carry = msgspec.structs.replace(carry, exposed_windows=0, claim_through_ms=None)
+        control = msgspec.structs.replace(control, sample=None)
     started = carry.decided_through_ms > 0 or now_ms > 0
     version = max(carry.version + 1, carry.epoch * assignment.VERSIONS_PER_EPOCH + 1)
     carry = msgspec.structs.replace(
@@ -129,7 +164,6 @@ def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Contro
         valid_until_ms=now_ms + plan.window.validity_ms if started else None,
         deal=deal.id,
         deals=max(carry.deals, deal.id),
-        exposed_windows=carry.exposed_windows if deal.id == carry.deal else 0,
     )
     table = assignment.encode(
         Assignment(
@@ -143,7 +177,7 @@ def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Contro
             unit_hash=UnitHash(plan.salt, plan.buckets),
             form=plan.form,
             weights=tuple(weight.name for weight in plan.weights),
-            fallback=carry.candidate.arm if carry.stage == "hold" and carry.candidate else CONTROL,
+            fallback=_fallback(carry, deal),
             arms=deal.arms,
             buckets=tuple(deal.buckets.tolist()),
         )
@@ -160,38 +194,51 @@ def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Contro
     ), table
 
 
+def _fallback(carry: Carry, deal: Deal) -> str:
+    """The arm that serves an expired table: the vector held, where the table has it, else control."""
+    if carry.stage == "hold" and carry.candidate is not None and carry.candidate.arm in deal.names:
+        return carry.candidate.arm
+    return CONTROL
+
+
 def tables(control: Control) -> dict[int, tuple[tuple[str, ...], NDArray[np.int16]]]:
     """version -> (arm names, bucket to arm), for attributing events."""
     return {v: (control.deals[d].names, control.deals[d].buckets) for v, d in control.versions.items()}
 
 
 def fold(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -> Control:
-    """Add a sealed window's sums (version -> cell) to its deals, and let go of deals that no event can reach any more."""
-    totals = dict(control.totals)
+    """Add a sealed window's sums (version -> cell) to its deals; let go of deals that no event can reach any more."""
+    totals, moments = dict(control.totals), dict(control.moments)
     for version in sorted(cells.keys() & control.versions.keys()):
         deal = control.versions[version]
         totals[deal] = _plus(totals.get(deal), cells[version])
+        moments[deal] = moments.get(deal, 0.0) + _moment(plan, end_ms, cells[version])
+    sample = _sample(control, end_ms, totals)
     carry = msgspec.structs.replace(control.carry, sealed_through_ms=end_ms)
-    control = msgspec.structs.replace(control, carry=carry, totals=totals)
+    control = msgspec.structs.replace(control, carry=carry, totals=totals, moments=moments, sample=sample)
     # A client may serve a replaced table for `validity`: later exposures cannot echo it.
     gone = {v for v, at in control.replaced_ms.items() if at + plan.window.validity_ms <= end_ms}
     return _retire(plan, control, gone) if gone else control
 
 
-def live_evidence(
-    plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]
-) -> tuple[Control, tuple[Evidence, ...]]:
-    """Evidence of every deal that can still change, from sealed totals and unsealed cells; also updates the spans."""
-    spans = dict(control.spans)
-    for end, version in sorted(cells):
+def _sample(control: Control, end_ms: int, totals: dict[int, Cell]) -> Cell | None:
+    """The confirm sample, once its last window is sealed: what is sealed after it does not count."""
+    carry = control.carry
+    if control.sample is not None or carry.claim_through_ms is None or end_ms < carry.claim_through_ms:
+        return control.sample
+    return (totals if end_ms == carry.claim_through_ms else control.totals).get(carry.deal)
+
+
+def live_evidence(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[Evidence, ...]:
+    """Evidence of every deal that can still change, from sealed totals and unsealed cells."""
+    moments = dict(control.moments)
+    for (end, version), cell in sorted(cells.items()):
         if version in control.versions:
             deal = control.versions[version]
-            first, last = spans.get(deal, (end, end))
-            spans[deal] = (min(first, end), max(last, end))
-    control = msgspec.structs.replace(control, spans=spans)
+            moments[deal] = moments.get(deal, 0.0) + _moment(plan, end, cell)
     sums = {deal: deal_sums(control, cells, deal) for deal in sorted(control.deals)}
-    found = (_evidence(plan, control, deal, cell) for deal, cell in sums.items() if cell is not None)
-    return control, tuple(e for e in found if e is not None)
+    found = (_evidence(plan, control, d, cell, moments[d]) for d, cell in sums.items() if cell is not None)
+    return tuple(e for e in found if e is not None)
 
 
 def deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -> Cell | None:
@@ -212,14 +259,16 @@ def deal_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
     return relative_changes(plan.metrics, names, cell.sums, deal.buckets.astype(np.int64), len(deal.arms))
 
 
-def _evidence(plan: Plan, control: Control, id_: int, cell: Cell) -> Evidence | None:
-    deal = control.deals[id_]
-    if len(deal.arms) < 2 or id_ not in control.spans:
+def _evidence(plan: Plan, control: Control, id_: int, cell: Cell, moment: float) -> Evidence | None:
+    deal, events = control.deals[id_], int(cell.events.sum())
+    if len(deal.arms) < 2 or not events:
         return None
-    first, last = control.spans[id_]
-    middle = (first + last - plan.window.length_ms) / 2
-    hour = (middle - (control.carry.started_ms or first - plan.window.length_ms)) / HOUR_MS
+    hour = moment / events - (control.carry.started_ms or 0) / HOUR_MS
     return Evidence(id_, hour, tuple(arm.theta for arm in deal.arms[1:]), deal_changes(plan, deal, cell))
+
+
+def _moment(plan: Plan, end_ms: int, cell: Cell) -> float:
+    return int(cell.events.sum()) * (end_ms - plan.window.length_ms / 2) / HOUR_MS
 
 
 def _plus(one: Cell | None, other: Cell) -> Cell:
@@ -230,13 +279,13 @@ def _retire(plan: Plan, control: Control, gone: set[int]) -> Control:
     versions = {v: d for v, d in control.versions.items() if v not in gone}
     kept = set(versions.values()) | {control.carry.deal}
     ended = sorted(set(control.totals) - kept)
-    last = (_evidence(plan, control, deal, control.totals[deal]) for deal in ended)
+    last = (_evidence(plan, control, deal, control.totals[deal], control.moments[deal]) for deal in ended)
     return msgspec.structs.replace(
         control,
         versions=versions,
         replaced_ms={v: at for v, at in control.replaced_ms.items() if v not in gone},
         deals={d: deal for d, deal in control.deals.items() if d in kept},
         totals={d: cell for d, cell in control.totals.items() if d in kept},
-        spans={d: span for d, span in control.spans.items() if d in kept},
+        moments={d: moment for d, moment in control.moments.items() if d in kept},
         evidence=(control.evidence + tuple(e for e in last if e is not None))[-MAX_DEALS:],
     )

@@ -79,6 +79,33 @@ def relative_changes(
     return Changes(change, covariance, level[..., 0], relative_se, (traffic @ member.T).astype(np.int64))
 
 
+def combined_se(
+    coefficients: Floats,
+    metrics: tuple[Metric, ...],
+    components: tuple[str, ...],
+    sums: NDArray[np.int64],
+    arm_of: NDArray[np.signedinteger],
+    arms: int,
+) -> Floats:
+    """(A-1,) standard error, over all traffic, of sum of coefficient (M,) x relative change of every arm.
+
+    The metrics of a bucket vary together: what a bucket does to the whole sum (its linearised influence) is added
+    up over the metrics before it is squared. With one metric this is `relative_changes`' own standard error.
+    """
+    numerator, denominator = _by_metric(metrics, components, sums.sum(axis=0, keepdims=True))
+    member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = _levels(numerator, denominator, member, arm_of)[0][:, 0]  # (M, A)
+        total, _, residual = _residuals(numerator, denominator, member, arm_of)
+        influence = residual[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
+        own = (coefficients / level[:, 0]) @ influence  # (B,)
+        shared = (coefficients[:, None] * level[:, 1:] / level[:, :1] ** 2).T @ influence  # (A-1, B)
+        clusters = member.sum(axis=1)
+        scale = clusters / (clusters - 1.0)
+        variance = scale[1:] * (member[1:] @ own**2) + scale[0] * (shared**2 @ member[0])
+    return np.asarray(np.sqrt(variance))
+
+
 def usable(changes: Changes, group: int = 0) -> bool:
     """Whether a group's changes may enter the posterior.
 
@@ -115,15 +142,22 @@ def _levels(
     v = n/(n-1) sum e^2 / (sum D)^2 with residuals e = N - r D, and r loses its second-order bias
     -n/(n-1) sum e D / (sum D)^2 (Cochran 1977, "Sampling techniques", 6.8).
     """
-    total = denominator @ member.T  # (M, G, A)
-    total[total == 0.0] = np.nan
-    raw = (numerator @ member.T) / total
-    residual = numerator - np.nan_to_num(raw)[..., arm_of] * denominator  # e; what is left out meets zeros of R
+    total, raw, residual = _residuals(numerator, denominator, member, arm_of)
     clusters = member.sum(axis=1)
     scale = clusters / (clusters - 1.0) / total**2
     variance = scale * (residual**2 @ member.T)
     level = raw + scale * ((residual * denominator) @ member.T)
     return level, _borrow(variance, clusters)
+
+
+def _residuals(
+    numerator: Floats, denominator: Floats, member: Floats, arm_of: NDArray[np.signedinteger]
+) -> tuple[Floats, Floats, Floats]:
+    """sum D and sum N / sum D, (M, G, A), and e, (M, G, B); what is left out meets zeros of R."""
+    total = denominator @ member.T
+    total[total == 0.0] = np.nan
+    raw = (numerator @ member.T) / total
+    return total, raw, numerator - np.nan_to_num(raw)[..., arm_of] * denominator
 
 
 def _borrow(variance: Floats, clusters: Floats) -> Floats:

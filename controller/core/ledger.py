@@ -42,13 +42,14 @@ class _Seen(msgspec.Struct, frozen=True, eq=False):
     units: NDArray[np.int64]  # (B,)
     quality: Quality
     rejected: int
+    arrived: int
 
 
 def pack(seen: Statistics, recorded: Cells) -> tuple[bytes, Cells]:
     """What `seen` adds to the sums recorded so far, as bytes; and the sums recorded then."""
-    changed = {key: cell for key, cell in sorted(seen.cells.items()) if recorded.get(key) is not cell}
+    changed = {key: cell for key, cell in sorted(seen.cells.items()) if not _same(recorded.get(key), cell)}
     differences = tuple(_difference(key, cell, recorded.get(key)) for key, cell in changed.items())
-    data = codec.encode(_Seen(seen.end_ms, differences, seen.units, seen.quality, seen.rejected))
+    data = codec.encode(_Seen(seen.end_ms, differences, seen.units, seen.quality, seen.rejected, seen.arrived))
     return data, recorded | changed
 
 
@@ -57,7 +58,7 @@ def unpack(data: bytes, recorded: Cells) -> tuple[Statistics, Cells]:
     seen = codec.decode(data, _Seen)
     recorded = recorded | {(d.end_ms, d.version): _sum(recorded.get((d.end_ms, d.version)), d) for d in seen.cells}
     cells = {key: cell for key, cell in recorded.items() if key[0] <= seen.end_ms}
-    return Statistics(seen.end_ms, cells, seen.units, seen.quality, seen.rejected), recorded
+    return Statistics(seen.end_ms, cells, seen.units, seen.quality, seen.rejected, seen.arrived), recorded
 
 
 def without(recorded: Cells, end_ms: int) -> Cells:
@@ -75,8 +76,8 @@ def digest(cells: Cells) -> str:
 
 
 def carried(carry: Carry) -> dict[str, Any]:
-    """`carry` as JSON values."""
-    body: dict[str, Any] = msgspec.to_builtins(carry)
+    """`carry` as the very JSON values that are read back."""
+    body: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(carry))
     return body
 
 
@@ -103,6 +104,13 @@ def facts(before: Carry, after: Carry, tripped: tuple[Crossing, ...], deal: Deal
         body = {"from": before.stage, "to": after.stage, "why": after.reason}
         found.append(Record(now_ms, "stage_changed", body))
     return tuple(found)
+
+
+def _same(before: Cell | None, cell: Cell) -> bool:
+    """By value: a state that was restored holds copies, and must lead to the same entries."""
+    if before is None or before is cell:
+        return before is cell
+    return np.array_equal(before.sums, cell.sums) and np.array_equal(before.events, cell.events)
 
 
 def _difference(key: tuple[int, int], cell: Cell, before: Cell | None) -> _Difference:

@@ -5,8 +5,7 @@ from typing import Literal
 import msgspec
 
 from controller.core import rollout
-from controller.core.control import Control, baseline, issue
-from controller.core.decide import moved
+from controller.core.control import Control, banning, baseline, issue, moved
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, RESUMED, Deal
 
@@ -36,9 +35,8 @@ def apply(plan: Plan, control: Control, command: Command, now_ms: int) -> tuple[
         case "pause" | "freeze" if stage != "paused":
             control = moved(control, "paused", why if command.command == "pause" else command.why, now_ms)
         case "rollback" if stage != "rolled_back":
-            banned = control.carry.banned
-            if control.carry.candidate is not None:
-                banned = (*banned, control.carry.candidate.theta)
+            candidate = control.carry.candidate
+            banned = control.carry.banned if candidate is None else banning(control.carry, candidate.theta)
             control = moved(control, "rolled_back", why, now_ms, candidate=None, banned=banned)
         case "resume" if stage in FROZEN:
             control = _resume(control, why, now_ms)

@@ -175,7 +175,8 @@ def propose(
         )
         for j, group in enumerate(groups)
     ]
-    unit = np.stack([unit for unit, _ in chosen], axis=1)
+    arms = min(len(unit) for unit, _ in chosen)  # bans may leave room for fewer
+    unit = np.stack([unit[:arms] for unit, _ in chosen], axis=1)
     reasons: list[Reason] = [_arm_reason([own[a] for _, own in chosen]) for a in range(arms)]
     return Proposal(unit, tuple(reasons))
 
@@ -189,6 +190,7 @@ def recommend(
     candidates: Floats,
     rng: np.random.Generator,
     shares: Floats | None = None,
+    banned: Floats | None = None,
 ) -> Pick | None:
     """The vector with the largest expected feasible gain, or None when none is both better and probably feasible.
 
@@ -201,9 +203,14 @@ def recommend(
             group the baseline.
         rng: the decision's randomness.
         shares: (G',) traffic of the groups; equal when not given.
+        banned: (b, d) points that the pick may not come near.
     """
     share = np.full(len(groups), 1.0 / len(groups)) if shares is None else shares / shares.sum()
-    picks = [_pick_group(_view(posterior, goal, group, hour), candidates[:, j], rng) for j, group in enumerate(groups)]
+    kept_off = np.empty((0, len(posterior.baseline))) if banned is None else banned
+    picks = [
+        _pick_group(_view(posterior, goal, group, hour), candidates[:, j], kept_off, rng)
+        for j, group in enumerate(groups)
+    ]
     unit = np.stack([u for u, _, _ in picks])
     if (unit == posterior.baseline).all():
         return None
@@ -320,14 +327,16 @@ def _arm_reason(own: list[Reason]) -> Reason:
     return min(own, key=("safe", "thompson", "repeat").index)
 
 
-def _pick_group(view: _View, candidates: Floats, rng: np.random.Generator) -> tuple[Floats, _Belief, float]:
+def _pick_group(
+    view: _View, candidates: Floats, banned: Floats, rng: np.random.Generator
+) -> tuple[Floats, _Belief, float]:
     """The best point of one group, its marginals (k = 1), and its regret."""
     baseline = view.posterior.baseline
-    unit = np.concatenate((baseline[None], view.promising(candidates)))
+    unit = np.concatenate((baseline[None], view.promising(_apart(candidates, baseline, banned))))
     belief = view.believe(unit)
     for _ in range(CLIMBS):
         best = unit[np.argsort(-_worth(belief), kind="stable")[:ANCHORS]]
-        near = around(best, CLIMB_POINTS, rng)
+        near = _apart(around(best, CLIMB_POINTS, rng), baseline, banned)
         unit, belief = np.concatenate((unit, near)), _joined(belief, view.believe(near))
     best_index = int(np.argmax(_worth(belief)))
     if _worth(belief)[best_index] < MIN_GAIN * np.abs(view.goal.objective).sum():

@@ -4,7 +4,7 @@ After each entry the recorded outcome is taken over, so that one entry's roundin
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -17,7 +17,7 @@ from controller.core.decide import decide
 from controller.core.ledger import Cells
 from controller.core.operate import Command
 from controller.core.plan import Plan
-from controller.core.rollout import Deal
+from controller.core.rollout import Deal, IllegalMove
 from controller.core.step import seeded
 
 Outcome = Literal["exact", "equivalent", "different"]
@@ -29,15 +29,24 @@ class Entry(Protocol):
     """A ledger entry, as the journal gives it."""
 
     @property
-    def seq(self) -> int: ...
+    def seq(self) -> int:
+        """Its number."""
+
     @property
-    def at_ms(self) -> int: ...
+    def at_ms(self) -> int:
+        """When it was made, on the daemon's clock."""
+
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """What it is."""
+
     @property
-    def body(self) -> dict[str, Any]: ...
+    def body(self) -> dict[str, Any]:
+        """JSON values."""
+
     @property
-    def data(self) -> bytes | None: ...
+    def data(self) -> bytes | None:
+        """Arrays, packed by `ledger.pack`."""
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -54,9 +63,19 @@ class Unreadable(Exception):
 
 
 class _Story(msgspec.Struct, frozen=True, eq=False):
+    """What the entries so far have led to."""
+
     plan: Plan
     control: Control
     recorded: Cells
+
+
+class _Made(msgspec.Struct, frozen=True, eq=False):
+    """What this code makes of an entry: the state after it, and the values that it would have written into it."""
+
+    control: Control
+    recorded: Cells
+    values: dict[str, Any]
 
 
 def replay(entries: Iterable[Entry]) -> Iterator[Checked]:
@@ -68,14 +87,11 @@ def replay(entries: Iterable[Entry]) -> Iterator[Checked]:
     story: _Story | None = None
     for entry in entries:
         try:
-            story, made = _again(story, entry)
-        except (KeyError, ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
+            story, checked = _checked(story, entry)
+        except (LookupError, ValueError, TypeError, AttributeError, IllegalMove) as error:  # msgspec's are ValueErrors
             raise Unreadable(f"entry {entry.seq} ({entry.kind}): {type(error).__name__}: {error}") from error
-        if made is None:
-            continue
-        yield _compare(entry, made)
-        if "carry" in entry.body:
-            story = _adopt(story, entry.body)
+        if checked is not None:
+            yield checked
 
 
 def window_sums(entries: Iterable[Entry]) -> Iterator[tuple[int, dict[int, Any]]]:
@@ -91,43 +107,67 @@ def window_sums(entries: Iterable[Entry]) -> Iterator[tuple[int, dict[int, Any]]
             recorded = ledger.without(recorded, end)
 
 
-def _again(story: _Story | None, entry: Entry) -> tuple[_Story, dict[str, Any] | None]:
-    """The story after an entry, and what this code would have written into it (None: nothing is decided there)."""
-    body = entry.body
+def _checked(story: _Story | None, entry: Entry) -> tuple[_Story, Checked | None]:
+    """The story after an entry, and how the entry compares with what this code makes of it."""
     if entry.kind in ("study_started", "plan_changed"):
-        plan = msgspec.convert(body["plan"], Plan)
-        if story is None:
-            return _Story(plan, initial(plan), {}), None
-        return msgspec.structs.replace(story, plan=plan), None
+        plan = msgspec.convert(entry.body["plan"], Plan)
+        return _Story(plan, initial(plan), {}) if story is None else msgspec.structs.replace(story, plan=plan), None
     if story is None:
         raise ValueError("the ledger must begin with study_started")
-    plan, control, recorded = story.plan, story.control, story.recorded
-    table: bytes | None = None
-    more: dict[str, Any] = {}
-    match entry.kind:
-        case "daemon_started":
-            control, table = operate.begin(plan, control, body["epoch"], entry.at_ms)
-        case "operator":
-            control, answer = operate.apply(plan, control, msgspec.convert(body["order"], Command), entry.at_ms)
-            table, more = answer.table, {"said": answer.said}
-        case "decided":
-            seen, recorded = ledger.unpack(_data(entry), recorded)
-            rng = seeded(plan.seed)(seen.end_ms)
-            control, decision = decide(plan, control, seen, entry.at_ms, rng, body["act"])
-            table, more = decision.table, {"outcome": decision.outcome, "why": decision.why}
-        case "breaker_tripped":
-            seen, recorded = ledger.unpack(_data(entry), recorded)
-            control, table = breaker.stop(plan, control, breaker.tripped(plan, control, seen), entry.at_ms)
-        case "sealed":
-            seen, recorded = ledger.unpack(_data(entry), recorded)
-            cells = {key: cell for key, cell in seen.cells.items() if key[0] == seen.end_ms}
-            control = fold(plan, control, seen.end_ms, {version: cell for (_, version), cell in cells.items()})
-            recorded = ledger.without(recorded, seen.end_ms)
-            more = {"sums_sha256": ledger.digest(cells)}
-        case _:
-            return story, None
-    made = {"carry": ledger.carried(control.carry), "table": None if table is None else table.decode()} | more
-    return _Story(plan, control, recorded), made
+    again = _AGAIN.get(entry.kind)
+    if again is None:
+        return story, None
+    made = again(story, entry)
+    checked = _compare(entry, {"carry": ledger.carried(made.control.carry), **made.values})
+    return _adopt(_Story(story.plan, made.control, made.recorded), entry.body), checked
+
+
+def _begun(story: _Story, entry: Entry) -> _Made:
+    control, table = operate.begin(story.plan, story.control, entry.body["epoch"], entry.at_ms)
+    return _Made(control, story.recorded, {"table": table.decode()})
+
+
+def _ordered(story: _Story, entry: Entry) -> _Made:
+    order = msgspec.convert(entry.body["order"], Command)
+    control, answer = operate.apply(story.plan, story.control, order, entry.at_ms)
+    table = None if answer.table is None else answer.table.decode()
+    return _Made(control, story.recorded, {"said": answer.said, "table": table})
+
+
+def _decided(story: _Story, entry: Entry) -> _Made:
+    seen, recorded = ledger.unpack(_data(entry), story.recorded)
+    rng = seeded(story.plan.seed)(seen.end_ms)
+    control, decision = decide(story.plan, story.control, seen, entry.at_ms, rng, entry.body["act"])
+    table = None if decision.table is None else decision.table.decode()
+    told = {"window_end_ms": decision.end_ms, "outcome": decision.outcome, "why": decision.why, "table": table}
+    return _Made(control, recorded, told)
+
+
+def _broken(story: _Story, entry: Entry) -> _Made:
+    seen, recorded = ledger.unpack(_data(entry), story.recorded)
+    found = breaker.tripped(story.plan, story.control, seen)
+    if not found:
+        raise ValueError("the breaker does not trip on the sums that are recorded")
+    control, table = breaker.stop(story.plan, story.control, found, entry.at_ms)
+    return _Made(control, recorded, {"table": table.decode()})
+
+
+def _sealed(story: _Story, entry: Entry) -> _Made:
+    seen, recorded = ledger.unpack(_data(entry), story.recorded)
+    cells = {key: cell for key, cell in seen.cells.items() if key[0] == seen.end_ms}
+    by_version = {version: cell for (_, version), cell in cells.items()}
+    control = fold(story.plan, story.control, seen.end_ms, by_version)
+    told = {"window_end_ms": seen.end_ms, "sums_sha256": ledger.digest(cells)}
+    return _Made(control, ledger.without(recorded, seen.end_ms), told)
+
+
+_AGAIN: dict[str, Callable[[_Story, Entry], _Made]] = {
+    "daemon_started": _begun,
+    "operator": _ordered,
+    "decided": _decided,
+    "breaker_tripped": _broken,
+    "sealed": _sealed,
+}
 
 
 def _data(entry: Entry) -> bytes:
@@ -138,21 +178,22 @@ def _data(entry: Entry) -> bytes:
 
 def _compare(entry: Entry, made: dict[str, Any]) -> Checked:
     first = ""
-    exact = True
     for name, value in made.items():
-        stored = entry.body.get(name)
+        stored = entry.body[name]
         if stored == value:
             continue
-        exact = False
-        if name == "table" and isinstance(stored, str) and isinstance(value, str):
-            stored, value = msgspec.json.decode(stored), msgspec.json.decode(value)
-        if name == "why" and isinstance(stored, str):
-            continue  # a sentence with figures in it: the figures themselves stand in `carry`
-        place = _differs(stored, value, name)
+        place = "" if name == "why" else _differs(*_parsed(name, stored, value), name)
         if place:
             return Checked(entry.seq, entry.kind, "different", place)
-        first = first or name
-    return Checked(entry.seq, entry.kind, "exact" if exact else "equivalent", first)
+        first = first or f"{name} differs by rounding"
+    return Checked(entry.seq, entry.kind, "equivalent" if first else "exact", first)
+
+
+def _parsed(name: str, stored: Any, made: Any) -> tuple[Any, Any]:
+    """Tables stand in the ledger as their very bytes; to see where two differ they are read."""
+    if name != "table" or stored is None or made is None:
+        return stored, made
+    return msgspec.json.decode(stored), msgspec.json.decode(made)
 
 
 def _differs(stored: Any, made: Any, place: str) -> str:
@@ -161,7 +202,7 @@ def _differs(stored: Any, made: Any, place: str) -> str:
         pairs = ((f"{place}.{key}", stored[key], made[key]) for key in stored)
     elif isinstance(stored, list) and isinstance(made, list) and len(stored) == len(made):
         pairs = ((f"{place}[{i}]", a, b) for i, (a, b) in enumerate(zip(stored, made, strict=True)))
-    elif place.endswith(".reason") or _close(stored, made):
+    elif place.endswith(".reason") or _close(stored, made):  # a sentence: its figures stand elsewhere
         return ""
     else:
         return f"{place}: the ledger holds {stored!r:.80}, made again it is {made!r:.80}"

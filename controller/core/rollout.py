@@ -74,7 +74,7 @@ def check_move(before: Stage, after: Stage) -> None:
 
 def shuffled(buckets: int, arms: int, share: float, rng: np.random.Generator) -> Buckets:
     """Deal `share` of the buckets evenly to arms 1..arms at random, the rest to control (arm 0)."""
-    each = int(share * buckets / arms)
+    each = int(share * buckets / arms + 1e-9)  # 0.29 x 100 is 28.999999999999996
     order = rng.permutation(buckets)
     arm_of = np.zeros(buckets, np.int16)
     arm_of[order[: each * arms]] = np.repeat(np.arange(1, arms + 1, dtype=np.int16), each)
@@ -82,7 +82,7 @@ def shuffled(buckets: int, arms: int, share: float, rng: np.random.Generator) ->
 
 
 def nested(buckets: int, share: float, seed: int) -> Buckets:
-    """Give arm 1 the first `share` of the study's fixed bucket order, so that a larger share holds every smaller one."""
+    """Give arm 1 the first `share` of the study's fixed bucket order: a larger share holds every smaller one."""
     order = np.random.default_rng((seed, buckets)).permutation(buckets)
     arm_of = np.zeros(buckets, np.int16)
     arm_of[order[: round(share * buckets)]] = 1

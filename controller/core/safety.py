@@ -20,7 +20,8 @@ MIN_INFORMATION_SD = 0.005  # sequences are tuned to be tightest where a change 
 BREAKER_ALPHA = 1e-6  # per sequence: the breaker looks every minute at every arm and must never cry wolf
 MIN_ATTRIBUTED = 200  # fewer events than this say nothing about a share
 MIN_CLUSTERS = 10  # buckets below which a variance between buckets is not worth believing
-MIN_EXPECTED = 30.0  # an arm that should have had fewer events or units than this may well have none
+MIN_EXPECTED = 30.0  # units below which a count is no Gaussian
+SILENCE_ALPHA = 1e-9  # P(an arm is called silent that only had no luck), per arm and window
 
 
 class Guardrail(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ def radius(variance: Floats, alpha: float, tight_sd: float) -> Floats:
 def crossings(
     guardrails: Sequence[Guardrail], metrics: Sequence[Metric], changes: Changes, alpha: float, beyond: float = 0.0
 ) -> tuple[Crossing, ...]:
-    """The arms whose margin over all traffic lies below `beyond` at every look's confidence, spending `alpha` in all."""
+    """The arms whose margin over all traffic is surely below `beyond`, spending `alpha` over guardrails and looks."""
     names = [metric.name for metric in metrics]
     found = []
     for guardrail in guardrails:
@@ -112,7 +113,8 @@ def sample_ratio(units: NDArray[np.int64], history: NDArray[np.int64], arm_of: N
         arms: number of arms.
 
     Returns:
-        The chi-square p-value; the history's own noise widens the expectation. 1.0 when there is too little to say.
+        The chi-square p-value, 1.0 when there is too little to say. A history of many windows counts for one: the same
+        units come again, so that its share of units is no surer than a window's (nor are equal buckets equal).
     """
     total, past = int(units.sum()), int(history.sum())
     share = history / past if past else np.full(len(units), 1.0 / len(units))
@@ -121,22 +123,25 @@ def sample_ratio(units: NDArray[np.int64], history: NDArray[np.int64], arm_of: N
     tested = expected >= MIN_EXPECTED
     if tested.sum() < 2:
         return 1.0
-    noise = expected * (1.0 + (total / past if past else 0.0))
-    if not past:  # buckets hold different numbers of units: a Poisson spread of their own
-        noise = noise * 2.0
+    noise = expected * (1.0 + max(1.0, total / past if past else 1.0))
     statistic = float(np.sum((seen - expected)[tested] ** 2 / noise[tested]))
     return float(stats.chi2.sf(statistic, tested.sum() - 1))
 
 
 def silent_arm(events: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) -> int | None:
-    """The first arm that has no event at all although its share of buckets would have brought many; else None.
+    """The first arm without any event that cannot be explained by little traffic; else None.
 
-    `events`: (B,) accepted events per bucket of the deal in one window.
+    `events`: (B,) accepted events per bucket of the deal in one window. Events come in bunches by unit, so what
+    counts is how many of the other arms' buckets had any: with a share f of them, n buckets all have none with
+    probability (1 - f)^n.
     """
-    seen = np.bincount(arm_of, weights=events, minlength=arms)
-    expected = np.bincount(arm_of, minlength=arms) / len(arm_of) * events.sum()
-    silent = np.flatnonzero((seen == 0) & (expected >= MIN_EXPECTED))
-    return int(silent[0]) if len(silent) else None
+    active = np.bincount(arm_of, weights=events > 0, minlength=arms)
+    dealt = np.bincount(arm_of, minlength=arms)
+    for arm in np.flatnonzero((active == 0) & (dealt > 0) & (dealt < len(arm_of))):
+        idle_elsewhere = 1.0 - active.sum() / (len(arm_of) - dealt[arm])
+        if idle_elsewhere ** dealt[arm] < SILENCE_ALPHA:
+            return int(arm)
+    return None
 
 
 def excessive(count: int, total: int, share: float) -> bool:

@@ -29,6 +29,7 @@ class State(msgspec.Struct, frozen=True, eq=False):
     control: Control
     recorded: Cells  # sums as the ledger holds them, of windows that are not sealed
     rejected: int = 0  # rows refused since the last decision
+    arrived: int = 0  # all rows since then
     looked_ms: int = 0  # when the breaker last looked
 
 
@@ -140,26 +141,27 @@ def _ingest(plan: Plan, state: State, batch: Batch, now_ms: int | None) -> tuple
         plan.safety.unit_sample,
     )
     refused = sum(sum(part.rejected.values()) for part in batch.parts) + ingested.counts.get("future", 0)
-    return msgspec.structs.replace(state, windows=after, rejected=state.rejected + refused), ingested
+    arrived = refused + sum(count for result, count in ingested.counts.items() if result != "future")
+    return msgspec.structs.replace(
+        state, windows=after, rejected=state.rejected + refused, arrived=state.arrived + arrived
+    ), ingested
 
 
 def _settled(plan: Plan, state: State) -> Iterator[int]:
     """Ends of the windows to decide on now. A run of empty ones is decided on once, at its end."""
     mark, length = state.windows.watermark_ms, plan.window.length_ms
-    if mark is None or not (state.windows.cells or state.control.carry.decided_through_ms):
+    if mark is None:
         return
     last = (mark - plan.window.grace_ms) // length * length
-    filled = sorted({end for end, _ in state.windows.cells if end <= last})
-    done = state.control.carry.decided_through_ms
-    if not done and filled:
-        done = filled[0] - length
+    filled = sorted(end for end in state.windows.quality if end <= last)  # also with rows that were not believed
+    done = state.control.carry.decided_through_ms or (filled[0] - length if filled else last)
     for end in filled:
         if end - length > done:
             yield end - length
         if end > done:
             yield end
             done = end
-    if done and last > done:
+    if last > done:
         yield last
 
 
@@ -169,8 +171,14 @@ def _statistics(state: State, plan: Plan, end_ms: int | None) -> Statistics:
     kept = cells if end_ms is None else {key: cell for key, cell in cells.items() if key[0] <= end_ms}
     last = max((end for end, _ in kept), default=0) if end_ms is None else end_ms
     units = state.windows.units.get(last)
-    quality = state.windows.quality.get(last, Quality())
-    return Statistics(last, kept, np.zeros(plan.buckets, np.int64) if units is None else units, quality, state.rejected)
+    return Statistics(
+        last,
+        kept,
+        np.zeros(plan.buckets, np.int64) if units is None else units,
+        state.windows.quality.get(last, Quality()),
+        state.rejected,
+        state.arrived,
+    )
 
 
 def _decide(
@@ -183,7 +191,8 @@ def _decide(
     effects += ledger.facts(before, control.carry, decision.tripped, decision.deal, now_ms)
     if decision.table is not None:
         effects.append(Publish(control.carry.version, decision.table))
-    return msgspec.structs.replace(state, control=control, recorded=recorded, rejected=0), decision, effects
+    state = msgspec.structs.replace(state, control=control, recorded=recorded, rejected=0, arrived=0)
+    return state, decision, effects
 
 
 def _break(plan: Plan, state: State, now_ms: int) -> tuple[State, list[Effect]]:
@@ -218,7 +227,7 @@ def _seal(plan: Plan, state: State, batch: Batch, now_ms: int) -> tuple[State, t
     effects: list[Effect] = []
     for window in sealed:
         cells = {(window.end_ms, version): cell for version, cell in window.cells.items()}
-        seen = Statistics(window.end_ms, cells, np.zeros(plan.buckets, np.int64), Quality(), 0)
+        seen = Statistics(window.end_ms, cells, np.zeros(plan.buckets, np.int64), window.quality)
         data, recorded = ledger.pack(seen, recorded)
         recorded = ledger.without(recorded, window.end_ms)
         control = fold(plan, control, window.end_ms, window.cells)

@@ -1,0 +1,117 @@
+"""When a stage has shown enough to be followed by the next one."""
+
+import math
+
+import numpy as np
+from scipy import stats
+
+from controller.core import policy
+from controller.core.belief import Believed, points
+from controller.core.control import Carry, Control, Vector, banning, carrying, deal_changes, moved
+from controller.core.estimate import combined_se
+from controller.core.plan import Plan
+from controller.core.rollout import Deal
+from controller.core.windows import Cell
+
+GATE_BETTER = 0.95  # P(gain > 0) that a vector needs to leave exploration
+GATE_FEASIBLE = 0.8  # P(every guardrail kept), likewise
+GATE_REGRET = 0.25  # exploration may end early once the expected remaining gain is this small a part of the pick's
+
+
+def advanced(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Control:
+    """Move to the stage that the evidence of the windows through `at_ms` allows."""
+    match control.carry.stage:
+        case "explore":
+            return _leave_explore(plan, control, at_ms)
+        case "confirm":
+            return _judge_confirm(plan, control, at_ms, believed)
+        case "ramp":
+            return _climb(plan, control, at_ms)
+        case _:
+            return control
+
+
+def exposed_ms(plan: Plan, carry: Carry) -> int:
+    """How long the stage's vectors have carried traffic."""
+    return carry.exposed_windows * plan.window.length_ms
+
+
+def _leave_explore(plan: Plan, control: Control, at_ms: int) -> Control:
+    carry, pick = control.carry, control.carry.pick
+    explored_ms = exposed_ms(plan, carry)
+    if pick is None or explored_ms < plan.rollout.explore_min_ms:
+        return control
+    sure = pick.p_better >= GATE_BETTER and pick.p_feasible >= GATE_FEASIBLE
+    exhausted = pick.regret <= GATE_REGRET * pick.gain_mean or explored_ms >= plan.rollout.explore_max_ms
+    if not (sure and exhausted):
+        return control
+    vector = Vector(f"c{carry.arms + 1}", pick.theta)
+    reason = f"{vector.arm}: expected gain {pick.gain_mean:+.2%}, P(feasible) {pick.p_feasible:.0%}; now on fresh data"
+    return moved(control, "confirm", reason, at_ms, candidate=vector, arms=carry.arms + 1)
+
+
+def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Control:
+    """The claim: a sample of fixed length after the gate, judged once, when its last window is sealed."""
+    carry = control.carry
+    if carry.awaiting_approval or carry.candidate is None:
+        return control
+    if carry.claim_through_ms is None:
+        complete = exposed_ms(plan, carry) >= plan.rollout.confirm_ms
+        reason = "the sample is complete: waiting until it is sealed"
+        return carrying(control, claim_through_ms=at_ms, reason=reason) if complete else control
+    if control.sample is None:
+        return control
+    failed = _unproven(plan, control.deals[carry.deal], control.sample) or _improbable(plan, carry, believed)
+    if failed:
+        banned = banning(carry, carry.candidate.theta)
+        return moved(control, "explore", f"not confirmed: {failed}", at_ms, candidate=None, banned=banned)
+    if plan.rollout.require_approval:
+        return carrying(control, awaiting_approval=True, reason="confirmed: waiting for an operator's approval")
+    return moved(control, "ramp", "confirmed on fresh data", at_ms)
+
+
+def _unproven(plan: Plan, deal: Deal, sample: Cell) -> str | None:
+    """Why the confirm sample does not show a gain inside the guardrails, or None when it does."""
+    gain, gain_sd = measured_gain(plan, deal, sample)
+    if not gain - float(stats.norm.isf(plan.rollout.confirm_alpha)) * gain_sd > 0:
+        return f"gain {gain:+.2%} +- {gain_sd:.2%} is not surely above zero"
+    y = dict(
+        zip((metric.name for metric in plan.metrics), deal_changes(plan, deal, sample).change[:, 0, 0], strict=True)
+    )
+    for rail in plan.guardrails:
+        if not rail.sign * (y[rail.metric] - rail.limit) > 0:
+            return f"{rail.metric} changes by {y[rail.metric]:+.2%}, the limit is {rail.limit:+.2%}"
+    return None
+
+
+def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:
+    """The objective of the deal's first vector, from these sums alone, and its standard error."""
+    objective = np.array([plan.objective.get(metric.name, 0.0) for metric in plan.metrics])
+    counted = objective != 0.0
+    change = deal_changes(plan, deal, cell).change[counted, 0, 0]
+    components = tuple(component.name for component in plan.components)
+    metrics = tuple(metric for metric in plan.metrics if plan.objective.get(metric.name, 0.0))
+    se = combined_se(objective[counted], metrics, components, cell.sums, deal.buckets.astype(np.int64), len(deal.arms))
+    return float(objective[counted] @ change), float(se[0])
+
+
+def _improbable(plan: Plan, carry: Carry, believed: Believed) -> str | None:
+    """Why the posterior, which has all evidence, does not trust the candidate with the guardrails; or None."""
+    assert carry.candidate is not None  # confirm is entered with one
+    unit = points(plan, believed.space, carry.candidate.theta)
+    violated = [
+        policy.p_violation(believed.posterior, believed.goal, unit[[k]], group, believed.hour)[0]
+        for k, group in enumerate(believed.groups)
+    ]
+    p = math.prod(1.0 - float(v) for v in violated)
+    return None if p >= GATE_FEASIBLE else f"P(every guardrail is kept) is {p:.0%}, {GATE_FEASIBLE:.0%} is asked for"
+
+
+def _climb(plan: Plan, control: Control, at_ms: int) -> Control:
+    carry = control.carry
+    if exposed_ms(plan, carry) < plan.rollout.ramp_step_ms:
+        return control
+    if carry.ramp_step + 1 >= len(plan.rollout.ramp_shares):
+        return moved(control, "hold", "ramped up: holding", at_ms)
+    share = plan.rollout.ramp_shares[carry.ramp_step + 1]
+    return carrying(control, ramp_step=carry.ramp_step + 1, exposed_windows=0, reason=f"ramp to {share:.0%}")

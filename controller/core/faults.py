@@ -1,0 +1,55 @@
+"""Why a window's data cannot be trusted: what freezes a study until an operator has looked."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core import safety
+from controller.core.control import Control, Statistics
+from controller.core.plan import Plan
+from controller.core.rollout import Deal
+
+
+def fault(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | None:
+    """Why the window that ends at `seen.end_ms` cannot be trusted, or None. `deal`: the one that is dealt."""
+    return (
+        _misattribution(plan, seen)
+        or _impossible(plan, seen)
+        or _silence(control, seen, deal)
+        or _ratio(plan, control, seen, deal)
+    )
+
+
+def served(control: Control, seen: Statistics, deal: Deal) -> NDArray[np.int64]:
+    """(B,) accepted events of the window that the deal served."""
+    events = np.zeros(len(deal.buckets), np.int64)
+    for (end, version), cell in seen.cells.items():
+        if end == seen.end_ms and control.versions.get(version) == deal.id:
+            events += cell.events.sum(axis=0)
+    return events
+
+
+def _misattribution(plan: Plan, seen: Statistics) -> str | None:
+    wrong, attributed = seen.quality.misattributed, seen.quality.accepted + seen.quality.misattributed
+    if not safety.excessive(wrong, attributed, plan.safety.misattributed_share):
+        return None
+    return f"misattribution: {wrong} of {attributed} events name another arm than their bucket's"
+
+
+def _impossible(plan: Plan, seen: Statistics) -> str | None:
+    if not safety.excessive(seen.rejected, seen.arrived, plan.safety.rejected_share):
+        return None
+    return f"impossible values: {seen.rejected} of {seen.arrived} events since the last decision were rejected"
+
+
+def _silence(control: Control, seen: Statistics, deal: Deal) -> str | None:
+    silent = safety.silent_arm(served(control, seen, deal), deal.buckets, len(deal.arms))
+    if silent is None:
+        return None
+    return f"missing data: arm {deal.arms[silent].arm} has no event in the window, while the others have"
+
+
+def _ratio(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | None:
+    p = safety.sample_ratio(seen.units, control.units, deal.buckets, len(deal.arms))
+    if p >= plan.safety.srm_alpha:
+        return None
+    return f"sample ratio mismatch: p = {p:.1g} that the units fell on the arms by their buckets"

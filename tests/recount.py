@@ -42,7 +42,7 @@ def read_ledger(journal: Path) -> Ledger:
 
 
 def recount(ledger: Ledger, topic: dict[int, Iterable[tuple[int, bytes]]]) -> Sums:
-    """Sums of every sealed window. `topic`: partition -> (offset, record value) in offset order, from the study's start."""
+    """Sums of every sealed window, zeros left out. `topic`: partition -> (offset, value) from the study's start on."""
     sums: Sums = {}
     for partition, records in topic.items():
         for event, end, offset in _counted(ledger.plan, records):
@@ -51,7 +51,7 @@ def recount(ledger: Ledger, topic: dict[int, Iterable[tuple[int, bytes]]]) -> Su
             table = ledger.tables.get(event["version"])
             if table is None:
                 continue
-            bucket = xxhash.xxh64_intdigest(table["unit_hash"]["salt"] + event["unit"]) % table["unit_hash"]["buckets"]
+            bucket = xxhash.xxh64_intdigest((table["unit_hash"]["salt"] + event["unit"]).encode()) % table["unit_hash"]["buckets"]
             if table["arms"][table["buckets"][bucket]]["arm"] != event["arm"]:
                 continue
             cell = sums.setdefault((end, event["version"]), {})
@@ -59,7 +59,7 @@ def recount(ledger: Ledger, topic: dict[int, Iterable[tuple[int, bytes]]]) -> Su
                 name = component["name"]
                 value = _fixed_point(event["values"].get(name, 0.0))
                 cell[bucket, name] = cell.get((bucket, name), 0) + value
-    return sums
+    return {key: {place: value for place, value in cell.items() if value} for key, cell in sums.items()}
 
 
 def _counted(plan: dict[str, Any], records: Iterable[tuple[int, bytes]]) -> Iterable[tuple[dict[str, Any], int, int]]:

@@ -7,10 +7,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.events import _ID_SEEDS as ID_SEEDS
-from controller.core.events import EventPlan, Events, fixed_point
-from controller.unit_hash import xxh64_many
-from simulators.events import ID_BYTES, Population, Rows, taken
+from controller.core.column_rows import Columns, Names
+from controller.core.events import EventPlan, Events, from_columns
+from controller.core.rows import Text
+from simulators.events import Population, Rows, taken
 from simulators.worlds import World
 
 
@@ -44,28 +44,26 @@ def _types(names: tuple[str, ...], segments: bool) -> tuple[type[msgspec.Struct]
 
 
 def decoded(world: World, people: Population, rows: Rows, plan: EventPlan, first_offset: int = 0) -> Events:
-    """Every row as the decoder would read it from its JSON, one row a record from `first_offset` on."""
+    """Every row as the controller reads it from columns, one row a record from `first_offset` on."""
     n = len(rows)
-    of_segment = np.array([_position(plan.segments, name) for name in world.segments] or [0], np.int16)
-    names = tuple(sorted(set(np.array(rows.names)[np.unique(rows.arm)].tolist())))
-    code = np.array([names.index(name) if name in names else 0 for name in rows.names] or [0], np.int32)
-    events = Events(
+    columns = Columns(
         offset=np.arange(first_offset, first_offset + n, dtype=np.int64),
+        rows=n,
+        id=_text(rows.ids),
+        unit=_text(people.names[rows.unit]),
+        arm=Names(rows.arm, tuple(name.encode() for name in rows.names)),
+        segment=_segments(world, people, rows),
         ts_ms=rows.ts_ms,
-        id_hash=_id_hashes(rows.ids),
-        bucket=people.bucket[rows.unit],
-        unit_hash=people.unit_hash[rows.unit],
-        has_unit=np.ones(n, np.bool_),
-        segment=of_segment[people.segment[rows.unit]],
         version=rows.version,
-        arm=code[rows.arm],
-        arm_names=names,
-        values=fixed_point(_components(world, rows, plan)),
+        bucket=np.full(n, -1, np.int64),
+        values=_components(world, rows, plan),
+        absent={},
+        wrong={},
+        wrong_values={},
+        unknown={},
+        show=lambda positions: [b""] * len(positions),
     )
-    for column in Events.__struct_fields__:
-        if column != "arm_names":
-            getattr(events, column).flags.writeable = False
-    return events
+    return from_columns(columns, plan).events
 
 
 def by_partition(people: Population, rows: Rows, partitions: int) -> list[Rows]:
@@ -86,10 +84,14 @@ def _components(world: World, rows: Rows, plan: EventPlan) -> NDArray[np.float64
     return values
 
 
-def _position(segments: tuple[str, ...], name: str) -> int:
-    return segments.index(name) + 1 if name in segments else 0
+def _segments(world: World, people: Population, rows: Rows) -> Names:
+    if not world.segments:
+        return Names(np.zeros(len(rows), np.int32), (b"",))
+    return Names(people.segment[rows.unit].astype(np.int32), tuple(name.encode() for name in world.segments))
 
 
-def _id_hashes(ids: NDArray[np.bytes_]) -> NDArray[np.uint64]:
-    data, ends = np.ascontiguousarray(ids).view(np.uint8), np.arange(len(ids) + 1, dtype=np.int64) * ID_BYTES
-    return np.stack([xxh64_many(data, ends, seed) for seed in ID_SEEDS], axis=1)
+def _text(texts: NDArray[np.bytes_]) -> Text:
+    """Fixed-width strings where they lie, without their padding."""
+    width = texts.dtype.itemsize
+    starts = np.arange(len(texts), dtype=np.int64) * width
+    return Text(np.ascontiguousarray(texts).view(np.uint8), starts, np.strings.str_len(texts).astype(np.int64))

@@ -83,7 +83,7 @@ class Naive:
 
     def _add(self, event: dict[str, Any], end: int, bucket: int) -> None:
         """Sums in fixed point, and the names of components that the study does not use."""
-        sums = self.sums[end, event["version"], self.segments.get(event.get("segment"), 0), bucket]
+        sums = self.sums[end, event["version"], self.segments.get(event.get("segment") or "", 0), bucket]
         values = event["values"]
         for index, name in enumerate(self.names):
             sums[index] += math.floor(values.get(name, 0.0) * 1e6 + 0.5)

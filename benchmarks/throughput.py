@@ -244,7 +244,6 @@ def _consumed(form: Form, client: Client, topic: str, bootstrap: str, stream: St
         round(rate),
         round(events / timing.cpu_s),
         round(rate / naive, 2),
-        "one pass; processor time of all threads, the broker's apart",
     )
 
 
@@ -277,4 +276,5 @@ def _print(measures: list[Measure], stream: Stream) -> None:
     for row in measures:
         rates = ["-" if rate is None else f"{rate:,.0f}" for rate in (row.per_second, row.per_cpu_second)]
         table.add_row(row.what, *rates, "-" if row.ratio is None else f"{row.ratio:.1f}", row.note)
+    table.caption = "From Kafka: one pass; processor time is that of all threads of this process, not the broker's"
     Console(width=150).print(table)

@@ -74,6 +74,7 @@ class _Reader:
 
     def __init__(self, values: Sequence[bytes], layout: Layout) -> None:
         self.values = values
+        self.sound = _sound(values)
         self.layout = layout
         self.counts = np.ones(len(values), np.int64)
         self.arms: dict[str, int] = {}
@@ -85,7 +86,7 @@ class _Reader:
     def blocks(self) -> Iterator[tuple[Any, ...]]:
         begin = 0
         while begin < len(self.values):
-            part = self.values[begin : begin + _BLOCK]
+            part = self.sound[begin : begin + _BLOCK]
             extras = self.extras
             rows, begin = self._read(part, begin)
             for index, name in enumerate(extras):
@@ -96,9 +97,6 @@ class _Reader:
         """Rows of a block of records, and where the next block begins."""
         read = _row_decoder(self.layout, self.extras).decode
         rows: list[Any] = []
-        joined = b"".join(part)  # only to ask two questions of all records at once
-        if len(joined) > MAX_RECORD or not joined.isascii():
-            part = [record if len(record) <= MAX_RECORD and is_utf8(record) else b"" for record in part]
         keep = rows.append
         for at, record in enumerate(part, begin):
             try:
@@ -106,7 +104,7 @@ class _Reader:
             except REFUSED:
                 known = len(self.extras)
                 self._read_again(at, self.values[at], rows)
-                if len(self.extras) > known:  # from here on a row type that knows the new names
+                if len(self.extras) > known or len(rows) >= _BLOCK:  # go on with a row type that knows the new names
                     return rows, at + 1
         return rows, begin + len(part)
 
@@ -162,6 +160,18 @@ class _Reader:
         key = name if counted else OTHERS
         if rows:
             self.unknown[key] = self.unknown.get(key, 0) + rows
+
+
+def _sound(values: Sequence[bytes]) -> list[bytes]:
+    """The records, with nothing in place of those that are too large or not UTF-8, so that they are refused."""
+    sound: list[bytes] = []
+    for begin in range(0, len(values), _BLOCK):
+        part = values[begin : begin + _BLOCK]
+        joined = b"".join(part)  # only to ask two questions of all records at once
+        if len(joined) > MAX_RECORD or not joined.isascii():
+            part = [record if len(record) <= MAX_RECORD and is_utf8(record) else b"" for record in part]
+        sound += part
+    return sound
 
 
 @lru_cache(maxsize=64)

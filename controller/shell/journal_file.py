@@ -67,7 +67,10 @@ class Fenced(JournalError):
     """Another process has taken the journal over; nothing was written, and this process must end."""
 
     def __init__(self, path: Path, expected: str, found: str) -> None:
-        super().__init__(f"journal {path}: not as this process left it: expected {expected}, found {found}")
+        super().__init__(
+            f"journal {path}: another process took it over: this one left {expected}, now it is {found}; run one "
+            "daemon a study"
+        )
         self.path, self.expected, self.found = path, expected, found
 
 

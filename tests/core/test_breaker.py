@@ -1,0 +1,120 @@
+"""Catastrophes within a window."""
+
+import numpy as np
+
+from controller.core.breaker import tripped
+from controller.core.control import Statistics
+from controller.core.windows import Quality
+from tests.core.loop import HOUR, PLAN, START, Loop, Row, Theta, varied
+
+
+def explored(windows: int = 2) -> Loop:
+    loop = Loop()
+    loop.windows(windows)
+    assert len(loop.table.arms) == 5
+    return loop
+
+
+def broken(row: Row, arm: str, factor: float = 0.05) -> Row:
+    """The same event, its clicks gone where the arm served it."""
+    return row._replace(values=(row.values[0], row.values[1] * factor, row.values[2])) if row.arm == arm else row
+
+
+def test_a_catastrophe_is_stopped_within_its_window() -> None:
+    loop = explored()
+    bad = loop.table.arms[2]
+    loop.poll([broken(row, bad.arm) for row in loop.rows(minute=20)])
+    assert loop.records[-2].kind == "breaker_tripped"
+    assert loop.records[-1].kind == "guardrail_tripped"
+    assert loop.records[-1].body["arm"] == bad.arm
+    assert bad.arm not in [arm.arm for arm in loop.table.arms]
+    assert len(loop.table.arms) == 4
+    assert loop.carry.banned == (bad.theta,)
+    assert bad.arm in loop.carry.reason
+    assert loop.carry.stage == "explore"
+    assert loop.infos[-1].decisions == ()
+
+
+def test_its_buckets_go_to_control_and_no_others_move() -> None:
+    loop = explored()
+    before, bad = loop.table, loop.table.arms[2].arm
+    loop.poll([broken(row, bad) for row in loop.rows(minute=20)])
+    for old, new in zip(before.buckets, loop.table.buckets, strict=True):
+        name = before.arms[old].arm
+        assert loop.table.arms[new].arm == ("control" if name == bad else name)
+
+
+def test_the_vector_is_not_dealt_again() -> None:
+    loop = explored()
+    bad = loop.table.arms[2]
+    loop.poll([broken(row, bad.arm) for row in loop.rows(minute=20)])
+    loop.poll([loop.settles()])
+    loop.hour += 1
+    for _ in range(3):
+        assert all(_far(arm.theta["all"], bad.theta["all"]) for arm in loop.table.arms[1:])
+        loop.window()
+
+
+def _far(a: Theta, b: Theta) -> bool:
+    ends = np.array([[0.1, 10.0], [-1.0, 1.0]])
+    u, v = ((np.log(t[1] / 0.1) / np.log(ends[0, 1] / ends[0, 0]), (t[2] + 1.0) / 2.0) for t in (a, b))
+    return bool(np.sqrt(np.mean((np.array(u) - np.array(v)) ** 2)) >= 0.05)
+
+
+def test_a_candidate_that_breaks_sends_the_study_back_to_explore() -> None:
+    loop = Loop()
+    loop.until("ramp")
+    arm = loop.table.arms[1]
+    loop.poll([broken(row, arm.arm) for row in loop.rows(minute=20)])
+    assert loop.carry.stage == "explore"
+    assert loop.carry.candidate is None
+    assert loop.carry.banned == (arm.theta,)
+    assert set(loop.table.buckets) == {0}
+
+
+def test_what_was_good_for_long_does_not_hide_a_catastrophe() -> None:
+    loop = Loop()
+    loop.until("hold")
+    loop.windows(12)
+    arm = loop.table.arms[1].arm
+    loop.poll([broken(row, arm) for row in loop.rows(minute=20)])
+    assert loop.carry.stage == "explore"
+
+
+def test_a_bad_arm_that_is_no_catastrophe_is_left_to_the_posterior() -> None:
+    loop = explored()
+    loop.poll([broken(row, loop.table.arms[2].arm, factor=0.9) for row in loop.rows(minute=20)])
+    assert len(loop.table.arms) == 5
+
+
+def test_it_looks_once_a_minute() -> None:
+    loop = explored()
+    bad = loop.table.arms[2].arm
+    rows = loop.rows(minute=20)
+    loop.poll(rows[:10])
+    loop.poll([broken(row, bad)._replace(ts_ms=row.ts_ms + 59_000) for row in rows[10:]])
+    assert len(loop.table.arms) == 5
+    loop.poll([loop.beat(rows[0].ts_ms + 61_000)])
+    assert len(loop.table.arms) == 4
+
+
+def test_few_buckets_and_harmless_noise_never_trip() -> None:
+    """A sparse metric: few clicks in few buckets, nothing is wrong, and it looks at every minute."""
+    plan = varied(PLAN, buckets=60, traffic={"explore_arms": 2})
+    loop = Loop(plan, noise=0.9)
+    loop.windows(1)
+    for seed in range(40):
+        loop.seed = seed
+        rng = np.random.default_rng(seed)
+        rows = [r._replace(values=(r.values[0], float(rng.poisson(0.3)), r.values[2])) for r in loop.rows(minute=20)]
+        kept = loop.state
+        for k, row in enumerate(rows):
+            loop.poll([row._replace(ts_ms=row.ts_ms + 61_000 * (k // 10))])
+        assert not any(record.kind == "breaker_tripped" for record in loop.records)
+        loop.state = kept
+
+
+def test_no_traffic_and_no_arms_trip_nothing() -> None:
+    loop = Loop()
+    nothing = Statistics(START + HOUR, {}, np.zeros(PLAN.buckets, np.int64), Quality())
+    assert tripped(PLAN, loop.state.control, nothing) == ()

@@ -1,0 +1,163 @@
+"""Commands, in every stage."""
+
+from typing import get_args
+
+import msgspec
+import pytest
+
+from controller.assignment import VERSIONS_PER_EPOCH, Arm, Assignment, Stage, decode
+from controller.core.control import Control, Vector, initial, issue, moved
+from controller.core.operate import Command, Verb, apply, begin
+from controller.core.rollout import FROZEN, RESUMED, Deal, nested
+from tests.core.loop import HOUR, PLAN, START, same
+
+THETA = {"all": (1.0, 2.0, 0.1)}
+STAGES: tuple[Stage, ...] = get_args(Stage)
+VERBS: tuple[Verb, ...] = get_args(Verb)
+ACCEPTED: dict[Verb, frozenset[Stage]] = {
+    "pause": frozenset(STAGES) - {"paused"},
+    "freeze": frozenset(STAGES) - {"paused"},
+    "rollback": frozenset(STAGES) - {"rolled_back"},
+    "resume": FROZEN,
+    "approve": frozenset(),
+}
+
+
+def at(stage: Stage, candidate: bool = True, before: Stage = "explore") -> Control:
+    """A study in a stage, its candidate on a tenth of the buckets."""
+    control, _ = issue(PLAN, initial(PLAN), initial(PLAN).deals[1], START)
+    role = "candidate" if stage == "confirm" else "promoted"
+    arms = (control.deals[1].arms[0], Arm("c9", role, THETA))  # type: ignore[arg-type]  # a literal by its cases
+    tested = stage in ("confirm", "ramp", "hold")
+    deal = Deal(2, stage, arms, nested(PLAN.buckets, 0.1, 0)) if tested else control.deals[1]
+    carry = msgspec.structs.replace(
+        control.carry,
+        stage=stage,
+        before=before,
+        candidate=Vector("c9", THETA) if candidate else None,
+        decided_through_ms=START,
+        epoch=3,
+    )
+    return issue(PLAN, msgspec.structs.replace(control, carry=carry), deal, START)[0]
+
+
+def table_of(table: bytes | None) -> Assignment:
+    assert table is not None
+    return decode(table)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_command_is_carried_out_or_changes_nothing(stage: Stage, verb: Verb) -> None:
+    before = at(stage)
+    after, answer = apply(PLAN, before, Command(verb, "ann", "because"), START + HOUR)
+    if stage not in ACCEPTED[verb]:
+        assert after is before
+        assert answer.table is None
+        assert answer.said.startswith("refused: ")
+        assert stage in answer.said
+        return
+    table = table_of(answer.table)
+    assert table.stage == after.carry.stage
+    assert table.version == after.carry.version > before.carry.version
+    assert "because" in after.carry.reason
+    if after.carry.stage in FROZEN:
+        assert set(table.buckets) == {0}
+        assert [arm.arm for arm in table.arms] == ["control"]
+        assert table.fallback == "control"
+
+
+@pytest.mark.parametrize("before", RESUMED)
+def test_a_pause_remembers_what_resume_goes_back_to(before: Stage) -> None:
+    paused, _ = apply(PLAN, at(before), Command("pause", "ann"), START + HOUR)
+    again, _ = apply(PLAN, paused, Command("resume", "ann"), START + 2 * HOUR)
+    assert (paused.carry.stage, again.carry.stage) == ("paused", RESUMED[before])
+    assert (again.carry.exposed_windows, again.carry.ramp_step, again.carry.claim_through_ms) == (0, 0, None)
+
+
+def test_a_pause_on_top_of_a_pause_does_not_forget_the_stage() -> None:
+    once, _ = apply(PLAN, at("ramp"), Command("pause", "ann"), START + HOUR)
+    twice, _ = apply(PLAN, once, Command("freeze", "trimtab", "offsets lost"), START + HOUR)
+    assert twice is once
+
+
+def test_traffic_comes_back_at_the_next_decision_only() -> None:
+    paused, _ = apply(PLAN, at("hold"), Command("pause", "ann"), START + HOUR)
+    _, answer = apply(PLAN, paused, Command("resume", "ann"), START + 2 * HOUR)
+    assert set(table_of(answer.table).buckets) == {0}
+
+
+def test_a_rolled_back_vector_is_banned_and_exploration_begins_again() -> None:
+    back, _ = apply(PLAN, at("ramp"), Command("rollback", "ann"), START + HOUR)
+    again, _ = apply(PLAN, back, Command("resume", "ann"), START + 2 * HOUR)
+    assert back.carry.banned == (THETA,)
+    assert back.carry.candidate is None
+    assert again.carry.stage == "explore"
+
+
+def test_a_paused_rollback_resumes_to_explore() -> None:
+    control = at("ramp")
+    for verb in ("rollback", "pause", "resume"):
+        control, _ = apply(PLAN, control, Command(verb, "ann"), START + HOUR)
+    assert control.carry.stage == "explore"
+
+
+def test_an_approval_is_asked_for_before_it_is_taken() -> None:
+    waiting = at("confirm")
+    refused, answer = apply(PLAN, waiting, Command("approve", "ann"), START + HOUR)
+    assert refused is waiting
+    assert "nothing awaits approval in stage confirm" in answer.said
+    waiting = msgspec.structs.replace(waiting, carry=msgspec.structs.replace(waiting.carry, awaiting_approval=True))
+    approved, _ = apply(PLAN, waiting, Command("approve", "ann"), START + HOUR)
+    assert approved.carry.stage == "ramp"
+    assert not approved.carry.awaiting_approval
+    paused = moved(waiting, "paused", "", START)
+    assert apply(PLAN, paused, Command("approve", "ann"), START + HOUR)[0] is paused
+
+
+def test_a_start_publishes_the_last_deal_under_the_new_epoch() -> None:
+    control = at("ramp")
+    after, table = begin(PLAN, control, 4, START + HOUR)
+    assert decode(table).version == 4 * VERSIONS_PER_EPOCH + 1
+    assert decode(table).buckets == tuple(control.deals[2].buckets.tolist())
+    assert decode(table).valid_until_ms == START + HOUR + PLAN.window.validity_ms
+    assert after.carry.deal == control.carry.deal
+    assert after.versions[control.carry.version] == 2  # events of the last epoch's table still come in
+
+
+@pytest.mark.parametrize("stage", ["confirm", "ramp", "hold"])
+def test_a_table_that_expired_meanwhile_becomes_all_control(stage: Stage) -> None:
+    control = at(stage)
+    assert control.carry.valid_until_ms is not None
+    control = msgspec.structs.replace(
+        control, carry=msgspec.structs.replace(control.carry, exposed_windows=5, claim_through_ms=START)
+    )
+    after, table = begin(PLAN, control, 4, control.carry.valid_until_ms)
+    assert set(decode(table).buckets) == {0}
+    assert decode(table).fallback == "control"
+    assert after.carry.stage == stage
+    # The test begins anew: what is dealt next is another deal, and no sample of the last one may judge it.
+    assert (after.carry.exposed_windows, after.carry.claim_through_ms) == (0, None)
+
+
+def test_a_first_start_on_the_wall_clock_has_an_expiry() -> None:
+    _, table = begin(PLAN, initial(PLAN), 1, START)
+    assert (decode(table).published_ms, decode(table).decided_through_ms) == (START, 0)
+    assert decode(table).valid_until_ms == START + PLAN.window.validity_ms
+
+
+def test_a_first_start_on_the_clock_of_events_has_none() -> None:
+    after, table = begin(PLAN, initial(PLAN), 1, 0)
+    assert (decode(table).published_ms, decode(table).decided_through_ms) == (0, 0)
+    assert decode(table).valid_until_ms is None
+    assert set(decode(table).buckets) == {0}
+    _, again = begin(PLAN, after, 2, 0)
+    assert decode(again).valid_until_ms is None
+
+
+def test_commands_leave_their_input_alone() -> None:
+    control, copy = at("ramp"), at("ramp")
+    for verb in VERBS:
+        apply(PLAN, control, Command(verb, "ann"), START + HOUR)
+    begin(PLAN, control, 9, START)
+    assert same(control, copy)

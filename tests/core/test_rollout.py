@@ -1,0 +1,99 @@
+import itertools
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.assignment import Arm, Stage
+from controller.core.rollout import (
+    FROZEN,
+    MOVES,
+    RESUMED,
+    Deal,
+    IllegalMove,
+    all_control,
+    check_move,
+    nested,
+    shuffled,
+    without,
+)
+
+CONTROL = Arm("control", "control", {"all": (1.0,)})
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_can_be_paused_and_rolled_back(stage: Stage) -> None:
+    for safe in FROZEN - {stage}:
+        check_move(stage, safe)
+    check_move(stage, stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_leads_to_explore_and_only_tests_lead_to_more_traffic(stage: Stage) -> None:
+    assert stage == "explore" or "explore" in MOVES[stage]
+    assert ("hold" in MOVES[stage]) == (stage == "ramp")
+    assert ("ramp" in MOVES[stage]) == (stage in ("confirm", "paused"))
+
+
+def test_resuming_is_always_legal() -> None:
+    assert set(RESUMED) == set(STAGES) - FROZEN
+    for after in RESUMED.values():
+        check_move("paused", after)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("after", STAGES)
+def test_an_illegal_move_names_what_could_follow(stage: Stage, after: Stage) -> None:
+    if after == stage or after in MOVES[stage]:
+        check_move(stage, after)
+        return
+    with pytest.raises(IllegalMove, match=f"{stage} -> {after}: from {stage} only") as caught:
+        check_move(stage, after)
+    assert all(legal in str(caught.value) for legal in MOVES[stage])
+
+
+@given(st.integers(20, 2000), st.integers(1, 16), st.integers(1, 100), st.integers(0, 2**32))
+def test_shuffled_shares_are_exact(buckets: int, arms: int, percent: int, seed: int) -> None:
+    arm_of = shuffled(buckets, arms, percent / 100, np.random.default_rng(seed))
+    counts = np.bincount(arm_of, minlength=arms + 1)
+    each = percent * buckets // (100 * arms)
+    assert counts[1:].tolist() == [each] * arms
+    assert counts[0] == buckets - arms * each
+    assert len(counts) == arms + 1
+
+
+def test_shuffling_deals_every_bucket_alike() -> None:
+    rng = np.random.default_rng(0)
+    dealt = np.mean([shuffled(50, 4, 0.4, rng) > 0 for _ in range(2000)], axis=0)
+    assert np.abs(dealt - 0.4).max() < 5 * np.sqrt(0.24 / 2000)
+
+
+@given(st.integers(10, 2000), st.lists(st.floats(0.0, 1.0), min_size=2, max_size=5), st.integers(0, 2**32))
+def test_a_larger_share_holds_every_smaller_one(buckets: int, shares: list[float], seed: int) -> None:
+    ramp = [nested(buckets, share, seed) for share in sorted(shares)]
+    for share, arm_of in zip(sorted(shares), ramp, strict=True):
+        assert arm_of.sum() == round(share * buckets)
+    for smaller, larger in itertools.pairwise(ramp):
+        assert (larger >= smaller).all()
+
+
+def test_nested_orders_differ_between_studies() -> None:
+    assert (nested(1000, 0.5, 1) != nested(1000, 0.5, 2)).any()
+
+
+def test_without_gives_the_buckets_of_an_arm_to_control() -> None:
+    arms = (CONTROL, *(Arm(f"e{k}", "explore", {"all": (float(k),)}) for k in (1, 2, 3)))
+    buckets = np.array([0, 1, 2, 3, 3, 2, 1, 0], np.int16)
+    left = without(Deal(4, "explore", arms, buckets), 5, [1, 3])
+    assert (left.id, left.stage, left.names) == (5, "explore", ("control", "e2"))
+    assert left.buckets.tolist() == [0, 0, 1, 0, 0, 1, 0, 0]
+    assert buckets.tolist() == [0, 1, 2, 3, 3, 2, 1, 0]
+
+
+def test_all_control_has_one_arm() -> None:
+    deal = all_control(3, "paused", CONTROL, 6)
+    assert deal.names == ("control",)
+    assert deal.buckets.tolist() == [0] * 6

@@ -1,0 +1,164 @@
+"""Guardrails over time, and the alarms: what must stay silent is simulated, what must ring is made to happen."""
+
+import numpy as np
+import pytest
+
+from controller.core.estimate import Changes, Metric
+from controller.core.safety import Guardrail, crossings, excessive, radius, sample_ratio, silent_arm
+
+LOOKS, RUNS = 72, 4000
+
+
+def estimates(trait_share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of cumulative estimates (RUNS, LOOKS) and their variances (LOOKS,); part of the error may never fade."""
+    looks = np.arange(1, LOOKS + 1)
+    noise = rng.standard_normal((RUNS, LOOKS)).cumsum(axis=1) / looks * np.sqrt(1.0 - trait_share)
+    trait = rng.standard_normal((RUNS, 1)) * np.sqrt(trait_share)
+    return noise + trait, (1.0 - trait_share) / looks + trait_share
+
+
+@pytest.mark.parametrize("trait_share", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("tight_sd", [0.1, 0.3, 1.0])
+def test_a_sequence_ever_misses_the_truth_no_more_often_than_alpha(trait_share: float, tight_sd: float) -> None:
+    error, variance = estimates(trait_share, np.random.default_rng(1))
+    alpha = 0.1
+    missed = (np.abs(error) >= radius(variance, alpha, tight_sd)).any(axis=1).mean()
+    assert missed <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / RUNS)
+
+
+def test_intervals_of_one_look_would_miss_far_more_often() -> None:
+    error, variance = estimates(0.0, np.random.default_rng(1))
+    assert (np.abs(error) >= 1.645 * np.sqrt(variance)).any(axis=1).mean() > 0.3
+
+
+def test_a_sequence_is_tightest_where_it_is_tuned_to_be() -> None:
+    sds = np.geomspace(0.001, 0.1, 200)
+    in_sds = radius(sds**2, 0.01, 0.01) / sds
+    assert 0.3 < sds[np.argmin(in_sds)] / 0.01 < 3.0
+    assert in_sds.min() > 2.58  # no sequence is tighter than a single look
+
+
+def changes(y: float, sd: float) -> Changes:
+    one = np.ones((1, 1))
+    return Changes(np.full((1, 1, 1), y), np.full((1, 1, 1, 1), sd**2), one, 0.01 * one, np.array([[50, 50]]))
+
+
+CTR = (Metric("ctr", "clicks", "impressions"),)
+LOSS, RISE = Guardrail("ctr", min_change=-0.01), Guardrail("ctr", max_change=0.01)
+
+
+@pytest.mark.parametrize(
+    ("guardrail", "y", "crossed"),
+    [
+        (LOSS, -0.03, True),
+        (LOSS, -0.011, False),
+        (LOSS, 0.0, False),
+        (LOSS, 0.03, False),
+        (RISE, 0.03, True),
+        (RISE, 0.011, False),
+        (RISE, -0.03, False),
+    ],
+)
+def test_only_what_lies_surely_on_the_bad_side_of_its_limit_crosses(
+    guardrail: Guardrail, y: float, crossed: bool
+) -> None:
+    found = crossings((guardrail,), CTR, changes(y, 0.002), 0.01)
+    assert bool(found) == crossed
+    if found:
+        assert (found[0].arm, found[0].metric, found[0].change, found[0].limit) == (1, "ctr", y, guardrail.limit)
+        assert found[0].radius < 0.02
+
+
+def test_beyond_moves_the_line_to_the_bad_side() -> None:
+    assert crossings((LOSS,), CTR, changes(-0.2, 0.01), 0.01)
+    assert not crossings((LOSS,), CTR, changes(-0.2, 0.01), 0.01, beyond=-0.3)
+    assert crossings((LOSS,), CTR, changes(-0.5, 0.01), 0.01, beyond=-0.3)
+    assert crossings((RISE,), CTR, changes(0.5, 0.01), 0.01, beyond=-0.3)
+
+
+def test_what_is_not_known_does_not_cross() -> None:
+    assert not crossings((LOSS,), CTR, changes(np.nan, 0.01), 0.01)
+    assert not crossings((LOSS,), CTR, changes(-0.5, np.nan), 0.01)
+
+
+def test_guardrails_share_the_error_budget() -> None:
+    width = [c.radius for c in crossings((LOSS,), CTR, changes(-0.5, 0.01), 0.01)]
+    shared = [c.radius for c in crossings((LOSS, LOSS), CTR, changes(-0.5, 0.01), 0.02)]
+    assert shared == [*width, *width]
+
+
+def dealt(rng: np.random.Generator) -> np.ndarray:
+    arm_of = np.zeros(400, np.int16)
+    arm_of[rng.permutation(400)[:160]] = np.repeat(np.arange(1, 5), 40)
+    return arm_of
+
+
+def test_the_sample_ratio_is_calibrated_where_buckets_differ_and_people_come_again() -> None:
+    """The worst history there is: the same people in each of its windows, and other people now."""
+    rng = np.random.default_rng(2)
+    p = []
+    for _ in range(1500):
+        size = rng.gamma(4.0, 3.0, 400)  # units of a bucket: very unequal
+        history = rng.poisson(size) * 24
+        p.append(sample_ratio(rng.poisson(size), history, dealt(rng), 5))
+    for alpha in (0.1, 0.01):
+        assert np.mean(np.array(p) < alpha) <= alpha + 3 * np.sqrt(alpha / len(p))
+    assert np.mean(np.array(p) < 0.5) > 0.3  # and not merely silent
+
+
+def test_without_a_history_equal_buckets_are_only_nearly_equal() -> None:
+    rng = np.random.default_rng(3)
+    none = np.zeros(400, np.int64)
+    p = [sample_ratio(rng.poisson(rng.poisson(12.0, 400)), none, dealt(rng), 5) for _ in range(1500)]
+    assert np.mean(np.array(p) < 0.01) <= 0.01 + 3 * np.sqrt(0.01 / len(p))
+
+
+def test_the_sample_ratio_sees_an_arm_that_loses_units() -> None:
+    rng = np.random.default_rng(4)
+    size = rng.gamma(4.0, 30.0, 400)
+    arm_of, history = dealt(rng), rng.poisson(size) * 5
+    units = rng.poisson(size)
+    assert sample_ratio(units, history, arm_of, 5) > 1e-3
+    units[arm_of == 3] = rng.binomial(units[arm_of == 3], 0.8)
+    assert sample_ratio(units, history, arm_of, 5) < 1e-6
+
+
+def test_too_few_units_say_nothing() -> None:
+    none = np.zeros(400, np.int64)
+    assert sample_ratio(none, none, dealt(np.random.default_rng(5)), 5) == 1.0
+    assert sample_ratio(none + 1, none, np.zeros(400, np.int16), 1) == 1.0
+
+
+def test_an_arm_without_any_event_is_silent() -> None:
+    arm_of = dealt(np.random.default_rng(6))
+    events = np.full(400, 3)
+    assert silent_arm(events, arm_of, 5) is None
+    events[arm_of == 2] = 0
+    assert silent_arm(events, arm_of, 5) == 2
+
+
+def test_a_silent_control_is_found_too() -> None:
+    arm_of = dealt(np.random.default_rng(6))
+    assert silent_arm(np.where(arm_of == 0, 0, 3), arm_of, 5) == 0
+
+
+def test_little_traffic_is_not_silence() -> None:
+    """One unit with very many events says no more than one with a single event."""
+    arm_of = dealt(np.random.default_rng(6))
+    events = np.zeros(400, np.int64)
+    events[np.flatnonzero(arm_of == 0)[:20]] = 10_000
+    assert silent_arm(events, arm_of, 5) is None
+    assert silent_arm(np.zeros(400, np.int64), arm_of, 5) is None
+
+
+def test_silence_by_chance_is_never_called() -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(3000):
+        active = rng.random(400) < rng.uniform(0.0, 0.3)
+        assert silent_arm(active.astype(np.int64) * 100, dealt(rng), 5) is None
+
+
+def test_a_share_of_few_events_is_no_alarm() -> None:
+    assert not excessive(199, 199, 0.02)
+    assert not excessive(4, 200, 0.02)
+    assert excessive(5, 200, 0.02)

@@ -33,7 +33,7 @@ from controller.core.rows import (
     Text,
 )
 
-_BLOCK = 2048  # rows
+_BLOCK = 1024  # rows: about half a MB of objects
 _MAX_EXTRAS = 16  # unknown names that a row type knows: every set of them makes a type
 _BLANK = b" \t\r"
 
@@ -74,7 +74,7 @@ class _Reader:
 
     def __init__(self, values: Sequence[bytes], layout: Layout) -> None:
         self.values = values
-        self.sound = _sound(values)
+        self.sound: list[bytes] = []
         self.layout = layout
         self.counts = np.ones(len(values), np.int64)
         self.arms: dict[str, int] = {}
@@ -86,12 +86,22 @@ class _Reader:
     def blocks(self) -> Iterator[tuple[Any, ...]]:
         begin = 0
         while begin < len(self.values):
-            part = self.sound[begin : begin + _BLOCK]
+            part = self._sound(begin)
             extras = self.extras
             rows, begin = self._read(part, begin)
             for index, name in enumerate(extras):
                 self._count_unknown(name, sum(getattr(row.values, f"x{index}") is not None for row in rows))
             yield _columns(rows, self.layout, self.arms)
+
+    def _sound(self, begin: int) -> list[bytes]:
+        """The next records, with nothing in place of those too large or not UTF-8, so that they are refused."""
+        if begin + _BLOCK > len(self.sound) < len(self.values):
+            part = self.values[len(self.sound) : len(self.sound) + _BLOCK]
+            joined = b"".join(part)  # only to ask two questions of all records at once
+            if len(joined) > MAX_RECORD or not joined.isascii():
+                part = [record if len(record) <= MAX_RECORD and is_utf8(record) else b"" for record in part]
+            self.sound += part
+        return self.sound[begin : begin + _BLOCK]
 
     def _read(self, part: Sequence[bytes], begin: int) -> tuple[list[Any], int]:
         """Rows of a block of records, and where the next block begins."""
@@ -162,18 +172,6 @@ class _Reader:
             self.unknown[key] = self.unknown.get(key, 0) + rows
 
 
-def _sound(values: Sequence[bytes]) -> list[bytes]:
-    """The records, with nothing in place of those that are too large or not UTF-8, so that they are refused."""
-    sound: list[bytes] = []
-    for begin in range(0, len(values), _BLOCK):
-        part = values[begin : begin + _BLOCK]
-        joined = b"".join(part)  # only to ask two questions of all records at once
-        if len(joined) > MAX_RECORD or not joined.isascii():
-            part = [record if len(record) <= MAX_RECORD and is_utf8(record) else b"" for record in part]
-        sound += part
-    return sound
-
-
 @lru_cache(maxsize=64)
 def _row_decoder(layout: Layout, extras: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
     """A decoder for events of a study; components are c0, c1 ..., the unknown names that it puts up with x0, x1 ..."""
@@ -187,16 +185,17 @@ def _row_decoder(layout: Layout, extras: tuple[str, ...]) -> msgspec.json.Decode
     row = defstruct(
         "Row",
         [
-            ("id", Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]),
-            ("ts_ms", Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]),
-            ("version", Annotated[int, Meta(ge=0, le=MAX_VERSION)]),
-            ("values", values),
+            ("id", Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]),  # fields in the contract's order are
+            ("ts_ms", Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]),  # found fastest
             ("unit", text, ""),
             ("segment", text, ""),
+            ("version", Annotated[int, Meta(ge=0, le=MAX_VERSION)]),
             ("arm", text, ""),
+            ("values", values),
             ("bucket", Annotated[int, Meta(ge=0, lt=layout.buckets)] | None, None),
         ],
         gc=False,
+        kw_only=True,
     )
     return msgspec.json.Decoder(row)
 
@@ -237,11 +236,14 @@ def _arm_codes(names: list[str | None], arms: dict[str, int]) -> NDArray[np.int3
 
 def _text(strings: list[str | None]) -> Text:
     """Lay strings end to end, a NUL after each: to look for the NULs is faster than to ask every string's length."""
-    present = [string or "" for string in strings] if None in strings else cast(list[str], strings)
-    data = np.frombuffer("\0".join([*present, ""]).encode(), np.uint8)
+    try:
+        joined = "\0".join(cast(list[str], strings)) + "\0"
+    except TypeError:  # to look for a None first would cost as much as the rest
+        return _text([string or "" for string in strings])
+    data = np.frombuffer(joined.encode(), np.uint8)
     ends = np.flatnonzero(data == 0)
     if len(ends) != len(strings):
-        return _packed(present)
+        return _packed(cast(list[str], strings))
     starts = np.zeros(len(ends), np.int64)
     starts[1:] = ends[:-1] + 1
     return Text(data, starts, ends - starts)

@@ -68,8 +68,7 @@ class Fenced(JournalError):
 
     def __init__(self, path: Path, expected: str, found: str) -> None:
         super().__init__(
-            f"journal {path}: another process took it over: this one left {expected}, now it is {found}; run one "
-            "daemon a study"
+            f"journal {path}: another process took it over: expected {expected}, found {found}. Run one daemon a study."
         )
         self.path, self.expected, self.found = path, expected, found
 

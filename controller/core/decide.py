@@ -85,7 +85,8 @@ def _observed(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Con
     events = served(control, seen, deal)
     everyone = sum(int(cell.events.sum()) for (end, _), cell in seen.cells.items() if end == seen.end_ms)
     by_arm = np.bincount(deal.buckets, weights=events, minlength=len(deal.arms))
-    exposed = len(deal.arms) > 1 and bool((by_arm > 0).all()) and events.sum() >= EXPOSED * everyone
+    own = deal.stage == carry.stage and len(deal.arms) > 1  # a table of another stage shows nothing of this one
+    exposed = own and bool((by_arm > 0).all()) and events.sum() >= EXPOSED * everyone
     started = seen.end_ms - plan.window.length_ms if carry.started_ms is None else carry.started_ms
     return carrying(
         control,

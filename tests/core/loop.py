@@ -119,7 +119,7 @@ class Loop:
     def rows(self, hour: int | None = None, minute: float = 30.0) -> list[Row]:
         """What the product's people do in an hour under the newest table: one event a bucket and segment."""
         hour = self.hour if hour is None else hour
-        rng = np.random.default_rng((self.seed, hour))
+        rng = np.random.default_rng((self.seed, hour + 1000))
         table, rows = self.table, []
         for bucket, arm_index in enumerate(table.buckets):
             arm = table.arms[arm_index]
@@ -202,7 +202,7 @@ def columns(rows: list[Row], first_offset: int = 0) -> Events:
     n = len(rows)
     ids = np.array([row.unit for row in rows], np.uint64)
     mixed = ids * np.uint64(0x9E3779B97F4A7C15)
-    values = np.array([row.values for row in rows]).reshape(n, -1)
+    values = np.array([row.values for row in rows]).reshape(n, len(rows[0].values) if rows else 3)
     return Events(
         offset=np.arange(first_offset, first_offset + n, dtype=np.int64),
         ts_ms=np.array([row.ts_ms for row in rows], np.int64),

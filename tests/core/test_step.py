@@ -1,0 +1,559 @@
+"""The guarantees that live in the core, on a study that runs from its first event to a held vector."""
+
+import itertools
+import re
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.assignment import VERSIONS_PER_EPOCH, Assignment
+from controller.core import step as core
+from controller.core.estimate import Metric
+from controller.core.events import Component
+from controller.core.safety import Guardrail
+from controller.core.step import Publish
+from controller.core.windows import Batch, PartBatch
+from tests.core.loop import (
+    GRACE,
+    HOUR,
+    PLAN,
+    START,
+    Loop,
+    Row,
+    Theta,
+    columns,
+    frozen_copy,
+    indifferent,
+    pleasant,
+    same,
+    varied,
+)
+
+
+def at_stage(stage: str, plan: object = PLAN) -> Loop:
+    loop = Loop() if plan is PLAN else Loop(plan)  # type: ignore[arg-type]  # a plan
+    loop.until(stage)
+    return loop
+
+
+def published(effects: tuple[core.Effect, ...]) -> list[Publish]:
+    return [effect for effect in effects if isinstance(effect, Publish)]
+
+
+# From the first event to a held vector
+
+
+def test_a_study_finds_confirms_ramps_and_holds_a_good_vector() -> None:
+    loop = at_stage("hold")
+    moves = [record.body["to"] for record in loop.records if record.kind == "stage_changed"]
+    assert moves == ["confirm", "ramp", "hold"]
+    theta = loop.carry.candidate.theta["all"]
+    assert pleasant(theta, "all")["watch_s"] > 0.1
+    assert theta[0] == 1.0  # fixed
+    table = loop.table
+    assert [(arm.arm, arm.role) for arm in table.arms] == [("control", "control"), (table.fallback, "promoted")]
+    assert np.mean(table.buckets) == 0.9
+
+
+def test_hold_goes_on_with_the_promoted_arm_as_fallback_and_the_very_deal() -> None:
+    loop = at_stage("hold")
+    before = loop.table
+    loop.windows(3)
+    assert (loop.table.fallback, loop.table.buckets, loop.table.stage) == (before.fallback, before.buckets, "hold")
+    loop.order("pause")
+    assert loop.table.fallback == "control"
+
+
+def test_only_hold_makes_a_vector_the_fallback() -> None:
+    loop = at_stage("hold")
+    assert {table.fallback for table in loop.tables if table.stage != "hold"} == {"control"}
+
+
+def test_the_ramp_gives_buckets_and_takes_none_back() -> None:
+    loop = at_stage("hold")
+    ramp = [np.array(table.buckets) for table in loop.tables if table.stage == "ramp"]
+    assert [float(np.mean(buckets)) for buckets in ramp] == sorted(float(np.mean(buckets)) for buckets in ramp)
+    assert all((after >= before).all() for before, after in itertools.pairwise(ramp))
+
+
+def test_every_settled_window_publishes_a_rising_version_that_keeps_the_contract() -> None:
+    loop = at_stage("hold")
+    versions = [table.version for table in loop.tables]
+    assert versions == sorted(set(versions))
+    assert versions[0] == VERSIONS_PER_EPOCH + 1
+    for decision, table in zip(loop.decisions(), loop.tables[1:], strict=True):
+        assert table.decided_through_ms == decision.body["window_end_ms"]
+        assert table.published_ms == table.decided_through_ms + GRACE  # the clock of the events
+        assert table.valid_until_ms == table.published_ms + PLAN.window.validity_ms
+        contract(table)
+    assert [t.decided_through_ms for t in loop.tables[1:]] == [START + h * HOUR for h in range(1, loop.hour + 1)]
+
+
+def contract(table: Assignment) -> None:
+    assert (table.study, table.epoch, table.form, table.weights) == (
+        "hand",
+        1,
+        "linear",
+        ("p_click", "p_watch", "p_share"),
+    )
+    assert (table.unit_hash.name, table.unit_hash.salt, table.unit_hash.buckets) == ("xxh64", "hand:", 120)
+    assert table.arms[0].arm == "control"
+    shares = np.bincount(table.buckets, minlength=len(table.arms)) / 120
+    at_risk = [share for share, arm in zip(shares, table.arms, strict=True) if arm.role in ("explore", "candidate")]
+    assert sum(at_risk) <= PLAN.traffic.max_share_at_risk
+
+
+# Time
+
+
+def test_a_backlog_is_decided_in_order_and_only_the_newest_publishes() -> None:
+    loop = Loop()
+    loop.windows(2)
+    before = loop.table
+    rows = [row for hour in range(2, 7) for row in loop.rows(hour)]
+    effects = loop.poll([*rows, loop.settles(6)])
+    made = loop.infos[-1].decisions
+    assert [decision.end_ms for decision in made] == [START + h * HOUR for h in range(3, 8)]
+    assert [decision.outcome for decision in made] == ["backlog"] * 4 + ["dealt"]
+    assert [decision.table is None for decision in made] == [True] * 4 + [False]
+    assert len(published(effects)) == 1
+    assert loop.table.version == before.version + 1
+    assert loop.table.decided_through_ms == START + 7 * HOUR
+
+
+def test_while_the_source_is_behind_nothing_is_published() -> None:
+    loop = Loop()
+    loop.windows(2)
+    loop.poll(loop.rows())
+    effects = loop.poll([loop.settles()], backlog=True)
+    assert published(effects) == []
+    assert loop.carry.decided_through_ms == START + 3 * HOUR
+    loop.hour += 1
+    loop.window()
+    assert loop.table.decided_through_ms == START + 4 * HOUR
+
+
+def test_a_stage_does_not_advance_on_deals_that_were_never_served() -> None:
+    """Hours of a table of the last stage count for nothing in this one."""
+    loop = at_stage("confirm")
+    stale = next(table for table in reversed(loop.tables) if table.stage == "explore")
+    loop.tables.append(stale)
+    rows = [row for hour in range(loop.hour, loop.hour + 6) for row in loop.rows(hour)]
+    loop.tables.pop()
+    loop.poll([*rows, loop.settles(loop.hour + 5)])
+    assert len(loop.infos[-1].decisions) == 6
+    assert (loop.carry.stage, loop.carry.exposed_windows, loop.carry.claim_through_ms) == ("confirm", 0, None)
+
+
+def test_exploration_needs_exposure_not_time() -> None:
+    loop = Loop()
+    loop.windows(2)
+    loop.poll([loop.settles(20)])
+    loop.hour = 21
+    assert loop.carry.stage == "explore"
+    assert loop.carry.exposed_windows == 1
+    loop.until("confirm")
+    assert loop.carry.decided_through_ms == START + 23 * HOUR
+
+
+def test_a_deal_that_an_operator_cut_short_is_no_exposure() -> None:
+    loop = at_stage("confirm")
+    loop.poll(loop.rows(minute=10))
+    loop.order("pause")
+    loop.order("resume")
+    loop.poll(loop.rows(minute=50)[:30])
+    loop.poll([loop.settles()])
+    loop.hour += 1
+    assert loop.carry.stage == "confirm"
+    assert loop.carry.exposed_windows == 0
+    loop.window()
+    assert loop.carry.exposed_windows == 1
+
+
+def test_a_run_of_empty_windows_is_decided_on_once() -> None:
+    loop = Loop()
+    loop.windows(2)
+    before = loop.table
+    loop.poll([*loop.rows(30), loop.settles(30)])
+    ends = [d.end_ms for d in loop.infos[-1].decisions]
+    assert ends == [START + h * HOUR for h in (3, 30, 31)]  # the event that settled hour 2 lies in hour 3
+    assert [d.outcome for d in loop.infos[-1].decisions[:2]] == ["backlog", "backlog"]
+    assert loop.table.decided_through_ms == START + 31 * HOUR
+    assert before.decided_through_ms == START + 2 * HOUR
+
+
+def test_no_data_is_no_decision() -> None:
+    loop = Loop()
+    loop.windows(2)
+    before, pick = loop.table, loop.carry.pick
+    assert loop.window(lambda row: None) == "no_data"
+    assert (loop.table.buckets, loop.table.arms) == (before.buckets, before.arms)
+    assert loop.table.version == before.version + 1
+    assert loop.table.valid_until_ms == START + 3 * HOUR + GRACE + PLAN.window.validity_ms
+    assert loop.carry.pick == pick
+    assert loop.carry.exposed_windows == 1
+
+
+def test_a_first_event_that_is_old_begins_the_study_and_no_more() -> None:
+    loop = Loop()
+    loop.poll([loop.rows(-9)[0], *loop.rows(0), loop.settles(0)])
+    assert [d.end_ms - START for d in loop.infos[-1].decisions] == [-8 * HOUR, 0, HOUR]
+    loop.hour = 1
+    loop.windows(2)
+    assert loop.carry.stage == "explore"
+    assert loop.carry.exposed_windows == 2
+
+
+def test_nothing_is_decided_before_the_first_event() -> None:
+    loop = Loop()
+    assert loop.poll([]) == ()
+    loop.poll(loop.rows())
+    assert loop.infos[-1].decisions == ()
+
+
+def test_on_the_wall_clock_the_future_is_refused_and_tables_carry_its_time() -> None:
+    loop = Loop()
+    now = START + HOUR + GRACE + 1000
+    rows = [*loop.rows(), loop.settles(), loop.beat(now + 10 * GRACE)]
+    loop.poll(rows, now_ms=now)
+    assert loop.infos[-1].ingested.counts["future"] == 1
+    assert loop.table.published_ms == now
+    assert loop.table.decided_through_ms == START + HOUR
+
+
+def test_late_events_change_what_is_believed_later() -> None:
+    def run(late: bool) -> Loop:
+        loop = Loop()
+        loop.windows(2)
+        rows = loop.rows()
+        kept = len(rows) // 2 if late else len(rows)
+        loop.poll(rows[:kept])
+        loop.poll([loop.settles()])
+        loop.hour += 1
+        if late:
+            loop.poll(rows[kept:])
+        return loop
+
+    whole, amended = run(late=False), run(late=True)
+    end = START + 3 * HOUR
+    assert amended.infos[-1].ingested.amended == (end,)
+    first, second = (loop.decisions()[2].body["carry"]["pick"] for loop in (whole, amended))
+    assert first != second  # half a window tells less
+    for loop in (whole, amended):
+        loop.windows(3)
+    sums = [
+        {r.body["window_end_ms"]: r.body["sums_sha256"] for r in loop.records if r.kind == "sealed"}
+        for loop in (whole, amended)
+    ]
+    assert sums[0][end] == sums[1][end]
+
+
+# What freezes a study
+
+
+def twice(loop: Loop) -> list[Row]:
+    return loop.rows(minute=20) + loop.rows(minute=40)
+
+
+def frozen_by(loop: Loop, rows: list[Row], why: str, rejected: int = 0) -> None:
+    """The window's rows pause the study, which says why, stays paused, and goes on when an operator says so."""
+    loop.poll(rows, rejected=rejected)
+    loop.poll([loop.settles()])
+    loop.hour += 1
+    assert loop.carry.stage == "paused"
+    assert re.search(why, loop.carry.reason)
+    assert loop.infos[-1].decisions[-1].outcome == "frozen"
+    assert re.search(why, loop.infos[-1].decisions[-1].why)
+    changed = [r.body for r in loop.records if r.kind == "stage_changed"][-1]
+    assert changed["to"] == "paused"
+    assert re.search(why, changed["why"])
+    assert (set(loop.table.buckets), loop.table.stage) == ({0}, "paused")
+    assert loop.window() == "frozen"
+    assert loop.carry.stage == "paused"
+    loop.order("resume")
+    assert loop.window() == "dealt"
+    assert set(loop.table.buckets) != {0}
+
+
+def test_misattribution_freezes() -> None:
+    loop = Loop()
+    loop.windows(2)
+    rows = twice(loop)
+    wrong = [row._replace(arm="control") if row.arm != "control" and k % 8 == 0 else row for k, row in enumerate(rows)]
+    frozen_by(loop, wrong, "misattribution: [0-9]+ of 240 events")
+
+
+def test_misattribution_of_every_event_freezes_though_no_event_counts() -> None:
+    loop = Loop()
+    loop.windows(2)
+    frozen_by(loop, [row._replace(arm="nobody") for row in twice(loop)], "misattribution: 240 of 240")
+
+
+def test_a_few_misattributed_events_do_not_freeze() -> None:
+    loop = Loop()
+    loop.windows(2)
+    rows = twice(loop)
+    loop.poll([rows[0]._replace(arm="nobody"), *rows[1:], loop.settles()])
+    assert loop.carry.stage == "explore"
+
+
+def test_events_without_a_table_are_no_misattribution() -> None:
+    loop = Loop()
+    loop.windows(2)
+    loop.poll([row._replace(version=0) for row in twice(loop)] + loop.rows() + [loop.settles()])
+    assert loop.carry.stage == "explore"
+
+
+def test_a_silent_arm_freezes() -> None:
+    loop = Loop()
+    loop.windows(2)
+    arm = loop.table.arms[3].arm
+    frozen_by(loop, [row for row in loop.rows() if row.arm != arm], f"missing data: arm {arm}")
+
+
+def test_a_sample_ratio_mismatch_freezes() -> None:
+    def crowd() -> list[Row]:
+        return [row for minute in range(20, 30) for row in loop.rows(minute=minute)]
+
+    loop = Loop()
+    for _ in range(2):
+        loop.poll([*crowd(), loop.settles()])
+        loop.hour += 1
+    assert loop.carry.stage == "explore"
+    arm = loop.table.arms[3].arm
+    frozen_by(
+        loop, [row for k, row in enumerate(crowd()) if row.arm != arm or k % 7 == 0], "sample ratio mismatch: p = "
+    )
+
+
+def test_many_rejected_rows_freeze() -> None:
+    loop = Loop()
+    loop.windows(2)
+    frozen_by(loop, loop.rows(), "impossible values: 100 of 22[0-9] events", rejected=100)
+
+
+def test_a_backlog_s_rejected_rows_are_judged_by_all_of_it() -> None:
+    loop = Loop()
+    loop.windows(2)
+    rows = [row for hour in range(2, 12) for row in loop.rows(hour)]
+    loop.poll([*rows, loop.settles(11)], rejected=120)
+    assert loop.carry.stage != "paused"
+
+
+def test_sums_that_would_overflow_freeze_at_once() -> None:
+    loop = Loop()
+    loop.windows(2)
+    row = loop.rows()[0]
+    loop.poll([row._replace(values=(5e12, 0.0, 0.0))])
+    assert loop.carry.stage == "paused"
+    assert "overflow" in loop.carry.reason
+    assert set(loop.table.buckets) == {0}
+    assert [r.kind for r in loop.records[-2:]] == ["operator", "stage_changed"]
+    assert loop.window() == "frozen"
+
+
+def test_a_fault_in_a_backlog_freezes_what_is_published_at_its_end() -> None:
+    loop = Loop()
+    loop.windows(2)
+    wrong = [row._replace(arm="nobody") for row in twice(loop)]
+    right = loop.rows(loop.hour + 1)
+    loop.poll([*wrong, *right, loop.settles(loop.hour + 1)])
+    assert [d.outcome for d in loop.infos[-1].decisions] == ["frozen", "frozen"]
+    assert (set(loop.table.buckets), loop.table.stage) == ({0}, "paused")
+
+
+# Guardrails
+
+
+@pytest.mark.parametrize("stage", ["confirm", "ramp", "hold"])
+def test_a_guardrail_that_breaks_stops_the_vector_for_good(stage: str) -> None:
+    loop = at_stage(stage)
+    stopped = loop.carry.candidate
+
+    def worse(theta: Theta, segment: str) -> dict[str, float]:
+        change = pleasant(theta, segment)
+        return change | ({"clicks": -0.25} if theta == stopped.theta["all"] else {})
+
+    loop.truth = worse
+    for _ in range(3):
+        loop.window()
+        if loop.carry.stage == "explore":
+            break
+    assert loop.carry.stage == "explore"
+    assert loop.carry.candidate is None
+    assert loop.carry.banned == (stopped.theta,)
+    tripped = [record.body for record in loop.records if record.kind == "guardrail_tripped"]
+    assert [(body["arm"], body["metric"]) for body in tripped] == [(stopped.arm, "ctr")]
+    assert stopped.arm in loop.infos[-1].decisions[-1].why
+    since = len(loop.tables)
+    loop.windows(8)
+    dealt = [arm.theta["all"] for table in loop.tables[since - 1 :] for arm in table.arms[1:]]
+    assert dealt
+    assert all(distance(theta, stopped.theta["all"]) >= 0.05 for theta in dealt)
+
+
+def distance(a: Theta, b: Theta) -> float:
+    """Root mean square distance in the unit cube of `PLAN`."""
+    unit = [(np.log10(t[1]) / 2 + 0.5, (t[2] + 1.0) / 2.0) for t in (a, b)]
+    return float(np.sqrt(np.mean((np.array(unit[0]) - np.array(unit[1])) ** 2)))
+
+
+def test_a_harmless_vector_is_not_stopped() -> None:
+    for seed in range(3):
+        loop = Loop(seed=seed, noise=0.05)
+        loop.until("hold", 40)
+        loop.windows(5)
+        assert not [r for r in loop.records if r.kind in ("guardrail_tripped", "breaker_tripped")]
+
+
+def test_what_cannot_be_confirmed_is_banned() -> None:
+    loop = at_stage("confirm")
+    candidate = loop.carry.candidate.theta
+    loop.truth = indifferent
+    loop.until("explore")
+    assert loop.carry.reason.startswith("not confirmed: gain")
+    assert loop.carry.banned == (candidate,)
+
+
+# Randomness and purity
+
+
+def test_the_same_inputs_give_the_same_bits_and_stay_as_they_were() -> None:
+    loop = Loop()
+    loop.windows(5)
+    loop.poll(loop.rows())
+    rows = [loop.settles()]
+    state, before = loop.state, frozen_copy(loop.state)
+    batch = Batch((PartBatch(0, columns(rows, 9999), {}, 10000),))
+    first = core.step(PLAN, state, batch, None, core.seeded(7))
+    second = core.step(PLAN, state, batch, None, core.seeded(7))
+    assert first[1]
+    assert same(first, second)
+    assert frozen_copy(state) == before
+
+
+def test_two_runs_are_one() -> None:
+    one, two = Loop(), Loop()
+    for loop in (one, two):
+        loop.until("ramp")
+    assert same(one.records, two.records)
+
+
+def test_a_decision_s_randomness_is_its_seed_and_window_alone() -> None:
+    draws = [core.seeded(3)(START).random(), core.seeded(3)(START).random()]
+    assert draws[0] == draws[1]
+    assert core.seeded(4)(START).random() != draws[0] != core.seeded(3)(START + HOUR).random()
+    one, two = Loop(), Loop(varied(PLAN, seed=8))
+    for loop in (one, two):
+        loop.windows(1)
+    assert one.table.buckets != two.table.buckets
+
+
+@pytest.mark.parametrize("cuts", [2, 5])
+def test_how_a_poll_is_cut_changes_no_decision(cuts: int) -> None:
+    whole, cut = Loop(), Loop()
+    rng = np.random.default_rng(cuts)
+    for _ in range(6):
+        whole.window()
+        rows = [*cut.rows(), cut.settles()]
+        places = sorted(rng.choice(len(rows), cuts - 1, replace=False).tolist())
+        for start, stop in zip([0, *places], [*places, len(rows)], strict=True):
+            cut.poll(rows[start:stop])
+        cut.hour += 1
+    decided = [
+        [(d.at_ms, {k: v for k, v in d.body.items() if k != "table"}, d.data) for d in loop.decisions()]
+        for loop in (whole, cut)
+    ]
+    assert same(decided[0], decided[1])
+    assert same(whole.tables, cut.tables)
+
+
+# Kinds of studies
+
+
+def test_approval_is_waited_for() -> None:
+    loop = Loop(varied(PLAN, rollout={"require_approval": True}))
+    loop.until("confirm")
+    loop.windows(8)
+    assert loop.carry.stage == "confirm"
+    assert loop.carry.awaiting_approval
+    assert "approval" in loop.carry.reason
+    assert loop.order("approve").table is not None
+    assert loop.carry.stage == "ramp"
+    loop.window()
+    assert np.mean(loop.table.buckets) == 0.1
+    loop.until("hold")
+
+
+def test_a_study_in_segments_finds_each_its_own() -> None:
+    def opposite(theta: Theta, segment: str) -> dict[str, float]:
+        x = np.log(theta[1]) / np.log(10.0)
+        sign = {"new": -1.0, "old": 1.0}.get(segment, 0.0)
+        return {"watch_s": 0.25 * sign * x - 0.1 * x * x}
+
+    loop = Loop(varied(PLAN, segments=("new", "old")), truth=opposite)
+    loop.until("hold", 40)
+    theta = loop.carry.candidate.theta
+    assert theta["new"][1] < 0.7
+    assert theta["old"][1] > 1.4
+    assert theta["all"] == (1.0, 1.0, 0.0)
+    assert set(loop.table.arms[1].theta) == {"all", "new", "old"}
+
+
+DELAYED = varied(
+    PLAN,
+    components=(*PLAN.components, Component("returned")),
+    metrics=(*PLAN.metrics, Metric("returns", "returned", "buckets", "delayed")),
+    guardrails=(*PLAN.guardrails, Guardrail("returns", min_change=-0.05)),
+)
+
+
+@pytest.mark.parametrize("harmful", [False, True])
+def test_a_delayed_metric_is_judged_where_a_deal_stays(harmful: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("tests.core.loop", fromlist=["LEVEL"]).LEVEL, "returned", 50.0)
+
+    def truth(theta: Theta, segment: str) -> dict[str, float]:
+        harm = -0.2 * abs(np.log(theta[1])) if harmful else 0.0
+        return pleasant(theta, segment) | {"returned": harm}
+
+    loop = Loop(DELAYED, truth=truth)
+    loop.until("confirm")  # exploring does not look at it
+    if harmful:
+        loop.until("explore")
+        assert "returns" in loop.carry.reason
+    else:
+        loop.until("hold")
+
+
+# What a long study keeps
+
+
+def test_state_stays_bounded() -> None:
+    plan = varied(PLAN, buckets=22, traffic={"explore_arms": 1})  # too few buckets an arm to believe: cheap decisions
+    loop = Loop(plan, noise=0.3)
+    sizes = []
+    for _ in range(300):
+        loop.window()
+        control = loop.state.control
+        sizes.append(
+            (
+                len(control.deals),
+                len(control.versions),
+                len(control.replaced_ms),
+                len(control.totals),
+                len(control.moments),
+            )
+        )
+        assert len(control.evidence) <= 168
+    assert max(sizes[150:]) == max(sizes[20:40]) <= (9, 9, 9, 9, 9)
+    assert len(loop.state.recorded) <= 6
+    assert loop.state.control.carry.deal > 290
+
+
+def test_bans_stay_bounded() -> None:
+    control = Loop().state.control
+    for k in range(100):
+        carry = msgspec.structs.replace(control.carry, banned=core.operate.banning(control.carry, {"all": (float(k),)}))
+        control = msgspec.structs.replace(control, carry=carry)
+    assert [theta["all"][0] for theta in control.carry.banned] == [float(k) for k in range(68, 100)]

@@ -4,6 +4,8 @@
 window's events before they are read.
 """
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -176,6 +178,12 @@ class Loop:
             self.window()
         raise AssertionError(f"{limit} hours did not lead to {stage}: {self.story()}")
 
+    def clone(self) -> "Loop":
+        """Another run that has had the same past."""
+        other = copy.copy(self)
+        other.records, other.tables, other.infos = [*self.records], [*self.tables], [*self.infos]
+        return other
+
     def story(self) -> list[str]:
         """What the decisions were, for a test that fails."""
         return [f"{d.outcome}: {d.why}" for info in self.infos for d in info.decisions]
@@ -194,6 +202,18 @@ class Loop:
                 assert self.tables[-1].version == effect.version
             else:
                 self.records.append(effect)
+
+
+@functools.cache
+def _reached(stage: str) -> Loop:
+    loop = Loop()
+    loop.until(stage)
+    return loop
+
+
+def at_stage(stage: str) -> Loop:
+    """A run of `PLAN` that has just come to a stage."""
+    return _reached(stage).clone()
 
 
 def columns(rows: list[Row], first_offset: int = 0) -> Events:

@@ -5,7 +5,7 @@ import numpy as np
 from controller.core.breaker import tripped
 from controller.core.control import Statistics
 from controller.core.windows import Quality
-from tests.core.loop import HOUR, PLAN, START, Loop, Row, Theta, varied
+from tests.core.loop import HOUR, PLAN, START, Loop, Row, Theta, at_stage, varied
 
 
 def explored(windows: int = 2) -> Loop:
@@ -62,8 +62,7 @@ def _far(a: Theta, b: Theta) -> bool:
 
 
 def test_a_candidate_that_breaks_sends_the_study_back_to_explore() -> None:
-    loop = Loop()
-    loop.until("ramp")
+    loop = at_stage("ramp")
     arm = loop.table.arms[1]
     loop.poll([broken(row, arm.arm) for row in loop.rows(minute=20)])
     assert loop.carry.stage == "explore"
@@ -73,8 +72,7 @@ def test_a_candidate_that_breaks_sends_the_study_back_to_explore() -> None:
 
 
 def test_what_was_good_for_long_does_not_hide_a_catastrophe() -> None:
-    loop = Loop()
-    loop.until("hold")
+    loop = at_stage("hold")
     loop.windows(12)
     arm = loop.table.arms[1].arm
     loop.poll([broken(row, arm) for row in loop.rows(minute=20)])

@@ -17,7 +17,7 @@ _DURATION_PART: Final = re.compile(r"([0-9]+)(ms|[smhd])")
 _SECRET: Final = re.compile(r"password|passwd|secret|token|credential", re.IGNORECASE)
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _ACCEPTED: Final = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-_PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+_PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f\"\\]{1,128}")
 _SHOWN = 60  # characters of a found value that a message repeats
 
 
@@ -99,7 +99,7 @@ def within(path: str, value: object, sound: bool, accepted: str, unit: str = "")
 def plain(path: str, name: str) -> Iterator[Mistake]:
     """A mistake at `path` unless `name` can stand in tables, labels and logs."""
     yield from within(
-        path, name, bool(_PLAIN.fullmatch(name)), "1 to 128 characters, none of them a control character"
+        path, name, bool(_PLAIN.fullmatch(name)), "1 to 128 characters, no quote, backslash or control character"
     )
 
 

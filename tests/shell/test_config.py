@@ -99,9 +99,7 @@ def test_defaults_follow_the_length_of_a_window(tmp_path: Path) -> None:
 
 
 def test_optional_keys_are_read(tmp_path: Path) -> None:
-    extra = (
-        '[components]\nwatch_s = { negative = true }\n[rollout]\nramp_step = "90m"\n[safety]\nrisk = 0.1\n'
-    )
+    extra = '[components]\nwatch_s = { negative = true }\n[rollout]\nramp_step = "90m"\n[safety]\nrisk = 0.1\n'
     study = read(tmp_path, 'form = "power"\nseed = 7\n' + SMALL + extra)
     assert study.plan.components[2] == Component("watch_s", negative=True)
     assert study.plan.rollout.ramp_step_ms == 90 * 60_000
@@ -116,9 +114,7 @@ def test_durations(text: str, ms: int) -> None:
     assert parse_duration(text) == ms
 
 
-@pytest.mark.parametrize(
-    "text", ["", "5", "h", "1.5h", "-1h", "1 h", "1H", "1h ", "367d", "999999999d", "1\u0661h"]
-)
+@pytest.mark.parametrize("text", ["", "5", "h", "1.5h", "-1h", "1 h", "1H", "1h ", "367d", "999999999d", "1\u0661h"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match=r"duration|longer"):
         parse_duration(text)
@@ -137,10 +133,7 @@ def test_every_mistake_is_named_with_what_is_accepted(tmp_path: Path, case: dict
 
 def test_all_mistakes_are_collected_at_once(tmp_path: Path) -> None:
     text = (
-        SMALL.replace('"1h"', "1")
-        .replace("high = 20", "high = -1")
-        .replace('"ctr"', '"crt"')
-        .replace("topic", "topik")
+        SMALL.replace('"1h"', "1").replace("high = 20", "high = -1").replace('"ctr"', '"crt"').replace("topic", "topik")
     )
     assert [mistake.split(":")[0] for mistake in mistakes(tmp_path, text)] == [
         "guardrails[0].metric",
@@ -155,9 +148,7 @@ def test_toml_that_cannot_be_read_names_line_and_column(tmp_path: Path) -> None:
     (found,) = mistakes(tmp_path, 'study = "feed"\nseed = = 3\n')
     assert "line 2, column 8" in found
     (found,) = mistakes(tmp_path, b'study = "f\xff"')
-    assert found.startswith(
-        "the file: found a byte that is not UTF-8 at position 10; accepted: TOML in UTF-8"
-    )
+    assert found.startswith("the file: found a byte that is not UTF-8 at position 10; accepted: TOML in UTF-8")
     (found,) = mistakes(tmp_path, "a = " + "[" * 100_000)
     assert found.startswith("the file: found no TOML")
     (found,) = mistakes(tmp_path, "a = " + "9" * 10_000)
@@ -185,15 +176,11 @@ def test_warnings_tell_of_what_is_legal_but_wasteful(tmp_path: Path) -> None:
 
 
 def test_paths_are_relative_to_the_study_file(tmp_path: Path) -> None:
-    text = SMALL.replace("[redis]", 'security = "ssl"\nca_file = "ca.pem"\n[redis]').replace(
-        '"feed.j', '"../feed.j'
-    )
+    text = SMALL.replace("[redis]", 'security = "ssl"\nca_file = "ca.pem"\n[redis]').replace('"feed.j', '"../feed.j')
     study = read(tmp_path, text)
     assert study.journal == tmp_path / "../feed.journal"
     assert study.kafka.ca_file == str(tmp_path / "ca.pem")
-    assert read(tmp_path, SMALL.replace("feed.journal", "/var/feed.journal")).journal == Path(
-        "/var/feed.journal"
-    )
+    assert read(tmp_path, SMALL.replace("feed.journal", "/var/feed.journal")).journal == Path("/var/feed.journal")
 
 
 def test_passwords_come_from_the_environment() -> None:

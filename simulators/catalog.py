@@ -40,7 +40,7 @@ FEED = World(
                 ("p_hide",): 0.025,
             },
             season=Season(0.055, 7.0),
-            spread=0.02,
+            spread=0.01,
         ),
         Quantity(
             name="watch_s",

@@ -11,8 +11,10 @@ from controller.core.windows import WindowPlan
 from controller.shell.fingerprint import single_threaded
 from controller.shell.journal import Journal
 from controller.shell.verify import verify
-from simulators.catalog import QUICK
+from simulators.catalog import FEED, QUICK
 from simulators.closed_loop import START_MS, Turn, run, spans
+from simulators.optimum import best_feasible
+from simulators.report import report
 from simulators.study import study_of
 from simulators.worlds import HOUR_MS, gain, margins, true_change
 
@@ -77,3 +79,13 @@ def test_spans_follow_each_other_and_end_with_the_grace() -> None:
     assert [begin for begin, _, _ in cut[1:]] == [end for _, end, _ in cut[:-1]]
     assert [end for _, end, settles in cut if settles] == [START_MS + h * HOUR_MS + 300_000 for h in (1, 2, 3)]
     assert len(cut) == 12
+
+
+@pytest.mark.slow
+def test_three_days_of_the_feed_find_half_of_what_can_be_gained_inside_the_guardrails(tmp_path: Path) -> None:
+    turns: list[Turn] = []
+    run(study_of(FEED).plan, FEED, 72, seed=0, journal=tmp_path / "feed.journal", watch=turns.append)
+    best = best_feasible(FEED)
+    found = report(FEED, 0, 72, turns[-1], 0.0, best, "", "")
+    assert found.feasible, found
+    assert found.true_gain >= 0.5 * best.gain, found

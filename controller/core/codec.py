@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def encode(record: object) -> bytes:
-    """Pack a record; arrays become (dtype, shape, little-endian C-order bytes)."""
+    """Pack a record; arrays become (dtype with its byte order, shape, bytes in C order)."""
     return msgspec.msgpack.encode(record, enc_hook=_pack)
 
 
@@ -20,7 +20,7 @@ def decode(data: bytes, kind: type[T]) -> T:
 
 def _pack(value: object) -> object:
     if isinstance(value, np.ndarray):
-        array = np.ascontiguousarray(value)
+        array = np.asarray(value, order="C")
         return (array.dtype.str, array.shape, array.tobytes())
     raise NotImplementedError(f"no encoding for {type(value).__name__}")
 

@@ -35,6 +35,7 @@ BANNED_RADIUS = 0.05  # root mean square distance that is kept from vectors that
 DRAWN = 256  # candidates in a joint draw: the cost is their number cubed
 ANCHORS = 6  # vectors that local candidates are spread around
 CAUTION = 0.25  # standard deviations off the mean, so that the pick is not the luckiest candidate
+WARINESS = 2.0  # powers of P(feasible) that a pick pays beside the score's: on its limit it would not be confirmed
 MIN_FEASIBLE = 0.6  # P(every guardrail is kept) below which nothing is recommended
 MIN_GAIN = 0.001  # of the objective, per unit of its coefficients: less is not worth a rollout
 REGRET_DRAWS = 64
@@ -351,8 +352,9 @@ def _joined(a: _Belief, b: _Belief) -> _Belief:
 
 
 def _worth(belief: _Belief) -> Floats:
-    """(k,) the score where a guardrail is probably kept, and below every score elsewhere."""
-    return np.where(belief.feasible >= MIN_FEASIBLE, belief.score, belief.feasible - 1e3)
+    """(k,) the score, more wary of the guardrails, where they are probably kept; below every score elsewhere."""
+    wary = belief.score * belief.feasible**WARINESS
+    return np.where(belief.feasible >= MIN_FEASIBLE, wary, belief.feasible - 1e3)
 
 
 def _regret(view: _View, pick: Floats, unit: Floats, belief: _Belief, rng: np.random.Generator) -> float:

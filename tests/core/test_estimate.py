@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from controller.core.estimate import BUCKETS, Changes, Metric, relative_changes, usable
+from controller.core.estimate import BUCKETS, Changes, Metric, combined_se, relative_changes, usable
 
 COMPONENTS = ("impressions", "clicks", "watch_s")
 METRICS = (
@@ -180,6 +180,51 @@ def test_an_arm_that_killed_a_metric_is_seen_with_an_honest_variance() -> None:
     changes = estimate(sums, arm_of, 2)
     assert changes.change[0, 0, 0] == pytest.approx(-1.0)
     assert np.sqrt(changes.covariance[0, 0, 0, 0]) == pytest.approx(changes.control_relative_se[0, 0])
+
+
+TWO = (Metric("ctr", "clicks", "impressions"), Metric("watch", "watch_s", BUCKETS))
+TWO_NAMES = ("impressions", "clicks", "watch_s")
+
+
+def mixed(rng: np.random.Generator, buckets: int = 400) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Clicks and watch time that rise and fall together, over impressions that differ."""
+    impressions = 1000.0 * (1.0 + 0.1 * rng.standard_normal(buckets))
+    mood = 0.1 * rng.standard_normal(buckets)
+    clicks = impressions * 0.1 * (1.0 + mood + 0.02 * rng.standard_normal(buckets))
+    watch = 50.0 * impressions * (1.0 + mood + 0.02 * rng.standard_normal(buckets))
+    sums = np.rint(np.stack([impressions, clicks, watch], axis=1) * 1e6).astype(np.int64)
+    return sums[None], rng.integers(0, 3, buckets)
+
+
+@pytest.mark.parametrize("m", [0, 1])
+def test_the_error_of_one_metric_is_its_own(m: int) -> None:
+    sums, arm_of = mixed(np.random.default_rng(13))
+    own = relative_changes((TWO[m],), TWO_NAMES, sums, arm_of, 3).covariance[0, 0]
+    se = combined_se(np.array([-2.0]), (TWO[m],), TWO_NAMES, sums, arm_of, 3)
+    assert se == pytest.approx(2.0 * np.sqrt(np.diagonal(own)))
+
+
+def test_the_error_of_a_sum_of_metrics_knows_that_they_move_together() -> None:
+    rng = np.random.default_rng(14)
+    gains, ses, blind = [], [], []
+    for _ in range(600):
+        sums, arm_of = mixed(rng)
+        changes = relative_changes(TWO, TWO_NAMES, sums, arm_of, 3)
+        gains.append(0.5 * changes.change[0, 0] + changes.change[1, 0])
+        ses.append(combined_se(np.array([0.5, 1.0]), TWO, TWO_NAMES, sums, arm_of, 3))
+        variance = np.diagonal(changes.covariance[:, 0], axis1=1, axis2=2)
+        blind.append(np.sqrt(0.25 * variance[0] + variance[1]))
+    true = np.std(gains, axis=0)
+    assert np.mean(ses, axis=0) == pytest.approx(true, rel=0.08)
+    assert (np.mean(blind, axis=0) < 0.9 * np.mean(ses, axis=0)).all()  # as if they were independent
+
+
+def test_metrics_that_cancel_leave_little_error() -> None:
+    sums, arm_of = mixed(np.random.default_rng(15))
+    per_bucket = (Metric("clicks", "clicks", BUCKETS), TWO[1])
+    together = combined_se(np.array([1.0, 1.0]), per_bucket, TWO_NAMES, sums, arm_of, 3)
+    apart = combined_se(np.array([1.0, -1.0]), per_bucket, TWO_NAMES, sums, arm_of, 3)
+    assert (apart < 0.3 * together).all()
 
 
 def test_a_large_deal_takes_milliseconds() -> None:

@@ -1,0 +1,183 @@
+"""Tables, and what becomes of the sums of the deals behind them."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.assignment import VERSIONS_PER_EPOCH, Arm, decode
+from controller.core.control import (
+    Control,
+    Vector,
+    carrying,
+    deal_sums,
+    fold,
+    initial,
+    issue,
+    live_evidence,
+    moved,
+    tables,
+)
+from controller.core.rollout import Deal, IllegalMove, nested
+from controller.core.windows import Cell
+from tests.core.loop import HOUR, PLAN, START, same
+
+SHAPE = (1, PLAN.buckets, 3)
+THETA = {"all": (1.0, 2.0, 0.0)}
+
+
+def cell(value: int = 1, events: int = 1) -> Cell:
+    return Cell(np.full(SHAPE, value * 1_000_000), np.full(SHAPE[:2], events))
+
+
+def deal(id_: int, stage: str = "explore") -> Deal:
+    arms = (initial(PLAN).deals[1].arms[0], Arm(f"v{id_}", "explore", THETA))
+    return Deal(id_, stage, arms, nested(PLAN.buckets, 0.5, id_))  # type: ignore[arg-type]  # a stage
+
+
+def begun() -> Control:
+    control, _ = issue(PLAN, initial(PLAN), initial(PLAN).deals[1], START)
+    return carrying(control, started_ms=START)
+
+
+def test_versions_rise_within_an_epoch_and_with_it() -> None:
+    control = begun()
+    assert control.carry.version == 1  # no epoch yet
+    control, table = issue(PLAN, carrying(control, epoch=2), deal(2), START)
+    assert decode(table).version == control.carry.version == 2 * VERSIONS_PER_EPOCH + 1
+    control, table = issue(PLAN, control, deal(2), START)
+    assert decode(table).version == 2 * VERSIONS_PER_EPOCH + 2
+
+
+def test_events_are_attributed_by_the_table_they_name() -> None:
+    control, _ = issue(PLAN, begun(), deal(2), START)
+    control, _ = issue(PLAN, control, deal(2), START)
+    names = {version: names for version, (names, _) in tables(control).items()}
+    assert names == {1: ("control",), 2: ("control", "v2"), 3: ("control", "v2")}
+
+
+def test_a_deal_s_sums_are_those_of_all_its_versions_and_windows() -> None:
+    control, _ = issue(PLAN, begun(), deal(2), START)
+    control, _ = issue(PLAN, control, deal(2), START)
+    control = fold(PLAN, control, START + HOUR, {2: cell(1), 3: cell(2)})
+    control = fold(PLAN, control, START + 2 * HOUR, {3: cell(4)})
+    unsealed = {(START + 3 * HOUR, 3): cell(8), (START + 3 * HOUR, 1): cell(99), (START + 3 * HOUR, 77): cell(99)}
+    total = deal_sums(control, unsealed, 2)
+    assert total is not None
+    assert (total.sums == 15_000_000).all()
+    assert (total.events == 4).all()
+    assert deal_sums(control, {}, 9) is None
+    assert control.carry.sealed_through_ms == START + 2 * HOUR
+
+
+def test_a_deal_s_hour_is_when_its_events_were() -> None:
+    control, _ = issue(PLAN, begun(), deal(2), START)
+    control = fold(PLAN, control, START + HOUR, {2: cell(1, events=30)})
+    (evidence,) = live_evidence(PLAN, control, {(START + 2 * HOUR, 2): cell(1, events=10)})
+    assert evidence.hour == pytest.approx(0.75 * 0.5 + 0.25 * 1.5, abs=1e-6)
+    assert evidence.thetas == (THETA,)
+    # A stray event of a client with an old table does not move it.
+    (stray,) = live_evidence(
+        PLAN, control, {(START + 5 * HOUR, 2): Cell(cell().sums, np.eye(1, PLAN.buckets, dtype=np.int64))}
+    )
+    assert stray.hour == pytest.approx(0.5, abs=0.01)
+
+
+def test_deals_without_vectors_or_events_are_no_evidence() -> None:
+    control = begun()
+    assert live_evidence(PLAN, control, {(START + HOUR, 1): cell()}) == ()
+    control, _ = issue(PLAN, control, deal(2), START)
+    assert live_evidence(PLAN, control, {}) == ()
+
+
+def test_a_deal_ends_when_no_client_can_serve_it_any_more() -> None:
+    control, _ = issue(PLAN, begun(), deal(2), START)
+    control = fold(PLAN, control, START + HOUR, {2: cell()})
+    control, _ = issue(PLAN, control, deal(3), START + HOUR)
+    last = START + HOUR + PLAN.window.validity_ms
+    for end in range(START + 2 * HOUR, last, HOUR):
+        control = fold(PLAN, control, end, {3: cell()})
+        assert set(control.versions) >= {2, 3}
+        assert 2 in control.totals
+    assert control.evidence == ()
+    before = live_evidence(PLAN, control, {})[0]
+    control = fold(PLAN, control, last, {3: cell()})
+    assert set(control.deals) == set(control.totals) == set(control.moments) == {3}
+    assert set(control.versions) == {3}
+    assert control.replaced_ms == {}
+    assert same(control.evidence, (before,))
+
+
+def test_a_table_that_is_still_published_never_ends() -> None:
+    control, _ = issue(PLAN, begun(), deal(2), START)
+    control = fold(PLAN, control, START + 500 * HOUR, {2: cell()})
+    assert 2 in control.deals
+
+
+def test_old_evidence_gives_way() -> None:
+    control = begun()
+    for k in range(2, 200):
+        at = START + k * HOUR
+        control, _ = issue(PLAN, control, deal(k), at)
+        control = fold(PLAN, control, at + HOUR, {control.carry.version: cell()})
+    assert len(control.evidence) == 168
+    assert control.evidence[-1].deal > control.evidence[0].deal
+
+
+def test_another_deal_begins_a_test_anew() -> None:
+    control, _ = issue(PLAN, begun(), deal(2, "confirm"), START)
+    control = carrying(control, stage="confirm", exposed_windows=9, claim_through_ms=START, ramp_step=1)
+    control = msgspec.structs.replace(control, sample=cell())
+    same_deal, _ = issue(PLAN, control, control.deals[2], START)
+    assert (same_deal.carry.exposed_windows, same_deal.carry.claim_through_ms) == (9, START)
+    assert same_deal.sample is not None
+    other, _ = issue(PLAN, control, deal(3, "confirm"), START)
+    assert (other.carry.exposed_windows, other.carry.claim_through_ms, other.sample) == (0, None, None)
+
+
+def test_exploring_goes_on_over_deals() -> None:
+    control = carrying(begun(), exposed_windows=9)
+    assert issue(PLAN, control, deal(3), START)[0].carry.exposed_windows == 9
+
+
+def test_the_sample_ends_where_the_claim_does() -> None:
+    """However many windows are sealed at once, and whatever comes after."""
+    control, _ = issue(PLAN, begun(), deal(2, "confirm"), START)
+    control = carrying(control, stage="confirm")
+    control = fold(PLAN, control, START + HOUR, {2: cell(1)})
+    control = carrying(control, claim_through_ms=START + 3 * HOUR)
+    control = fold(PLAN, control, START + 2 * HOUR, {2: cell(2)})
+    assert control.sample is None
+    exact = fold(PLAN, control, START + 3 * HOUR, {2: cell(4)})
+    for _ in range(2):
+        assert exact.sample is not None
+        assert (exact.sample.sums == 7_000_000).all()
+        exact = fold(PLAN, exact, START + 4 * HOUR, {2: cell(8)})
+    skipped = fold(PLAN, control, START + 4 * HOUR, {2: cell(8)})
+    assert skipped.sample is not None
+    assert (skipped.sample.sums == 3_000_000).all()
+
+
+def test_moving_counts_everything_afresh() -> None:
+    control = carrying(
+        begun(), stage="confirm", exposed_windows=3, ramp_step=2, claim_through_ms=5, awaiting_approval=True
+    )
+    after = moved(msgspec.structs.replace(control, sample=cell()), "ramp", "why", 77, candidate=Vector("c", THETA))
+    carry = after.carry
+    assert (carry.stage, carry.before, carry.stage_since_ms, carry.reason) == ("ramp", "confirm", 77, "why")
+    assert (carry.exposed_windows, carry.ramp_step, carry.claim_through_ms, carry.awaiting_approval) == (
+        0,
+        0,
+        None,
+        False,
+    )
+    assert after.sample is None
+    assert carry.candidate == Vector("c", THETA)
+    with pytest.raises(IllegalMove):
+        moved(begun(), "hold", "", 0)
+
+
+def test_the_fallback_is_always_in_the_table() -> None:
+    control = carrying(begun(), stage="hold", candidate=Vector("v2", THETA))
+    assert decode(issue(PLAN, control, deal(2), START)[1]).fallback == "v2"
+    assert decode(issue(PLAN, control, control.deals[1], START)[1]).fallback == "control"
+    assert decode(issue(PLAN, control, deal(3), START)[1]).fallback == "control"

@@ -15,6 +15,7 @@ from controller.core.windows import Cell
 
 GATE_BETTER = 0.95  # P(gain > 0) that a vector needs to leave exploration
 GATE_FEASIBLE = 0.8  # P(every guardrail kept), likewise
+TRUSTED_FEASIBLE = 0.6  # the same after the test, whose own sample must lie inside the guardrails beside
 GATE_REGRET = 0.25  # exploration may end early once the expected remaining gain is this small a part of the pick's
 
 
@@ -104,7 +105,8 @@ def _improbable(plan: Plan, carry: Carry, believed: Believed) -> str | None:
         for k, group in enumerate(believed.groups)
     ]
     p = math.prod(1.0 - float(v) for v in violated)
-    return None if p >= GATE_FEASIBLE else f"P(every guardrail is kept) is {p:.0%}, {GATE_FEASIBLE:.0%} is asked for"
+    trusted = p >= TRUSTED_FEASIBLE
+    return None if trusted else f"P(every guardrail is kept) is {p:.0%}, {TRUSTED_FEASIBLE:.0%} is asked for"
 
 
 def _climb(plan: Plan, control: Control, at_ms: int) -> Control:

@@ -172,8 +172,9 @@ def _pick(plan: Plan, control: Control, believed: Believed, rng: np.random.Gener
     )
     if pick is None:
         return None
-    theta = theta_at(plan, believed.space, pick.unit)
-    return Choice(theta, pick.gain_mean, pick.gain_sd, pick.p_feasible, pick.p_better, pick.regret)
+    figures = (pick.gain_mean, pick.gain_sd, pick.p_feasible, pick.p_better, pick.regret)
+    # What is no number cannot be recorded, nor promoted.
+    return Choice(theta_at(plan, believed.space, pick.unit), *figures) if np.isfinite(figures).all() else None
 
 
 def _banned(plan: Plan, control: Control, believed: Believed) -> NDArray[np.float64]:

@@ -55,7 +55,7 @@ PLAN = Plan(
     rollout=RolloutPlan(3 * HOUR, 6 * HOUR, 3 * HOUR, HOUR, (0.1, 0.5, 0.9)),
     safety=SafetyPlan(unit_sample=1.0),
 )
-LEVEL = {"impressions": 1000.0, "clicks": 100.0, "watch_s": 5000.0}
+LEVEL = {"impressions": 1000.0, "clicks": 100.0, "watch_s": 5000.0, "returned": 50.0}
 
 
 def pleasant(theta: Theta, segment: str) -> dict[str, float]:

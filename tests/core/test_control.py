@@ -7,6 +7,7 @@ import pytest
 from controller.assignment import VERSIONS_PER_EPOCH, Arm, decode
 from controller.core.control import (
     Control,
+    Theta,
     Vector,
     carrying,
     deal_sums,
@@ -22,7 +23,7 @@ from controller.core.windows import Cell
 from tests.core.loop import HOUR, PLAN, START, same
 
 SHAPE = (1, PLAN.buckets, 3)
-THETA = {"all": (1.0, 2.0, 0.0)}
+THETA: Theta = {"all": (1.0, 2.0, 0.0)}
 
 
 def cell(value: int = 1, events: int = 1) -> Cell:

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from controller.assignment import VERSIONS_PER_EPOCH, Arm, Assignment, Stage, decode
-from controller.core.control import Control, Vector, initial, issue, moved
+from controller.core.control import Control, Theta, Vector, initial, issue, moved
 from controller.core.operate import Command, Verb, apply, begin
 from controller.core.rollout import FROZEN, RESUMED, Deal, nested
 from tests.core.loop import HOUR, PLAN, START, same
 
-THETA = {"all": (1.0, 2.0, 0.1)}
+THETA: Theta = {"all": (1.0, 2.0, 0.1)}
 STAGES: tuple[Stage, ...] = get_args(Stage)
 VERBS: tuple[Verb, ...] = get_args(Verb)
 ACCEPTED: dict[Verb, frozenset[Stage]] = {
@@ -128,11 +128,12 @@ def test_a_start_publishes_the_last_deal_under_the_new_epoch() -> None:
 @pytest.mark.parametrize("stage", ["confirm", "ramp", "hold"])
 def test_a_table_that_expired_meanwhile_becomes_all_control(stage: Stage) -> None:
     control = at(stage)
-    assert control.carry.valid_until_ms is not None
+    expiry = control.carry.valid_until_ms
+    assert expiry is not None
     control = msgspec.structs.replace(
         control, carry=msgspec.structs.replace(control.carry, exposed_windows=5, claim_through_ms=START)
     )
-    after, table = begin(PLAN, control, 4, control.carry.valid_until_ms)
+    after, table = begin(PLAN, control, 4, expiry)
     assert set(decode(table).buckets) == {0}
     assert decode(table).fallback == "control"
     assert after.carry.stage == stage

@@ -9,6 +9,7 @@ import pytest
 
 from controller.assignment import VERSIONS_PER_EPOCH, Assignment
 from controller.core import step as core
+from controller.core.control import banning
 from controller.core.estimate import Metric
 from controller.core.events import Component
 from controller.core.safety import Guardrail
@@ -505,8 +506,7 @@ DELAYED = varied(
 
 
 @pytest.mark.parametrize("harmful", [False, True])
-def test_a_delayed_metric_is_judged_where_a_deal_stays(harmful: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("tests.core.loop", fromlist=["LEVEL"]).LEVEL, "returned", 50.0)
+def test_a_delayed_metric_is_judged_where_a_deal_stays(harmful: bool) -> None:
 
     def truth(theta: Theta, segment: str) -> dict[str, float]:
         harm = -0.2 * abs(np.log(theta[1])) if harmful else 0.0
@@ -549,6 +549,6 @@ def test_state_stays_bounded() -> None:
 def test_bans_stay_bounded() -> None:
     control = Loop().state.control
     for k in range(100):
-        carry = msgspec.structs.replace(control.carry, banned=core.operate.banning(control.carry, {"all": (float(k),)}))
+        carry = msgspec.structs.replace(control.carry, banned=banning(control.carry, {"all": (float(k),)}))
         control = msgspec.structs.replace(control, carry=carry)
     assert [theta["all"][0] for theta in control.carry.banned] == [float(k) for k in range(68, 100)]

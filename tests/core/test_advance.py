@@ -1,0 +1,159 @@
+"""What a stage has to show before the next one follows."""
+
+import re
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.assignment import Arm
+from controller.core.advance import advanced, measured_gain
+from controller.core.belief import Believed, believe
+from controller.core.control import Choice, Control, Theta, Vector, carrying, initial, issue
+from controller.core.plan import Plan
+from controller.core.rollout import Deal, nested
+from controller.core.windows import Cell
+from tests.core.loop import HOUR, PLAN, START, varied
+
+THETA: Theta = {"all": (1.0, 2.0, 0.1)}
+GOOD = Choice(THETA, gain_mean=0.1, gain_sd=0.01, p_feasible=0.99, p_better=1.0, regret=0.01)
+
+
+def after(plan: Plan, control: Control) -> Control:
+    nothing: Believed = believe(plan, control, (), 1.0)
+    return advanced(plan, control, START + 99 * HOUR, nothing)
+
+
+def exploring(windows: int, pick: Choice | None = GOOD) -> Control:
+    return carrying(initial(PLAN), started_ms=START, exposed_windows=windows, pick=pick)
+
+
+def test_a_good_pick_is_put_to_the_test_after_enough_exploring() -> None:
+    assert after(PLAN, exploring(2)).carry.stage == "explore"
+    carry = after(PLAN, exploring(3)).carry
+    assert carry.stage == "confirm"
+    assert carry.candidate == Vector("c1", THETA)
+    assert carry.arms == 1
+    assert "expected gain +10.00%, P(feasible) 99%" in carry.reason
+
+
+@pytest.mark.parametrize(
+    "changed", [{"p_better": 0.94}, {"p_feasible": 0.79}, {"gain_mean": 0.02, "regret": 0.01}, {"regret": 0.03}]
+)
+def test_a_pick_that_is_not_sure_or_can_still_be_bettered_is_not(changed: dict[str, float]) -> None:
+    assert after(PLAN, exploring(3, msgspec.structs.replace(GOOD, **changed))).carry.stage == "explore"
+
+
+def test_without_a_pick_exploring_goes_on_for_ever() -> None:
+    assert after(PLAN, exploring(99, None)).carry.stage == "explore"
+
+
+def test_what_can_be_bettered_is_tested_once_the_time_is_up() -> None:
+    regretted = msgspec.structs.replace(GOOD, regret=0.05)
+    assert after(PLAN, exploring(5, regretted)).carry.stage == "explore"
+    assert after(PLAN, exploring(6, regretted)).carry.stage == "confirm"
+    unsure = msgspec.structs.replace(GOOD, p_better=0.9)
+    assert after(PLAN, exploring(99, unsure)).carry.stage == "explore"
+
+
+def sums(watch: float = 0.1, clicks: float = 0.0, noise: float = 0.01) -> tuple[Deal, Cell]:
+    """A deal with half of the buckets on its vector, and what came of it."""
+    arm_of = nested(PLAN.buckets, 0.5, 0)
+    rng = np.random.default_rng(0)
+    base = np.array([1000.0, 100.0, 5000.0]) * (1.0 + noise * rng.standard_normal((PLAN.buckets, 3)))
+    base[arm_of == 1] *= [1.0, 1.0 + clicks, 1.0 + watch]
+    deal = Deal(2, "confirm", (initial(PLAN).deals[1].arms[0], Arm("c1", "candidate", THETA)), arm_of)
+    return deal, Cell(np.rint(base[None] * 1e6).astype(np.int64), np.ones((1, PLAN.buckets), np.int64))
+
+
+def confirming(deal: Deal, sample: Cell | None, **carry: object) -> Control:
+    control, _ = issue(PLAN, carrying(initial(PLAN), started_ms=START), deal, START)
+    known: dict[str, object] = {"stage": "confirm", "candidate": Vector("c1", THETA), "claim_through_ms": START}
+    return carrying(msgspec.structs.replace(control, sample=sample), **(known | carry))
+
+
+def believed_feasible(plan: Plan) -> Plan:
+    """Without evidence nothing is believed to be feasible: wide limits leave the word to the sample."""
+    return varied(plan, guardrails=(msgspec.structs.replace(plan.guardrails[0], min_change=-0.9),))
+
+
+def test_a_sample_that_shows_the_gain_confirms() -> None:
+    assert after(believed_feasible(PLAN), confirming(*sums())).carry.stage == "ramp"
+
+
+@pytest.mark.parametrize(
+    ("deal", "plan", "why"),
+    [
+        (sums(watch=0.0), believed_feasible(PLAN), "not confirmed: gain .* is not surely above zero"),
+        (sums(watch=-0.1), believed_feasible(PLAN), "not confirmed: gain -"),
+        (sums(clicks=-0.2), PLAN, "not confirmed: ctr changes by -.*, the limit is -5.00%"),
+        (
+            sums(),
+            varied(PLAN, guardrails=(msgspec.structs.replace(PLAN.guardrails[0], min_change=-0.0001),)),
+            "not conf",
+        ),
+    ],
+)
+def test_one_that_does_not_sends_the_study_back(deal: tuple[Deal, Cell], plan: Plan, why: str) -> None:
+    carry = after(plan, confirming(*deal)).carry
+    assert carry.stage == "explore"
+    assert carry.banned == (THETA,)
+    assert carry.candidate is None
+    assert re.match(why, carry.reason)
+
+
+def test_the_posterior_has_a_word_too() -> None:
+    """The sample is fine; all evidence together (here: none) leaves the guardrail in doubt."""
+    plan = varied(PLAN, guardrails=(msgspec.structs.replace(PLAN.guardrails[0], min_change=-0.001),))
+    carry = after(plan, confirming(*sums(clicks=0.01))).carry
+    assert carry.stage == "explore"
+    assert "P(every guardrail is kept) is" in carry.reason
+
+
+def test_the_sample_is_waited_for() -> None:
+    deal, cell = sums()
+    waiting = confirming(deal, None)
+    assert after(PLAN, waiting) is waiting
+    young = confirming(deal, None, claim_through_ms=None, exposed_windows=2)
+    assert after(PLAN, young) is young
+    complete = after(PLAN, confirming(deal, cell, claim_through_ms=None, exposed_windows=3))
+    assert complete.carry.claim_through_ms == START + 99 * HOUR
+    assert complete.carry.stage == "confirm"
+    assert "waiting until it is sealed" in complete.carry.reason
+
+
+def test_a_person_may_have_the_last_word() -> None:
+    plan = varied(believed_feasible(PLAN), rollout={"require_approval": True})
+    asked = after(plan, confirming(*sums()))
+    assert (asked.carry.stage, asked.carry.awaiting_approval) == ("confirm", True)
+    assert after(plan, asked) is asked
+
+
+def test_the_ramp_climbs_by_exposure_and_ends_in_hold() -> None:
+    control = confirming(*sums(), stage="ramp", exposed_windows=0)
+    assert after(PLAN, control) is control
+    for step in (1, 2):
+        control = after(PLAN, carrying(control, exposed_windows=1))
+        assert (control.carry.stage, control.carry.ramp_step, control.carry.exposed_windows) == ("ramp", step, 0)
+    assert after(PLAN, carrying(control, exposed_windows=1)).carry.stage == "hold"
+
+
+def test_a_ramp_that_got_shorter_meanwhile_ends() -> None:
+    control = confirming(*sums(), stage="ramp", exposed_windows=1, ramp_step=2)
+    assert after(varied(PLAN, rollout={"ramp_shares": (0.1,)}), control).carry.stage == "hold"
+
+
+@pytest.mark.parametrize("stage", ["hold", "paused", "rolled_back"])
+def test_other_stages_do_not_move_by_themselves(stage: str) -> None:
+    control = confirming(*sums(), stage=stage, exposed_windows=99)
+    assert after(PLAN, control) is control
+
+
+def test_the_measured_gain_is_the_objective_s() -> None:
+    deal, cell = sums(watch=0.1, clicks=-0.04)
+    gain, se = measured_gain(varied(PLAN, objective={"watch": 1.0, "ctr": 0.5}), deal, cell)
+    assert gain == pytest.approx(0.08, abs=3 * se)
+    assert 0.0 < se < 0.01
+    alone, narrower = measured_gain(PLAN, deal, cell)
+    assert alone == pytest.approx(0.1, abs=3 * narrower)
+    assert narrower < se

@@ -1,0 +1,124 @@
+"""One decision at a time: its outcome, its words, what counts as exposure."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.core.control import Control, Statistics
+from controller.core.decide import Decision, decide
+from controller.core.policy import Pick
+from controller.core.windows import Cell, Quality
+from tests.core.loop import HOUR, PLAN, START, Loop, at_stage, indifferent, same, varied
+
+
+def seen(loop: Loop, end_ms: int, cells: dict[tuple[int, int], Cell]) -> Statistics:
+    return Statistics(end_ms, cells, np.zeros(PLAN.buckets, np.int64), Quality())
+
+
+def even(loop: Loop, buckets: np.ndarray | None = None) -> Cell:
+    """The same in every bucket, or in some."""
+    counts = np.ones((1, PLAN.buckets), np.int64)
+    if buckets is not None:
+        counts[0, ~buckets] = 0
+    noise = np.random.default_rng(0).normal(1.0, 0.01, (1, PLAN.buckets, 3))
+    sums = np.rint(np.array([1000.0, 100.0, 5000.0]) * noise * counts[..., None] * 1e6)
+    return Cell(sums.astype(np.int64), counts)
+
+
+def once(loop: Loop, cells: dict[tuple[int, int], Cell], act: bool = True) -> tuple[Control, Decision]:
+    end = START + (loop.hour + 1) * HOUR
+    return decide(PLAN, loop.state.control, seen(loop, end, cells), end, np.random.default_rng(0), act)
+
+
+def window(loop: Loop, **cells: Cell) -> dict[tuple[int, int], Cell]:
+    end = START + (loop.hour + 1) * HOUR
+    return {(end, loop.table.version if name == "current" else int(name[1:])): cell for name, cell in cells.items()}
+
+
+def test_exploring_says_what_is_dealt_and_what_is_known() -> None:
+    loop = Loop()
+    loop.windows(3)
+    assert loop.story()[0] == "dealt: vectors dealt: 4 initial; none is known to be better and feasible yet"
+    assert loop.story()[2].startswith("dealt: vectors dealt: 1 repeat, 3 thompson; best known: gain +")
+    assert "P(feasible)" in loop.story()[2]
+
+
+def test_a_test_says_how_far_it_is_and_a_move_why() -> None:
+    loop = at_stage("hold")
+    story = "\n".join(loop.story())
+    assert "now on fresh data" in story
+    assert " at 40%, 1.0 h of traffic, gain +" in story
+    assert "dealt: confirmed on fresh data" in story
+    assert loop.story()[-1] == "kept: ramped up: holding"
+
+
+def test_an_act_publishes_and_a_backlog_does_not() -> None:
+    loop = at_stage("confirm")
+    cells = window(loop, current=even(loop))
+    _, acted = once(loop, cells)
+    assert (acted.outcome, acted.table is not None) == ("kept", True)
+    _, passed = once(loop, cells, act=False)
+    assert (passed.outcome, passed.table) == ("backlog", None)
+    assert same(passed.deal, loop.state.control.deals[loop.carry.deal])
+
+
+def exposed(loop: Loop, cells: dict[tuple[int, int], Cell]) -> bool:
+    control, _ = once(loop, cells, act=False)
+    return control.carry.exposed_windows > loop.state.control.carry.exposed_windows
+
+
+def test_exposure_is_traffic_on_every_arm_of_the_stage_s_own_deal() -> None:
+    loop = at_stage("confirm")
+    arm_of = np.array(loop.table.buckets)
+    stale = next(v for v, d in loop.state.control.versions.items() if d != loop.carry.deal)
+    assert exposed(loop, window(loop, current=even(loop)))
+    assert not exposed(loop, {})
+    assert not exposed(loop, window(loop, current=even(loop, arm_of == 0)))
+    assert not exposed(loop, window(loop, **{f"v{stale}": even(loop)}))
+    assert exposed(loop, window(loop, current=even(loop), **{f"v{stale}": even(loop, np.arange(120) < 60)}))
+    few = np.arange(120) < 40
+    assert not exposed(loop, window(loop, current=even(loop, few), **{f"v{stale}": even(loop)}))
+
+
+def test_all_on_control_is_no_exposure() -> None:
+    loop = Loop()
+    assert not exposed(loop, window(loop, current=even(loop)))
+
+
+def test_a_window_that_froze_the_study_does_not_teach_what_is_usual() -> None:
+    loop = at_stage("confirm")
+    end = START + (loop.hour + 1) * HOUR
+    arm_of = np.array(loop.table.buckets)
+    units = np.where(arm_of == 1, 1, 50)
+    bad = msgspec.structs.replace(seen(loop, end, window(loop, current=even(loop))), units=units)
+    control, decision = decide(PLAN, loop.state.control, bad, end, np.random.default_rng(0), True)
+    assert decision.outcome == "frozen"
+    assert "sample ratio" in decision.why
+    assert np.array_equal(control.units, loop.state.control.units)
+
+
+def test_figures_that_are_no_numbers_make_no_pick(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = at_stage("confirm")
+    odd = Pick(np.full((1, 2), 0.5), 0.1, 0.01, 1.0, 1.0, float("nan"), None)
+    monkeypatch.setattr("controller.core.policy.recommend", lambda *a, **k: odd)
+    control, decision = once(loop, window(loop, current=even(loop)))
+    assert control.carry.pick is None
+    assert decision.outcome == "kept"
+
+
+def test_where_bans_leave_no_room_fewer_vectors_are_dealt() -> None:
+    """One free weight, and vectors banned all along it but for a gap: an arm that is not there gets no bucket."""
+    plan = varied(weights=(PLAN.weights[0], PLAN.weights[2]))
+    for gap, most in ((0.0, 0), (0.03, 3)):
+        loop = Loop(plan, truth=indifferent)
+        loop.windows(2)
+        grid = [u for u in np.arange(0.0, 1.04, 0.04) if abs(u - 0.8) >= 0.05 + gap / 2 or not gap]
+        banned = tuple({"all": (1.0, float(2.0 * u - 1.0))} for u in grid)
+        carry = msgspec.structs.replace(loop.carry, banned=banned)
+        control = msgspec.structs.replace(loop.state.control, carry=carry)
+        loop.state = msgspec.structs.replace(loop.state, control=control)
+        loop.window()
+        arms = len(loop.table.arms) - 1
+        assert arms <= most
+        assert np.bincount(loop.table.buckets).tolist() == [120 - 12 * arms] + [12] * arms
+        assert loop.window() in ("dealt", "kept")

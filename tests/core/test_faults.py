@@ -1,0 +1,80 @@
+"""Reasons to freeze, one by one; `test_step` shows what follows from them."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.core.control import Control, Statistics
+from controller.core.faults import fault, served
+from controller.core.rollout import Deal
+from controller.core.windows import Cell, Quality
+from tests.core.loop import HOUR, PLAN, START, Loop
+
+END = START + 3 * HOUR
+
+
+@pytest.fixture(scope="module")
+def explored() -> tuple[Control, Deal]:
+    loop = Loop()
+    loop.windows(2)
+    return loop.state.control, loop.state.control.deals[loop.carry.deal]
+
+
+def seen(control: Control, events: np.ndarray | None = None, **known: object) -> Statistics:
+    counts = np.full((1, PLAN.buckets), 5) if events is None else events[None]
+    cells = {(END, control.carry.version): Cell(np.zeros((1, PLAN.buckets, 3), np.int64), counts)}
+    healthy = Statistics(END, cells, np.zeros(PLAN.buckets, np.int64), Quality(accepted=600), 0, 600)
+    return msgspec.structs.replace(healthy, **known)
+
+
+def test_a_healthy_window_has_no_fault(explored: tuple[Control, Deal]) -> None:
+    control, deal = explored
+    assert fault(PLAN, control, seen(control), deal) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "why"),
+    [
+        ({"quality": Quality(accepted=580, misattributed=20)}, "misattribution: 20 of 600 events"),
+        ({"quality": Quality(misattributed=300)}, "misattribution: 300 of 300 events"),
+        ({"rejected": 121}, "impossible values: 121 of 600 events"),
+    ],
+)
+def test_bad_rows_are_a_fault_beyond_their_limit(
+    explored: tuple[Control, Deal], known: dict[str, object], why: str
+) -> None:
+    control, deal = explored
+    found = fault(PLAN, control, seen(control, **known), deal)
+    assert found is not None
+    assert found.startswith(why)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"quality": Quality(accepted=590, misattributed=10, fallback=9999, unknown_version=9999)},
+        {"quality": Quality(accepted=10, misattributed=100)},  # too few to say
+        {"rejected": 120},
+        {"rejected": 150, "arrived": 160},
+    ],
+)
+def test_within_the_limits_they_are_none(explored: tuple[Control, Deal], known: dict[str, object]) -> None:
+    control, deal = explored
+    assert fault(PLAN, control, seen(control, **known), deal) is None
+
+
+def test_a_silent_arm_and_lost_units_are_named(explored: tuple[Control, Deal]) -> None:
+    control, deal = explored
+    silent = fault(PLAN, control, seen(control, np.where(deal.buckets == 2, 0, 5)), deal)
+    assert silent == f"missing data: arm {deal.arms[2].arm} has no event in the window, while the others have"
+    lost = fault(PLAN, control, seen(control, units=np.where(deal.buckets == 2, 5, 50)), deal)
+    assert lost is not None
+    assert lost.startswith("sample ratio mismatch: p = ")
+
+
+def test_only_what_the_deal_served_in_the_window_counts(explored: tuple[Control, Deal]) -> None:
+    control, deal = explored
+    version, other = control.carry.version, next(v for v, d in control.versions.items() if d != deal.id)
+    one = Cell(np.zeros((1, PLAN.buckets, 3), np.int64), np.ones((1, PLAN.buckets), np.int64))
+    cells = {(END, version): one, (END - HOUR, version): one, (END, other): one, (END, 777): one}
+    assert served(control, seen(control, cells=cells), deal).tolist() == [1] * PLAN.buckets

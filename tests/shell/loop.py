@@ -1,7 +1,9 @@
 """A small world's events for daemons that run in this process, without any service."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -9,13 +11,13 @@ from controller import assignment
 from controller.core.plan import Plan
 from controller.shell.admin import Health
 from controller.shell.daemon import Clock, Daemon, Turn, readiness_log
-from controller.shell.dead_letters import DeadLetters
+from controller.shell.dead_letters import DeadLetter, DeadLetters, DeadLettersUnavailable
 from controller.shell.journal import Journal, Recorded
 from controller.shell.metrics import Metrics
 from controller.shell.publisher import MemoryPublisher, Publisher
 from controller.shell.recorder import Recorder
 from controller.shell.sources import At, Source
-from controller.shell.sources_memory import MemoryTopic
+from controller.shell.sources_memory import MemorySource, MemoryTopic
 from simulators.catalog import world_named
 from simulators.events import Population, exposures, heartbeats, population
 from simulators.serving import served
@@ -39,9 +41,11 @@ class Product:
 
     def serve(self, hours: float) -> None:
         """Produce the exposures of the next hours, all served by the table of now, and pass every watermark."""
+        self.serve_until(self.now_ms + int(hours * HOUR_MS))
+
+    def serve_until(self, end_ms: int) -> None:
         table = None if self.publisher.table is None else assignment.decode(self.publisher.table)
         serving = served(WORLD, table, self.now_ms)
-        end_ms = self.now_ms + int(hours * HOUR_MS)
         for rows in (
             exposures(WORLD, self.people, serving, self.now_ms, end_ms),
             heartbeats(WORLD, self.people, serving, end_ms, PARTITIONS),
@@ -53,9 +57,7 @@ class Product:
 
     def settle_window(self) -> None:
         """Serve to the end of the open window and its grace."""
-        grace = PLAN.window.grace_ms
-        end_ms = (self.now_ms - grace) // HOUR_MS * HOUR_MS + HOUR_MS + grace
-        self.serve((end_ms - self.now_ms) / HOUR_MS)
+        self.serve_until(self.now_ms // HOUR_MS * HOUR_MS + HOUR_MS + PLAN.window.grace_ms)
 
 
 class Hand:
@@ -139,3 +141,50 @@ def entries(path: Path, *kinds: str) -> list[Recorded]:
     """The ledger's entries, of these kinds or all."""
     with Journal.read_only(path) as journal:
         return list(journal.entries(kinds or None))
+
+
+class World:
+    """A study's files and services, which outlive its daemons."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "quick.journal"
+        self.topic = MemoryTopic(PARTITIONS)
+        self.publisher = MemoryPublisher()
+        self.product = Product(self.publisher, self.topic)
+        self.rigs: list[Rig] = []
+
+    def start(self, max_records: int = 1_000_000, **options: Any) -> Rig:
+        source = MemorySource(self.topic, max_records=max_records)
+        rig = daemon_of(self.path, source, self.publisher, **options)
+        self.rigs.append(rig)
+        return rig
+
+    @property
+    def table(self) -> assignment.Assignment:
+        assert self.publisher.table is not None
+        return assignment.decode(self.publisher.table)
+
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in entries(self.path)]
+
+    def last(self, kind: str) -> dict[str, Any]:
+        return entries(self.path, kind)[-1].body
+
+    def records(self) -> dict[int, list[tuple[int, bytes]]]:
+        return {p: [(record.offset, record.value) for record in log] for p, log in self.topic.logs.items()}
+
+
+class Letters:
+    """Dead letters in a list, unless there is a fault."""
+
+    def __init__(self) -> None:
+        self.sent: list[DeadLetter] = []
+        self.fault: str | None = None
+
+    def send(self, letters: Sequence[DeadLetter]) -> None:
+        if self.fault is not None:
+            raise DeadLettersUnavailable(self.fault)
+        self.sent += letters
+
+    def close(self) -> None:
+        pass

@@ -51,15 +51,6 @@ def pause(recorder: Recorder, state: core.State, now_ms: int) -> core.State:
     return recorder.commit(state, effects)
 
 
-class Down(MemoryPublisher):
-    """Unavailable for publications too while it has a fault."""
-
-    def publish(self, table: bytes, version: int) -> Stored:
-        if self.fault:
-            raise PublisherUnavailable(self.fault)
-        return super().publish(table, version)
-
-
 class Asking:
     """A publisher that looks into the journal, by a connection of its own, at every publication."""
 
@@ -136,7 +127,7 @@ def test_the_answer_is_entered(journal: Journal) -> None:
 
 
 def test_without_redis_the_newest_table_waits(journal: Journal) -> None:
-    down = Down()
+    down = MemoryPublisher()
     down.fault = "gone"
     recorder, state = Recorder.take_over(PLAN, journal, down, START_MS, "wall")
     with pytest.raises(PublisherUnavailable):

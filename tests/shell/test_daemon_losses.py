@@ -1,0 +1,152 @@
+import msgspec
+import pytest
+
+from controller.core.operate import Command
+from controller.shell.daemon import LAST_BACKOFF_S
+from tests.shell.loop import PARTITIONS, START_MS, Letters, Rig, World
+
+# --- offsets that are gone
+
+
+@pytest.mark.parametrize("when", ["poll", "start"])
+def test_lost_records_freeze_the_study_and_reading_goes_on(world: World, when: str) -> None:
+    rig = world.start()
+    rig.settle()
+    world.product.settle_window()
+    rig.settle()
+    if when == "start":
+        rig.drop()
+    world.product.serve(0.2)
+    end = world.topic.latest[1]
+    world.topic.trim(1, end - 3)
+    world.topic.append(1, world.topic.logs[1][-1].value)
+    if when == "start":
+        rig = world.start()
+    rig.settle()
+    frozen, lost = world.last("operator"), world.last("offsets_lost")
+    assert frozen["order"]["command"] == "freeze"
+    assert "partition 1" in frozen["order"]["why"]
+    assert (lost["partition"], lost["earliest"]) == (1, end - 3)
+    assert world.table.stage == "paused"
+    assert {arm.arm for arm in world.table.arms} == {"control"}
+    assert world.kinds().count("offsets_lost") == 1, "it does not go round in circles"
+    before = rig.total("events_total")
+    world.product.serve(0.2)
+    rig.settle()
+    assert rig.total("events_total") > before, "reading goes on"
+    assert rig.health.faults == {}
+
+
+def test_a_topic_that_was_made_anew_is_read_from_its_beginning(world: World) -> None:
+    rig = world.start()
+    rig.settle()
+    world.product.settle_window()
+    rig.settle()
+    accepted = rig.metric("events_total", result="accepted")
+    old = world.topic.logs
+    world.topic.logs = {p: [] for p in old}
+    world.topic.earliest = dict.fromkeys(old, 0)
+    world.topic.latest = dict.fromkeys(old, 0)
+    for partition, log in old.items():
+        for record in log[-100:]:
+            world.topic.append(partition, record.value)
+    rig.settle()
+    assert world.kinds().count("offsets_lost") == PARTITIONS
+    assert rig.metric("events_total", result="duplicate") == 100 * PARTITIONS, "what was counted is not counted twice"
+    assert rig.metric("events_total", result="accepted") == accepted
+
+
+def test_a_partition_that_is_gone_does_not_hold_the_study_back(world: World) -> None:
+    rig = world.start()
+    rig.settle()
+    world.product.settle_window()
+    rig.settle()
+    rig.drop()
+    for bounds in (world.topic.logs, world.topic.earliest, world.topic.latest):
+        del bounds[1]
+    rig = world.start()
+    rig.settle()
+    assert rig.health.faults == {}
+    assert world.kinds().count("offsets_lost") == 2
+    resumed(rig)
+    event = msgspec.json.decode(world.topic.logs[0][-1].value)
+    world.topic.append(0, msgspec.json.encode(event | {"id": "next", "ts_ms": event["ts_ms"] + 3_600_000}))
+    rig.settle()
+    assert world.last("decided")["window_end_ms"] == START_MS + 2 * 3_600_000
+
+
+def resumed(rig: Rig) -> None:
+    rig.journal.send(Command("resume", "me"), START_MS)
+    rig.turn()
+
+
+# --- dead letters
+
+
+def test_dead_letters_are_sent_with_their_reason_before_the_offsets_move(world: World) -> None:
+    letters = Letters()
+    rig = world.start(dead_letters=letters)
+    rig.settle()
+    offset = world.topic.append(1, b"no event")
+    world.topic.append(1, b'{"id": "a"}')
+    rig.turn()
+    assert [(letter.partition, letter.offset, letter.data) for letter in letters.sent] == [
+        (1, offset, b"no event"),
+        (1, offset + 1, b'{"id": "a"}'),
+    ]
+    assert [letter.reason for letter in letters.sent] == ["malformed", "missing_field"]
+
+
+def test_an_event_refused_by_the_clock_is_a_dead_letter_too(world: World) -> None:
+    letters = Letters()
+    rig = world.start(dead_letters=letters, clock="wall")
+    rig.settle()
+    world.product.serve(0.001)
+    event = msgspec.json.decode(world.topic.logs[0][-1].value)
+    value = msgspec.json.encode(event | {"id": "future", "ts_ms": START_MS + 3_600_000})
+    world.topic.append(0, value)
+    rig.settle()
+    assert [(letter.reason, letter.data) for letter in letters.sent] == [("future", value)]
+    assert rig.metric("events_total", result="future") == 1
+
+
+def test_while_dead_letters_wait_nothing_is_polled_and_nothing_is_lost(world: World) -> None:
+    letters = Letters()
+    rig = world.start(dead_letters=letters)
+    rig.settle()
+    letters.fault = "topic gone"
+    world.product.serve(0.1)
+    world.topic.append(0, b"junk")
+    world.product.serve(0.1)
+    for _ in range(8):
+        assert rig.turn() == "waiting"
+    assert rig.health.faults == {"dead letters": "topic gone"}
+    assert rig.total("events_total") == 0
+    order = rig.journal.send(Command("pause", "me"), START_MS)
+    rig.turn()
+    assert rig.journal.applied(order) is not None, "commands are obeyed meanwhile"
+    rig.turn()
+    assert world.table.stage == "paused"
+    rig.drop()  # killed now: what was polled is polled again
+
+    letters.fault = None
+    rig = world.start(dead_letters=letters)
+    rig.settle()
+    assert [letter.data for letter in letters.sent] == [b"junk"]
+    assert rig.total("events_total") == sum(world.topic.latest.values()) - 1, "every row, the command's commit or not"
+    assert rig.health.faults == {}
+
+
+def test_letters_that_come_through_late_are_sent_once_and_counted_once(world: World) -> None:
+    letters = Letters()
+    rig = world.start(dead_letters=letters)
+    rig.settle()
+    letters.fault = "slow"
+    world.topic.append(0, b"junk")
+    for _ in range(5):
+        rig.turn()
+    letters.fault = None
+    rig.turn(LAST_BACKOFF_S)
+    rig.settle()
+    assert len(letters.sent) == 1
+    assert rig.metric("events_rejected_total", reason="malformed") == 1

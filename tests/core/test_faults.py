@@ -1,5 +1,7 @@
 """Reasons to freeze, one by one; `test_step` shows what follows from them."""
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ def explored() -> tuple[Control, Deal]:
     return loop.state.control, loop.state.control.deals[loop.carry.deal]
 
 
-def seen(control: Control, events: np.ndarray | None = None, **known: object) -> Statistics:
+def seen(control: Control, events: np.ndarray | None = None, **known: Any) -> Statistics:
     counts = np.full((1, PLAN.buckets), 5) if events is None else events[None]
     cells = {(END, control.carry.version): Cell(np.zeros((1, PLAN.buckets, 3), np.int64), counts)}
     healthy = Statistics(END, cells, np.zeros(PLAN.buckets, np.int64), Quality(accepted=600), 0, 600)
@@ -41,7 +43,7 @@ def test_a_healthy_window_has_no_fault(explored: tuple[Control, Deal]) -> None:
     ],
 )
 def test_bad_rows_are_a_fault_beyond_their_limit(
-    explored: tuple[Control, Deal], known: dict[str, object], why: str
+    explored: tuple[Control, Deal], known: dict[str, Any], why: str
 ) -> None:
     control, deal = explored
     found = fault(PLAN, control, seen(control, **known), deal)
@@ -58,7 +60,7 @@ def test_bad_rows_are_a_fault_beyond_their_limit(
         {"rejected": 150, "arrived": 160},
     ],
 )
-def test_within_the_limits_they_are_none(explored: tuple[Control, Deal], known: dict[str, object]) -> None:
+def test_within_the_limits_they_are_none(explored: tuple[Control, Deal], known: dict[str, Any]) -> None:
     control, deal = explored
     assert fault(PLAN, control, seen(control, **known), deal) is None
 
@@ -67,6 +69,7 @@ def test_a_silent_arm_and_lost_units_are_named(explored: tuple[Control, Deal]) -
     control, deal = explored
     silent = fault(PLAN, control, seen(control, np.where(deal.buckets == 2, 0, 5)), deal)
     assert silent == f"missing data: arm {deal.arms[2].arm} has no event in the window, while the others have"
+    control = msgspec.structs.replace(control, units=np.full(PLAN.buckets, 50))
     lost = fault(PLAN, control, seen(control, units=np.where(deal.buckets == 2, 5, 50)), deal)
     assert lost is not None
     assert lost.startswith("sample ratio mismatch: p = ")

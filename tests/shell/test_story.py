@@ -1,0 +1,128 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controller.core.operate import Command
+from controller.core.rollout import MOVES
+from controller.shell.journal import Entry, Journal
+from controller.shell.publisher import MemoryPublisher
+from controller.shell.recorder import Recorder
+from controller.shell.story import answer, current, lines, moment, timeline
+from tests.shell.loop import PLAN, START_MS, World
+
+
+def test_a_journal_that_no_daemon_has_used_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    Journal.open(path, "feed").close()
+    found = current(path)
+    assert lines(found) == ["study feed: no daemon has run yet"]
+    assert timeline(path) == []
+    assert msgspec.json.decode(msgspec.json.encode(found)) == found
+
+
+def test_a_study_that_has_decided_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal.open(path, PLAN.study) as journal:
+        Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall")
+    told = lines(current(path))
+    assert told[0] == "study quick: explore (the study begins)"
+    assert "decided through nothing yet" in told[1]
+    assert [event["kind"] for event in timeline(path)] == ["study_started", "daemon_started"]
+
+
+def test_where_a_study_stands_is_its_newest_choice(world: World) -> None:
+    rig = world.start()
+    rig.settle()
+    for _ in range(4):
+        world.product.settle_window()
+        rig.settle()
+    found = current(world.path)
+    assert found["study"] == "quick"
+    assert found["stage"] == world.table.stage
+    assert found["version"] == world.table.version
+    assert found["decided_through_ms"] == world.table.decided_through_ms
+    assert found["windows_decided"] == 4
+    assert found["head"] == rig.journal.head().hash.hex()
+    assert any(line.startswith("best known: all (") for line in lines(found))
+
+
+def test_the_newest_choice_is_found_without_reading_the_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal.open(path, PLAN.study) as journal:
+        recorder, _ = Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall")
+        journal.commit(recorder.epoch, [Entry(START_MS, "decided", {"no": "carry"})] * 3)
+        carry = {"stage": "hold", "reason": "because", "version": 9}
+        journal.commit(recorder.epoch, [Entry(START_MS, "decided", {"carry": carry})])
+        journal.commit(recorder.epoch, [Entry(START_MS, "published", {"version": 9})] * 100)
+    assert current(path)["stage"] == "hold", "an entry that could not be read was not read"
+
+
+@pytest.mark.parametrize("stage", list(MOVES))
+def test_every_stage_can_be_told(tmp_path: Path, stage: str) -> None:
+    path = tmp_path / "j"
+    theta = {"all": [1.0, 2.5]}
+    carry = {
+        "stage": stage,
+        "reason": "so",
+        "version": 7,
+        "decided_through_ms": START_MS,
+        "awaiting_approval": stage == "confirm",
+        "candidate": {"arm": "c3", "theta": theta},
+        "pick": {"theta": theta, "gain_mean": 0.031, "gain_sd": None, "p_feasible": 0.9, "p_better": 1, "regret": 0},
+        "banned": [theta],
+    }
+    with Journal.open(path, "feed") as journal:
+        journal.claim(1)
+        journal.commit(1, [Entry(0, "decided", {"carry": carry})])
+        journal.send(Command("pause", "me"), 0)
+    told = "\n".join(lines(current(path)))
+    assert f"study feed: {stage} (so)" in told
+    assert "c3: all (1, 2.5)" in told
+    assert "expected gain +3.10% +- unknown, P(keeps every guardrail) 90%" in told
+    assert ("approval is awaited" in told) == (stage == "confirm")
+    assert "1 commands wait" in told
+
+
+def test_the_story_tells_starts_stages_commands_and_losses(world: World) -> None:
+    rig = world.start()
+    rig.settle()
+    rig.journal.send(Command("pause", "ann", "a holiday"), START_MS)
+    rig.turn()
+    rig.journal.send({"command": "dance"}, START_MS)
+    rig.turn()
+    world.product.serve(0.5)
+    world.topic.trim(0, world.topic.latest[0] - 1)
+    rig.settle()
+    told = [event["what"] for event in timeline(world.path)]
+    assert told[1] == "daemon started, epoch 1"
+    assert "pause by ann: stage is paused" in told
+    assert "explore -> paused: pause by ann: a holiday" in told
+    assert any(what.startswith("a command was refused: ") for what in told)
+    assert any(what.startswith("partition 0: records were lost: offset 0 was asked for") for what in told)
+
+
+def test_an_answer_is_that_of_the_command_also_when_more_followed(world: World) -> None:
+    rig = world.start()
+    rig.settle()
+    wait: Callable[[object], str] = lambda command: _answered(world, command)  # noqa: E731
+    assert wait(Command("pause", "me")) == "stage is paused"
+    assert wait(Command("pause", "me")) == "refused: stage is paused already"
+    assert wait({"command": "dance"}).startswith("refused: ")
+    assert wait(Command("resume", "me")) == "stage is explore"
+
+
+def _answered(world: World, command: object) -> str:
+    rig = world.rigs[-1]
+    id_ = rig.journal.send(command, START_MS)  # type: ignore[arg-type]  # a record or a dict
+    rig.turn()
+    seq = rig.journal.applied(id_)
+    assert seq is not None
+    return answer(rig.journal, seq)
+
+
+def test_moments_are_for_people() -> None:
+    assert moment(None) == moment(0) == "nothing yet"
+    assert moment(1_700_000_000_000) == "2023-11-14 22:13:20"
+    assert moment(10**17) == "100000000000000000 ms"

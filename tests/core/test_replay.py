@@ -125,6 +125,14 @@ def test_one_bent_entry_does_not_spoil_what_follows(entries: list[Entry]) -> Non
     assert counts["exact"] > 20
 
 
+def test_what_was_published_is_what_later_decisions_are_checked_against() -> None:
+    """Bent weights are taken over as well: the next decision, which saw other evidence for them, differs too."""
+    loop = Loop()
+    loop.windows(4)
+    _, found = verdicts(bent(journalled(loop.records), "decided", 1, tamper_theta))
+    assert [checked.kind for checked in found][:2] == ["decided", "decided"]
+
+
 def test_a_table_that_is_not_there_is_a_difference(entries: list[Entry]) -> None:
     counts, found = verdicts(bent(entries, "decided", -1, lambda body: body.update(table=None)))
     assert (counts["different"], found[0].found.split(":")[0]) == (1, "table")

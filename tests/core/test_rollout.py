@@ -65,6 +65,10 @@ def test_shuffled_shares_are_exact(buckets: int, arms: int, percent: int, seed: 
     assert len(counts) == arms + 1
 
 
+def test_a_share_is_not_lost_to_rounding() -> None:
+    assert shuffled(100, 1, 0.29, np.random.default_rng(0)).sum() == 29  # 0.29 x 100 is 28.999999999999996
+
+
 def test_shuffling_deals_every_bucket_alike() -> None:
     rng = np.random.default_rng(0)
     dealt = np.mean([shuffled(50, 4, 0.4, rng) > 0 for _ in range(2000)], axis=0)

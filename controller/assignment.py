@@ -10,7 +10,6 @@ from typing import Literal
 import msgspec
 
 Form = Literal["linear", "power"]
-Role = Literal["control", "explore", "candidate", "promoted"]
 Stage = Literal["explore", "confirm", "ramp", "hold", "paused", "rolled_back"]
 
 CONTROL = "control"
@@ -30,7 +29,7 @@ class Arm(msgspec.Struct, frozen=True):
     """One weight vector (W floats) per segment; `theta` always has the segment `all`."""
 
     arm: str
-    role: Role
+    role: str  # control, explore, candidate or promoted; clients must live with roles to come
     theta: dict[str, tuple[float, ...]]
 
 
@@ -41,7 +40,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     study: str
     version: int
     epoch: int
-    stage: Stage
+    stage: str  # a `Stage`; clients must live with stages to come
     published_ms: int
     decided_through_ms: int
     valid_until_ms: int | None  # None: never expires

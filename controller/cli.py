@@ -145,12 +145,13 @@ def status(argv: list[str]) -> int:
 def report(argv: list[str]) -> int:
     """Tell a study's whole story from its journal."""
     parser = _parser("report", json_too=True)
-    parser.add_argument("journal", type=Path, metavar="JOURNAL")
+    parser.add_argument("journal", type=Path, metavar="JOURNAL", help="its file, or the study file that names it")
     args = parser.parse_args(argv)
     from controller.shell.story import current, lines, timeline
 
-    found = current(args.journal)
-    events = timeline(args.journal)
+    journal = _journal(args.journal)
+    found = current(journal)
+    events = timeline(journal)
     _show(args.json, found | {"timeline": events}, [
         *lines(found), "", "how it got there:", *(f"  {event['at']}  {event['what']}" for event in events),
     ])  # fmt: skip
@@ -160,18 +161,20 @@ def report(argv: list[str]) -> int:
 def verify(argv: list[str]) -> int:
     """Check a journal's hash chain and make every decision again."""
     parser = _parser("verify", json_too=True)
-    parser.add_argument("journal", type=Path, metavar="JOURNAL")
+    parser.add_argument("journal", type=Path, metavar="JOURNAL", help="its file, or the study file that names it")
     args = parser.parse_args(argv)
     from controller.shell import fingerprint
     from controller.shell import verify as verifier
 
     fingerprint.single_threaded()
     quiet = args.json or not sys.stderr.isatty()
-    verdict = verifier.verify(args.journal, (lambda done, total: None) if quiet else _progress)
+    verdict = verifier.verify(_journal(args.journal), (lambda done, total: None) if quiet else _progress)
     made = ", ".join(f"{count} {outcome}" for outcome, count in sorted(verdict.decisions.items())) or "none"
+    whole = verdict.chain == "whole"
+    kernel = "the same" if verdict.same_fingerprint else "another"
     _show(args.json, msgspec.to_builtins(verdict), [
-        f"chain: {verdict.chain}" + (f", {verdict.entries} entries" if verdict.entries else ""),
-        f"made again: {made} ({'the same' if verdict.same_fingerprint else 'another'} fingerprint)",
+        f"chain: {verdict.chain}" + (f", {verdict.entries} entries" if whole else ""),
+        *([f"made again: {made} ({kernel} fingerprint)"] if whole else []),
         *([verdict.first] if verdict.first else []),
         "accepted" if verdict.ok else "REFUSED",
     ])  # fmt: skip
@@ -220,6 +223,15 @@ def _send(verb: Any, argv: list[str]) -> int:
             said = answer(journal, seq)
     _show(args.json, {"command": verb, "said": said, "applied": seq is not None}, [f"{verb}: {said}"])
     return 0 if seq is not None and not said.startswith("refused") else FAILED
+
+
+def _journal(path: Path) -> Path:
+    """The journal that a person named, by itself or by its study file."""
+    from controller.shell.journal_file import JournalRefused
+
+    if path.is_dir():
+        raise JournalRefused(f"journal {path}: is a directory, expected the journal's file (journal.path of the study)")
+    return config.load(path).journal if path.suffix == ".toml" else path
 
 
 def _own(study: Study) -> None:

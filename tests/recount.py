@@ -1,12 +1,12 @@
 """An offline recount of a topic under the ledger's versions, written apart from the controller's code.
 
-It reads the journal as a plain SQLite file and each record as plain JSON, one event at a time, in Python's own integers.
+It reads the journal as a plain SQLite file and each record as plain JSON, one event at a time, in Python's integers.
 """
 
 import json
 import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ def read_ledger(journal: Path) -> Ledger:
     return Ledger(plan, tables, published, sealed)
 
 
-def recount(ledger: Ledger, topic: dict[int, Iterable[tuple[int, bytes]]]) -> Sums:
+def recount(ledger: Ledger, topic: Mapping[int, Iterable[tuple[int, bytes]]]) -> Sums:
     """Sums of every sealed window, zeros left out. `topic`: partition -> (offset, value) from the study's start on."""
     sums: Sums = {}
     for partition, records in topic.items():
@@ -51,7 +51,8 @@ def recount(ledger: Ledger, topic: dict[int, Iterable[tuple[int, bytes]]]) -> Su
             table = ledger.tables.get(event["version"])
             if table is None:
                 continue
-            bucket = xxhash.xxh64_intdigest((table["unit_hash"]["salt"] + event["unit"]).encode()) % table["unit_hash"]["buckets"]
+            rule = table["unit_hash"]
+            bucket = xxhash.xxh64_intdigest((rule["salt"] + event["unit"]).encode()) % rule["buckets"]
             if table["arms"][table["buckets"][bucket]]["arm"] != event["arm"]:
                 continue
             cell = sums.setdefault((end, event["version"]), {})

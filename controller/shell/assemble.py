@@ -76,7 +76,7 @@ def probe(study: Study) -> dict[str, str]:
     try:
         _publisher(study).stored()
     except PublisherUnavailable as error:
-        faults["redis"] = str(error)
+        faults["redis"] = str(error).removeprefix("redis: ")
     source = _kafka_source(study, "wall")
     try:
         source.start(None, "latest")

@@ -83,9 +83,7 @@ def _tree(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error), "a file that can be read") from error
     except UnicodeDecodeError as error:
-        raise _unreadable(
-            path, f"a byte that is not UTF-8 at position {error.start}", "TOML in UTF-8"
-        ) from error
+        raise _unreadable(path, f"a byte that is not UTF-8 at position {error.start}", "TOML in UTF-8") from error
     except tomllib.TOMLDecodeError as error:  # its text ends with "(at line L, column C)"
         raise _unreadable(path, f"no TOML: {error}", "a TOML file; see deploy/studies/feed.toml") from error
     except (
@@ -134,9 +132,7 @@ def _window(window: WindowTable) -> WindowPlan:
 
 def _components(table: StudyTable) -> tuple[Component, ...]:
     declared = table.components
-    return tuple(
-        Component(name, name in declared and declared[name].negative) for name in components_of(table.metrics)
-    )
+    return tuple(Component(name, name in declared and declared[name].negative) for name in components_of(table.metrics))
 
 
 def _metric(name: str, metric: MetricTable) -> Metric:
@@ -162,11 +158,7 @@ def _rollout(rollout: RolloutTable, length_ms: int) -> RolloutPlan:
 
 
 def _kafka(kafka: Kafka, folder: Path) -> Kafka:
-    return (
-        kafka
-        if kafka.ca_file is None
-        else msgspec.structs.replace(kafka, ca_file=str(folder / kafka.ca_file))
-    )
+    return kafka if kafka.ca_file is None else msgspec.structs.replace(kafka, ca_file=str(folder / kafka.ca_file))
 
 
 def _contradictions(tables: Mapping[str, Any]) -> list[Mistake]:
@@ -219,9 +211,7 @@ def _contradictions(tables: Mapping[str, Any]) -> list[Mistake]:
 def _warnings(plan: Plan) -> tuple[str, ...]:
     found = []
     if plan.form == "linear" and not any(weight.fixed and weight.baseline != 0 for weight in plan.weights):
-        found.append(
-            "weights: a linear value model is scale-free; fix one weight (`fixed = true`) to save evidence"
-        )
+        found.append("weights: a linear value model is scale-free; fix one weight (`fixed = true`) to save evidence")
     delayed = {metric.name for metric in plan.metrics if metric.response == "delayed"}
     found += [
         f"objective.{name}: a delayed metric is judged before promotion only; exploring cannot raise it"
@@ -229,9 +219,7 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
         if name in delayed
     ]
     if plan.rollout.confirm_ms % DAY_MS:
-        found.append(
-            f"rollout.confirm: {plan.rollout.confirm_ms} ms is not whole days; the hour biases the claim"
-        )
+        found.append(f"rollout.confirm: {plan.rollout.confirm_ms} ms is not whole days; the hour biases the claim")
     found += [
         f"guardrails: {rail.metric} may not rise (max_change = 0); half of all harmless vectors look unsafe"
         for rail in plan.guardrails

@@ -44,9 +44,7 @@ def check_kafka(kafka: Kafka) -> Iterator[Mistake]:
     for server in kafka.bootstrap.split(","):
         port = _SERVER.fullmatch(server.strip())
         if not port or not 0 < int(port[1]) <= 65_535:
-            yield Mistake(
-                "kafka.bootstrap", show(kafka.bootstrap), "host:port, or several with commas between them"
-            )
+            yield Mistake("kafka.bootstrap", show(kafka.bootstrap), "host:port, or several with commas between them")
             break
     yield from _topic("kafka.topic", kafka.topic)
     if kafka.dead_letter_topic is not None:
@@ -65,9 +63,7 @@ def _sasl(kafka: Kafka) -> Iterator[Mistake]:
     if kafka.security.startswith("sasl"):
         for key, value in (("sasl_mechanism", kafka.sasl_mechanism), ("username", kafka.username)):
             if value is None:
-                yield Mistake(
-                    f"kafka.{key}", "nothing", f'a value, because kafka.security is "{kafka.security}"'
-                )
+                yield Mistake(f"kafka.{key}", "nothing", f'a value, because kafka.security is "{kafka.security}"')
     elif kafka.username is not None or kafka.sasl_mechanism is not None:
         yield Mistake(
             "kafka.security", show(kafka.security), '"sasl_ssl" or "sasl_plaintext", because a login is given'
@@ -107,8 +103,4 @@ def _addresses_redis(parts: SplitResult) -> bool:
     if parts.scheme == "unix":
         return bool(parts.path) and not parts.netloc
     database = parts.path.removeprefix("/")
-    return (
-        parts.scheme in ("redis", "rediss")
-        and bool(parts.hostname)
-        and (not database or database.isdecimal())
-    )
+    return parts.scheme in ("redis", "rediss") and bool(parts.hostname) and (not database or database.isdecimal())

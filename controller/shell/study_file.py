@@ -130,16 +130,12 @@ def _seed(seed: int) -> Iterator[Mistake]:
 
 def _window(window: WindowTable) -> Iterator[Mistake]:
     day_ms = 86_400_000
-    yield from within(
-        "window.length", window.length, 1_000 <= window.length <= 7 * day_ms, 'from "1s" to "7d"', "ms"
-    )
+    yield from within("window.length", window.length, 1_000 <= window.length <= 7 * day_ms, 'from "1s" to "7d"', "ms")
 
 
 def _weights(weights: tuple[Weight, ...]) -> Iterator[Mistake]:
     if all(weight.fixed for weight in weights):
-        yield Mistake(
-            "weights", f"{len(weights)} weights, none free", "at least one weight without `fixed = true`"
-        )
+        yield Mistake("weights", f"{len(weights)} weights, none free", "at least one weight without `fixed = true`")
     yield from _repeated([weight.name for weight in weights], lambda index: f"weights[{index}].name")
     for index, weight in enumerate(weights):
         yield from plain(f"weights[{index}].name", weight.name)
@@ -225,9 +221,7 @@ def _limits(guardrail: Guardrail, path: str) -> Iterator[Mistake]:
     low, high = guardrail.min_change, guardrail.max_change
     if (low is None) == (high is None):
         found = "neither min_change nor max_change" if low is None else "both min_change and max_change"
-        yield Mistake(
-            path, found, "exactly one of min_change (a fall that hurts) and max_change (a rise that hurts)"
-        )
+        yield Mistake(path, found, "exactly one of min_change (a fall that hurts) and max_change (a rise that hurts)")
         return
     if low is not None:
         accepted = "a relative change above -1 and below 0, such as -0.005 for a loss of at most 0.5 %"
@@ -274,9 +268,7 @@ def _segments(segments: SegmentsTable) -> Iterator[Mistake]:
                 show(name),
                 f'another name: "{ALL}" serves every unit of no segment',
             )
-    yield from within(
-        "segments.values", len(segments.values), len(segments.values) <= 1_000, "at most 1000 segments"
-    )
+    yield from within("segments.values", len(segments.values), len(segments.values) <= 1_000, "at most 1000 segments")
 
 
 def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:
@@ -292,9 +284,7 @@ def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:
 def _safety(safety: SafetyPlan) -> Iterator[Mistake]:
     for name, value in msgspec.structs.asdict(safety).items():
         if name == "breaker_change":
-            yield from within(
-                "safety.breaker_change", value, -1 < value < 0, "a relative change above -1 and below 0"
-            )
+            yield from within("safety.breaker_change", value, -1 < value < 0, "a relative change above -1 and below 0")
         elif isinstance(value, float):
             yield from within(f"safety.{name}", value, 0 < value < 1, "a share above 0 and below 1")
 

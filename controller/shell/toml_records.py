@@ -154,9 +154,7 @@ class _Reader:
     def _array(self, kind: Any, value: object, path: str) -> Any:
         if not isinstance(value, list):
             tables = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-            self._note(
-                path, show(value), f"an array of tables, each written [[{path}]]" if tables else "an array"
-            )
+            self._note(path, show(value), f"an array of tables, each written [[{path}]]" if tables else "an array")
             return _WRONG
         read = [self.value(kind, item, f"{path}[{index}]") for index, item in enumerate(value)]
         return _WRONG if any(isinstance(item, _Wrong) for item in read) else tuple(read)
@@ -204,9 +202,7 @@ def _accepted(kind: Any, value: object) -> str:
     if kind is Duration:
         return 'a duration with its unit (ms, s, m, h, d), such as "90s", "1h" or "1h30m", at most "366d"'
     if get_origin(kind) is Literal:
-        return names(
-            (json.dumps(choice) for choice in get_args(kind)), show(value) if isinstance(value, str) else ""
-        )
+        return names((json.dumps(choice) for choice in get_args(kind)), show(value) if isinstance(value, str) else "")
     if get_origin(kind) in (Union, types.UnionType):
         return _accepted(next(part for part in get_args(kind) if part is not type(None)), value)
     if get_origin(kind) is tuple:

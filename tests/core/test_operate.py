@@ -27,7 +27,7 @@ def at(stage: Stage, candidate: bool = True, before: Stage = "explore") -> Contr
     """A study in a stage, its candidate on a tenth of the buckets."""
     control, _ = issue(PLAN, initial(PLAN), initial(PLAN).deals[1], START)
     role = "candidate" if stage == "confirm" else "promoted"
-    arms = (control.deals[1].arms[0], Arm("c9", role, THETA))  # type: ignore[arg-type]  # a literal by its cases
+    arms = (control.deals[1].arms[0], Arm("c9", role, THETA))
     tested = stage in ("confirm", "ramp", "hold")
     deal = Deal(2, stage, arms, nested(PLAN.buckets, 0.1, 0)) if tested else control.deals[1]
     carry = msgspec.structs.replace(

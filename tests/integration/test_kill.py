@@ -59,8 +59,8 @@ def test_twenty_kills_change_no_sum(
     assert len({end for end, _ in ours}) >= WINDOWS - 8  # all but those that are still open to late events
     assert ours == recount(ledger, read_topic(kafka_bootstrap, topic))
     assert all(version in ledger.tables for version, _ in ledger.published)
-    client = redis.Redis.from_url(redis_url)
-    kept = [key.decode().rpartition(":")[2] for key in client.keys("trimtab:quick:assignment:*")]
+    client = redis.Redis.from_url(redis_url, decode_responses=True)
+    kept = [str(key).rpartition(":")[2] for key in client.keys("trimtab:quick:assignment:*")]
     assert kept, "Redis keeps every version that was published"
     assert all(int(version) in ledger.tables for version in kept)
     assert trimtab("verify", str(journal)).returncode == 0

@@ -1,4 +1,4 @@
-"""Kafka, Redis, `trimtab run` and `trimtab simulate`: 72 hours in lockstep, a promoted vector, a journal that verifies."""
+"""Kafka, Redis, `trimtab run`, `trimtab simulate`: 72 hours in lockstep, a promoted vector, a journal that verifies."""
 
 import json
 from collections.abc import Callable

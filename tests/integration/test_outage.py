@@ -55,7 +55,10 @@ def test_the_loop_goes_on_after_kafka_and_redis_were_down(
         said.append(faults())
         store.start()  # empty: the daemon puts its table again
         wait_until(lambda: daemon.readiness().get("ready", False), "ready again after Redis", 60)
-        print("readiness said:", *said, sep="\n  ")
+        print("readiness said:", *said, sep="\n  ")  # noqa: T201  # for a person who runs this with -s
+        assert said[0].keys() == {"source"}
+        assert "no broker answers" in said[0]["source"]
+        assert said[1].keys() == {"redis"}
         assert world.wait(240) == 0, world.text[-3000:]
         assert daemon.stop() == 0, daemon.text[-3000:]
     finally:

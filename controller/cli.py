@@ -77,6 +77,8 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--listen", type=_address, default=("127.0.0.1", 9464), metavar="HOST:PORT",
                         help="where /livez, /readyz and /metrics are (127.0.0.1:9464; port 0 picks one)")  # fmt: skip
     args = parser.parse_args(argv)
+    if args.events not in (None, "-") and not Path(args.events).exists():
+        parser.error(f"argument --events: there is no file {args.events!r}")
     study = config.load(args.study)
     _log_to_stderr()
     from controller.shell.assemble import run_daemon

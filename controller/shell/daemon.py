@@ -299,7 +299,7 @@ class Daemon:
             self._unsure = True
             self._redis_backoff.failed()
             self._metrics.publish_failed()
-            self._health.set("redis", str(error))
+            self._health.set("redis", str(error).removeprefix("redis: "))
         else:
             self._unsure = False
             self._redis_backoff.succeeded()

@@ -60,7 +60,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["awaiting_approval"]:
         told.append("an operator's approval is awaited: trimtab approve STUDY.toml")
     if found["commands_waiting"]:
-        told.append(f"{found['commands_waiting']} commands wait for a daemon")
+        told.append(f"commands that wait for a daemon: {found['commands_waiting']}")
     return told
 
 
@@ -70,7 +70,7 @@ def timeline(path: Path) -> list[dict[str, Any]]:
         return [
             {
                 "seq": entry.seq,
-                "at": moment(entry.at_ms),
+                "at": _at(entry.at_ms),
                 "kind": entry.kind,
                 "what": _SENTENCES[entry.kind](entry.body),
             }
@@ -86,6 +86,10 @@ def moment(ms: int | None) -> str:
         return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
     except (OverflowError, ValueError):  # events name any time, also one that no calendar has
         return f"{ms} ms"
+
+
+def _at(ms: int) -> str:
+    return moment(ms) if ms else "before any event"  # a run on the events' clock has no time until then
 
 
 def _lost(body: dict[str, Any]) -> str:

@@ -82,7 +82,7 @@ def test_every_stage_can_be_told(tmp_path: Path, stage: str) -> None:
     assert "c3: all (1, 2.5)" in told
     assert "expected gain +3.10% +- unknown, P(keeps every guardrail) 90%" in told
     assert ("approval is awaited" in told) == (stage == "confirm")
-    assert "1 commands wait" in told
+    assert "commands that wait for a daemon: 1" in told
 
 
 def test_the_story_tells_starts_stages_commands_and_losses(world: World) -> None:

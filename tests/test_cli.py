@@ -1,0 +1,274 @@
+import getpass
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller import cli
+from controller.shell.fingerprint import single_threaded
+from controller.shell.journal import Journal
+from controller.shell.publisher import MemoryPublisher
+from controller.shell.recorder import Recorder
+from controller.shell.sources_memory import MemoryTopic
+from simulators.study import Services, study_text
+from tests.services.process import free_port
+from tests.shell.loop import PLAN, START_MS, WORLD, Product, entries
+from tests.waiting import wait_until
+
+OWN = ("run", "check", "status", "pause", "resume", "rollback", "approve", "report", "verify")
+NOWHERE = Services(bootstrap="127.0.0.1:1", redis_url="redis://127.0.0.1:1/0")  # nobody listens on port 1
+
+
+class Done:
+    """A command that was run in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *argv: str) -> None:
+        try:
+            self.status: object = cli.main(argv)
+        except SystemExit as ended:  # argparse
+            self.status = ended.code
+        captured = capsys.readouterr()
+        self.out, self.err = captured.out, captured.err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def process(*argv: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    command = [sys.executable, "-m", "controller.cli", *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "quick.toml"
+    path.write_text(study_text(WORLD, NOWHERE))
+    return path
+
+
+@pytest.fixture
+def journal(study: Path) -> Path:
+    """The journal of a study whose daemon has started and decided nothing."""
+    path = study.with_name("quick.journal")
+    with Journal.open(path, PLAN.study) as book:
+        Recorder.take_over(PLAN, book, MemoryPublisher(), START_MS, "wall")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    with single_threaded():  # `run` and `verify` leave BLAS on one thread, as a process of their own may
+        yield
+
+
+def test_every_command_is_registered_and_in_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
+    registered = {entry.name for entry in entry_points(group="trimtab.commands")}
+    assert registered >= set(OWN)
+    for argv in (["--help"], ["-h"], ["help"]):
+        done = Done(capsys, *argv)
+        assert done.status == 0
+        assert all(f"  {name} " in done.out for name in registered)
+    done = Done(capsys)
+    assert (done.status, done.out.splitlines()[0][:21]) == (2, "usage: trimtab COMMAN")
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    done = Done(capsys, command, "--help")
+    assert done.status == 0
+    assert f"usage: trimtab {command}" in done.out
+    assert (getattr(cli, command).__doc__ or "?").splitlines()[0] in " ".join(done.out.split())
+
+
+def test_an_unknown_command_is_answered_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    done = Done(capsys, "stauts")
+    assert done.status == 2
+    assert done.out == ""
+    assert "there is no command 'stauts'" in done.err
+    assert "status" in done.err
+
+
+@pytest.mark.parametrize("command", ["run", "check", "status", "pause"])
+def test_a_study_file_that_cannot_be_used_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("study = [")
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text('study = "x"\nsede = 1\n')
+    for path, said in (
+        (tmp_path / "absent.toml", "found no such file"),
+        (tmp_path, "found a directory"),
+        (broken, "found no TOML"),
+        (wrong, "sede"),
+    ):
+        done = Done(capsys, command, str(path))
+        assert (done.status, done.out) == (2, "")
+        assert done.err.startswith(f"trimtab {command}: {path}: ")
+        assert said in done.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--until-idle", "soon", "write it like 10s"),
+        ("--listen", "9464", "write it like 127.0.0.1:9464"),
+        ("--listen", "host:99999", "write it like 127.0.0.1:9464"),
+        ("--clock", "sun", "choose from"),
+        ("--from", "middle", "choose from"),
+        ("--events", "absent.ndjson", "there is no file 'absent.ndjson'"),
+    ],
+)
+def test_options_say_what_they_accept(
+    capsys: pytest.CaptureFixture[str], study: Path, option: str, value: str, said: str
+) -> None:
+    done = Done(capsys, "run", str(study), option, value)
+    assert done.status == 2
+    assert said in done.err
+
+
+def test_check_names_the_services_that_do_not_answer(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    assert Done(capsys, "check", str(study), "--offline").status == 0
+    done = process("check", str(study))
+    assert done.returncode == 1
+    assert "redis: ConnectionError: " in done.stdout
+    assert "kafka: no Kafka broker answered at 127.0.0.1:1" in done.stdout
+    found = Done(capsys, "check", str(study), "--offline", "--json").json
+    assert found == {"study": "quick", "warnings": [], "faults": {}}
+
+
+@pytest.mark.parametrize("command", ["report", "verify"])
+def test_what_is_no_journal_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("nothing\n" * 200)
+    for path, said in ((tmp_path / "absent", "there is no such file"), (tmp_path, "is a directory"), (notes, "not a")):
+        done = Done(capsys, command, str(path))
+        assert done.status == 1
+        assert said in done.out + done.err
+        assert "Traceback" not in done.err
+
+
+def test_status_before_the_first_daemon_says_how_to_start_one(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    for command in ("status", "pause"):
+        done = Done(capsys, command, str(study))
+        assert done.status == 1
+        assert f"there is no such file: trimtab run {study} makes it" in done.err
+
+
+def test_a_journal_of_another_study_is_refused(capsys: pytest.CaptureFixture[str], study: Path, journal: Path) -> None:
+    study.write_text(study.read_text().replace('study = "quick"', 'study = "slow"'))
+    for command in ("status", "pause"):
+        done = Done(capsys, command, str(study))
+        assert done.status == 1
+        assert "belongs to study 'quick', expected 'slow'" in done.err
+    with Journal.read_only(journal) as book:
+        assert book.inbox() == ()
+
+
+def test_status_report_and_verify_of_a_study_that_has_decided_nothing(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path
+) -> None:
+    done = Done(capsys, "status", str(study))
+    assert (done.status, done.out.splitlines()[0]) == (0, "study quick: explore (the study begins)")
+    assert Done(capsys, "status", str(study), "--json").json["stage"] == "explore"
+    for named in (journal, study):
+        done = Done(capsys, "report", str(named))
+        assert done.status == 0
+        assert "daemon started, epoch 1" in done.out
+    events = Done(capsys, "report", str(journal), "--json").json["timeline"]
+    assert [event["kind"] for event in events] == ["study_started", "daemon_started"]
+    done = Done(capsys, "verify", str(journal))
+    assert (done.status, done.out.splitlines()[-1]) == (0, "accepted")
+    assert Done(capsys, "verify", str(journal), "--json").json["decisions"] == {"exact": 1}
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "rollback", "approve"])
+def test_without_a_daemon_a_command_waits_and_says_so(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path, verb: str
+) -> None:
+    done = Done(capsys, verb, str(study), "--why", "tests", "--who", "me", "--wait", "0s")
+    assert done.status == 1
+    assert "no daemon has taken it yet" in done.out
+    with Journal.read_only(journal) as book:
+        assert [waiting.command for waiting in book.inbox()] == [{"command": verb, "who": "me", "why": "tests"}]
+
+
+def test_a_user_without_a_name_can_command(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)  # who has no passwd entry
+    with pytest.raises((KeyError, OSError)):
+        getpass.getuser()
+    assert "no daemon" in Done(capsys, "pause", str(study), "--wait", "0s").out
+    with Journal.read_only(journal) as book:
+        assert book.inbox()[0].command["who"] == "uid 54321"
+
+
+def test_a_daemon_replays_a_file_and_ends(capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path) -> None:
+    publisher, topic = MemoryPublisher(), MemoryTopic(2)
+    Product(publisher, topic).settle_window()
+    events = tmp_path / "events.ndjson"
+    events.write_bytes(b"".join(record.value + b"\n" for log in topic.logs.values() for record in log))
+    before = signal.getsignal(signal.SIGTERM)
+    run = ("run", str(study), "--events", str(events), "--clock", "events", "--from", "earliest")
+    done = Done(capsys, *run, "--until-idle", "1s", "--listen", "127.0.0.1:0")
+    assert done.status == 0, done.err
+    assert signal.getsignal(signal.SIGTERM) is before
+    journal = study.with_name("quick.journal")
+    kinds = {entry.kind for entry in entries(journal)}
+    assert kinds == {"study_started", "daemon_started", "decided"}, "Redis is away: nothing is published"
+    assert Done(capsys, "verify", str(journal)).status == 0
+
+
+def test_a_command_is_answered_by_the_daemon_and_sigterm_ends_it(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "events.ndjson").write_bytes(b"")
+    port = free_port()
+    command = [sys.executable, "-m", "controller.cli"]
+    options = ["--events", str(tmp_path / "events.ndjson"), "--listen", f"127.0.0.1:{port}"]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        daemon = subprocess.Popen([*command, "run", str(study), *options], stdout=out, stderr=out)
+        try:
+            wait_until(lambda: b"reading from" in log.read_bytes(), "the daemon reads", 60)
+            taken = process("run", str(study), *options)
+            assert taken.returncode == 1
+            assert f"trimtab run: cannot listen on 127.0.0.1:{port}: Address already in use" in taken.stderr
+            for verb, status, said in (("pause", 0, "stage is paused"), ("approve", 1, "refused: nothing awaits")):
+                answered = subprocess.run(
+                    [*command, verb, str(study), "--wait", "60s"],
+                    capture_output=True,
+                    text=True,
+                    timeout=90,
+                    check=False,
+                )
+                assert (answered.returncode, said in answered.stdout) == (status, True), answered
+            daemon.terminate()
+            assert daemon.wait(30) == 0, log.read_text()
+        finally:
+            daemon.kill()
+            daemon.wait()
+    assert "study quick: epoch 1, stage explore, clock wall" in log.read_text()
+    assert "study quick: ended" in log.read_text()
+
+
+def test_a_reader_that_hangs_up_is_no_traceback(journal: Path) -> None:
+    command = f'"{sys.executable}" -m controller.cli report "{journal}" --json | true'
+    for _ in range(3):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+        assert done.stderr == ""
+
+
+def test_addresses() -> None:
+    assert cli._address("127.0.0.1:0") == ("127.0.0.1", 0)
+    assert cli._address("[::1]:80") == ("::1", 80)

@@ -13,6 +13,7 @@ from controller.shell.daemon import CHECK_S, FIRST_BACKOFF_S, LAST_BACKOFF_S, Ba
 from controller.shell.dead_letters import DeadLetter, DeadLettersUnavailable
 from controller.shell.journal import Journal
 from controller.shell.journal_file import Fenced, JournalFailed
+from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Superseded
 from controller.shell.sources_memory import MemorySource
 from tests.shell.loop import START_MS, Hand, Letters, Rig, World, daemon_of, entries
@@ -106,6 +107,23 @@ def test_a_quiet_daemon_stays_unready_until_redis_answers(world: World) -> None:
     rig.turn(LAST_BACKOFF_S)
     assert rig.health.faults == {}
     assert world.publisher.announced == [1_000_001, 1_000_001], "it had come back empty"
+
+
+def test_redis_is_asked_now_and_then_only(world: World) -> None:
+    asked: list[float] = []
+
+    class Counting(MemoryPublisher):
+        def stored(self) -> tuple[int, int] | None:
+            asked.append(rig.clock.now_s if world.rigs else 0.0)
+            return super().stored()
+
+    world.publisher = Counting()
+    rig = world.start()
+    rig.settle()
+    del asked[:]
+    for _ in range(100):
+        rig.turn(0.25)
+    assert 4 <= len(asked) <= 25.0 / CHECK_S + 1
 
 
 @pytest.mark.parametrize("emptied", [True, False])

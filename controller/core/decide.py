@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.assignment import Arm
+from controller.assignment import Arm, Stage
 from controller.core import policy, rollout, safety
 from controller.core.advance import advanced, exposed_ms, measured_gain
 from controller.core.belief import Believed, believe, points, theta_at
@@ -85,7 +85,7 @@ def _observed(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Con
     events = served(control, seen, deal)
     everyone = sum(int(cell.events.sum()) for (end, _), cell in seen.cells.items() if end == seen.end_ms)
     by_arm = np.bincount(deal.buckets, weights=events, minlength=len(deal.arms))
-    own = deal.stage == carry.stage and len(deal.arms) > 1  # a table of another stage shows nothing of this one
+    own = _belongs(deal, carry.stage) and len(deal.arms) > 1  # a table of another stage shows nothing of this one
     exposed = own and bool((by_arm > 0).all()) and events.sum() >= EXPOSED * everyone
     started = seen.end_ms - plan.window.length_ms if carry.started_ms is None else carry.started_ms
     return carrying(
@@ -231,11 +231,14 @@ def _tested(plan: Plan, control: Control, deal: Deal) -> Deal:
     assert carry.candidate is not None  # these stages are entered with a candidate
     arm = Arm(carry.candidate.arm, "candidate" if carry.stage == "confirm" else "promoted", carry.candidate.theta)
     arm_of = rollout.nested(plan.buckets, share, plan.seed)
-    # A ramp that is complete is held with the very deal it ended with.
-    same_test = deal.stage == carry.stage or (deal.stage, carry.stage) == ("ramp", "hold")
-    if same_test and deal.arms[1:] == (arm,) and np.array_equal(deal.buckets, arm_of):
+    if _belongs(deal, carry.stage) and deal.arms[1:] == (arm,) and np.array_equal(deal.buckets, arm_of):
         return deal
     return Deal(carry.deals + 1, carry.stage, (baseline(plan), arm), arm_of)
+
+
+def _belongs(deal: Deal, stage: Stage) -> bool:
+    """Whether a deal was made for the stage: a ramp that is complete is held with the very deal it ended with."""
+    return deal.stage == stage or (deal.stage, stage) == ("ramp", "hold")
 
 
 def _progress(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str:

@@ -51,7 +51,7 @@ def test_a_test_says_how_far_it_is_and_a_move_why() -> None:
     assert "dealt: confirmed on fresh data" in story
     assert loop.story()[-1] == "kept: ramped up: holding"
     loop.windows(2)
-    assert " at 95%, 2.0 h of traffic, gain +" in loop.story()[-1]
+    assert " at 90%, 2.0 h of traffic, gain +" in loop.story()[-1]
 
 
 def test_an_act_publishes_and_a_backlog_does_not() -> None:

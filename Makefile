@@ -5,12 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
 .PHONY: demo test lint format services clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
-	$(BIN)/trimtab demo
+	$(BIN)/trimtab demo $(DEMO_ARGS)
 
 test: lint services
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

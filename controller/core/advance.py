@@ -92,7 +92,8 @@ def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:
     change = deal_changes(plan, deal, cell).change[counted, 0, 0]
     components = tuple(component.name for component in plan.components)
     metrics = tuple(metric for metric in plan.metrics if plan.objective.get(metric.name, 0.0))
-    se = combined_se(objective[counted], metrics, components, cell.sums, deal.buckets.astype(np.int64), len(deal.arms))
+    arm_of = deal.buckets.astype(np.int64)
+    se = combined_se(objective[counted], metrics, components, cell.sums, arm_of, len(deal.arms), deal.history)
     return float(objective[counted] @ change), float(se[0])
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from controller.assignment import ALL
 from controller.core import policy, posterior
 from controller.core.control import Control, Evidence, Theta
-from controller.core.estimate import MAX_CONTROL_SE, MIN_BUCKETS, Changes
+from controller.core.estimate import Changes, usable
 from controller.core.kernel import Hyper
 from controller.core.plan import Plan
 from controller.core.policy import Goal
@@ -109,10 +109,7 @@ def _nothing(metrics: int, d: int) -> Observations:
 def _said(changes: Changes, judged: list[int], group: int) -> tuple[Floats, Floats, bool]:
     """The judged metrics' changes (M, a) and covariances; a metric that is too noisy yet says nothing."""
     change, covariance = changes.change[judged, group].copy(), changes.covariance[judged, group].copy()
-    enough = bool((changes.group_buckets[group] >= MIN_BUCKETS).all())
-    precise = changes.control_relative_se[judged, group] <= MAX_CONTROL_SE
-    finite = np.isfinite(change).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2))
-    known = precise & finite & enough
+    known = usable(changes, group)[judged]
     change[~known] = 0.0
     covariance[~known] = NO_INFORMATION * np.eye(change.shape[1])
     return change, covariance, bool(known.any())

@@ -16,6 +16,7 @@ from controller.core.rollout import FROZEN, Deal, all_control, check_move
 from controller.core.windows import Cell, Quality
 
 HOUR_MS = 3_600_000
+MEMORY = 0.95  # of the buckets' history, a window: a trait is best told by the last day or so
 MAX_DEALS = 168  # older deals have faded from the posterior: a week of hourly ones bounds state and cost
 MAX_BANNED = 32  # the newest: every entry of the ledger holds them, and the world may have changed since the others
 
@@ -88,6 +89,7 @@ class Control(msgspec.Struct, frozen=True, eq=False):
     sample: Cell | None  # sums that a confirm test is judged by: its deal's, through `claim_through_ms`, sealed
     evidence: tuple[Evidence, ...]  # of deals whose windows are all sealed
     units: NDArray[np.int64]  # (B,) distinct sampled units, summed over the windows decided on
+    history: NDArray[np.float64]  # (G1, B, C) sums of the windows decided on, old ones fading
 
 
 class Statistics(msgspec.Struct, frozen=True, eq=False):
@@ -118,6 +120,7 @@ def initial(plan: Plan) -> Control:
         sample=None,
         evidence=(),
         units=np.zeros(plan.buckets, np.int64),
+        history=np.zeros((1 + len(plan.segments), plan.buckets, len(plan.components))),
     )
 
 
@@ -253,10 +256,19 @@ def deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -
     return total
 
 
+def remembered(control: Control, cells: list[Cell]) -> Control:
+    """The state whose history holds one more window: the sums that the buckets had in it, whatever their arm."""
+    history = MEMORY * control.history
+    for cell in cells:
+        history = history + cell.sums
+    return msgspec.structs.replace(control, history=history) if cells else control
+
+
 def deal_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
     """The relative changes of a deal's arms, from its sums."""
     names = tuple(component.name for component in plan.components)
-    return relative_changes(plan.metrics, names, cell.sums, deal.buckets.astype(np.int64), len(deal.arms))
+    arm_of = deal.buckets.astype(np.int64)
+    return relative_changes(plan.metrics, names, cell.sums, arm_of, len(deal.arms), deal.history)
 
 
 def _evidence(plan: Plan, control: Control, id_: int, cell: Cell, moment: float) -> Evidence | None:

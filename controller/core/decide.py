@@ -25,6 +25,7 @@ from controller.core.control import (
     issue,
     live_evidence,
     moved,
+    remembered,
 )
 from controller.core.estimate import Changes
 from controller.core.faults import fault, served
@@ -83,13 +84,14 @@ def _observed(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Con
     """The state that knows the window, and whether the deal's vectors carried traffic in it."""
     carry = control.carry
     events = served(control, seen, deal)
-    everyone = sum(int(cell.events.sum()) for (end, _), cell in seen.cells.items() if end == seen.end_ms)
+    window = [cell for (end, _), cell in sorted(seen.cells.items()) if end == seen.end_ms]
+    everyone = sum(int(cell.events.sum()) for cell in window)
     by_arm = np.bincount(deal.buckets, weights=events, minlength=len(deal.arms))
     own = _belongs(deal, carry.stage) and len(deal.arms) > 1  # a table of another stage shows nothing of this one
     exposed = own and bool((by_arm > 0).all()) and events.sum() >= EXPOSED * everyone
     started = seen.end_ms - plan.window.length_ms if carry.started_ms is None else carry.started_ms
     return carrying(
-        control,
+        remembered(control, window),
         started_ms=started,
         decided_through_ms=seen.end_ms,
         exposed_windows=carry.exposed_windows + int(exposed),
@@ -204,7 +206,7 @@ def _explored(plan: Plan, control: Control, believed: Believed, rng: np.random.G
     # Where bans leave room for fewer vectors, each still has its own share.
     share = traffic.explore_share * len(found) / traffic.explore_arms
     buckets = rollout.shuffled(plan.buckets, max(len(found), 1), share, rng)
-    deal = Deal(carry.deals + 1, "explore", (baseline(plan), *found), buckets)
+    deal = Deal(carry.deals + 1, "explore", (baseline(plan), *found), buckets, control.history)
     counts = Counter(proposal.reasons)
     why = ", ".join(f"{counts[reason]} {reason}" for reason in sorted(counts))
     return (
@@ -230,10 +232,21 @@ def _tested(plan: Plan, control: Control, deal: Deal) -> Deal:
     }[carry.stage]
     assert carry.candidate is not None  # these stages are entered with a candidate
     arm = Arm(carry.candidate.arm, "candidate" if carry.stage == "confirm" else "promoted", carry.candidate.theta)
-    arm_of = rollout.nested(plan.buckets, share, plan.seed)
+    arm_of = rollout.nested(plan.buckets, share, plan.seed, arm.arm)
     if _belongs(deal, carry.stage) and deal.arms[1:] == (arm,) and np.array_equal(deal.buckets, arm_of):
         return deal
-    return Deal(carry.deals + 1, carry.stage, (baseline(plan), arm), arm_of)
+    return Deal(carry.deals + 1, carry.stage, (baseline(plan), arm), arm_of, _past(control, deal))
+
+
+def _past(control: Control, deal: Deal) -> NDArray[np.float64] | None:
+    """The buckets' past for a test that follows `deal`: from before the vector had any of them, or none.
+
+    The shares of a ramp hold each other's buckets, so they share the past of the confirm test. After anything but
+    exploring, the newest past would already hold what the vector does.
+    """
+    if deal.stage == "explore":
+        return control.history if len(deal.arms) > 1 else None
+    return deal.history
 
 
 def _belongs(deal: Deal, stage: Stage) -> bool:

@@ -9,9 +9,10 @@
 | n | (A,) | buckets dealt to an arm: the clusters |
 | r, v | (M, G, A) | an arm's level sum N / sum D, and its variance |
 | y, S | (M, G, A-1), (M, G, A-1, A-1) | relative changes against control, and their covariance |
+| x, beta | (M, G, B), (M, G) | what a bucket's own past says of its numerator, and how much of it still holds |
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from controller.core.events import FIXED_POINT
 
 BUCKETS = "buckets"  # the denominator of a metric per assigned bucket
 MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth believing
+UNFORETOLD = 0.01  # of a variance: a past that foretells more than the rest is too good to be true
 MAX_CONTROL_SE = 0.05  # the second-order expansion in control's level holds well below this
 
 Floats = NDArray[np.float64]
@@ -57,6 +59,7 @@ def relative_changes(
     sums: NDArray[np.int64],
     arm_of: NDArray[np.signedinteger],
     arms: int,
+    history: Floats | None = None,
 ) -> Changes:
     """Estimate every metric's relative change, in every group, of every arm against arm 0.
 
@@ -65,14 +68,21 @@ def relative_changes(
         sums: (G1, B, C) fixed-point sums of the deal's windows; slot 0 holds traffic without a segment.
         arm_of: (B,) arm of each bucket, 0 = control; a negative value leaves the bucket out.
         arms: A, control included.
+        history: (G1, B, C) what the buckets' sums were before the deal began, in any unit; it must not depend on which
+            arm a bucket is in now. None: no variance reduction.
 
     Variances are by the delta method with buckets as clusters (Deng, Knoblich and Lu 2018, "Applying the
     delta method in metric analytics", section 3).
     """
-    numerator, denominator = _by_metric(metrics, components, _groups(sums))
+    numerator, denominator = _by_metric(metrics, components, _groups(sums) / FIXED_POINT)
     member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
     with np.errstate(divide="ignore", invalid="ignore"):
         level, variance = _levels(numerator, denominator, member, arm_of)
+        if history is not None:
+            past = _by_metric(metrics, components, _groups(history))
+            rest = _without_past(numerator, denominator, past, member, arm_of)
+            level, unforetold = _levels(rest, denominator, member, arm_of)
+            variance = np.maximum(unforetold, UNFORETOLD * variance)
         change, covariance = _against_control(level, variance)
         relative_se = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
     traffic = (_groups(sums) != 0).any(axis=-1)  # (G, B)
@@ -86,15 +96,19 @@ def combined_se(
     sums: NDArray[np.int64],
     arm_of: NDArray[np.signedinteger],
     arms: int,
+    history: Floats | None = None,
 ) -> Floats:
     """(A-1,) standard error, over all traffic, of sum of coefficient (M,) x relative change of every arm.
 
     The metrics of a bucket vary together: what a bucket does to the whole sum (its linearised influence) is added
     up over the metrics before it is squared. With one metric this is `relative_changes`' own standard error.
     """
-    numerator, denominator = _by_metric(metrics, components, sums.sum(axis=0, keepdims=True))
+    numerator, denominator = _by_metric(metrics, components, sums.sum(axis=0, keepdims=True) / FIXED_POINT)
     member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
     with np.errstate(divide="ignore", invalid="ignore"):
+        if history is not None:
+            past = _by_metric(metrics, components, history.sum(axis=0, keepdims=True))
+            numerator = _without_past(numerator, denominator, past, member, arm_of)
         level = _levels(numerator, denominator, member, arm_of)[0][:, 0]  # (M, A)
         total, _, residual = _residuals(numerator, denominator, member, arm_of)
         influence = residual[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
@@ -106,32 +120,53 @@ def combined_se(
     return np.asarray(np.sqrt(variance))
 
 
-def usable(changes: Changes, group: int = 0) -> bool:
-    """Whether a group's changes may enter the posterior.
+def usable(changes: Changes, group: int = 0) -> NDArray[np.bool_]:
+    """(M,) whether a group's changes of each metric may enter the posterior.
 
-    Every arm has at least 10 buckets with traffic there, control's relative standard error is at most 5 % in
-    every metric, and everything is finite.
+    Every arm has at least 10 buckets with traffic there, control's relative standard error is at most 5 %, and
+    everything is finite.
     """
     enough = bool((changes.group_buckets[group] >= MIN_BUCKETS).all())
-    precise = bool((changes.control_relative_se[:, group] <= MAX_CONTROL_SE).all())  # NaN is not
-    finite = np.isfinite(changes.change[:, group]).all() and np.isfinite(changes.covariance[:, group]).all()
-    return enough and precise and bool(finite)
+    precise = changes.control_relative_se[:, group] <= MAX_CONTROL_SE  # NaN is not
+    finite = np.isfinite(changes.change[:, group]).all(axis=1)
+    known = np.isfinite(changes.covariance[:, group]).all(axis=(1, 2))
+    return np.asarray(precise & finite & known & enough)
 
 
-def _groups(sums: NDArray[np.int64]) -> NDArray[np.int64]:
+def _groups(sums: NDArray[Any]) -> NDArray[Any]:
     """(G, B, C): all traffic in place of the slot without a segment."""
     return np.concatenate((sums.sum(axis=0, keepdims=True), sums[1:]))
 
 
-def _by_metric(
-    metrics: tuple[Metric, ...], components: tuple[str, ...], sums: NDArray[np.int64]
-) -> tuple[Floats, Floats]:
-    """N and D, (M, G, B), in the components' own units; D is 1 for every bucket of a per-bucket metric."""
-    columns = {name: sums[:, :, i] / FIXED_POINT for i, name in enumerate(components)}
+def _by_metric(metrics: tuple[Metric, ...], components: tuple[str, ...], sums: Floats) -> tuple[Floats, Floats]:
+    """N and D, (M, G, B); D is 1 for every bucket of a per-bucket metric."""
+    columns = {name: sums[:, :, i] for i, name in enumerate(components)}
     ones = np.ones(sums.shape[:2])
     numerator = np.stack([columns[metric.numerator] for metric in metrics])
     denominator = np.stack([ones if m.denominator == BUCKETS else columns[m.denominator] for m in metrics])
     return numerator, denominator
+
+
+def _without_past(
+    numerator: Floats,
+    denominator: Floats,
+    past: tuple[Floats, Floats],
+    member: Floats,
+    arm_of: NDArray[np.signedinteger],
+) -> Floats:
+    """N - beta x, (M, G, B): the numerators without what the buckets' own past foretells.
+
+    x is the past's residual N - R D around the level R of all buckets together, so it is zero in the mean whatever
+    the arms, and beta its regression coefficient within arms (Deng et al. 2013, "Improving the sensitivity of online
+    controlled experiments by utilizing pre-experiment data"; as numerator - R x denominator for a ratio).
+    """
+    everybody = member.sum(axis=0)  # (B,) 0 where a bucket is left out
+    total = past[1] @ everybody
+    x = (past[0] - np.nan_to_num((past[0] @ everybody) / total)[..., None] * past[1]) * everybody
+    _, _, residual = _residuals(numerator, denominator, member, arm_of)
+    _, _, within = _residuals(x, denominator, member, arm_of)
+    beta = np.sum(residual * within * everybody, axis=-1) / np.sum(within**2 * everybody, axis=-1)
+    return np.asarray(numerator - np.nan_to_num(beta)[..., None] * x)
 
 
 def _levels(

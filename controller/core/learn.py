@@ -22,6 +22,7 @@ LENGTHSCALE_SD = 0.7
 SCALE, SCALE_SD = 0.08, 0.9  # changes between 1 and 50 % far from the baseline
 MEMORY_H, MEMORY_SD = 120.0, 0.8  # from one day to a month
 POOLING, POOLING_SD = 0.8, 1.0
+GRID_DIGITS = 2  # of p, which is a logarithm: far finer than what the data tell
 BOUND = 3.5  # prior standard deviations that a fit may go
 
 
@@ -88,13 +89,18 @@ def _inverse(C: Floats, y: Floats) -> tuple[Floats, Floats, float]:
 
 
 def best(data: Problem, start: Floats, steps: int) -> Hyper:
-    """Where L-BFGS-B leads from a start within `steps` iterations; the start itself when that is better."""
+    """Where L-BFGS-B leads from a start within `steps` iterations; the start itself when that is better.
+
+    The end is put on a grid of 1 %: where an optimiser stops differs in its last digits between processors, and what
+    is decided from there on should not.
+    """
     d = data.x.shape[1]
     reach = BOUND * _spread(d)
     bounds = list(zip(median(d) - reach, median(d) + reach, strict=True))
     options = {"maxiter": steps, "maxfun": 2 * steps}
     end = minimize(objective, start, (data,), "L-BFGS-B", jac=True, bounds=bounds, options=options)
-    return unpack(end.x if end.fun <= objective(start, data)[0] else start)
+    rounded = np.round(end.x, GRID_DIGITS)
+    return unpack(rounded if objective(rounded, data)[0] <= objective(start, data)[0] else start)
 
 
 def median(d: int) -> Floats:

@@ -221,7 +221,8 @@ def _adopt(story: _Story, body: dict[str, Any]) -> _Story:
     control = msgspec.structs.replace(story.control, carry=carry)
     if body.get("table") is not None:
         table = assignment.decode(body["table"].encode())
-        stage = control.deals[carry.deal].stage if carry.deal in control.deals else carry.stage
-        deal = Deal(carry.deal, stage, table.arms, np.array(table.buckets, np.int16))
+        made = control.deals.get(carry.deal)
+        stage, history = (carry.stage, None) if made is None else (made.stage, made.history)
+        deal = Deal(carry.deal, stage, table.arms, np.array(table.buckets, np.int16), history)
         control = msgspec.structs.replace(control, deals={**control.deals, carry.deal: deal})
     return msgspec.structs.replace(story, control=control)

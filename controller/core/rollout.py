@@ -59,6 +59,7 @@ class Deal(msgspec.Struct, frozen=True, eq=False):
     stage: Stage
     arms: tuple[Arm, ...]  # A
     buckets: Buckets  # (B,) index into arms
+    history: NDArray[np.float64] | None = None  # (G1, B, C) the buckets' past, apart from which arm they are in
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,9 +82,12 @@ def shuffled(buckets: int, arms: int, share: float, rng: np.random.Generator) ->
     return arm_of
 
 
-def nested(buckets: int, share: float, seed: int) -> Buckets:
-    """Give arm 1 the first `share` of the study's fixed bucket order: a larger share holds every smaller one."""
-    order = np.random.default_rng((seed, buckets)).permutation(buckets)
+def nested(buckets: int, share: float, seed: int, arm: str) -> Buckets:
+    """Give arm 1 the first `share` of a bucket order that is the vector's own: a larger share holds every smaller one.
+
+    Another vector's order owes nothing to it, so what an earlier test did to its buckets is no bias in a later one.
+    """
+    order = np.random.default_rng((seed, buckets, *arm.encode())).permutation(buckets)
     arm_of = np.zeros(buckets, np.int16)
     arm_of[order[: round(share * buckets)]] = 1
     return arm_of
@@ -94,7 +98,7 @@ def without(deal: Deal, id_: int, arms: Sequence[int]) -> Deal:
     kept = [i for i in range(len(deal.arms)) if i not in arms]
     index = np.zeros(len(deal.arms), np.int16)
     index[kept] = np.arange(len(kept))
-    return Deal(id_, deal.stage, tuple(deal.arms[i] for i in kept), index[deal.buckets])
+    return Deal(id_, deal.stage, tuple(deal.arms[i] for i in kept), index[deal.buckets], deal.history)
 
 
 def all_control(id_: int, stage: Stage, control: Arm, buckets: int) -> Deal:

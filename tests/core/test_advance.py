@@ -58,7 +58,7 @@ def test_what_can_be_bettered_is_tested_once_the_time_is_up() -> None:
 
 def sums(watch: float = 0.1, clicks: float = 0.0, noise: float = 0.01) -> tuple[Deal, Cell]:
     """A deal with half of the buckets on its vector, and what came of it."""
-    arm_of = nested(PLAN.buckets, 0.5, 0)
+    arm_of = nested(PLAN.buckets, 0.5, 0, "c1")
     rng = np.random.default_rng(0)
     base = np.array([1000.0, 100.0, 5000.0]) * (1.0 + noise * rng.standard_normal((PLAN.buckets, 3)))
     base[arm_of == 1] *= [1.0, 1.0 + clicks, 1.0 + watch]

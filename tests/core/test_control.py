@@ -32,7 +32,7 @@ def cell(value: int = 1, events: int = 1) -> Cell:
 
 def deal(id_: int, stage: str = "explore") -> Deal:
     arms = (initial(PLAN).deals[1].arms[0], Arm(f"v{id_}", "explore", THETA))
-    return Deal(id_, stage, arms, nested(PLAN.buckets, 0.5, id_))  # type: ignore[arg-type]  # a stage
+    return Deal(id_, stage, arms, nested(PLAN.buckets, 0.5, id_, "c1"))  # type: ignore[arg-type]  # a stage
 
 
 def begun() -> Control:

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.core.control import Control, Statistics
+from controller.core.control import MEMORY, Control, Statistics
 from controller.core.decide import Decision, decide
 from controller.core.policy import Pick
 from controller.core.windows import Cell, Quality
@@ -111,10 +111,12 @@ def test_figures_that_are_no_numbers_make_no_pick(monkeypatch: pytest.MonkeyPatc
 def test_where_bans_leave_no_room_fewer_vectors_are_dealt() -> None:
     """One free weight, and vectors banned all along it but for a gap: an arm that is not there gets no bucket."""
     plan = varied(weights=(PLAN.weights[0], PLAN.weights[2]))
-    for gap, most in ((0.0, 0), (0.03, 3)):
+    # Bans reach 0.05 and arms keep 0.01 apart: a gap of 0.02 holds three of the four.
+    for gap, most in ((0.0, 0), (0.02, 3)):
         loop = Loop(plan, truth=indifferent)
         loop.windows(2)
-        grid = [u for u in np.arange(0.0, 1.04, 0.04) if abs(u - 0.8) >= 0.05 + gap / 2 or not gap]
+        edges = (0.8 - 0.05 - gap / 2, 0.8 + 0.05 + gap / 2) if gap else (0.8,)
+        grid = [u for u in np.arange(0.0, 1.04, 0.04) if not gap or abs(u - 0.8) >= 0.05 + gap / 2] + list(edges)
         banned = tuple({"all": (1.0, float(2.0 * u - 1.0))} for u in grid)
         carry = msgspec.structs.replace(loop.carry, banned=banned)
         control = msgspec.structs.replace(loop.state.control, carry=carry)
@@ -124,3 +126,33 @@ def test_where_bans_leave_no_room_fewer_vectors_are_dealt() -> None:
         assert arms <= most
         assert np.bincount(loop.table.buckets).tolist() == [120 - 12 * arms] + [12] * arms
         assert loop.window() in ("dealt", "kept")
+
+
+def test_a_deal_keeps_the_past_of_its_buckets_from_before_it_began() -> None:
+    loop = Loop()
+    loop.windows(3)
+    first, second = (deal for deal in list(loop.state.control.deals.values())[-2:])
+    assert first.history is not None
+    assert second.history is not None
+    cells = loop.state.windows.cells.items()
+    served = sum(cell.sums.astype(float) for (end, _), cell in cells if end == loop.carry.decided_through_ms)
+    np.testing.assert_allclose(second.history, MEMORY * first.history + served)
+
+
+def test_the_shares_of_a_ramp_have_the_past_of_the_confirm_test() -> None:
+    loop = at_stage("confirm")
+    past = loop.state.control.deals[loop.carry.deal].history
+    assert past is not None
+    while loop.carry.stage != "hold":
+        loop.window()
+        np.testing.assert_array_equal(loop.state.control.deals[loop.carry.deal].history, past)
+
+
+def test_a_test_that_is_begun_anew_has_no_past_that_holds_the_vector() -> None:
+    loop = at_stage("confirm")
+    loop.order("pause")
+    loop.window()
+    loop.order("resume")
+    loop.windows(2)
+    deal = loop.state.control.deals[loop.carry.deal]
+    assert (deal.stage, len(deal.arms), deal.history) == ("confirm", 2, None)

@@ -151,14 +151,14 @@ def test_nothing_to_say_is_nan_and_not_usable(arms: int) -> None:
     assert np.isnan(changes.change[0, 1]).all()
     assert np.isnan(changes.change[:, :, 1:]).all()  # an arm without buckets
     assert np.isfinite(changes.change[:, 2, 0]).all()
-    assert not usable(changes, group=1)
-    assert usable(changes) == (arms == 2)
+    assert not usable(changes, group=1).any()
+    assert usable(changes).tolist() == [arms == 2] * 3
 
 
 def test_one_bucket_has_no_variance_and_is_not_usable() -> None:
     sums, arm_of = deal(np.random.default_rng(9), np.array([0.0, 0.1]))
     out = np.where(np.arange(len(arm_of)) > 60, -1, arm_of)
-    assert not usable(estimate(sums, out, 2))
+    assert not usable(estimate(sums, out, 2)).any()
 
 
 def test_ten_buckets_an_arm_and_five_percent_are_the_limits() -> None:
@@ -169,9 +169,15 @@ def test_ten_buckets_an_arm_and_five_percent_are_the_limits() -> None:
         arm_of = np.repeat([0, 1], [40, buckets])
         return relative_changes((metric,), ("watch_s",), values.astype(np.int64).reshape(1, -1, 1), arm_of, 2)
 
-    assert usable(changes(10, 0.1))
-    assert not usable(changes(9, 0.1))
-    assert not usable(changes(10, 0.6))
+    assert usable(changes(10, 0.1)).all()
+    assert not usable(changes(9, 0.1)).any()
+    assert not usable(changes(10, 0.6)).any()
+
+
+def test_a_metric_too_noisy_for_control_leaves_the_others_usable() -> None:
+    sums, arm_of = deal(np.random.default_rng(11), np.array([0.0, 0.1]))
+    sums[0, :, 2] = np.where(np.arange(120) % 60 < 3, sums[0, :, 2], 0)  # watch time in three buckets of sixty
+    assert usable(estimate(sums, arm_of, 2)).tolist() == [True, False, True]
 
 
 def test_an_arm_that_killed_a_metric_is_seen_with_an_honest_variance() -> None:
@@ -240,3 +246,66 @@ def test_a_large_deal_takes_milliseconds() -> None:
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(10)) < 0.02  # about 3 ms on an idle core
+
+
+def with_traits(
+    rng: np.random.Generator, effects: NDArray[np.float64], buckets: int = 400
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """A deal at random over buckets that keep traits of their own, and what they did before it (in other units)."""
+    arm_of = np.zeros(buckets, np.int64)
+    arm_of[rng.permutation(buckets)[: 40 * (len(effects) - 1)]] = np.repeat(np.arange(1, len(effects)), 40)
+    volume, taste, length = np.exp(rng.normal(0.0, [[0.3], [0.15], [0.1]], (3, buckets)))
+
+    def window(hours: int, effect: NDArray[np.float64]) -> NDArray[np.float64]:
+        shown = rng.poisson(600 * hours * volume).astype(float)
+        clicks = rng.binomial(shown.astype(np.int64), np.minimum(0.2 * taste * (1 + effect), 1.0)).astype(float)
+        return np.stack([shown, clicks, rng.gamma(5 * clicks + 1, length)], axis=-1)[None]
+
+    before = window(6, rng.normal(0.0, 0.03, buckets))  # earlier arms had effects of their own
+    return np.rint(window(1, effects[arm_of]) * 1e6).astype(np.int64), arm_of, before
+
+
+def test_the_past_of_the_buckets_takes_noise_away_and_adds_no_bias() -> None:
+    rng, effects, runs = np.random.default_rng(12), np.array([0.0, 0.05, 0.0, -0.04]), 400
+    errors, widths, plain = np.empty((3, runs, 3, 3))
+    for run in range(runs):
+        sums, arm_of, before = with_traits(rng, effects)
+        reduced = relative_changes(METRICS, COMPONENTS, sums, arm_of, 4, before)
+        truth = np.array([effects[1:], effects[1:], np.zeros(3)])
+        errors[run] = reduced.change[:, 0] - truth
+        widths[run] = np.sqrt(np.diagonal(reduced.covariance[:, 0], axis1=1, axis2=2))
+        plain[run] = np.sqrt(np.diagonal(estimate(sums, arm_of, 4).covariance[:, 0], axis1=1, axis2=2))
+    assert (np.abs(errors.mean(axis=0)) < 3.5 * errors.std(axis=0) / runs**0.5).all()
+    np.testing.assert_allclose(widths.mean(axis=0), errors.std(axis=0), rtol=0.12)
+    assert np.abs((np.abs(errors) < 1.96 * widths).mean(axis=(0, 2)) - 0.95).max() < 0.025
+    assert (widths.mean(axis=(0, 2)) < np.array([0.6, 0.5, 0.3]) * plain.mean(axis=(0, 2))).all()
+
+
+def test_the_past_counts_by_its_shape_alone() -> None:
+    sums, arm_of, before = with_traits(np.random.default_rng(13), np.array([0.0, 0.1]))
+    once, scaled = (relative_changes(METRICS, COMPONENTS, sums, arm_of, 2, k * before) for k in (1.0, 7.0))
+    np.testing.assert_allclose(once.change, scaled.change, rtol=1e-9)
+    np.testing.assert_allclose(once.covariance, scaled.covariance, rtol=1e-9)
+    nothing = relative_changes(METRICS, COMPONENTS, sums, arm_of, 2, np.zeros_like(before))
+    np.testing.assert_allclose(nothing.change, estimate(sums, arm_of, 2).change)
+
+
+def test_the_past_of_a_mean_is_a_regression() -> None:
+    sums, arm_of, before = with_traits(np.random.default_rng(14), np.array([0.0, 0.1]))
+    n, x = sums[0, :, 2] / 1e6, before[0, :, 2] - before[0, :, 2].mean()
+    arms = [arm_of == a for a in (0, 1)]
+    centred = [np.concatenate([v[arm] - v[arm].mean() for arm in arms]) for v in (n, x)]
+    rest = n - centred[0] @ centred[1] / (centred[1] @ centred[1]) * x
+    r, v = (np.array([f(rest[arm]) for arm in arms]) for f in (np.mean, lambda y: y.var(ddof=1) / len(y)))
+    changes = relative_changes(METRICS, COMPONENTS, sums, arm_of, 2, before)
+    np.testing.assert_allclose(changes.change[1, 0, 0], r[1] / r[0] * (1 - v[0] / r[0] ** 2) - 1, rtol=1e-9)
+    np.testing.assert_allclose(
+        changes.covariance[1, 0, 0, 0], (v[1] + v[0] * (r[1] / r[0]) ** 2) / r[0] ** 2, rtol=1e-9
+    )
+
+
+def test_the_combined_error_of_one_metric_is_its_own_with_a_past_too() -> None:
+    sums, arm_of, before = with_traits(np.random.default_rng(15), np.array([0.0, 0.1, -0.1]))
+    changes = relative_changes(METRICS, COMPONENTS, sums, arm_of, 3, before)
+    se = combined_se(np.array([1.0]), METRICS[:1], COMPONENTS, sums, arm_of, 3, before)
+    np.testing.assert_allclose(se, np.sqrt(np.diagonal(changes.covariance[0, 0])), rtol=0.02)

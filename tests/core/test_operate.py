@@ -29,7 +29,7 @@ def at(stage: Stage, candidate: bool = True, before: Stage = "explore") -> Contr
     role = "candidate" if stage == "confirm" else "promoted"
     arms = (control.deals[1].arms[0], Arm("c9", role, THETA))
     tested = stage in ("confirm", "ramp", "hold")
-    deal = Deal(2, stage, arms, nested(PLAN.buckets, 0.1, 0)) if tested else control.deals[1]
+    deal = Deal(2, stage, arms, nested(PLAN.buckets, 0.1, 0, "c9")) if tested else control.deals[1]
     carry = msgspec.structs.replace(
         control.carry,
         stage=stage,

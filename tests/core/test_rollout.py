@@ -77,15 +77,17 @@ def test_shuffling_deals_every_bucket_alike() -> None:
 
 @given(st.integers(10, 2000), st.lists(st.floats(0.0, 1.0), min_size=2, max_size=5), st.integers(0, 2**32))
 def test_a_larger_share_holds_every_smaller_one(buckets: int, shares: list[float], seed: int) -> None:
-    ramp = [nested(buckets, share, seed) for share in sorted(shares)]
+    ramp = [nested(buckets, share, seed, "c1") for share in sorted(shares)]
     for share, arm_of in zip(sorted(shares), ramp, strict=True):
         assert arm_of.sum() == round(share * buckets)
     for smaller, larger in itertools.pairwise(ramp):
         assert (larger >= smaller).all()
 
 
-def test_nested_orders_differ_between_studies() -> None:
-    assert (nested(1000, 0.5, 1) != nested(1000, 0.5, 2)).any()
+def test_nested_orders_differ_between_studies_and_vectors() -> None:
+    first = nested(1000, 0.5, 1, "c1")
+    for other in (nested(1000, 0.5, 2, "c1"), nested(1000, 0.5, 1, "c2")):
+        assert abs(np.mean(first == other) - 0.5) < 0.1
 
 
 def test_without_gives_the_buckets_of_an_arm_to_control() -> None:

@@ -184,7 +184,7 @@ def test_an_expired_last_table_becomes_all_control(tmp_path: Path) -> None:
     with Journal.open(path, PLAN.study) as journal:
         recorder, state = Recorder.take_over(PLAN, journal, publisher, START_MS, "wall")
         deal = state.control.deals[1]
-        two = rollout.Deal(2, "explore", (*deal.arms, dealt), rollout.nested(PLAN.buckets, 0.5, 1))
+        two = rollout.Deal(2, "explore", (*deal.arms, dealt), rollout.nested(PLAN.buckets, 0.5, 1, "c1"))
         control, table = issue(PLAN, state.control, two, START_MS)
         recorder.commit(msgspec.structs.replace(state, control=control), (Publish(control.carry.version, table),))
     still_valid, expired = START_MS + PLAN.window.validity_ms - 1, START_MS + PLAN.window.validity_ms

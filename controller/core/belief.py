@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 
 MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
 REPEATED = 24  # earlier vectors that the policy may repeat
+MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 NO_INFORMATION = 1e6  # variance of a change that says nothing, so that metrics can share rows
 
 
@@ -111,8 +112,8 @@ def _said(changes: Changes, judged: list[int], group: int) -> tuple[Floats, Floa
     change, covariance = changes.change[judged, group].copy(), changes.covariance[judged, group].copy()
     enough = bool((changes.group_buckets[group] >= MIN_BUCKETS).all())
     precise = changes.control_relative_se[judged, group] <= MAX_CONTROL_SE
-    finite = np.isfinite(change).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2))
-    known = precise & finite & enough
+    believable = (np.abs(change) <= MAX_CHANGE).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2))  # NaN is not
+    known = precise & believable & enough
     change[~known] = 0.0
     covariance[~known] = NO_INFORMATION * np.eye(change.shape[1])
     return change, covariance, bool(known.any())

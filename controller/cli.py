@@ -229,10 +229,6 @@ def _send(verb: Any, argv: list[str]) -> int:
 
 def _journal(path: Path) -> Path:
     """The journal that a person named, by itself or by its study file."""
-    from controller.shell.journal_file import JournalRefused
-
-    if path.is_dir():
-        raise JournalRefused(f"journal {path}: is a directory, expected the journal's file (journal.path of the study)")
     return config.load(path).journal if path.suffix == ".toml" else path
 
 

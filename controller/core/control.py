@@ -13,6 +13,7 @@ from controller.core.estimate import Changes, relative_changes
 from controller.core.kernel import Hyper
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, Deal, all_control, check_move
+from controller.core.sums import LIMIT
 from controller.core.windows import Cell, Quality
 
 HOUR_MS = 3_600_000
@@ -284,7 +285,20 @@ def _moment(plan: Plan, end_ms: int, cell: Cell) -> float:
 
 
 def _plus(one: Cell | None, other: Cell) -> Cell:
-    return other if one is None else Cell(one.sums + other.sums, one.events + other.events)
+    """Two cells' sums. Where they could wrap, both count half: a deal that is held for years, or impossible values.
+
+    Ratios of sums, and how they vary between buckets, stay as they are; what comes later weighs more.
+    """
+    if one is None:
+        return other
+    if _peak(one) + _peak(other) <= LIMIT:
+        return Cell(one.sums + other.sums, one.events + other.events)
+    return Cell(one.sums // 2 + other.sums // 2, one.events + other.events)
+
+
+def _peak(cell: Cell) -> int:
+    """The largest sum of a bucket's component over the groups, in magnitude."""
+    return int(np.abs(cell.sums).sum(axis=0).max(initial=0))
 
 
 def _retire(plan: Plan, control: Control, gone: set[int]) -> Control:

@@ -41,7 +41,7 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
     end_ms: int
     outcome: str  # dealt | kept | no_data | backlog | frozen
     why: str
-    table: bytes | None  # None: nothing is published (an older window of a backlog)
+    table: bytes | None  # None: nothing is published (an older window of a backlog, but one that freezes the study)
     changes: Changes | None  # of the deal that was live in the window, over all it has lasted
     deal: Deal  # that deal
     tripped: tuple[safety.Crossing, ...] = ()
@@ -70,12 +70,14 @@ def decide(
         now_ms: the daemon's clock, for the table.
         rng: the decision's randomness.
         act: False for the older windows of a backlog: their evidence counts, but only the newest publishes and
-            only on what was published in it may a stage advance.
+            only on what was published in it may a stage advance. A freeze does not wait for it: no vector may be
+            left on traffic that nobody judges.
     """
     deal = control.deals[control.carry.deal]
     verdict = _judged(plan, _observed(plan, control, seen, deal), seen, deal, rng, act)
     control, table = verdict.control, None
-    if act:
+    froze = verdict.outcome == "frozen" and verdict.deal.id != deal.id
+    if act or froze:
         control, table = issue(plan, control, verdict.deal, now_ms)
     return control, Decision(seen.end_ms, verdict.outcome, verdict.why, table, verdict.changes, deal, verdict.tripped)
 

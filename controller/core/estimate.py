@@ -23,6 +23,7 @@ from controller.core.events import FIXED_POINT
 BUCKETS = "buckets"  # the denominator of a metric per assigned bucket
 MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth believing
 UNFORETOLD = 0.01  # of a variance: a past that foretells more than the rest is too good to be true
+MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.05  # the second-order expansion in control's level holds well below this
 
 Floats = NDArray[np.float64]
@@ -124,13 +125,13 @@ def usable(changes: Changes, group: int = 0) -> NDArray[np.bool_]:
     """(M,) whether a group's changes of each metric may enter the posterior.
 
     Every arm has at least 10 buckets with traffic there, control's relative standard error is at most 5 %, and
-    everything is finite.
+    the changes are finite and no larger than data can be.
     """
     enough = bool((changes.group_buckets[group] >= MIN_BUCKETS).all())
     precise = changes.control_relative_se[:, group] <= MAX_CONTROL_SE  # NaN is not
-    finite = np.isfinite(changes.change[:, group]).all(axis=1)
+    believable = (np.abs(changes.change[:, group]) <= MAX_CHANGE).all(axis=1)
     known = np.isfinite(changes.covariance[:, group]).all(axis=(1, 2))
-    return np.asarray(precise & finite & known & enough)
+    return np.asarray(precise & believable & known & enough)
 
 
 def _groups(sums: NDArray[Any]) -> NDArray[Any]:

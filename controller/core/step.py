@@ -196,8 +196,8 @@ def _decide(
 
 
 def _break(plan: Plan, state: State, now_ms: int) -> tuple[State, list[Effect]]:
-    """Look for a catastrophe, at most once a minute."""
-    if now_ms < state.looked_ms + BREAKER_EVERY_MS:
+    """Look for a catastrophe, at most once a minute; a clock that was set back must not keep it from looking."""
+    if state.looked_ms <= now_ms < state.looked_ms + BREAKER_EVERY_MS:
         return state, []
     state = msgspec.structs.replace(state, looked_ms=now_ms)
     seen, before = _statistics(state, plan, None), state.control.carry

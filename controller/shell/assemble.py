@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from controller.shell import fingerprint
@@ -77,14 +78,25 @@ def probe(study: Study) -> dict[str, str]:
         _publisher(study).stored()
     except PublisherUnavailable as error:
         faults["redis"] = str(error).removeprefix("redis: ")
-    source = _kafka_source(study, "wall")
+    letters = study.kafka.dead_letter_topic
+    if (found := _unreadable(study, study.kafka.topic)) is not None:
+        faults["kafka"] = found
+    elif letters is not None and (found := _unreadable(study, letters)) is not None:
+        faults["dead letters"] = found
+    return faults
+
+
+def _unreadable(study: Study, topic: str) -> str | None:
+    """Why a topic's offsets cannot be had, or None."""
+    kafka = msgspec.structs.replace(study.kafka, topic=topic)
+    source = _kafka_source(msgspec.structs.replace(study, kafka=kafka), "wall")
     try:
         source.start(None, "latest")
     except SourceUnavailable as error:
-        faults["kafka"] = str(error)
+        return str(error)
     finally:
         source.close()
-    return faults
+    return None
 
 
 def _publisher(study: Study) -> RedisPublisher:

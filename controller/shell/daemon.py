@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from controller.core import step as core
+from controller.core.events import MAX_REJECTED
 from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.plan import Plan
@@ -312,11 +313,17 @@ def _with_partitions(state: State, partitions: dict[int, PartitionState]) -> Sta
 
 
 def _ahead(poll: Poll, info: core.Info) -> list[DeadLetter]:
-    """The records of rows that were refused only when they met the clock or the sums."""
+    """The records of rows that were refused only when they met the clock or the sums: one letter a record.
+
+    Cut as the decoder cuts: a broker that takes a large record may refuse it with headers, for ever.
+    """
+    refused = dict.fromkeys((row.partition, row.offset, row.reason) for row in info.ingested.refused)
+    if not refused:
+        return []
     values = {(part.partition, record.offset): record.value for part in poll.parts for record in part.records}
     return [
-        DeadLetter(row.partition, row.offset, row.reason, values.get((row.partition, row.offset), b""))
-        for row in info.ingested.refused
+        DeadLetter(partition, offset, reason, values.get((partition, offset), b"")[:MAX_REJECTED])
+        for partition, offset, reason in refused
     ]
 
 

@@ -84,6 +84,8 @@ def inode(path: Path) -> tuple[int, int] | None:
 
 def connect(path: Path, options: str) -> sqlite3.Connection:
     """A connection in autocommit mode. `options`: the mode parameters of SQLite's URI."""
+    if path.is_dir():  # which SQLite would call a disk I/O error
+        raise JournalRefused(f"journal {path}: is a directory, expected the journal's file (journal.path of the study)")
     with named_failures(path):
         uri = f"{path.as_uri()}?mode={options}"
         db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_S)

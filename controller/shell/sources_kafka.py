@@ -1,7 +1,7 @@
 """Events from Kafka by kafka-python: partitions assigned by hand, offsets kept by the caller."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -108,7 +108,11 @@ class KafkaSource:
         """See `Source.caught_up`."""
         if self._consumer is None:
             return False
-        self._discover()
+        try:
+            self._discover()
+        except KafkaError as error:
+            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {_said(error)}")
+            return False
         self._ask()
         return self._standing.at_end()
 
@@ -163,7 +167,7 @@ class KafkaSource:
         try:
             self._discover()
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
-            moved = [self._moved(partition, polled) for partition in sorted(self._standing.positions)]
+            positions = {partition: self._position(partition) for partition in sorted(self._standing.positions)}
         except (OffsetOutOfRangeError, LogTruncationError, NoOffsetForPartitionError) as error:
             raise self._lost(error) from error
         except KafkaError as error:
@@ -173,17 +177,19 @@ class KafkaSource:
             time.sleep(min(timeout_s, _RETRY_S))
             return (), 0
         newest_ms = max((records[-1].timestamp for records in polled.values()), default=0)
-        return tuple(part for part in moved if part is not None), newest_ms
+        return tuple(self._moved(positions, polled)), newest_ms  # nothing can fail from here on, halfway through
 
-    def _moved(self, partition: int, polled: Mapping[Any, list[Any]]) -> Fetched | None:
-        """The records and the client's position, which is beyond markers and gaps that hold no record."""
-        topic_partition = self._at(partition)
-        records = polled.get(topic_partition, [])
-        position = self._consumer.position(topic_partition, timeout_ms=0)
-        if position is None or position == self._standing.positions[partition]:
-            return None
-        self._standing.advance(partition, position)
-        return Fetched(partition, [_record(record) for record in records], position)
+    def _position(self, partition: int) -> int | None:
+        """The client's position, which is beyond markers and gaps that hold no record."""
+        position: int | None = self._consumer.position(self._at(partition), timeout_ms=0)
+        return position
+
+    def _moved(self, positions: Mapping[int, int | None], polled: Mapping[Any, list[Any]]) -> Iterator[Fetched]:
+        for partition, position in positions.items():
+            if position is not None and position != self._standing.positions[partition]:
+                self._standing.advance(partition, position)
+                records = polled.get(self._at(partition), [])
+                yield Fetched(partition, [_record(record) for record in records], position)
 
     def _discover(self) -> None:
         """Take up partitions that were added to the topic, at their beginning."""

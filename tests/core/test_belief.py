@@ -74,6 +74,16 @@ def test_a_metric_that_is_too_noisy_does_not_silence_the_others() -> None:
     assert sd[1] == pytest.approx(prior, rel=1e-3)
 
 
+def test_an_impossible_change_is_not_believed_and_stops_nothing() -> None:
+    """Arms that all say 9e11 share so much of control's noise that their covariance is singular in doubles."""
+    broken = evidence()
+    broken.changes.change[0] = 2e8
+    broken.changes.covariance[0] = 4e16 * 1e-4 + 1e-4 * np.eye(2)
+    believed = believe(PLAN, initial(PLAN), (broken, evidence(deal=2)), 1.0)
+    mean, _ = believed.posterior.mean_sd(points(PLAN, believed.space, broken.thetas[0]), 0, 1.0)
+    assert abs(mean[0, 0]) < 0.1
+
+
 def test_delayed_metrics_and_metrics_of_no_interest_are_left_out() -> None:
     plan = varied(
         components=(*PLAN.components, Component("returned")),

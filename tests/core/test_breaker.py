@@ -96,6 +96,14 @@ def test_it_looks_once_a_minute() -> None:
     assert len(loop.table.arms) == 4
 
 
+def test_it_looks_after_the_clock_was_set_back() -> None:
+    loop = explored()
+    rows = loop.rows(minute=20)
+    loop.poll(rows[:10], now_ms=START + 1000 * HOUR)
+    loop.poll([broken(row, loop.table.arms[2].arm) for row in rows[10:]], now_ms=rows[0].ts_ms)
+    assert len(loop.table.arms) == 4
+
+
 def test_few_buckets_and_harmless_noise_never_trip() -> None:
     """A sparse metric: few clicks in few buckets, nothing is wrong, and it looks at every minute."""
     plan = varied(PLAN, buckets=60, traffic={"explore_arms": 2})

@@ -70,6 +70,22 @@ def test_a_deal_s_sums_are_those_of_all_its_versions_and_windows() -> None:
     assert control.carry.sealed_through_ms == START + 2 * HOUR
 
 
+def test_sums_that_could_wrap_count_half() -> None:
+    """Each window alone is within its limit; a deal that is held has ever more of them."""
+    control, _ = issue(PLAN, begun(), deal(2), START)
+    sums = np.full(SHAPE, 2**50)
+    sums[0, :, 0] = 2**60
+    sums[0, 0, 1] = -(2**61)
+    for hour in range(8):
+        control = fold(PLAN, control, START + (hour + 1) * HOUR, {2: Cell(sums, np.ones(SHAPE[:2], np.int64))})
+    total = deal_sums(control, {(START + 9 * HOUR, 2): Cell(sums, np.ones(SHAPE[:2], np.int64))}, 2)
+    assert total is not None
+    assert (total.sums[0, :, 0] > 2**60).all()
+    assert -(2**62) <= total.sums[0, 0, 1] < -(2**60)
+    assert (total.sums[0, :, 0] == 2**10 * total.sums[0, :, 2]).all()
+    assert (total.events == 9).all()
+
+
 def test_a_deal_s_hour_is_when_its_events_were() -> None:
     control, _ = issue(PLAN, begun(), deal(2), START)
     control = fold(PLAN, control, START + HOUR, {2: cell(1, events=30)})

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from controller import assignment
 from controller.core.control import MEMORY, Control, Statistics
 from controller.core.decide import Decision, decide
 from controller.core.policy import Pick
@@ -62,6 +63,21 @@ def test_an_act_publishes_and_a_backlog_does_not() -> None:
     _, passed = once(loop, cells, act=False)
     assert (passed.outcome, passed.table) == ("backlog", None)
     assert same(passed.deal, loop.state.control.deals[loop.carry.deal])
+
+
+def test_a_backlog_s_fault_takes_the_vectors_off_at_once() -> None:
+    loop = at_stage("confirm")
+    found = msgspec.structs.replace(
+        seen(loop, START + (loop.hour + 1) * HOUR, window(loop, current=even(loop))),
+        quality=Quality(accepted=1000, misattributed=500),
+    )
+    frozen, decision = decide(PLAN, loop.state.control, found, found.end_ms, np.random.default_rng(0), False)
+    assert decision.outcome == "frozen"
+    assert decision.table is not None
+    assert len(assignment.decode(decision.table).arms) == 1
+    assert len(frozen.deals[frozen.carry.deal].arms) == 1  # so neither the breaker nor a restart finds a vector to deal
+    _, still = decide(PLAN, frozen, found, found.end_ms, np.random.default_rng(0), False)
+    assert (still.outcome, still.table) == ("frozen", None)
 
 
 def exposed(loop: Loop, cells: dict[tuple[int, int], Cell]) -> bool:

@@ -1,6 +1,7 @@
 import msgspec
 import pytest
 
+from controller.core.events import MAX_REJECTED
 from controller.core.operate import Command
 from controller.shell.daemon import LAST_BACKOFF_S
 from tests.shell.loop import PARTITIONS, START_MS, Letters, Rig, World
@@ -108,6 +109,21 @@ def test_an_event_refused_by_the_clock_is_a_dead_letter_too(world: World) -> Non
     rig.settle()
     assert [(letter.reason, letter.data) for letter in letters.sent] == [("future", value)]
     assert rig.metric("events_total", result="future") == 1
+
+
+def test_a_large_record_of_many_refused_events_is_one_letter_that_is_cut(world: World) -> None:
+    """Else an hour of a producer's wrong clock is sent as the square of its size, or never taken by the broker."""
+    letters = Letters()
+    rig = world.start(dead_letters=letters, clock="wall")
+    rig.settle()
+    world.product.serve(0.001)
+    event = msgspec.json.decode(world.topic.logs[0][-1].value) | {"ts_ms": START_MS + 3_600_000}
+    rows = [msgspec.json.encode(event | {"id": f"future {k}"}) for k in range(1000)]
+    offset = world.topic.append(0, b"\n".join(rows))
+    rig.settle()
+    (letter,) = letters.sent
+    assert (letter.offset, letter.reason, len(letter.data)) == (offset, "future", MAX_REJECTED)
+    assert rig.metric("events_total", result="future") == 1000
 
 
 def test_while_dead_letters_wait_nothing_is_polled_and_nothing_is_lost(world: World) -> None:

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -260,6 +260,12 @@ def test_a_file_that_is_no_database_is_named(path: Path) -> None:
     with pytest.raises(JournalCorrupt, match="not a database"):
         Journal.open(path, "feed")
     assert path.read_text().startswith("study")
+
+
+@pytest.mark.parametrize("use", [lambda path: Journal.open(path, "feed"), Journal.read_only, check_chain])
+def test_a_directory_is_no_journal(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    with pytest.raises(JournalRefused, match=f"journal {tmp_path}: is a directory, expected the journal's file"):
+        use(tmp_path)
 
 
 def test_a_directory_that_does_not_exist(tmp_path: Path) -> None:

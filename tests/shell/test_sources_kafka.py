@@ -1,0 +1,104 @@
+"""What `KafkaSource` makes of errors that a real broker raises too rarely to wait for."""
+
+from typing import Any, NamedTuple
+
+import pytest
+from kafka import TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError
+
+from controller.shell.connections import Kafka
+from controller.shell.sources import Fetched
+from controller.shell.sources_kafka import KafkaSource
+
+
+class Stored(NamedTuple):
+    offset: int
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp: int = 0
+
+
+class Client:
+    """A consumer of a topic whose partitions hold one record each; `fails` holds what its methods raise, once."""
+
+    def __init__(self) -> None:
+        self.partitions = {0, 1}
+        self.fails: dict[str, KafkaError] = {}
+        self.at: dict[Any, int] = {}
+
+    def _answer(self, name: str) -> None:
+        if name in self.fails:
+            raise self.fails.pop(name)
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        self._answer("partitions_for_topic")
+        return set(self.partitions)
+
+    def beginning_offsets(self, topic: list[Any], timeout_ms: int) -> dict[Any, int]:
+        return dict.fromkeys(topic, 0)
+
+    def end_offsets(self, topic: list[Any], timeout_ms: int) -> dict[Any, int]:
+        return dict.fromkeys(topic, 1)
+
+    def assign(self, topic: list[Any]) -> None:
+        self.at = {at: self.at.get(at, 0) for at in topic}
+
+    def seek(self, at: Any, offset: int) -> None:
+        self.at[at] = offset
+
+    def poll(self, timeout_ms: int) -> dict[Any, list[Stored]]:
+        records = {at: [Stored(0, b"%d" % at.partition)] for at, offset in self.at.items() if offset == 0}
+        self.at = dict.fromkeys(self.at, 1)
+        return records
+
+    def position(self, at: Any, timeout_ms: int) -> int:
+        self._answer(f"position {at.partition}")
+        return self.at[at]
+
+    def highwater(self, at: Any) -> int:
+        return 1
+
+    def close(self, autocommit: bool, timeout_ms: int) -> None:
+        self.at = {}
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Client:
+    made = Client()
+    monkeypatch.setattr("controller.shell.sources_kafka.connect", lambda *_: made)
+    return made
+
+
+@pytest.fixture
+def source(client: Client) -> KafkaSource:
+    made = KafkaSource(Kafka("nowhere:1", "events"), window_ms=3_600_000, idle_after_s=None)
+    made.start(None, "earliest")
+    return made
+
+
+def values(parts: tuple[Fetched, ...]) -> list[bytes]:
+    return [record.value for part in parts for record in part.records]
+
+
+def test_a_position_that_is_not_told_loses_no_other_partition_s_records(source: KafkaSource, client: Client) -> None:
+    client.fails["position 1"] = KafkaTimeoutError("no answer")
+    assert source.poll(0.0).parts == ()
+    assert source.health() is not None
+    assert values(source.poll(0.0).parts) == [b"0", b"1"]
+
+
+def test_no_answer_about_partitions_is_not_caught_up(source: KafkaSource, client: Client) -> None:
+    source.poll(0.0)
+    assert source.caught_up()
+    client.fails["partitions_for_topic"] = KafkaTimeoutError("no answer")
+    assert not source.caught_up()
+    assert "no answer" in str(source.health())
+    assert source.caught_up()
+
+
+def test_a_new_partition_is_not_caught_up(source: KafkaSource, client: Client) -> None:
+    source.poll(0.0)
+    client.partitions.add(2)
+    assert not source.caught_up()
+    assert client.at[TopicPartition("events", 2)] == 0
+    assert values(source.poll(0.0).parts) == [b"2"]

@@ -1,13 +1,13 @@
 """The study file becomes the plan and the addresses of the services, or a list of all its mistakes."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from controller.core.estimate import Metric
+from controller.core.estimate import MIN_BUCKETS, Metric
 from controller.core.events import Component
 from controller.core.plan import Plan
 from controller.core.rollout import RolloutPlan, TrafficPlan
@@ -25,6 +25,7 @@ from controller.shell.study_file import (
 from controller.shell.toml_records import Mistake, parse_duration, read_fields
 
 DAY_MS = parse_duration("1d")
+LARGE_STATE = 2**30  # bytes of sums that are not sealed: a decision goes through all of them
 
 
 class Study(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,9 +221,30 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
     ]
     if plan.rollout.confirm_ms % DAY_MS:
         found.append(f"rollout.confirm: {plan.rollout.confirm_ms} ms is not whole days; the hour biases the claim")
+    found += [*_large(plan), *_thin(plan)]
     found += [
         f"guardrails: {rail.metric} may not rise (max_change = 0); half of all harmless vectors look unsafe"
         for rail in plan.guardrails
         if rail.max_change == 0
     ]
     return tuple(found)
+
+
+def _large(plan: Plan) -> Iterator[str]:
+    unsealed = (plan.window.lateness_ms + plan.window.grace_ms) // plan.window.length_ms + 2
+    # Beside each window's table there is the one before: clients change over while the window is open.
+    size = 2 * unsealed * (len(plan.segments) + 1) * plan.buckets * (len(plan.components) + 1) * 8
+    if size > LARGE_STATE:
+        yield (
+            f"window: {unsealed} windows of {plan.buckets} buckets stay open at once, about {size / 2**30:.1f} GiB; "
+            "a longer window.length, a shorter window.lateness or fewer traffic.buckets need less"
+        )
+
+
+def _thin(plan: Plan) -> Iterator[str]:
+    first, last = plan.rollout.ramp_shares[0], plan.rollout.ramp_shares[-1]
+    if min(round(first * plan.buckets), plan.buckets - round(last * plan.buckets)) < MIN_BUCKETS:
+        yield (
+            f"rollout.ramp_shares: of {plan.buckets} buckets, vector or control gets fewer than {MIN_BUCKETS} at some "
+            "share; guardrails are hardly watched there"
+        )

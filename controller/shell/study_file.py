@@ -281,6 +281,14 @@ def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:
     yield from within("rollout.confirm_alpha", alpha, 0 < alpha < 0.5, "a probability above 0 and below 0.5")
 
 
+def _ramp(rollout: RolloutTable, traffic: TrafficTable) -> Iterator[Mistake]:
+    """A share of no bucket at all never carries the traffic that its step waits for."""
+    for index, share in enumerate(rollout.ramp_shares):
+        if 0 < share <= MAX_RAMP_SHARE and not 0 < round(share * traffic.buckets) < traffic.buckets:
+            accepted = f"a share that leaves vector and control at least one of the {traffic.buckets} buckets each"
+            yield Mistake(f"rollout.ramp_shares[{index}]", show(share), accepted)
+
+
 def _safety(safety: SafetyPlan) -> Iterator[Mistake]:
     for name, value in msgspec.structs.asdict(safety).items():
         if name == "breaker_change":
@@ -319,6 +327,7 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., Iterator[Mistake]]], ..
     (("traffic",), _traffic),
     (("segments",), _segments),
     (("rollout",), _rollout),
+    (("rollout", "traffic"), _ramp),
     (("safety",), _safety),
     (("kafka",), check_kafka),
     (("redis",), check_redis),

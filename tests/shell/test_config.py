@@ -175,6 +175,14 @@ def test_warnings_tell_of_what_is_legal_but_wasteful(tmp_path: Path) -> None:
     ]
 
 
+def test_warnings_tell_of_much_state_and_of_thin_arms(tmp_path: Path) -> None:
+    short = SMALL.replace('"1h"', '"1m"\nlateness = "6h"') + "[traffic]\nbuckets = 100000\n"
+    (large,) = read(tmp_path, short).warnings
+    assert large.startswith("window: 362 windows of 100000 buckets stay open at once, about 2.2 GiB")
+    (thin,) = read(tmp_path, SMALL + "[traffic]\nbuckets = 180\nexplore_arms = 4\n").warnings
+    assert thin.startswith("rollout.ramp_shares: of 180 buckets, vector or control gets fewer than 10")
+
+
 def test_paths_are_relative_to_the_study_file(tmp_path: Path) -> None:
     text = SMALL.replace("[redis]", 'security = "ssl"\nca_file = "ca.pem"\n[redis]').replace('"feed.j', '"../feed.j')
     study = read(tmp_path, text)

@@ -1,18 +1,21 @@
 """The best vector of a world that keeps every guardrail, found without an event.
 
-Notation: d free weights, S segments; v = the free unit coordinates of all segments (S d,).
+Notation: d free weights, S segments; v = the free unit coordinates of all segments (S d,), or (d,) shared by all.
 """
+
+from itertools import cycle
 
 import msgspec
 import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import qmc
 
-from controller.core.space import Weight
+from controller.core.space import Space, Weight
 from simulators.worlds import Floats, World, gain, margins, segment_names, true_change
 
 LOG2_POINTS = 14  # of the Sobol net that the climbs start from
 STARTS = 8
+NEAR = 0.3  # of the way from the baseline: a second net
 
 
 class Best(msgspec.Struct, frozen=True):
@@ -23,13 +26,16 @@ class Best(msgspec.Struct, frozen=True):
     change: dict[str, float]
 
 
-def best_feasible(world: World, *, constrained: bool = True) -> Best:
+def best_feasible(world: World, *, constrained: bool = True, common: bool = False) -> Best:
     """The optimum by SLSQP from the best points of a Sobol net (never worse than the net, never infeasible).
 
-    With `constrained` false the guardrails are ignored. Raises `ValueError` when nothing is feasible.
+    With `constrained` false the guardrails are ignored, with `common` all segments get one vector. Raises `ValueError`
+    when nothing is feasible.
     """
-    d = len(_free(world)) * len(segment_names(world))
+    d = len(_free(world)) * (1 if common else len(segment_names(world)))
     net = qmc.Sobol(d, rng=0).random_base2(LOG2_POINTS)
+    base = np.tile(Space(world.weights).baseline_unit, d // len(_free(world)))
+    net = np.concatenate((base[None], net, base + NEAR * (net - base)))  # with many weights only the near are feasible
     change = true_change(world, _theta(world, net))
     slack = margins(world, change).min(axis=-1, initial=np.inf) if constrained else np.ones(len(net))
     objective = np.where(slack >= 0, gain(world, change), -np.inf)
@@ -69,9 +75,8 @@ def _report(world: World, v: Floats) -> Best:
 
 
 def _theta(world: World, v: Floats) -> dict[str, Floats]:
-    """Weights (..., W) of every segment at v (..., S d)."""
-    d = len(_free(world))
-    blocks = {name: v[..., i * d : (i + 1) * d] for i, name in enumerate(segment_names(world))}
+    """Weights (..., W) of every segment at v (..., S d) or (..., d)."""
+    blocks = dict(zip(segment_names(world), cycle(np.split(v, v.shape[-1] // len(_free(world)), axis=-1))))
     return {"all": world.baseline} | {name: _weights(world, block) for name, block in blocks.items()}
 
 

@@ -1,0 +1,98 @@
+"""A world's traffic as sums per bucket, without its events: one draw for each bucket, segment and quantity.
+
+Sums of events are drawn from their own laws, so they are exact given a rate: visits are Poisson, a count of at least
+one per visit is n + Poisson(n (rate - 1)), a part of n is Binomial(n, rate), an amount per one of n is a gamma variable
+of n times the shape. Rates are those of `simulators.events` with one difference: the season stands still within an
+hour. `tests/benchmarks/test_arena_traffic.py` holds both, and the closed form, beside one another.
+
+Notation: B buckets, S segments, G1 = 1 + segments (1 without any), Q quantities, C components, A arms.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.assignment import Arm
+from controller.core.events import FIXED_POINT
+from controller.core.rollout import Deal
+from controller.core.windows import Cell
+from simulators.events import population
+from simulators.worlds import HOUR_MS, Floats, Quantity, World, hour_of, rate_changes, segment_names, volume
+
+_TRAFFIC = 101  # stream of randomness, beside those of `simulators.events`
+
+
+class Crowd(msgspec.Struct, frozen=True, eq=False):
+    """Everyone of a world, by bucket."""
+
+    share: Floats  # (S, B) of all visits, at the baseline
+    traits: tuple[Floats, ...]  # Q times (B,): standard normal, for ever the bucket's
+    seed: int
+
+
+def crowd(world: World, seed: int, salt: str) -> Crowd:
+    """The buckets of the world's population."""
+    people = population(world, seed, salt)
+    visits = np.bincount(people.lookup, minlength=world.units)
+    cell = people.segment.astype(np.int64) * world.buckets + people.bucket
+    shape = (len(segment_names(world)), world.buckets)
+    share = np.bincount(cell, weights=visits, minlength=shape[0] * shape[1]).reshape(shape)
+    return Crowd(share / share.sum(), people.traits, seed)
+
+
+def hour_sums(
+    world: World, people: Crowd, deal: Deal, weights: tuple[str, ...], components: tuple[str, ...], begin_ms: int
+) -> Cell:
+    """The sums of the hour from `begin_ms` under a deal whose arms hold these weights."""
+    rng = np.random.default_rng((people.seed, _TRAFFIC, begin_ms))
+    effect = np.exp(_log_rates(world, deal, weights))[deal.buckets].transpose(2, 1, 0)  # (1 + Q, S, B)
+    hour = hour_of(np.array([begin_ms + HOUR_MS // 2]))
+    mean = world.events_per_hour * float(volume(world, hour_of(begin_ms + _MINUTES * 60_000.0)).mean())
+    events = rng.poisson(mean * people.share * effect[0])
+    values: dict[str | None, Floats] = {None: events.astype(np.float64)}
+    for q, quantity in enumerate(world.quantities):
+        trait = np.sqrt(world.trait_share) * people.traits[q]
+        trait = trait + np.sqrt(1 - world.trait_share) * rng.standard_normal(world.buckets)
+        rate = quantity.rate * np.exp(quantity.spread * trait - quantity.spread**2 / 2) * effect[1 + q]
+        rate = rate * float(quantity.season.factor(hour)[0])
+        values[quantity.name] = _drawn(quantity, rate, values[quantity.of], rng)
+    nothing = np.zeros(events.shape)
+    sums = np.stack([np.round(values.get(name, nothing) * FIXED_POINT) for name in components], axis=-1)
+    return Cell(_slots(world, sums.astype(np.int64)), _slots(world, events))
+
+
+_MINUTES = np.arange(0.5, 60.0)
+
+
+def _log_rates(world: World, deal: Deal, weights: tuple[str, ...]) -> Floats:
+    """Log changes of the visits and of every rate, (A, S, 1 + Q)."""
+    return np.array(
+        [
+            [rate_changes(world, served_theta(world, arm, weights), segment) for segment in segment_names(world)]
+            for arm in deal.arms
+        ]
+    )
+
+
+def served_theta(world: World, arm: Arm, weights: tuple[str, ...]) -> Mapping[str, Floats]:
+    """An arm's weights by segment in the world's order."""
+    order = [weights.index(weight.name) for weight in world.weights]
+    return {segment: np.array(theta)[order] for segment, theta in arm.theta.items()}
+
+
+def _drawn(quantity: Quantity, rate: Floats, parent: Floats, rng: np.random.Generator) -> Floats:
+    if quantity.law == "count":
+        return np.asarray(parent + rng.poisson(parent * np.maximum(rate - 1.0, 0.0)))
+    if quantity.law == "part":
+        return np.asarray(rng.binomial(parent.astype(np.int64), np.minimum(rate, 1.0)), dtype=np.float64)
+    shape = 1.0 / quantity.cv**2
+    return np.asarray(rng.standard_gamma(parent * shape) * (rate / shape))
+
+
+def _slots(world: World, by_segment: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(G1, B, ...): slot 0 holds what has no segment, which is everything where the world has none."""
+    if not world.segments:
+        return by_segment
+    return np.concatenate((np.zeros_like(by_segment[:1]), by_segment))

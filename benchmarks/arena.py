@@ -1,0 +1,93 @@
+"""Arena: Trimtab beside other controllers on worlds whose true response is known in closed form.
+
+Everyone gets the same traffic, arms and estimates (see `_arena_run`); scores are by the closed form, never by what a
+controller believes. BoTorch (SCBO, constrained qLogNEI), Ax and Vizier are not here yet: each is one more `Tuner` in
+`_arena_run.PEERS`.
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from benchmarks._arena_noise import beyond_noise
+from benchmarks._arena_optuna import Missing
+from benchmarks._arena_report import ahead, lines, table
+from benchmarks._arena_run import CONTROLLERS, run
+from benchmarks._arena_scores import Scores, scored
+from benchmarks._arena_worlds import SCENARIOS
+
+SHORT_WORLDS, SHORT_HOURS = ("quick", "three"), 24
+Job = tuple[str, str, int]  # scenario, controller, seed
+
+
+def main(argv: Sequence[str]) -> int:
+    """Play, print, and write JSON where asked."""
+    options = _options(argv)
+    jobs = list(
+        product(options.worlds, options.controllers, range(options.first_seed, options.first_seed + options.seeds))
+    )
+    scores, missing = play(jobs, options.hours, options.cadence, options.jobs)
+    hard = frozenset(name for name in options.worlds if beyond_noise(SCENARIOS[name]))
+    made, compared = lines(scores, hard), ahead(scores, hard)
+    Console(width=190).print(table(made, compared, missing, options.hours))
+    if options.json:
+        options.json.write_bytes(_json(options, scores, made, compared, missing))
+    return 0
+
+
+def play(
+    jobs: Iterable[Job], hours: int, cadence: int | None = None, processes: int = 1
+) -> tuple[list[Scores], dict[str, str]]:
+    """The scores of all runs, in the order of the jobs, and the controllers that cannot run here."""
+    work = partial(_played, hours=hours, cadence=cadence)
+    if processes == 1:
+        outcomes = [work(job) for job in jobs]
+    else:
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            outcomes = list(pool.map(work, jobs))
+    missing = {name: what for found in outcomes if isinstance(found, tuple) for name, what in [found]}
+    return [found for found in outcomes if isinstance(found, Scores)], missing
+
+
+def _played(job: Job, hours: int, cadence: int | None) -> Scores | tuple[str, str]:
+    """A run's scores, or the controller's name and what it lacks."""
+    name, controller, seed = job
+    try:
+        return scored(run(SCENARIOS[name], controller, seed, hours, cadence))
+    except Missing as lack:
+        return controller, str(lack)
+
+
+def _json(options: argparse.Namespace, scores: list[Scores], *results: object) -> bytes:
+    """Figures by line, and every run's; arm-hours are left out for their number."""
+    made, compared, missing = results
+    runs = [{k: v for k, v in msgspec.to_builtins(s).items() if k != "excesses"} for s in scores]
+    asked = {"hours": options.hours, "seeds": options.seeds, "first_seed": options.first_seed}
+    return msgspec.json.encode({"asked": asked, "lines": made, "ahead": compared, "missing": missing, "runs": runs})
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks arena", description=__doc__)
+    parser.add_argument("--worlds", nargs="+", choices=SCENARIOS, default=None, help="default: all")
+    parser.add_argument("--controllers", nargs="+", choices=CONTROLLERS, default=None, help="default: all")
+    parser.add_argument("--seeds", type=int, default=None, help="runs of each pair (4)")
+    parser.add_argument("--first-seed", type=int, default=0, help="peers were chosen on seeds from 100 on")
+    parser.add_argument("--hours", type=int, default=None, help="of each run (72)")
+    parser.add_argument("--cadence", type=int, default=None, help="windows that every peer holds its vectors for")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--short", action="store_true", help="two worlds, one seed, 24 hours")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args(argv)
+    worlds, controllers, seeds, hours = (
+        (SHORT_WORLDS, CONTROLLERS, 1, SHORT_HOURS) if options.short else (tuple(SCENARIOS), CONTROLLERS, 4, 72)
+    )
+    options.worlds, options.controllers = options.worlds or worlds, options.controllers or controllers
+    options.seeds, options.hours = options.seeds or seeds, options.hours or hours
+    return options

@@ -1,0 +1,141 @@
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from benchmarks import arena
+from benchmarks._arena_noise import beyond_noise
+from benchmarks._arena_optuna import Missing
+from benchmarks._arena_protocol import History, brief_of, cautious_best
+from benchmarks._arena_run import CONTROLLERS, PEERS, TRIMTAB, Run, run
+from benchmarks._arena_worlds import SCENARIOS
+from simulators.catalog import QUICK
+from simulators.study import study_of
+from simulators.worlds import margins, true_change
+
+EVERYONE = pytest.mark.parametrize("name", CONTROLLERS)
+PLAN = study_of(QUICK).plan
+BRIEF = brief_of(PLAN)
+
+
+def played(name: str, scenario: str = "quick", seed: int = 0, hours: int = 8) -> Run:
+    try:
+        return run(SCENARIOS[scenario], name, seed, hours)
+    except Missing as lack:
+        pytest.skip(str(lack))
+
+
+def timeless(made: Run) -> Run:
+    return msgspec.structs.replace(made, hours=tuple(msgspec.structs.replace(h, cpu_s=0.0) for h in made.hours))
+
+
+@EVERYONE
+def test_a_run_follows_from_its_seed(name: str) -> None:
+    first, again, other = (timeless(played(name, seed=seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+@EVERYONE
+@pytest.mark.parametrize("scenario", ["quick", "tenure"])
+def test_everyone_gets_the_same_traffic_and_stays_in_bounds(name: str, scenario: str) -> None:
+    world = SCENARIOS[scenario].world
+    low, high = (np.array([getattr(weight, side) for weight in world.weights]) for side in ("low", "high"))
+    for hour in played(name, scenario).hours[1:]:
+        share, thetas = zip(*hour.arms, strict=True)
+        assert len(share) == 1 + world.explore_arms
+        assert share[1:] == pytest.approx([0.32 / world.explore_arms] * world.explore_arms, abs=0.005)
+        vectors = np.array([theta for arm in thetas for theta in arm.values()])
+        assert ((vectors >= low - 1e-9) & (vectors <= high + 1e-9)).all()
+        assert thetas[0]["all"] == tuple(world.baseline)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_proposes_and_recommends_from_any_history(name: str) -> None:
+    try:
+        tuner = PEERS[name][0](BRIEF)
+    except Missing as lack:
+        pytest.skip(str(lack))
+    nothing = np.zeros((0, len(PLAN.metrics)))
+    history = History(np.zeros((0, BRIEF.d)), nothing, nothing, np.zeros(0))
+    assert tuner.recommend(history) is None
+    for deal in range(3):
+        unit = tuner.propose(history)
+        assert unit.shape == (BRIEF.arms, BRIEF.d)
+        change = np.full((BRIEF.arms, len(PLAN.metrics)), np.nan if deal == 1 else 0.01)  # once nothing can be said
+        history = History(
+            np.concatenate((history.unit, unit)),
+            np.concatenate((history.change, change)),
+            np.concatenate((history.sd, np.where(np.isnan(change), np.nan, 0.002))),
+            np.append(history.hour, np.full(BRIEF.arms, float(deal))),
+            BRIEF.arms,
+        )
+        found = tuner.recommend(history)
+        assert found is None or found.shape == (BRIEF.d,)
+
+
+@pytest.mark.parametrize("name", ["hyperzero-like", TRIMTAB])
+def test_a_model_finds_most_of_the_gain_in_a_day(name: str) -> None:
+    world = SCENARIOS["three"].world
+    theta = played(name, "three", hours=24).hours[-1].recommended
+    assert theta is not None
+    change = true_change(world, {segment: np.array(vector) for segment, vector in theta.items()})
+    assert change[0] > 0.06  # of 0.108
+    assert margins(world, change).min() > -0.001
+
+
+def test_a_held_deal_lasts() -> None:
+    arms = [hour.arms for hour in run(SCENARIOS["quick"], "random", 0, 8, cadence=3).hours]
+    assert arms[1] == arms[2] == arms[3] != arms[4] == arms[5] == arms[6] != arms[7]
+
+
+def test_repeats_are_pooled_by_their_precision() -> None:
+    unit = np.array([[0.1, 0.2], [0.3, 0.4], [0.1, 0.2]])
+    change = np.array([[0.10, 0.0], [0.5, 0.0], [0.01, 0.0]])
+    sd = np.array([[0.01, 0.01], [0.1, 0.01], [0.02, 0.01]])
+    pooled = History(unit, change, sd, np.zeros(3)).pooled()
+    assert pooled.unit.tolist() == [[0.1, 0.2], [0.3, 0.4]]
+    assert pooled.change[0, 0] == pytest.approx((4 * 0.10 + 0.01) / 5)
+    assert pooled.sd[0, 0] == pytest.approx(0.01 / np.sqrt(1.25))
+
+
+def test_the_cautious_pick_is_neither_lucky_nor_infeasible() -> None:
+    unit = np.array([[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]])
+    change = np.array([[0.06, 0.0], [0.08, 0.0], [0.2, -0.05]])  # ctr may fall by 0.02
+    sd = np.array([[0.01, 0.001], [0.05, 0.001], [0.01, 0.001]])
+    found = cautious_best(BRIEF.goal, History(unit, change, sd, np.zeros(3)))
+    assert found is not None
+    assert found.tolist() == [0.1, 0.1]
+    assert cautious_best(BRIEF.goal, History(unit, -change, sd, np.zeros(3))) is None
+
+
+def test_every_scenario_begins_feasible_with_something_to_gain() -> None:
+    for scenario in SCENARIOS.values():
+        change = true_change(scenario.world, scenario.world.baseline)
+        assert margins(scenario.world, change).min() > 0
+    assert {name for name, scenario in SCENARIOS.items() if scenario.later} == {"jump"}
+    assert [name for name in ("tight", "quick") if beyond_noise(SCENARIOS[name])] == ["tight"]
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "arena.json"
+    arguments = "--worlds quick aa --controllers trimtab random --seeds 1 --hours 4 --json"
+    assert arena.main([*arguments.split(), str(out)]) == 0
+    assert "the best peer here, random" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert found["asked"] == {"hours": 4, "seeds": 1, "first_seed": 0}
+    assert {(line["scenario"], line["controller"]) for line in found["lines"]} >= {
+        ("quick", "random"),
+        ("all", "trimtab"),
+    }
+    assert len(found["runs"]) == 4
+
+
+def test_what_is_not_installed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object) -> Run:
+        raise Missing("pip install it")
+
+    monkeypatch.setattr(arena, "run", lacking)
+    assert arena.play([("quick", "optuna-tpe", 0)], 4) == ([], {"optuna-tpe": "pip install it"})

@@ -1,0 +1,121 @@
+import msgspec
+import numpy as np
+import pytest
+
+from benchmarks._arena_report import ahead, lines
+from benchmarks._arena_run import Hour, Run
+from benchmarks._arena_scores import Scores, scored
+from benchmarks._arena_worlds import JUMP_HOUR, SCENARIOS, optimum
+from controller.core.control import Theta
+from simulators.catalog import QUICK
+from simulators.worlds import gain, margins, true_change, volume
+
+BASELINE: Theta = {"all": tuple(QUICK.baseline.tolist())}
+BEST: Theta = {"all": optimum(SCENARIOS["quick"], 0, common=True).theta["all"]}
+BROKEN: Theta = {"all": (1.0, 5.0, -5.0)}  # far too much of p_watch
+
+
+def hours(
+    recommended: list[Theta | None], arms: tuple[tuple[float, Theta], ...] = ((1.0, BASELINE),)
+) -> tuple[Hour, ...]:
+    return tuple(Hour(arms, theta, "explore", 0.01) for theta in recommended)
+
+
+def quick(recommended: list[Theta | None], arms: tuple[tuple[float, Theta], ...] = ((1.0, BASELINE),)) -> Scores:
+    return scored(Run("quick", "random", 0, hours(recommended, arms)))
+
+
+def test_the_optimum_scores_one_and_the_baseline_nothing() -> None:
+    assert quick([BEST] * 24).score_24 == pytest.approx(1.0)
+    nothing = quick([None] * 24)
+    assert (nothing.score_24, nothing.feasible_end, nothing.held) == (0.0, 1.0, 0.0)
+
+
+def test_an_infeasible_vector_scores_nothing() -> None:
+    assert margins(QUICK, true_change(QUICK, BROKEN)).min() < -0.002
+    assert (quick([BROKEN]).score_end, quick([BROKEN]).feasible_end) == (0.0, 0.0)
+
+
+def test_the_slack_is_a_tenth_of_the_limit() -> None:
+    def on_the_way(share: float) -> Theta:
+        return {"all": tuple(QUICK.baseline * (1 - share) + np.array([1.0, 2.0, -5.0]) * share)}
+
+    shares = np.linspace(0, 1, 2001)
+    margin = np.array([margins(QUICK, true_change(QUICK, on_the_way(share)))[0] for share in shares])
+    inside, beyond = (on_the_way(float(shares[np.flatnonzero(margin < edge)[0]])) for edge in (-0.001, -0.0021))
+    assert quick([inside]).score_end == pytest.approx(gain(QUICK, true_change(QUICK, inside)) / 0.0611, rel=0.01)
+    assert quick([inside]).strict_end == 0.0
+    assert quick([beyond]).score_end == 0.0
+
+
+def test_violations_are_shares_of_all_traffic() -> None:
+    found = quick([None] * 10, ((0.9, BASELINE), (0.04, BROKEN), (0.06, BEST)))
+    over = -float(margins(QUICK, true_change(QUICK, BROKEN))[0]) - 0.002
+    assert found.violating == pytest.approx(0.04)
+    assert found.excess == pytest.approx(0.04 * over, rel=1e-4)
+    assert len(found.excesses) == 2 * (10 - 3)  # the first window is all control's, the next two are told apart
+    assert max(found.excesses) == pytest.approx(over, rel=1e-4)
+
+
+def test_busy_hours_weigh_more() -> None:
+    quiet, busy = 5, 18
+    assert volume(QUICK, np.array([quiet, busy]) + 0.5).tolist()[0] < 1
+    arms = [((1.0, BASELINE), (0.0, BEST))] * 24
+    one = [((0.9, BASELINE), (0.1, BROKEN))]
+    at = [
+        scored(
+            Run("quick", "random", 0, tuple(Hour(a, None, "explore", 0.0) for a in [*arms[:h], *one, *arms[h + 1 :]]))
+        )
+        for h in (quiet, busy)
+    ]
+    assert at[1].violating > 3 * at[0].violating
+
+
+def test_held_counts_from_the_last_hour_that_was_not_good() -> None:
+    assert quick([None, BEST, None, BEST, BEST]).held_from_h == 4
+    assert quick([BEST, BEST]).held_from_h == 1
+    assert quick([BEST, None]).held_from_h is None
+
+
+def test_what_is_served_is_the_mixture() -> None:
+    found = quick([None], ((0.5, BASELINE), (0.5, BEST)))
+    assert found.served_end == pytest.approx(0.5, rel=1e-6)
+
+
+def test_after_a_jump_the_truth_is_the_later_world() -> None:
+    scenario = SCENARIOS["jump"]
+    before, after = (dict(optimum(scenario, h, common=True).theta) for h in (0, JUMP_HOUR))
+    for late, regained in ((10, 1.0), (30, 0.0)):
+        recommended: list[Theta | None] = [*[before] * (JUMP_HOUR + late), *[after] * (36 - late)]
+        found = scored(Run("jump", "random", 0, hours(recommended)))
+        assert (found.held, found.held_from_h, found.regained) == (1.0, 1, regained)
+        assert found.score_end == pytest.approx(1.0)
+
+
+def test_where_nothing_can_be_gained_there_is_no_score() -> None:
+    theta: Theta = {"all": tuple(SCENARIOS["aa"].world.baseline.tolist())}
+    found = scored(Run("aa", "trimtab", 0, hours([theta], ((1.0, theta),))))
+    assert (found.score_end, found.held, found.violating) == (None, None, 0.0)
+
+
+def test_segments_are_scored_by_the_freedom_of_the_controller() -> None:
+    apart, common = (optimum(SCENARIOS["tenure"], 0, common=flag) for flag in (False, True))
+    assert apart.gain > common.gain + 0.01
+    assert scored(Run("tenure", "trimtab", 0, hours([dict(apart.theta)]))).score_end == pytest.approx(1.0)
+    assert scored(Run("tenure", "random", 0, hours([dict(common.theta)]))).score_end == pytest.approx(1.0)
+
+
+def test_a_table_has_means_errors_and_paired_differences() -> None:
+    base = quick([BEST])
+    scores = [
+        msgspec.structs.replace(base, controller=name, seed=seed, score_end=value)
+        for name, values in {"trimtab": (0.5, 0.7), "random": (0.9, 0.7), "static50": (0.1, 0.1)}.items()
+        for seed, value in enumerate(values)
+    ]
+    made = {(line.scenario, line.controller): line for line in lines(scores, frozenset())}
+    assert made["quick", "trimtab"].score_end == pytest.approx((0.6, 0.1))
+    assert made["all", "random"].score_end == pytest.approx((0.8, 0.1))
+    [first, _] = ahead(scores, frozenset())
+    assert first.peer == "random"
+    assert first.difference == pytest.approx((-0.2, 0.2))
+    assert {line.scenario for line in lines(scores, frozenset(["quick"]))} == {"quick", "hard"}

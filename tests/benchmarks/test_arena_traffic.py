@@ -1,0 +1,113 @@
+"""The sums that the arena draws are those that the events would have come to."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from benchmarks._arena_traffic import Crowd, crowd, hour_sums
+from controller.assignment import ALL, Arm
+from controller.core import rollout
+from controller.core.control import baseline, deal_changes
+from controller.core.estimate import Changes
+from controller.core.events import FIXED_POINT
+from controller.core.plan import Plan
+from controller.core.rollout import Deal
+from controller.core.windows import Cell
+from simulators.catalog import QUICK, TENURE
+from simulators.events import Served, exposures, population
+from simulators.study import study_of
+from simulators.worlds import HOUR_MS, World, true_change
+
+BEGIN_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
+HOURS = 6
+THETA = (1.0, 1.4, -3.5)
+OTHER = (1.0, 0.3, -7.0)
+
+
+def dealt(plan: Plan, seed: int = 5) -> Deal:
+    arms = (baseline(plan), Arm("a", "explore", {ALL: THETA}), Arm("b", "explore", {ALL: OTHER}))
+    return Deal(1, "explore", arms, rollout.shuffled(plan.buckets, 2, 0.5, np.random.default_rng(seed)))
+
+
+def names(plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(weight.name for weight in plan.weights), tuple(component.name for component in plan.components)
+
+
+def drawn(world: World, plan: Plan, deal: Deal, people: Crowd, hours: int) -> Cell:
+    cells = [hour_sums(world, people, deal, *names(plan), BEGIN_MS + h * HOUR_MS) for h in range(hours)]
+    return Cell(np.sum([cell.sums for cell in cells], axis=0), np.sum([cell.events for cell in cells], axis=0))
+
+
+def counted(world: World, plan: Plan, deal: Deal, seed: int, hours: int) -> Cell:
+    """The same by the event: every row added up by hand."""
+    people = population(world, seed, plan.salt)
+    served = Served(1, deal.names, deal.buckets, tuple(arm.theta for arm in deal.arms))
+    slots = len(world.segments) + 1
+    sums = np.zeros((slots, world.buckets, len(plan.components)))
+    events = np.zeros((slots, world.buckets), np.int64)
+    for h in range(hours):
+        rows = exposures(world, people, served, BEGIN_MS + h * HOUR_MS, BEGIN_MS + (h + 1) * HOUR_MS)
+        slot = people.segment[rows.unit] + 1 if world.segments else np.zeros(len(rows), np.int64)
+        at = (slot, people.bucket[rows.unit])
+        np.add.at(events, at, 1)
+        for c, name in enumerate(names(plan)[1]):
+            np.add.at(sums[..., c], at, rows.values[:, world.index(name)])
+    return Cell(np.round(sums * FIXED_POINT).astype(np.int64), events)
+
+
+def changes(world: World, plan: Plan, deal: Deal, cell: Cell) -> Changes:
+    return deal_changes(plan, deal, cell)
+
+
+@pytest.mark.parametrize("world", [QUICK, TENURE], ids=["quick", "tenure"])
+def test_levels_and_noise_are_those_of_the_events(world: World) -> None:
+    plan = study_of(world).plan
+    deal = dealt(plan)
+    by_sum = [drawn(world, plan, deal, crowd(world, seed, plan.salt), HOURS) for seed in range(4)]
+    by_event = [counted(world, plan, deal, seed, HOURS) for seed in range(4)]
+    assert sum(int(c.events.sum()) for c in by_sum) == pytest.approx(
+        sum(int(c.events.sum()) for c in by_event), rel=0.01
+    )
+    for one, other in zip(by_sum, by_event, strict=True):
+        # the same people in the same buckets: what a bucket gets agrees far beyond chance (whose s.e. is 0.07)
+        assert np.corrcoef(one.events.sum(axis=0), other.events.sum(axis=0))[0, 1] > 0.35
+    one_total, other_total = (np.sum([c.sums.sum(axis=1) for c in cells], axis=0) for cells in (by_sum, by_event))
+    assert np.allclose(one_total, other_total, rtol=0.015)
+    made = [[changes(world, plan, deal, cell) for cell in cells] for cells in (by_sum, by_event)]
+    for metric in range(len(plan.metrics)):
+        error = [np.mean([np.sqrt(c.covariance[metric, 0, 0, 0]) for c in found]) for found in made]
+        assert error[0] == pytest.approx(error[1], rel=0.12)
+
+
+@pytest.mark.parametrize("world", [QUICK, TENURE], ids=["quick", "tenure"])
+def test_estimates_lie_around_the_closed_form(world: World) -> None:
+    plan = study_of(world).plan
+    truth = np.array([true_change(world, THETA), true_change(world, OTHER)]).T  # (M, 2)
+    z = []
+    for seed in range(30):  # a unit's bucket is the same for every seed: the deal is what makes runs independent
+        deal = dealt(plan, seed)
+        found = changes(world, plan, deal, drawn(world, plan, deal, crowd(world, seed, plan.salt), 2))
+        sd = np.sqrt(np.diagonal(found.covariance[:, 0], axis1=1, axis2=2))
+        z.append((found.change[:, 0] - truth) / sd)
+    assert np.abs(np.mean(z, axis=0)).max() < 3.3 / np.sqrt(30)
+    assert 0.75 < np.std(z) < 1.25
+
+
+def test_an_hour_follows_from_seed_and_hour_alone() -> None:
+    plan = study_of(QUICK).plan
+    deal, people = dealt(plan), crowd(QUICK, 3, plan.salt)
+    first, again, other = (hour_sums(QUICK, people, deal, *names(plan), BEGIN_MS + h * HOUR_MS).sums for h in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_a_segment_that_is_served_the_baseline_does_not_change() -> None:
+    plan = study_of(TENURE).plan
+    only = {ALL: baseline(plan).theta[ALL], "new": THETA}
+    deal = msgspec.structs.replace(dealt(plan), arms=(baseline(plan), *(Arm(n, "explore", only) for n in "ab")))
+    found = changes(TENURE, plan, deal, drawn(TENURE, plan, deal, crowd(TENURE, 1, plan.salt), 24))
+    sd = np.sqrt(found.covariance[0, :, 0, 0])
+    new = float(true_change(msgspec.structs.replace(TENURE, segments={"new": 1.0}), THETA)[0])
+    assert abs(found.change[0, 2, 0]) < 3 * sd[2]  # returning
+    assert abs(found.change[0, 1, 0] - new) < 3 * sd[1]
+    assert found.change[0, 1, 0] < -2 * sd[1]  # they like less of it

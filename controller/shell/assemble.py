@@ -60,7 +60,9 @@ def run_daemon(
         if letters is not None:
             open_.callback(letters.close)
         journal = open_.enter_context(Journal.open(study.journal, plan.study))
-        recorder, state = Recorder.take_over(plan, journal, _publisher(study), int(time.time() * 1000), clock)
+        reading = f"topic {study.kafka.topic}" if events is None else f"file {events}"
+        now_ms = int(time.time() * 1000)
+        recorder, state = Recorder.take_over(plan, journal, _publisher(study), now_ms, clock, reading)
         log.info("study %s: epoch %d, stage %s, clock %s, journal %s", plan.study, recorder.epoch,
                  state.control.carry.stage, clock, study.journal)  # fmt: skip
         daemon = Daemon(

@@ -49,20 +49,22 @@ class Recorder:
 
     @classmethod
     def take_over(
-        cls, plan: Plan, journal: Journal, publisher: Publisher, now_ms: int, clock: str
+        cls, plan: Plan, journal: Journal, publisher: Publisher, now_ms: int, clock: str, source: str = ""
     ) -> tuple["Recorder", State]:
         """Claim the journal for a new epoch and enter the study's start or its continuation.
 
         Args:
             now_ms: the wall clock; with the clock "events" the time of the newest event counts instead.
+            source: what is read ("topic engagement"): the journal's offsets mean nothing in another one.
 
         Raises:
-            PlanRefused: the journal belongs to a plan that this one cannot continue; nothing was written, and a
-                daemon that runs on the journal goes on.
+            PlanRefused: the journal belongs to a plan or a source that this one cannot continue; nothing was
+                written, and a daemon that runs on the journal goes on.
             JournalRefused: its checkpoint was written by another version of this program.
             Fenced: another process claimed the journal at the same moment.
         """
         _plan_entries(plan, journal, now_ms)
+        _check_source(journal, source)
         recorder = cls(plan, journal, publisher, max(journal.epoch(), _stored_epoch(publisher)) + 1)
         journal.claim(recorder.epoch)  # from here on nobody else changes what is read next
         recorder._written = _restored(journal)
@@ -70,7 +72,7 @@ class Recorder:
         if clock == "events":
             now_ms = event_clock_ms(state)
         first = _plan_entries(plan, journal, now_ms)
-        about = fingerprint() | {"version": code_version(), "clock": clock}
+        about = fingerprint() | {"version": code_version(), "clock": clock, "source": source}
         state, record, publish = begin(plan, state, recorder.epoch, now_ms, about)
         return recorder, recorder.commit(state, (*first, record, publish))
 
@@ -129,6 +131,16 @@ def _stored_epoch(publisher: Publisher) -> int:
 
 def _entry(record: Record) -> Entry:
     return Entry(record.at_ms, record.kind, record.body, record.data)
+
+
+def _check_source(journal: Journal, source: str) -> None:
+    last = journal.newest(("daemon_started",))
+    known = "" if last is None else last.body["about"].get("source", "")
+    if known and source and known != source:
+        raise PlanRefused(
+            f"journal {journal.path}: its offsets are those of {known}, this run reads {source}. Read the same, or "
+            "start a new journal."
+        )
 
 
 def _restored(journal: Journal) -> State | None:

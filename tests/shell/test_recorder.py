@@ -310,3 +310,17 @@ def test_entries_keep_their_arrays(journal: Journal) -> None:
     recorder, state = Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall")
     recorder.commit(state, (Record(START_MS, "sealed", {"a": 1}, b"\x00\xff"), Record(START_MS, "other", {})))
     assert [(e.kind, e.data) for e in journal.entries(after=2)] == [("sealed", b"\x00\xff"), ("other", None)]
+
+
+def test_the_offsets_of_one_source_are_not_used_in_another(tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    for source in ("topic engagement", "topic engagement", ""):
+        with Journal.open(path, PLAN.study) as journal:
+            Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall", source)
+    with Journal.open(path, PLAN.study) as journal:
+        Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall", "file events.ndjson")
+    with Journal.open(path, PLAN.study) as journal:
+        head = journal.head()
+        with pytest.raises(PlanRefused, match=r"those of file events\.ndjson, this run reads topic engagement"):
+            Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall", "topic engagement")
+        assert journal.head() == head

@@ -68,8 +68,8 @@ def run(argv: list[str]) -> int:
     parser = _parser("run")
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
     parser.add_argument("--clock", choices=("wall", "events"), default="wall", help="whose time counts (wall)")
-    parser.add_argument("--from", dest="start_at", choices=("earliest", "latest"), default="latest",
-                        help="where a study without offsets begins (latest)")  # fmt: skip
+    parser.add_argument("--from", dest="start_at", choices=("earliest", "latest"),
+                        help="where a study without offsets begins (latest; a file: earliest)")  # fmt: skip
     parser.add_argument("--until-idle", type=_seconds, metavar="10s", help="end when nothing new came for so long")
     parser.add_argument(
         "--events", metavar="FILE", help="read newline-separated events from a file (- is stdin), not Kafka"
@@ -79,13 +79,14 @@ def run(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.events not in (None, "-") and not Path(args.events).exists():
         parser.error(f"argument --events: there is no file {args.events!r}")
+    start_at = args.start_at or ("earliest" if args.events else "latest")  # a file's end holds no event
     study = config.load(args.study)
     _log_to_stderr()
     from controller.shell.assemble import run_daemon
 
     registry = CollectorRegistry()
     with _stopped_by_signals() as stop:
-        run_daemon(study, args.clock, args.start_at, args.until_idle, args.events, args.listen, stop, registry)
+        run_daemon(study, args.clock, start_at, args.until_idle, args.events, args.listen, stop, registry)
     return 0
 
 

@@ -212,6 +212,8 @@ def _write_study(world: World, args: argparse.Namespace) -> int:
     try:
         with args.write_study.open("x") as file:
             file.write(study_text(world, services, args.seed))
+    except FileExistsError:
+        return _say("simulate", f"--write-study {args.write_study}: exists already; name a new file", MISUSED)
     except OSError as error:
         return _say("simulate", f"--write-study {args.write_study}: {error.strerror}", MISUSED)
     load(args.write_study)  # addresses that cannot be are named at once

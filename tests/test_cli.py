@@ -221,7 +221,7 @@ def test_a_daemon_replays_a_file_and_ends(capsys: pytest.CaptureFixture[str], st
     events = tmp_path / "events.ndjson"
     events.write_bytes(b"".join(record.value + b"\n" for log in topic.logs.values() for record in log))
     before = signal.getsignal(signal.SIGTERM)
-    run = ("run", str(study), "--events", str(events), "--clock", "events", "--from", "earliest")
+    run = ("run", str(study), "--events", str(events), "--clock", "events")  # from its start, unless told
     done = Done(capsys, *run, "--until-idle", "1s", "--listen", "127.0.0.1:0")
     assert done.status == 0, done.err
     assert signal.getsignal(signal.SIGTERM) is before

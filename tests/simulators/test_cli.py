@@ -97,7 +97,7 @@ def test_simulate_writes_a_study_once(tmp_path: Path, capsys: Output) -> None:
     assert (study.kafka.bootstrap, study.kafka.topic, study.redis.url) == ("b:9", "t", "redis://r:1/0")
     assert study.journal == tmp_path / "quick.journal"
     assert simulate(argv) == 2
-    assert "File exists" in capsys.readouterr().err
+    assert "q.toml: exists already; name a new file" in capsys.readouterr().err
 
 
 def test_simulate_refuses_a_study_of_another_world(tmp_path: Path, capsys: Output) -> None:

@@ -1,7 +1,8 @@
 """One run: a scenario's traffic, hour by hour, against one controller.
 
-Everyone gets the same crowd, explore share, arms and estimates. Sums are folded and evidence is made by the
-production code; Trimtab is the production decision, a peer a `Tuner` whose vectors are dealt at random like Trimtab's.
+Everyone gets the same crowd, explore share, arms and estimates, the noise that the buckets' past foretells taken off.
+Sums are folded and evidence is made by the production code; Trimtab is the production decision, a peer a `Tuner` whose
+vectors are dealt at random like Trimtab's.
 What is left out beside events: their delay, the minutes of grace in which the table before still serves, the breaker.
 """
 
@@ -19,7 +20,17 @@ from benchmarks._arena_traffic import crowd, hour_sums
 from benchmarks._arena_worlds import Scenario
 from controller.assignment import ALL, Arm
 from controller.core import operate, rollout
-from controller.core.control import Control, Statistics, Theta, baseline, fold, initial, issue, live_evidence
+from controller.core.control import (
+    Control,
+    Statistics,
+    Theta,
+    baseline,
+    fold,
+    initial,
+    issue,
+    live_evidence,
+    remembered,
+)
 from controller.core.decide import decide
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
@@ -37,7 +48,7 @@ TRIMTAB = "trimtab"
 PEERS: dict[str, tuple[Callable[[Brief], Tuner], int]] = {
     "random": (Random, 3),
     "static50": (Static, 3),
-    "coordinates": (Coordinates, 1),
+    "coordinates": (Coordinates, 3),
     "hyperzero-like": (HyperZeroLike, 1),
     "optuna-tpe": (lambda brief: OptunaTuner(brief, "tpe"), 3),
     "optuna-gp": (lambda brief: OptunaTuner(brief, "gp"), 3),
@@ -96,7 +107,8 @@ class Peer:
 
     def turn(self, plan: Plan, control: Control, seen: Statistics, now_ms: int) -> Control:
         """The same deal again, or the tuner's next one."""
-        deal = control.deals[control.carry.deal]
+        window = [cell for (end, _), cell in seen.cells.items() if end == seen.end_ms]
+        control, deal = remembered(control, window), control.deals[control.carry.deal]
         if self.held >= self.cadence:
             history = history_of(plan, (*control.evidence, *live_evidence(plan, control, seen.cells)))
             deal, self.held = self._dealt(plan, control, self.tuner.propose(history)), 0
@@ -113,7 +125,7 @@ class Peer:
         id_ = control.carry.deals + 1
         arms = [Arm(f"p{id_}-{k}", "explore", _theta(plan, u)) for k, u in enumerate(unit)]
         buckets = rollout.shuffled(plan.buckets, len(arms), plan.traffic.explore_share, self.rng)
-        return Deal(id_, "explore", (baseline(plan), *arms), buckets)
+        return Deal(id_, "explore", (baseline(plan), *arms), buckets, control.history)
 
 
 def player(name: str, plan: Plan, cadence: int | None = None) -> Player:

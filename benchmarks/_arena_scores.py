@@ -3,6 +3,7 @@
 Truth is the world in force at an hour: it is the mean of the next 24 hours too, but across a jump, which nobody can
 foresee. *Feasible*: every margin at least -0.1 x |limit| (`strict`: at least 0). *Score*: true gain / best feasible
 gain, at most 1, and 0 where infeasible. A world without any feasible gain is scored by nothing but its violations.
+What is *served* is the mixture of arms; peers have no rollout, so theirs never gets beyond the explore share.
 """
 
 import msgspec

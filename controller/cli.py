@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -79,14 +79,15 @@ def run(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.events not in (None, "-") and not Path(args.events).exists():
         parser.error(f"argument --events: there is no file {args.events!r}")
-    start_at = args.start_at or ("earliest" if args.events else "latest")  # a file's end holds no event
+    usual: Literal["earliest", "latest"] = "earliest" if args.events else "latest"  # a file's end holds no event
     study = config.load(args.study)
     _log_to_stderr()
     from controller.shell.assemble import run_daemon
 
     registry = CollectorRegistry()
     with _stopped_by_signals() as stop:
-        run_daemon(study, args.clock, start_at, args.until_idle, args.events, args.listen, stop, registry)
+        run_daemon(study, args.clock, args.start_at or usual, args.until_idle, args.events, args.listen, stop,
+                   registry)  # fmt: skip
     return 0
 
 

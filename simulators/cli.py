@@ -150,6 +150,11 @@ def _simulate(world: World, study: Study, args: argparse.Namespace) -> int:
             else:
                 windows = -(-args.hours * 3_600_000 // study.plan.window.length_ms)
                 produce.lockstep(study.plan, product, tables, args.start_ms, windows, args.wait, tell)
+    except NoAnswer as error:
+        unread = tables.status()
+        if unread.connected or unread.last_error is None:
+            raise
+        raise NoAnswer(f"Redis at {study.redis.url} does not answer: {unread.last_error}") from error
     except KeyboardInterrupt:
         tell.end()
         return 130

@@ -232,7 +232,7 @@ def test_a_daemon_replays_a_file_and_ends(capsys: pytest.CaptureFixture[str], st
 
 
 def test_a_command_is_answered_by_the_daemon_and_sigterm_ends_it(study: Path, tmp_path: Path) -> None:
-    (tmp_path / "events.ndjson").write_bytes(b"")
+    (tmp_path / "events.ndjson").write_bytes(b"junk\n")
     port = free_port()
     command = [sys.executable, "-m", "controller.cli"]
     options = ["--events", str(tmp_path / "events.ndjson"), "--listen", f"127.0.0.1:{port}"]
@@ -259,7 +259,7 @@ def test_a_command_is_answered_by_the_daemon_and_sigterm_ends_it(study: Path, tm
             daemon.kill()
             daemon.wait()
     assert "study quick: epoch 1, stage explore, clock wall" in log.read_text()
-    assert "study quick: ended" in log.read_text()
+    assert "study quick: ended; rows read: 1 rejected as malformed" in log.read_text()
 
 
 def test_a_reader_that_hangs_up_is_no_traceback(journal: Path) -> None:

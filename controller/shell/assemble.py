@@ -70,7 +70,7 @@ def run_daemon(
             clock=clock, start_at=start_at, health=health, metrics=metrics, dead_letters=letters,
         )  # fmt: skip
         daemon.run(stop, until_idle_s)
-        log.info("study %s: ended", plan.study)
+        log.info("study %s: ended; rows read: %s", plan.study, metrics.tally())
 
 
 def probe(study: Study) -> dict[str, str]:

@@ -89,6 +89,17 @@ class Metrics:
                 self._unknown_names.add(name)
             self._unknown.labels(name if name in self._unknown_names else OTHER).inc(rows)
 
+    def tally(self) -> str:
+        """What became of the rows since the start, as in `12 accepted, 1 rejected as malformed`."""
+        said = [(self._events, "result", ""), (self._rejected, "reason", "rejected as ")]
+        parts = [
+            f"{sample.value:,.0f} {words}{sample.labels[label]}"
+            for counter, label, words in said
+            for sample in next(iter(counter.collect())).samples
+            if sample.name.endswith("_total") and sample.value
+        ]
+        return ", ".join(parts) or "none"
+
     def stepped(
         self,
         state: State,

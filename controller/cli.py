@@ -1,6 +1,7 @@
 """What a person types: `trimtab COMMAND ...`. Each package registers its commands by entry point."""
 
 import argparse
+import difflib
 import getpass
 import json
 import logging
@@ -21,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from controller.core.operate import Command
 from controller.shell import config
 from controller.shell.config import ConfigError, Study
+from controller.shell.fingerprint import code_version
 
 Run = Callable[[list[str]], int]
 
@@ -34,8 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
         print(_overview(commands))
         return 0 if args else MISUSED
+    if args[0] == "--version":
+        print(f"trimtab {code_version()}")
+        return 0
     if args[0] not in commands:
-        print(f"trimtab: there is no command {args[0]!r}\n\n{_overview(commands)}", file=sys.stderr)
+        close = difflib.get_close_matches(args[0], commands, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        print(f"trimtab: there is no command {args[0]!r}{hint}\n\n{_overview(commands)}", file=sys.stderr)
         return MISUSED
     try:
         command: Run = commands[args[0]].load()
@@ -300,7 +307,7 @@ def _progress(done: int, total: int) -> None:
 
 def _log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # readiness says what matters, once
 
 
 def _seconds(text: str) -> float:

@@ -119,7 +119,11 @@ def _simulate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=_seed, default=0, help="of the world (0)")
     parser.add_argument("--partitions", type=_count, default=4, metavar="N", help="of a topic that is made new (4)")
     parser.add_argument("--wait", type=float, default=120.0, metavar="S", help="seconds to wait for a decision (120)")
-    parser.add_argument("--ndjson", metavar="FILE", help="write lines to a file (- is stdout), not to Kafka")
+    parser.add_argument(
+        "--ndjson",
+        metavar="FILE",
+        help="write lines to a file (- is stdout), not to Kafka; served by the table in Redis all the same",
+    )
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     new = parser.add_argument_group("a study file that fits the world")
     new.add_argument("--write-study", type=Path, metavar="FILE", help="write it, and end")

@@ -93,8 +93,13 @@ def test_an_unknown_command_is_answered_with_those_there_are(capsys: pytest.Capt
     done = Done(capsys, "stauts")
     assert done.status == 2
     assert done.out == ""
-    assert "there is no command 'stauts'" in done.err
+    assert "there is no command 'stauts'; did you mean status?" in done.err
     assert "status" in done.err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    done = Done(capsys, "--version")
+    assert (done.status, done.out.split()[0]) == (0, "trimtab")
 
 
 @pytest.mark.parametrize("command", ["run", "check", "status", "pause"])

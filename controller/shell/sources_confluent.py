@@ -121,7 +121,9 @@ class ConfluentSource:
     def _resolve(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
         partitions = self._partitions(self._answer_s)
         if not partitions:
-            raise SourceUnavailable(f"Kafka at {self._kafka.bootstrap} has no topic {self._kafka.topic!r}")
+            raise SourceUnavailable(
+                f"Kafka at {self._kafka.bootstrap} has no topic {self._kafka.topic!r}: make it, or mend kafka.topic"
+            )
         earliest = self._ask(partitions, _EARLIEST, self._answer_s)
         latest = self._ask(partitions, _LATEST, self._answer_s)
         return resolve(offsets, at, earliest, latest)

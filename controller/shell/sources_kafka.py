@@ -147,7 +147,9 @@ class KafkaSource:
     def _resolve(self, consumer: Any, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
         partitions = consumer.partitions_for_topic(self._kafka.topic)
         if not partitions:
-            raise SourceUnavailable(f"Kafka at {self._kafka.bootstrap} has no topic {self._kafka.topic!r}")
+            raise SourceUnavailable(
+                f"Kafka at {self._kafka.bootstrap} has no topic {self._kafka.topic!r}: make it, or mend kafka.topic"
+            )
         topic = [self._at(partition) for partition in sorted(partitions)]
         wait_ms = int(self._answer_s * 1000)
         earliest = _by_partition(consumer.beginning_offsets(topic, timeout_ms=wait_ms))
@@ -251,4 +253,5 @@ def _by_partition(offsets: Mapping[Any, int]) -> dict[int, int]:
 
 
 def _said(error: KafkaError) -> str:
-    return f"{type(error).__name__}: {error}"
+    text, name = str(error), type(error).__name__
+    return text if text.startswith(name) else f"{name}: {text}"

@@ -16,8 +16,8 @@ from controller.shell.fingerprint import single_threaded
 from controller.shell.journal import Journal
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
-from controller.shell.sources_memory import MemoryTopic
 from simulators.study import Services, study_text
+from tests.memory_source import MemoryTopic
 from tests.services.process import free_port
 from tests.shell.loop import PLAN, START_MS, WORLD, Product, entries
 from tests.waiting import wait_until

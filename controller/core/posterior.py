@@ -171,14 +171,6 @@ def select(observations: Observations, rows: NDArray[np.integer]) -> Observation
     return Observations(o.unit[rows], o.group[rows], o.hour[rows], o.change[:, rows], noise)
 
 
-def trim(observations: Observations, rows: int) -> Observations:
-    """The newest `rows` rows at most, in their order: what bounds the cost of a decision."""
-    if observations.rows <= rows:
-        return observations
-    newest = np.argsort(observations.hour, kind="stable")[observations.rows - rows :]
-    return select(observations, np.sort(newest))
-
-
 def thin(observations: Observations, rows: int) -> Observations:
     """At most about `rows` rows: whole deals, spread evenly over the study, the newest among them."""
     if observations.rows <= rows:

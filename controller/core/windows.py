@@ -52,7 +52,6 @@ class PartBatch(msgspec.Struct, frozen=True, eq=False):
     events: Events
     rejected: dict[str, int]  # reason -> rows that the decoder refused
     next_offset: int  # where the next poll starts
-    bytes_in: int = 0
 
 
 class Batch(msgspec.Struct, frozen=True, eq=False):

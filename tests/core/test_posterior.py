@@ -18,7 +18,6 @@ from controller.core.posterior import (
     problem,
     select,
     thin,
-    trim,
 )
 
 BASELINE = np.array([0.4, 0.5, 0.3])
@@ -170,14 +169,6 @@ def test_joined_deals_have_independent_noise() -> None:
     np.testing.assert_array_equal(both.noise[:, :4, :4], first.noise)
     np.testing.assert_array_equal(both.noise[:, 4:, 4:], second.noise)
     assert not both.noise[:, :4, 4:].any()
-
-
-def test_trim_keeps_the_newest_rows() -> None:
-    o = study(17)
-    assert trim(o, 1000) is o
-    kept = trim(o, 20)
-    np.testing.assert_array_equal(kept.hour, o.hour[-20:])
-    np.testing.assert_array_equal(kept.noise, o.noise[:, -20:, -20:])
 
 
 def test_thinning_keeps_whole_deals_and_the_newest() -> None:

@@ -17,12 +17,12 @@ from controller.shell.metrics import Metrics
 from controller.shell.publisher import MemoryPublisher, Publisher
 from controller.shell.recorder import Recorder
 from controller.shell.sources import At, Source
-from controller.shell.sources_memory import MemorySource, MemoryTopic
 from simulators.catalog import world_named
 from simulators.events import Population, exposures, heartbeats, population
 from simulators.serving import served
 from simulators.study import study_of
 from simulators.wire import by_partition, json_events
+from tests.memory_source import MemorySource, MemoryTopic
 
 HOUR_MS = 3_600_000
 START_MS = 1_699_920_000_000

@@ -15,7 +15,7 @@ from controller.shell.journal import Journal
 from controller.shell.journal_file import Fenced, JournalFailed
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Superseded
-from controller.shell.sources_memory import MemorySource
+from tests.memory_source import MemorySource
 from tests.shell.loop import START_MS, Hand, Letters, Rig, World, daemon_of, entries
 from tests.waiting import wait_until
 

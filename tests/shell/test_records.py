@@ -6,8 +6,8 @@ import pytest
 
 from controller.shell.records import decode_records
 from controller.shell.sources import Record
-from controller.shell.sources_memory import MemorySource
 from tests import corpus
+from tests.memory_source import MemorySource
 from tests.recount import read_ledger, recount
 from tests.shell.loop import HOUR_MS, PLAN, START_MS, World, daemon_of
 

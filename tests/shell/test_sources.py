@@ -17,8 +17,8 @@ from controller.shell.connections import Kafka
 from controller.shell.sources import ARROW, OffsetLost, Poll, Record, Source, SourceUnavailable
 from controller.shell.sources_confluent import ConfluentSource
 from controller.shell.sources_kafka import KafkaSource
-from controller.shell.sources_memory import MemorySource, MemoryTopic
 from controller.shell.sources_ndjson import CannotResume, NdjsonSource
+from tests.memory_source import MemorySource, MemoryTopic
 from tests.services.kafka_broker import MakeTopic
 
 DEADLINE_S = 20.0

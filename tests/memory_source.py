@@ -1,4 +1,4 @@
-"""A topic in memory, for tests and for simulations that run the daemon without a broker: a working fake of Kafka."""
+"""A topic in memory, for tests that run the daemon without a broker: a working fake of Kafka."""
 
 import time
 from collections.abc import Callable, Mapping

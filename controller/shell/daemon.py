@@ -226,9 +226,8 @@ class Daemon:
             reasons: dict[str, int] = {}
             for row in decoded.rejected:
                 reasons[row.reason] = reasons.get(row.reason, 0) + 1
-            part_size = sum(len(record.value) for record in part.records)
             parts.append(PartBatch(part.partition, decoded.events, reasons, part.next_offset))
-            size += part_size
+            size += sum(len(record.value) for record in part.records)
             letters += [DeadLetter(part.partition, row.offset, row.reason, row.data) for row in decoded.rejected]
             for name, rows in decoded.unknown_components.items():
                 unknown[name] = unknown.get(name, 0) + rows

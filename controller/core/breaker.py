@@ -21,7 +21,9 @@ def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, .
     changes = deal_changes(plan, deal, cell)
     if changes.buckets[0] < safety.MIN_CLUSTERS:
         return ()
-    found = safety.crossings(plan.guardrails, plan.metrics, changes, BREAKER_ALPHA, plan.safety.breaker_change)
+    # From an infeasible baseline a catastrophe is a fall below the baseline, not below a limit far above it.
+    borne = tuple(rail.borne for rail in plan.guardrails)
+    found = safety.crossings(borne, plan.metrics, changes, BREAKER_ALPHA, plan.safety.breaker_change)
     return tuple(c for c in found if changes.buckets[c.arm] >= safety.MIN_CLUSTERS)
 
 

@@ -12,6 +12,10 @@ Bayesian optimization"): each arm takes one joint draw of all metrics and the ca
 likes best among those it finds feasible. Only candidates whose P(a guardrail is broken) is within the
 risk are drawn at all. The anchor at the baseline (`kernel`) makes that set a neighbourhood of the baseline at first,
 which grows as evidence comes in. Groups choose independently of one another.
+
+Where the baseline itself breaks a guardrail ("ctr must rise by 1 %"), nothing near it is feasible. What may be dealt
+is then judged by how the baseline fares (`bearable`): no vector that is probably worse than what everybody is served
+with. Draws still prefer the feasible and, without any, the least violation: they lead to the feasible region.
 """
 
 from typing import Literal
@@ -85,6 +89,7 @@ class _Belief(msgspec.Struct, frozen=True, eq=False):
     gain: Floats  # (k,) mean of the objective
     sd: Floats  # (k,)
     feasible: Floats  # (k,) P(every guardrail is kept)
+    borne: Floats  # (k,) P(every guardrail is kept, or at least no further broken than by the baseline)
 
     @property
     def score(self) -> Floats:
@@ -104,9 +109,13 @@ class _View(msgspec.Struct, frozen=True, eq=False):
         """Marginals at (k, d) points."""
         mean, sd = self.posterior.mean_sd(unit, self.group, self.hour)
         coefficient = np.array(self.goal.objective)
-        rail_sd = sd[[limit.metric for limit in self.goal.limits]]
-        feasible = ndtr(_standardised(margins(self.goal, mean), rail_sd)).prod(axis=0)
-        return _Belief(coefficient @ mean, np.sqrt(coefficient**2 @ sd**2), feasible)
+        feasible, bar = _kept(self.goal, mean, sd), bearable(self.goal)
+        borne = feasible if bar == self.goal else _kept(bar, mean, sd)
+        return _Belief(coefficient @ mean, np.sqrt(coefficient**2 @ sd**2), feasible, borne)
+
+    def promise(self, belief: _Belief) -> Floats:
+        """(k,) the score; from an infeasible baseline, what is probably feasible comes first."""
+        return belief.score if bearable(self.goal) == self.goal else _worth(belief)
 
     def draw(self, unit: Floats, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Joint draws at (k, d) points: gains and total violations, (draws, k) each."""
@@ -156,7 +165,8 @@ def propose(
         groups: G' groups that get weights of their own: `(0,)`, or the segments `(1, ..., K)`.
         hour: now, in hours since the study's start.
         arms: how many vectors.
-        risk: largest P(a guardrail is broken) of a vector that may be dealt, in each group.
+        risk: largest P(a guardrail is broken) of a vector that may be dealt, in each group; where the baseline breaks
+            one, P(it is broken further).
         previous: (A', G', d) vectors dealt earlier, of which a share of the arms repeats the best.
         banned: (b, d) points that no arm may come near.
         rng: the decision's randomness.
@@ -213,8 +223,8 @@ def recommend(
         for j, group in enumerate(groups)
     ]
     unit = np.stack([u for u, _, _ in picks])
-    if (unit == posterior.baseline).all():
-        return None
+    if (unit == posterior.baseline).all() or any(belief.feasible[0] < MIN_FEASIBLE for _, belief, _ in picks):
+        return None  # the latter: a group kept an infeasible baseline
     gain = float(share @ [belief.gain[0] for _, belief, _ in picks])
     sd = float(np.sqrt(share**2 @ [belief.sd[0] ** 2 for _, belief, _ in picks]))
     same = np.flatnonzero((candidates == unit).all(axis=(1, 2)))
@@ -227,6 +237,12 @@ def recommend(
         regret=float(share @ [regret for _, _, regret in picks]),
         index=int(same[0]) if len(same) else None,
     )
+
+
+def bearable(goal: Goal) -> Goal:
+    """The goal with limits that the baseline, a change of 0, keeps: the same goal unless its baseline is infeasible."""
+    limits = tuple(Limit(own.metric, own.sign, own.sign * min(own.sign * own.limit, 0.0)) for own in goal.limits)
+    return Goal(goal.objective, limits)
 
 
 def margins(goal: Goal, f: Floats) -> Floats:
@@ -256,6 +272,12 @@ def _order(gain: Floats, violation: Floats) -> NDArray[np.intp]:
     return np.lexsort((-gain, violation))
 
 
+def _kept(goal: Goal, mean: Floats, sd: Floats) -> Floats:
+    """(k,) P(every limit is kept), metrics being independent."""
+    rail_sd = sd[[limit.metric for limit in goal.limits]]
+    return np.asarray(ndtr(_standardised(margins(goal, mean), rail_sd)).prod(axis=0))
+
+
 def _standardised(margin: Floats, sd: Floats) -> Floats:
     """Margins in standard deviations; a margin of 0 without doubt (the baseline, a limit of 0) is kept."""
     certain = np.where(margin >= 0.0, np.inf, -np.inf)
@@ -271,10 +293,10 @@ def _propose_group(
     reasons: list[Reason] = ["repeat"] * len(chosen)
     unit = _apart(pool(baseline, _anchors(view), rng), baseline, banned)
     belief = view.believe(unit)
-    borne = unit[belief.feasible >= 1.0 - risk]
+    borne = unit[belief.borne >= 1.0 - risk]
     chosen = _thompson(view, borne, chosen, arms, rng)
     reasons += ["thompson"] * (len(chosen) - len(reasons))
-    safest = unit[np.argsort(-belief.feasible, kind="stable")]
+    safest = unit[np.argsort(-belief.borne, kind="stable")]
     chosen = _fill(chosen, safest, arms)
     return chosen, reasons + ["safe"] * (arms - len(reasons))
 
@@ -284,7 +306,7 @@ def _anchors(view: _View) -> Floats:
     seen = view.posterior.seen
     own = seen.group == view.group
     unit = view.promising(np.unique(seen.unit[own] if own.any() else seen.unit, axis=0))
-    return unit[np.argsort(-view.believe(unit).score, kind="stable")[:ANCHORS]]
+    return unit[np.argsort(-view.promise(view.believe(unit)), kind="stable")[:ANCHORS]]
 
 
 def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
@@ -293,8 +315,8 @@ def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
         return previous[:0]
     known = view.promising(np.unique(previous, axis=0))
     belief = view.believe(known)
-    order = np.argsort(-belief.score, kind="stable")
-    return _fill(previous[:0], known[order[belief.feasible[order] >= 1.0 - risk]], count)
+    order = np.argsort(-view.promise(belief), kind="stable")
+    return _fill(previous[:0], known[order[belief.borne[order] >= 1.0 - risk]], count)
 
 
 def _thompson(view: _View, unit: Floats, chosen: Floats, arms: int, rng: np.random.Generator) -> Floats:
@@ -348,7 +370,7 @@ def _pick_group(
 
 def _joined(a: _Belief, b: _Belief) -> _Belief:
     gain, sd = np.concatenate((a.gain, b.gain)), np.concatenate((a.sd, b.sd))
-    return _Belief(gain, sd, np.concatenate((a.feasible, b.feasible)))
+    return _Belief(gain, sd, np.concatenate((a.feasible, b.feasible)), np.concatenate((a.borne, b.borne)))
 
 
 def _worth(belief: _Belief) -> Floats:

@@ -29,6 +29,7 @@ class Guardrail(msgspec.Struct, frozen=True):
 
     `min_change`: the change must stay at or above it (a loss limit, e.g. -0.005).
     `max_change`: the change must stay at or below it (e.g. reports, +0.01).
+    A limit that a change of 0 does not keep (clicks must rise by 1 %) makes the baseline itself infeasible.
     """
 
     metric: str
@@ -46,6 +47,12 @@ class Guardrail(msgspec.Struct, frozen=True):
         limit = self.min_change if self.min_change is not None else self.max_change
         assert limit is not None  # one of the two is set: the study file is checked where it enters
         return limit
+
+    @property
+    def borne(self) -> "Guardrail":
+        """The guardrail with a limit that the baseline keeps."""
+        low, high = self.min_change, self.max_change
+        return Guardrail(self.metric, None if low is None else min(low, 0.0), None if high is None else max(high, 0.0))
 
 
 class SafetyPlan(msgspec.Struct, frozen=True):

@@ -222,12 +222,22 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
     if plan.rollout.confirm_ms % DAY_MS:
         found.append(f"rollout.confirm: {plan.rollout.confirm_ms} ms is not whole days; the hour biases the claim")
     found += [*_large(plan), *_thin(plan)]
-    found += [
-        f"guardrails: {rail.metric} may not rise (max_change = 0); half of all harmless vectors look unsafe"
-        for rail in plan.guardrails
-        if rail.max_change == 0
-    ]
-    return tuple(found)
+    return (*found, *_strict(plan))
+
+
+def _strict(plan: Plan) -> Iterator[str]:
+    """Limits that the baseline does not keep, or only just."""
+    for index, rail in enumerate(plan.guardrails):
+        key, fall = ("min_change", "fall") if rail.min_change is not None else ("max_change", "rise")
+        if rail.limit == 0:
+            yield f"guardrails: {rail.metric} may not {fall} ({key} = 0); half of all harmless vectors look unsafe"
+        elif rail.borne != rail:
+            wish = "rise" if fall == "fall" else "fall"
+            yield (
+                f"guardrails[{index}].{key}: {rail.limit:+g} demands that {rail.metric} {wish} by "
+                f"{abs(rail.limit):.2%} or more: the baseline is infeasible, and nothing is promoted before a vector "
+                f"does so; to bear a {fall} of as much, write {-rail.limit:+g}"
+            )
 
 
 def _large(plan: Plan) -> Iterator[str]:

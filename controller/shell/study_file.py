@@ -215,6 +215,18 @@ def _guardrails(guardrails: tuple[Guardrail, ...], metrics: dict[str, MetricTabl
             yield Mistake(
                 f"{path}.metric", f"a second limit of {guardrail.metric} on the same side", "one limit a side"
             )
+        yield from _crossed(guardrails, index)
+
+
+def _crossed(guardrails: tuple[Guardrail, ...], index: int) -> Iterator[Mistake]:
+    """Two limits of one metric that no change keeps both."""
+    own = guardrails[index]
+    for other in guardrails[:index]:
+        lows = [rail.min_change for rail in (own, other) if rail.min_change is not None]
+        highs = [rail.max_change for rail in (own, other) if rail.max_change is not None]
+        if other.metric == own.metric and lows and highs and not lows[0] < highs[0]:
+            found = f"{own.metric} between {lows[0]:+g} and {highs[0]:+g}"
+            yield Mistake(f"guardrails[{index}]", found, "a min_change below the max_change of the same metric")
 
 
 def _limits(guardrail: Guardrail, path: str) -> Iterator[Mistake]:
@@ -224,11 +236,11 @@ def _limits(guardrail: Guardrail, path: str) -> Iterator[Mistake]:
         yield Mistake(path, found, "exactly one of min_change (a fall that hurts) and max_change (a rise that hurts)")
         return
     if low is not None:
-        accepted = "a relative change above -1 and below 0, such as -0.005 for a loss of at most 0.5 %"
-        yield from within(f"{path}.min_change", low, -1 < low < 0, accepted)
+        accepted = "a relative change above -1 and at most 10, such as -0.005 for a loss of at most 0.5 %"
+        yield from within(f"{path}.min_change", low, -1 < low <= 10, accepted)
     if high is not None:
-        accepted = "a relative change from 0 to 10, such as 0.01 for a rise of at most 1 %"
-        yield from within(f"{path}.max_change", high, 0 <= high <= 10, accepted)
+        accepted = "a relative change above -1 and at most 10, such as 0.01 for a rise of at most 1 %"
+        yield from within(f"{path}.max_change", high, -1 < high <= 10, accepted)
 
 
 def _traffic(traffic: TrafficTable) -> Iterator[Mistake]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from controller.core.breaker import tripped
 from controller.core.control import Statistics
+from controller.core.safety import Guardrail
 from controller.core.windows import Quality
 from tests.core.loop import HOUR, PLAN, START, Loop, Row, Theta, at_stage, varied
 
@@ -33,6 +34,20 @@ def test_a_catastrophe_is_stopped_within_its_window() -> None:
     assert bad.arm in loop.carry.reason
     assert loop.carry.stage == "explore"
     assert loop.infos[-1].decisions == ()
+
+
+def test_from_an_infeasible_baseline_a_miss_of_the_limit_is_no_catastrophe() -> None:
+    """Clicks must rise by half: nothing does that, and everything is more than `breaker_change` below it."""
+    loop = Loop(varied(guardrails=(Guardrail("ctr", min_change=0.5),)))
+    loop.windows(2)
+    bad = loop.table.arms[2].arm
+    loop.poll([broken(row, bad, 0.9) for row in loop.rows(minute=20)])
+    assert "breaker_tripped" not in [record.kind for record in loop.records]
+    loop.poll([loop.settles()])
+    loop.hour += 1
+    bad = loop.table.arms[2].arm
+    loop.poll([broken(row, bad) for row in loop.rows(minute=20)])
+    assert [record.body["arm"] for record in loop.records if record.kind == "guardrail_tripped"] == [bad]
 
 
 def test_its_buckets_go_to_control_and_no_others_move() -> None:

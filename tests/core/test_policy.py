@@ -13,6 +13,7 @@ from controller.core.policy import (
     MIN_MOVE,
     Goal,
     Limit,
+    Pick,
     goal_of,
     margins,
     p_violation,
@@ -121,12 +122,51 @@ def test_banned_vectors_are_kept_away_from() -> None:
 
 
 def test_when_nothing_keeps_the_risk_the_safest_are_dealt() -> None:
-    """Every vector breaks the guardrail by much, less so near the baseline, which breaks it too (limit above 0)."""
-    posterior, goal = linear(), Goal((1.0, 0.0), (Limit(1, 1, 0.2),))
-    rng = np.random.default_rng(3)
+    """The guardrail's metric falls in every direction, least where the second weight moves."""
+    unit = np.random.default_rng(0).random((60, D))
+    fall = -np.abs(unit - BASELINE) @ np.array([0.2, 0.02, 0.2]) - 0.01
+    posterior = condition(observed(unit, np.stack([0.1 * unit[:, 0], fall])), BASELINE, HYPERS)
+    goal, rng = Goal((1.0, 0.0), (Limit(1, 1, 0.0),)), np.random.default_rng(3)
     proposal = propose(posterior, goal, (0,), 1.0, arms=4, risk=0.1, previous=np.empty((0, 1, D)), banned=NONE, rng=rng)
     assert proposal.reasons == ("safe",) * 4
-    assert proposal.unit[:, 0, 1].max() < 0.35  # where the guardrail's metric is believed highest
+    assert (p_violation(posterior, goal, proposal.unit[:, 0], 0, 1.0) > 0.1).all()
+    assert rms_distance(proposal.unit[:, 0], BASELINE[None]).max() < 0.2
+
+
+def infeasible(limit: float) -> tuple[Floats, Pick | None]:
+    """Arms and pick where a metric must rise, which it does as the second weight falls, to .05 at most."""
+    posterior, goal, rng = linear(), Goal((1.0, 0.0), (Limit(1, 1, limit),)), np.random.default_rng(3)
+    unit = propose(
+        posterior, goal, (0,), 1.0, arms=8, risk=0.1, previous=np.empty((0, 1, D)), banned=NONE, rng=rng
+    ).unit
+    return unit[:, 0], recommend(posterior, goal, (0,), 1.0, candidates=unit, rng=rng)
+
+
+def test_from_an_infeasible_baseline_arms_go_where_it_is_violated_least() -> None:
+    unit, pick = infeasible(0.2)
+    assert unit[:, 1].max() < 0.25, "no vector reaches the limit: the nearest are tried"
+    assert pick is None
+
+
+def test_from_an_infeasible_baseline_the_feasible_region_is_searched_for_gain() -> None:
+    unit, pick = infeasible(0.02)
+    assert unit[:, 1].max() < 0.5, "none is worse than the baseline"
+    assert np.median(unit[:, 0]) > 0.75
+    assert pick is not None
+    assert pick.p_feasible > 0.9
+    assert pick.unit[0, 1] < 0.3
+    assert pick.unit[0, 0] > 0.9
+
+
+def test_a_segment_that_keeps_an_infeasible_baseline_leaves_nothing_to_recommend() -> None:
+    """In one segment the guardrail's metric can rise, in the other nothing changes anything."""
+    unit = np.random.default_rng(4).random((60, D))
+    change = np.stack([0.1 * (unit[:, 0] - 0.4), -0.1 * (unit[:, 1] - 0.5)])
+    posterior = condition(join([observed(unit, change, 1), observed(unit, 0.0 * change, 2)]), BASELINE, HYPERS)
+    rng, candidates = np.random.default_rng(5), np.repeat(unit[:, None], 2, axis=1)
+    for limit, found in ((-0.01, True), (0.02, False)):
+        goal = Goal((1.0, 0.0), (Limit(1, 1, limit),))
+        assert (recommend(posterior, goal, (1, 2), 1.0, candidates=candidates, rng=rng) is not None) == found
 
 
 def test_segments_choose_for_themselves() -> None:

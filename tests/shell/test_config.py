@@ -162,6 +162,19 @@ def test_a_file_that_is_not_there_or_is_a_folder(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ("min_change = 0.01", "guardrails[0].min_change: +0.01 demands that ctr rise by 1.00% or more"),
+        ("max_change = -0.01", "guardrails[0].max_change: -0.01 demands that ctr fall by 1.00% or more"),
+        ("min_change = 0", "guardrails: ctr may not fall (min_change = 0)"),
+    ],
+)
+def test_a_limit_that_the_baseline_breaks_is_accepted_and_pointed_out(tmp_path: Path, limit: str, told: str) -> None:
+    study = read(tmp_path, SMALL.replace("min_change = -0.005", limit))
+    assert [text[: len(told)] for text in study.warnings] == [told]
+
+
 def test_warnings_tell_of_what_is_legal_but_wasteful(tmp_path: Path) -> None:
     assert read(tmp_path, SMALL).warnings == ()
     free = SMALL.replace("fixed = true", "").replace("min_change = -0.005", "max_change = 0")

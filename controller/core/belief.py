@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.assignment import ALL
-from controller.core import policy, posterior
+from controller.core import outliers, policy, posterior
 from controller.core.control import Control, Evidence, Theta
 from controller.core.estimate import Changes, usable
 from controller.core.kernel import Hyper
@@ -49,6 +49,7 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     ]
     observations = _rows(plan, space, groups, judged, (*control.evidence, *live))
     base = space.baseline_unit
+    observations = outliers.discounted(observations, base, posterior.start(base, len(judged), control.carry.hypers))
     hypers = posterior.fit(observations, base, control.carry.hypers)
     dealt = [points(plan, space, theta) for e in (*control.evidence, *live)[-REPEATED:] for theta in e.thetas]
     return Believed(

@@ -6,14 +6,16 @@
 | u, g, h | (n, d), (n,), (n,) | where (unit cube), in which group, when (hours since the study's start) |
 | u0 | (d,) | the baseline: its change is 0 at all times, exactly |
 | l, s, tau, rho | (d,), 1, 1, 1 | lengthscales, scale, memory in hours, share common to all groups |
+| t, c | | a jump: its hour, and the correlation of what is before it with what is after it |
 
 With k the Matern-5/2 correlation of lengthscales l:
 
-    K((u,g,h), (u',g',h')) = s^2 k0(u, u') (rho + (1 - rho) [g = g']) exp(-|h - h'| / tau)         (1)
+    K((u,g,h), (u',g',h')) = s^2 k0(u, u') (rho + (1 - rho) [g = g']) exp(-|h - h'| / tau) J(h, h') (1)
     k0(u, u') = k(u, u') - k(u, u0) k(u0, u')                                                     (2)
 
-(2) conditions k on f(u0) = 0. The group term is partial pooling. The last factor lets old windows
-fade (Bogunovic, Scarlett and Cevher 2016, "Time-varying Gaussian process bandit optimization").
+(2) conditions k on f(u0) = 0. The group term is partial pooling. The exponential lets old windows
+fade (Bogunovic, Scarlett and Cevher 2016, "Time-varying Gaussian process bandit optimization"). J is the
+product over the jumps between h and h' of their c.
 """
 
 import msgspec
@@ -25,6 +27,13 @@ Floats = NDArray[np.float64]
 ROOT5 = 5.0**0.5
 
 
+class Jump(msgspec.Struct, frozen=True):
+    """When a metric's response changed at once, and how much of it was left."""
+
+    hour: float  # t, since the study's start
+    kept: float  # c, in [0, 1]: the correlation between before and after
+
+
 class Hyper(msgspec.Struct, frozen=True):
     """Hyperparameters of one metric's process."""
 
@@ -32,6 +41,7 @@ class Hyper(msgspec.Struct, frozen=True):
     scale: float  # s, standard deviation of a relative change far from the baseline
     memory_h: float  # tau
     pooling: float  # rho, in (0, 1)
+    jumps: tuple[Jump, ...] = ()
 
 
 class Places(msgspec.Struct, frozen=True, eq=False):
@@ -49,8 +59,18 @@ def kernel(hyper: Hyper, baseline: Floats, a: Places, b: Places) -> Floats:
     k -= np.outer(to_baseline(hyper, baseline, a.unit), to_baseline(hyper, baseline, b.unit))  # (2)
     k *= hyper.pooling + (1.0 - hyper.pooling) * (a.group[:, None] == b.group)
     k *= np.exp(-np.abs(a.hour[:, None] - b.hour) / hyper.memory_h)
+    if hyper.jumps:
+        k *= kept(hyper.jumps, a.hour, b.hour)
     k *= hyper.scale**2
     return k
+
+
+def kept(jumps: tuple[Jump, ...], a: Floats, b: Floats) -> Floats:
+    """J, (len(a), len(b)), between two sets of hours."""
+    factor = np.ones((len(a), len(b)))
+    for jump in jumps:
+        factor[(a < jump.hour)[:, None] != (b < jump.hour)] *= jump.kept
+    return factor
 
 
 def squared_distance(a: Floats, b: Floats) -> Floats:

@@ -32,6 +32,7 @@ class Problem(msgspec.Struct, frozen=True, eq=False):
     x: Floats  # (n, d) u - u0
     same: Floats  # (n, n) [g = g']
     lag: Floats  # (n, n) |h - h'|
+    kept: Floats  # (n, n) J
     y: Floats  # (n,)
     noise: Floats  # (n, n) E + nugget
 
@@ -52,10 +53,10 @@ def objective(p: Floats, data: Problem) -> tuple[float, Floats]:
     squared, squared0 = squared_distance(z, z), (z * z).sum(axis=1)
     k_u0 = matern(squared0)  # (n,) k(u, u0)
     k0 = matern(squared) - np.outer(k_u0, k_u0)  # (2)
-    fade = s2 * np.exp(-data.lag / tau)
+    fade = s2 * np.exp(-data.lag / tau) * data.kept
     pooled = rho + (1.0 - rho) * data.same
     K = k0 * fade * pooled
-    inverse, a, half_log_det = _inverse(K + data.noise, data.y)
+    inverse, a, half_log_det = inverse_of(K + data.noise, data.y)
     W = 0.5 * (inverse - np.outer(a, a))
     WK, Wl = W * K, W * fade * pooled
     gradient = np.empty(d + 3)
@@ -75,7 +76,7 @@ def _lengthscale_gradient(z: Floats, Wl: Floats, squared: Floats, squared0: Floa
     return np.asarray(pairs - anchored)
 
 
-def _inverse(C: Floats, y: Floats) -> tuple[Floats, Floats, float]:
+def inverse_of(C: Floats, y: Floats) -> tuple[Floats, Floats, float]:
     """C^-1, C^-1 y and 1/2 log |C|."""
     L, info = lapack.dpotrf(C, lower=1)
     if info:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from controller.core.kernel import Floats, Hyper, Places, kernel, to_baseline
+from controller.core.kernel import Floats, Hyper, Jump, Places, kept, kernel, to_baseline
 from controller.core.learn import Problem, best, median, pack, unpack
 
 NUGGET = 1e-8  # variance (a change of 0.01 %) added to E: deals without noise stay factorable
@@ -109,12 +109,20 @@ def fit(observations: Observations, baseline: Floats, previous: tuple[Hyper, ...
     Starts from `previous` where that has the study's shape, and is then never worse than it on these
     observations (beyond `FIT_ROWS`: on those that `thin` keeps).
     """
-    d, metrics = len(baseline), len(observations.change)
     rows = thin(observations, FIT_ROWS)
-    problems = [problem(rows, baseline, m) for m in range(metrics)]
-    if previous is None or len(previous) != metrics or len(previous[0].lengthscale) != d:
-        return tuple(best(data, median(d), COLD_STEPS) for data in problems)
-    return tuple(best(data, pack(old), WARM_STEPS) for data, old in zip(problems, previous, strict=True))
+    begin = start(baseline, len(observations.change), previous)
+    steps = WARM_STEPS if begin == previous else COLD_STEPS
+    problems = [problem(rows, baseline, m, old.jumps) for m, old in enumerate(begin)]
+    found = [best(data, pack(old), steps) for data, old in zip(problems, begin, strict=True)]
+    return tuple(msgspec.structs.replace(new, jumps=old.jumps) for new, old in zip(found, begin, strict=True))
+
+
+def start(baseline: Floats, metrics: int, previous: tuple[Hyper, ...] | None) -> tuple[Hyper, ...]:
+    """`previous` where it has the study's shape, else the prior."""
+    fits = (
+        previous is not None and len(previous) == metrics and {len(h.lengthscale) for h in previous} <= {len(baseline)}
+    )
+    return previous if previous is not None and fits else prior(len(baseline), metrics)
 
 
 def prior(d: int, metrics: int) -> tuple[Hyper, ...]:
@@ -181,12 +189,13 @@ def thin(observations: Observations, rows: int) -> Observations:
     return select(observations, np.flatnonzero(np.isin(observations.hour, kept))[-rows:])
 
 
-def problem(observations: Observations, baseline: Floats, m: int) -> Problem:
+def problem(observations: Observations, baseline: Floats, m: int, jumps: tuple[Jump, ...] = ()) -> Problem:
     """The rows of metric m, prepared for `objective`."""
     o = observations
     same = (o.group[:, None] == o.group).astype(np.float64)
     noise = o.noise[m] + NUGGET * np.eye(o.rows)
-    return Problem(o.unit - baseline, same, np.abs(o.hour[:, None] - o.hour), o.change[m], noise)
+    lag = np.abs(o.hour[:, None] - o.hour)
+    return Problem(o.unit - baseline, same, lag, kept(jumps, o.hour, o.hour), o.change[m], noise)
 
 
 def _places(unit: Floats, group: int | NDArray[np.int64], hour: float) -> Places:

@@ -1,0 +1,102 @@
+"""A bad hour must not move the optimum: a deal that the others contradict, alone, is set aside.
+
+| symbol | shape | meaning |
+|---|---|---|
+| M, D, n, n_b | | metrics; deals; rows; rows of deal b |
+| E_b, P | (n_b, n_b), (n, n) | a deal's noise; (K + E)^-1 (`posterior`) |
+| r_b, S_b | (n_b,), (n_b, n_b) | what a deal says beyond what all others foretell, and the covariance of that |
+
+Each deal's noise is a scale mixture of normals, E_b / w with w one of `LEVELS` (West 1987, "On scale mixtures of
+normal distributions"; a Student-t has a gamma in place of the few levels, and gives up information where nothing is
+wrong). With a = P y (Rasmussen and Williams 2006, 5.4.2, by blocks)
+
+    r_b = P_bb^-1 a_b,   S_b = P_bb^-1                                                            (5)
+    P(w | y) ~ P(w) N(r_b; 0, S_b + (1/w - 1) E_b)                                                (6)
+
+and P(w < 1 | y) is how bad the deal is. Two bad deals in a row are no bad hour but a change of the world (`jump`):
+neither is set aside. Nor is a deal of one vector: it lasts for many windows.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.kernel import Floats, Hyper, Places, kernel
+from controller.core.learn import inverse_of
+from controller.core.posterior import NUGGET, Observations
+
+LEVELS = np.array([1.0, 0.1, 0.01, 0.001])  # w: noise as said, or 3, 10, 30 times as large
+PRIOR = np.array([0.97, 0.01, 0.01, 0.01])  # one bad hour in 33
+ASIDE = 0.001  # weight of a deal that is surely bad: why it is, and how far that reaches, nobody knows
+SUSPECT = 0.5  # badness from which on a deal is set aside before its neighbours are judged again
+MIN_DEALS = 3  # fewer say nothing of each other
+
+
+def discounted(observations: Observations, baseline: Floats, hypers: tuple[Hyper, ...]) -> Observations:
+    """The observations, the noise of every lone bad deal so large that it says nothing."""
+    deals = judged(observations)
+    if len(deals) < MIN_DEALS:
+        return observations
+    bad = badness(observations, baseline, hypers, deals, np.ones((len(hypers), len(deals))))
+    aside = np.where((bad > SUSPECT) & _peaks(bad), ASIDE, 1.0)
+    if (aside < 1.0).any():  # a bad hour makes its neighbours look bad too: judge them without it
+        bad = badness(observations, baseline, hypers, deals, aside)
+    return inflated(observations, deals, 1.0 - _lone(bad) * (1.0 - ASIDE))
+
+
+def judged(observations: Observations) -> list[NDArray[np.int64]]:
+    """The rows of each deal of several vectors, oldest first."""
+    hours, deal = np.unique(observations.hour, return_inverse=True)
+    rows = [np.flatnonzero(deal == b) for b in range(len(hours))]
+    return [own for own in rows if len(own) > len(np.unique(observations.group[own]))]
+
+
+def inflated(observations: Observations, deals: list[NDArray[np.int64]], weights: Floats) -> Observations:
+    """The observations with the noise of deals divided by weights (M, D)."""
+    if (weights == 1.0).all():
+        return observations
+    o, root = observations, np.ones(observations.change.shape)
+    for b, rows in enumerate(deals):
+        root[:, rows] = 1.0 / np.sqrt(weights[:, b, None])
+    return Observations(o.unit, o.group, o.hour, o.change, o.noise * root[:, :, None] * root[:, None, :])
+
+
+def badness(
+    observations: Observations,
+    baseline: Floats,
+    hypers: tuple[Hyper, ...],
+    deals: list[NDArray[np.int64]],
+    current: Floats,
+) -> Floats:
+    """(M, D) P(w < 1 | y) by (6) while the deals' noise stands at E_b / current (M, D)."""
+    o, bad = inflated(observations, deals, current), np.empty_like(current)
+    places = Places(o.unit, o.group, o.hour)
+    for m, hyper in enumerate(hypers):
+        C = kernel(hyper, baseline, places, places) + o.noise[m] + NUGGET * np.eye(o.rows)
+        P, a, _ = inverse_of(C, o.change[m])
+        for b, rows in enumerate(deals):
+            S = np.linalg.inv(P[np.ix_(rows, rows)])
+            own = observations.noise[m][np.ix_(rows, rows)]
+            bad[m, b] = 1.0 - _mixture(np.asarray(S @ a[rows]), np.asarray(S), own, 1.0 / float(current[m, b]))[0]
+    return bad
+
+
+def _mixture(r: Floats, S: Floats, own: Floats, inflation: float) -> Floats:
+    """P(w | y) over `LEVELS` (6); S holds own x inflation already."""
+    covariance = S + (1.0 / LEVELS - inflation)[:, None, None] * own
+    half_log_det = 0.5 * np.linalg.slogdet(covariance)[1]
+    chi2 = np.linalg.solve(covariance, np.broadcast_to(r[:, None], (len(LEVELS), len(r), 1)))[..., 0] @ r
+    log_posterior = np.log(PRIOR) - half_log_det - 0.5 * chi2
+    density = np.exp(log_posterior - log_posterior.max())
+    return np.asarray(density / density.sum())
+
+
+def _peaks(bad: Floats) -> NDArray[np.bool_]:
+    """(M, D) whether no neighbour of a deal is worse."""
+    padded = np.pad(bad, ((0, 0), (1, 1)), constant_values=-np.inf)
+    return np.asarray((bad >= padded[:, :-2]) & (bad >= padded[:, 2:]))
+
+
+def _lone(bad: Floats) -> Floats:
+    """(M, D) P(a deal is bad and its neighbours are not)."""
+    fine = np.pad(1.0 - bad, ((0, 0), (1, 1)), constant_values=1.0)
+    return np.asarray(bad * fine[:, :-2] * fine[:, 2:])

@@ -1,0 +1,94 @@
+"""A lone bad hour loses its weight; noise as usual, a change that lasts and a held vector keep theirs."""
+
+import numpy as np
+from scipy import stats
+
+from controller.core.kernel import Floats, Hyper, Places, kernel
+from controller.core.outliers import LEVELS, PRIOR, badness, discounted, judged
+from controller.core.posterior import NUGGET, Observations, condition, join, select
+
+BASELINE = np.array([0.4, 0.5])
+HYPERS = (Hyper((0.9, 1.2), 0.08, 120.0, 0.8),)
+ARMS, DEALS, SE = 6, 10, 0.006
+
+
+def study(seed: int, deals: int = DEALS, arms: int = ARMS, groups: int = 1) -> Observations:
+    """Hourly deals that the model itself made: a shared control, a function drawn from the prior."""
+    rng, made = np.random.default_rng(seed), []
+    n = arms * groups
+    group = np.repeat(np.arange(groups), arms)
+    noise = SE**2 * (np.eye(n) + 0.5 * (group[:, None] == group))
+    for hour in range(deals):
+        unit = np.tile(rng.random((arms, 2)), (groups, 1))
+        made.append(Observations(unit, group, np.full(n, float(hour)), np.zeros((1, n)), noise[None]))
+    o = join(made)
+    places = Places(o.unit, o.group, o.hour)
+    C = kernel(HYPERS[0], BASELINE, places, places) + o.noise[0] + NUGGET * np.eye(o.rows)
+    return Observations(o.unit, o.group, o.hour, (np.linalg.cholesky(C) @ rng.standard_normal(o.rows))[None], o.noise)
+
+
+def spoiled(o: Observations, hours: tuple[float, ...], shift: float = 0.05) -> Observations:
+    """Control was counted wrongly in some hours: all arms move together."""
+    return Observations(o.unit, o.group, o.hour, o.change + shift * np.isin(o.hour, hours), o.noise)
+
+
+def weights(o: Observations) -> Floats:
+    """Of every deal, from how its noise has grown."""
+    now, before = (np.diagonal(made.noise[0])[::ARMS] for made in (discounted(o, BASELINE, HYPERS), o))
+    return np.asarray(before / now)
+
+
+def test_noise_as_usual_costs_next_to_nothing() -> None:
+    found = np.concatenate([weights(study(seed)) for seed in range(40)])
+    assert found.mean() > 0.99
+    assert (found < 0.5).mean() < 0.005
+
+
+def test_a_lone_bad_hour_loses_its_weight_wherever_it_is() -> None:
+    for hour in (2, 5, DEALS - 1):
+        found = weights(spoiled(study(3), (float(hour),)))
+        assert found[hour] < 0.01
+        assert np.delete(found, hour).min() > 0.8
+
+
+def test_a_bad_hour_moves_the_posterior_no_more_than_its_absence() -> None:
+    unit, bad = np.random.default_rng(1).random((50, 2)), spoiled(study(4), (6.0,))
+    without = condition(select(bad, np.flatnonzero(bad.hour != 6.0)), BASELINE, HYPERS).mean(unit, 0, float(DEALS))
+    taken, robust = (
+        np.abs(condition(o, BASELINE, HYPERS).mean(unit, 0, float(DEALS)) - without).max()
+        for o in (bad, discounted(bad, BASELINE, HYPERS))
+    )
+    assert taken > 0.008
+    assert robust < 0.02 * taken
+
+
+def test_two_in_a_row_are_a_change_of_the_world() -> None:
+    found = weights(spoiled(study(5), (8.0, 9.0)))
+    assert found.min() > 0.8
+
+
+def test_a_held_vector_is_never_set_aside() -> None:
+    o = spoiled(study(6, arms=1), (5.0,), 0.2)
+    assert judged(o) == []
+    assert discounted(o, BASELINE, HYPERS) is o
+
+
+def test_a_deal_is_judged_over_all_its_groups() -> None:
+    o = study(7, groups=2)
+    assert [len(rows) for rows in judged(o)] == [2 * ARMS] * DEALS
+    assert np.diagonal(discounted(spoiled(o, (4.0,)), BASELINE, HYPERS).noise[0])[o.hour == 4.0].min() > 30 * SE**2
+
+
+def test_how_bad_a_deal_is_follows_from_all_other_deals() -> None:
+    """By the textbook: each deal against the conditional density that the others leave it, once per level."""
+    o = spoiled(study(8, deals=4), (2.0,), 0.01)
+    bad = badness(o, BASELINE, HYPERS, judged(o), np.ones((1, 4)))
+    places = Places(o.unit, o.group, o.hour)
+    C = kernel(HYPERS[0], BASELINE, places, places) + o.noise[0] + NUGGET * np.eye(o.rows)
+    for b in range(4):
+        own, rest = np.flatnonzero(o.hour == b), np.flatnonzero(o.hour != b)
+        gain = C[np.ix_(own, rest)] @ np.linalg.inv(C[np.ix_(rest, rest)])
+        mean, S = gain @ o.change[0, rest], C[np.ix_(own, own)] - gain @ C[np.ix_(rest, own)]
+        E = o.noise[0][np.ix_(own, own)]
+        density = PRIOR * [stats.multivariate_normal(mean, S + (1 / w - 1) * E).pdf(o.change[0, own]) for w in LEVELS]
+        np.testing.assert_allclose(bad[0, b], 1 - density[0] / density.sum(), rtol=1e-6)

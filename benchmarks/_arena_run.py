@@ -3,7 +3,8 @@
 Everyone gets the same crowd, explore share, arms and estimates, the noise that the buckets' past foretells taken off.
 Sums are folded and evidence is made by the production code; Trimtab is the production decision, a peer a `Tuner` whose
 vectors are dealt at random like Trimtab's.
-What is left out beside events: their delay, the minutes of grace in which the table before still serves, the breaker.
+An amount that arrives late is seen as far as it has arrived, hour by hour, until its window is sealed.
+What is left out beside events: delays of minutes, the grace in which the table before still serves, the breaker.
 """
 
 import time
@@ -16,7 +17,7 @@ import numpy as np
 from benchmarks._arena_optuna import OptunaTuner
 from benchmarks._arena_peers import Coordinates, HyperZeroLike, Random, Static
 from benchmarks._arena_protocol import Brief, Tuner, brief_of, history_of
-from benchmarks._arena_traffic import crowd, hour_sums
+from benchmarks._arena_traffic import arrivals, crowd
 from benchmarks._arena_worlds import Scenario
 from controller.assignment import ALL, Arm
 from controller.core import operate, rollout
@@ -40,7 +41,7 @@ from controller.core.windows import Cell, Quality
 from controller.shell.fingerprint import single_threaded
 from simulators.closed_loop import START_MS
 from simulators.study import study_of
-from simulators.worlds import Floats
+from simulators.worlds import HOUR_MS, Floats
 
 TRIMTAB = "trimtab"
 # A peer and for how many windows it holds its vectors: the better of 1 and 3 by score at 72 h, on seeds 100 and 101 of
@@ -147,21 +148,31 @@ def _hours(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int) -
     people = crowd(scenario.world, seed, plan.salt)
     weights, components = (tuple(part.name for part in parts) for parts in (plan.weights, plan.components))
     control, _ = operate.begin(plan, initial(plan), 1, START_MS)
-    cells: dict[tuple[int, int], Cell] = {}
+    coming: dict[tuple[int, int], tuple[Cell, ...]] = {}  # (window end, version) -> as arrived, by hours since then
     played = []
     for hour in range(hours):
         begin_ms = START_MS + hour * plan.window.length_ms
         deal, stage = control.deals[control.carry.deal], control.carry.stage
         end_ms = begin_ms + plan.window.length_ms
-        cell = hour_sums(scenario.at(hour), people, deal, weights, components, begin_ms)
-        cells[end_ms, control.carry.version] = cell
-        seen = _statistics(plan, cells, end_ms, cell)
+        coming[end_ms, control.carry.version] = arrivals(
+            scenario.at(hour),
+            people,
+            deal,
+            weights,
+            components,
+            begin_ms,
+            late=scenario.late,
+            wild=hour in scenario.bad_hours,
+        )
+        cells = {key: ages[min((end_ms - key[0]) // HOUR_MS, len(ages) - 1)] for key, ages in coming.items()}
+        seen = _statistics(plan, cells, end_ms, cells[end_ms, control.carry.version])
         started = time.process_time()
         control = who.turn(plan, control, seen, end_ms + plan.window.grace_ms)
         recommended = who.recommend(plan, control, seen)
         cpu_s = time.process_time() - started
         played.append(Hour(_shares(deal), recommended, stage, cpu_s))
         control, cells = _sealed(plan, control, cells, end_ms + plan.window.grace_ms)
+        coming = {key: coming[key] for key in cells}
     return played
 
 

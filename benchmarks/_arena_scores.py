@@ -1,8 +1,8 @@
 """What a run was worth, by the closed form.
 
-Truth is the world in force at an hour: it is the mean of the next 24 hours too, but across a jump, which nobody can
-foresee. *Feasible*: every margin at least -0.1 x |limit| (`strict`: at least 0). *Score*: true gain / best feasible
-gain, at most 1, and 0 where infeasible. A world without any feasible gain is scored by nothing but its violations.
+Truth is the volume-weighted mean of the next 24 hours (`_arena_truth`). *Feasible*: every margin at least -0.1 x
+|limit| (`strict`: at least 0). *Score*: true gain / best feasible gain, at most 1, and 0 where infeasible. A world with
+next to no feasible gain is scored by nothing but its violations and promotions.
 What is *served* is the mixture of arms; peers have no rollout, so theirs never gets beyond the explore share.
 """
 
@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 
 from benchmarks._arena_run import TRIMTAB, Hour, Run
-from benchmarks._arena_worlds import SCENARIOS, Scenario, optimum
+from benchmarks._arena_truth import best_gain, truth
+from benchmarks._arena_worlds import SCENARIOS, Scenario
 from controller.core.control import Theta
-from simulators.worlds import Floats, World, gain, margins, true_change, volume
+from simulators.worlds import Floats, World, gain, margins, volume
 
 SLACK = 0.1  # of a limit
 HELD = 0.9  # score that counts as found
-NO_GAIN = 1e-6  # a best feasible gain below this cannot be scored
+NO_GAIN = 0.002  # a best feasible gain below this is nothing to promote, and not scored
 FRESH = 2  # windows at the start, and after a jump, whose worst violation is told apart
 SETTLE_H = 24  # hours after a jump within which the score is to be regained
 
@@ -45,11 +46,12 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 def scored(run: Run) -> Scores:
     """The figures of a run."""
     scenario, common = SCENARIOS[run.scenario], run.controller != TRIMTAB
-    series = [_score(scenario, h, hour.recommended, common, SLACK) for h, hour in enumerate(run.hours)]
+    changes = [truth(scenario, h, [hour.recommended, *_vectors(hour)]) for h, hour in enumerate(run.hours)]
+    series = [_worth(scenario, h, change[0], common, SLACK) for h, change in enumerate(changes)]
     last, final = len(run.hours) - 1, run.hours[-1]
     before = series[: scenario.jump_hour]
     held_from = _held_from(before)
-    shares, excess, fresh = _exposures(scenario, run.hours)
+    shares, excess, fresh = _exposures(scenario, run.hours, [change[1:] for change in changes])
     traffic = float(volume(scenario.world, np.arange(0.5, len(run.hours)) % 24).sum())
     return Scores(
         scenario=run.scenario,
@@ -57,9 +59,9 @@ def scored(run: Run) -> Scores:
         seed=run.seed,
         score_24=series[23] if len(series) >= 24 else None,
         score_end=series[-1],
-        strict_end=_score(scenario, last, final.recommended, common, 0.0),
-        served_end=_served(scenario, last, final, common),
-        feasible_end=float(_feasible(scenario.at(last), _change(scenario.at(last), final.recommended), SLACK)),
+        strict_end=_worth(scenario, last, changes[-1][0], common, 0.0),
+        served_end=_worth(scenario, last, _shares(final) @ changes[-1][1:], common, SLACK),
+        feasible_end=float(_feasible(scenario.world, changes[-1][0], SLACK)),
         held=None if before[-1] is None else float(held_from is not None),
         held_from_h=held_from,
         regained=_regained(scenario, series),
@@ -71,26 +73,20 @@ def scored(run: Run) -> Scores:
     )
 
 
-def _score(scenario: Scenario, hour: int, theta: Theta | None, common: bool, slack: float) -> float | None:
-    world = scenario.at(hour)
-    return _worth(scenario, hour, _change(world, theta), common, slack)
-
-
 def _worth(scenario: Scenario, hour: int, change: Floats, common: bool, slack: float) -> float | None:
-    best = optimum(scenario, hour, common=common).gain
+    best = best_gain(scenario, hour, common=common)
     if best < NO_GAIN:
         return None
-    world = scenario.at(hour)
+    world = scenario.world
     return min(1.0, float(gain(world, change)) / best) if _feasible(world, change, slack) else 0.0
 
 
-def _change(world: World, theta: Theta | None) -> Floats:
-    return true_change(world, world.baseline if theta is None else _in_order(theta))
+def _vectors(hour: Hour) -> list[Theta]:
+    return [theta for _, theta in hour.arms]
 
 
-def _in_order(theta: Theta) -> dict[str, Floats]:
-    """A study made of a world has its weights in the world's order."""
-    return {segment: np.array(weights) for segment, weights in theta.items()}
+def _shares(hour: Hour) -> Floats:
+    return np.array([share for share, _ in hour.arms])
 
 
 def _feasible(world: World, change: Floats, slack: float) -> bool:
@@ -101,12 +97,6 @@ def _excess(world: World, change: Floats, slack: float) -> float:
     """How far the worst guardrail is beyond its slack, in relative change; 0 where none is."""
     limits = np.abs([guard.limit for guard in world.guardrails])
     return float(np.max(-margins(world, change) - slack * limits - 1e-9, initial=0.0))
-
-
-def _served(scenario: Scenario, h: int, hour: Hour, common: bool) -> float | None:
-    world = scenario.at(h)
-    mixture = sum(share * _change(world, theta) for share, theta in hour.arms)
-    return _worth(scenario, h, np.asarray(mixture), common, SLACK)
 
 
 def _held_from(series: list[float | None]) -> float | None:
@@ -125,15 +115,17 @@ def _regained(scenario: Scenario, series: list[float | None]) -> float | None:
 
 
 def _exposures(
-    scenario: Scenario, hours: tuple[Hour, ...]
+    scenario: Scenario, hours: tuple[Hour, ...], changes: list[Floats]
 ) -> tuple[Floats, Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
     """Of every arm-hour but control's: its traffic, its excess, whether it is among the fresh windows."""
     rows = []
-    for h, hour in enumerate(hours):
-        world = scenario.at(h)
-        traffic = float(volume(world, np.array(h % 24 + 0.5)))
+    for h, (hour, change) in enumerate(zip(hours, changes, strict=True)):
+        traffic = float(volume(scenario.world, np.array(h % 24 + 0.5)))
         since = h if scenario.jump_hour is None or h < scenario.jump_hour else h - scenario.jump_hour
         first = since < FRESH + (h == since)  # the very first window is all control
-        rows += [(share * traffic, _excess(world, _change(world, t), SLACK), first) for share, t in hour.arms[1:]]
+        rows += [
+            (share * traffic, _excess(scenario.world, arm, SLACK), first)
+            for share, arm in zip(_shares(hour)[1:], change[1:], strict=True)
+        ]
     share, excess, fresh = (np.array([row[i] for row in rows]) for i in range(3))
     return share, excess, fresh.astype(np.bool_)

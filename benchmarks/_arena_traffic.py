@@ -1,9 +1,9 @@
 """A world's traffic as sums per bucket, without its events: one draw for each bucket, segment and quantity.
 
 Sums of events are drawn from their own laws, so they are exact given a rate: visits are Poisson, a count of at least
-one per visit is n + Poisson(n (rate - 1)), a part of n is Binomial(n, rate), an amount per one of n is a gamma variable
-of n times the shape. Rates are those of `simulators.events` with one difference: the season stands still within an
-hour. `tests/benchmarks/test_arena_traffic.py` holds both, and the closed form, beside one another.
+one per visit is n + Poisson(n (rate - 1)), a part of n is Binomial(n, rate), an amount is a sum of n pieces. Rates are
+those of `simulators.events` with one difference: the season stands still within an hour.
+`tests/benchmarks/test_arena_traffic.py` holds both, and the closed form, beside one another.
 
 Notation: B buckets, S segments, G1 = 1 + segments (1 without any), Q quantities, C components, A arms.
 """
@@ -14,14 +14,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._arena_worlds import Late
 from controller.assignment import Arm
 from controller.core.events import FIXED_POINT
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
-from simulators.events import population
+from simulators.events import pieces, population
 from simulators.worlds import HOUR_MS, Floats, Quantity, World, hour_of, rate_changes, segment_names, volume
 
-_TRAFFIC = 101  # stream of randomness, beside those of `simulators.events`
+_TRAFFIC, _WILD = 101, 102  # streams of randomness, beside those of `simulators.events`
+LATENESS_H = 6  # of the study that `simulators.study` writes: by then everything has arrived
+WILD_EFFECT, WILD_SD = 0.3, 0.5
 
 
 class Crowd(msgspec.Struct, frozen=True, eq=False):
@@ -45,22 +48,88 @@ def crowd(world: World, seed: int, salt: str) -> Crowd:
 def hour_sums(
     world: World, people: Crowd, deal: Deal, weights: tuple[str, ...], components: tuple[str, ...], begin_ms: int
 ) -> Cell:
-    """The sums of the hour from `begin_ms` under a deal whose arms hold these weights."""
+    """The sums of the hour from `begin_ms` under a deal whose arms hold these weights, all arrived."""
+    return arrivals(world, people, deal, weights, components, begin_ms)[-1]
+
+
+def arrivals(
+    world: World,
+    people: Crowd,
+    deal: Deal,
+    weights: tuple[str, ...],
+    components: tuple[str, ...],
+    begin_ms: int,
+    *,
+    late: Late | None = None,
+    wild: bool = False,
+) -> tuple[Cell, ...]:
+    """What has arrived of the hour from `begin_ms` at its end and every hour after, until nothing is missing.
+
+    One cell where nothing is `late`. In a `wild` hour every quantity's rate is WILD_EFFECT higher or lower in about
+    half of the arms, and every bucket's rates have WILD_SD more noise.
+    """
     rng = np.random.default_rng((people.seed, _TRAFFIC, begin_ms))
-    effect = np.exp(_log_rates(world, deal, weights))[deal.buckets].transpose(2, 1, 0)  # (1 + Q, S, B)
+    log_rates = _log_rates(world, deal, weights)
+    effect = np.exp(log_rates)[deal.buckets].transpose(2, 1, 0)  # (1 + Q, S, B)
     hour = hour_of(np.array([begin_ms + HOUR_MS // 2]))
     mean = world.events_per_hour * float(volume(world, hour_of(begin_ms + _MINUTES * 60_000.0)).mean())
     events = rng.poisson(mean * people.share * effect[0])
     values: dict[str | None, Floats] = {None: events.astype(np.float64)}
+    wildness = _wildness(world, people, deal, begin_ms) if wild else np.ones((len(world.quantities), world.buckets))
+    tardy: list[Floats] = []  # by age, of the late quantity
     for q, quantity in enumerate(world.quantities):
         trait = np.sqrt(world.trait_share) * people.traits[q]
         trait = trait + np.sqrt(1 - world.trait_share) * rng.standard_normal(world.buckets)
-        rate = quantity.rate * np.exp(quantity.spread * trait - quantity.spread**2 / 2) * effect[1 + q]
+        rate = quantity.rate * np.exp(quantity.spread * trait - quantity.spread**2 / 2) * effect[1 + q] * wildness[q]
         rate = rate * float(quantity.season.factor(hour)[0])
-        values[quantity.name] = _drawn(quantity, rate, values[quantity.of], rng)
+        if late is not None and late.quantity == quantity.name:
+            tardy = late_sums(quantity, late, rate, values[quantity.of], rng)
+            values[quantity.name] = tardy[-1]
+        else:
+            values[quantity.name] = _drawn(quantity, rate, values[quantity.of], rng)
+    ages = [values | {late.quantity: some} for some in tardy] if late is not None else [values]
+    return tuple(_cell(world, found, events, components) for found in ages)
+
+
+def _cell(
+    world: World, values: dict[str | None, Floats], events: NDArray[np.int64], components: tuple[str, ...]
+) -> Cell:
     nothing = np.zeros(events.shape)
     sums = np.stack([np.round(values.get(name, nothing) * FIXED_POINT) for name in components], axis=-1)
     return Cell(_slots(world, sums.astype(np.int64)), _slots(world, events))
+
+
+def _wildness(world: World, people: Crowd, deal: Deal, begin_ms: int) -> Floats:
+    """Factors (Q, B) of the rates in an hour that means nothing."""
+    rng = np.random.default_rng((people.seed, _WILD, begin_ms))
+    shape = (len(world.quantities), len(deal.arms))
+    effect = np.where(rng.random(shape) < 0.5, WILD_EFFECT * np.where(rng.random(shape) < 0.5, -1.0, 1.0), 0.0)
+    noise = WILD_SD * rng.standard_normal((shape[0], world.buckets))
+    return np.asarray((1.0 + effect)[:, deal.buckets] * np.exp(noise - WILD_SD**2 / 2))
+
+
+def late_sums(quantity: Quantity, late: Late, rate: Floats, parent: Floats, rng: np.random.Generator) -> list[Floats]:
+    """An amount's sums as they have arrived 0, 1, ... LATENESS_H hours after the hour's end."""
+    long = rng.binomial(parent.astype(np.int64), 0.5)
+    total = [np.zeros(parent.shape) for _ in range(LATENESS_H + 1)]
+    for number, size in ((long, 1.0 + late.spread), (parent - long, 1.0 - late.spread)):
+        arrived, left, before = np.zeros(parent.shape), number.astype(np.int64), np.zeros(parent.shape)
+        for age in range(LATENESS_H + 1):
+            share = arrived_share(age, late.mean_h * size * rate / quantity.rate)
+            now = rng.binomial(left, np.clip((share - before) / np.maximum(1.0 - before, 1e-12), 0.0, 1.0))
+            arrived = arrived + size * rate * pieces(quantity, now.astype(np.float64), rng)
+            total[age] = total[age] + arrived
+            left, before = left - now, share
+    return total
+
+
+def arrived_share(age: int, mean_h: Floats) -> Floats:
+    """Share of an hour's pieces that have arrived so long after its end; exposures are spread over the hour."""
+
+    def until(hours: int) -> Floats:
+        return np.asarray(1.0 - np.exp(-hours / mean_h) * mean_h * (1.0 - np.exp(-1.0 / mean_h)))
+
+    return until(age) / until(LATENESS_H)
 
 
 _MINUTES = np.arange(0.5, 60.0)
@@ -87,8 +156,7 @@ def _drawn(quantity: Quantity, rate: Floats, parent: Floats, rng: np.random.Gene
         return np.asarray(parent + rng.poisson(parent * np.maximum(rate - 1.0, 0.0)))
     if quantity.law == "part":
         return np.asarray(rng.binomial(parent.astype(np.int64), np.minimum(rate, 1.0)), dtype=np.float64)
-    shape = 1.0 / quantity.cv**2
-    return np.asarray(rng.standard_gamma(parent * shape) * (rate / shape))
+    return rate * pieces(quantity, parent, rng)
 
 
 def _slots(world: World, by_segment: NDArray[np.int64]) -> NDArray[np.int64]:

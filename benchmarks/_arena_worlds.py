@@ -1,21 +1,50 @@
-"""The arena's scenarios, as data: which world answers when, and what the best vector in it is worth."""
+"""The arena's scenarios, as data: which world answers when, and how its traffic reaches the controller.
 
-from functools import lru_cache
+A jump, a drift and late amounts belong to the scenario, not to the world: the study knows nothing of them.
+"""
+
+from functools import cache
 
 import msgspec
 import numpy as np
 
-from controller.core.estimate import Metric
-from controller.core.safety import Guardrail
-from controller.core.space import Weight
+from benchmarks._arena_rails import RAILS, TRAP
+from benchmarks._arena_shapes import SHAPES, generated
 from simulators.catalog import AA, FEED, QUICK, TENURE
-from simulators.optimum import Best, best_feasible
-from simulators.worlds import Polynomial, Quantity, Season, World, segment_names
+from simulators.worlds import Floats, Polynomial, World
 
 JUMP_HOUR = 36
 
 
-class Scenario(msgspec.Struct, frozen=True):
+class Drift(msgspec.Struct, frozen=True):
+    """How responses change with time: what a weight does to a quantity swings once a day, and its peak wanders.
+
+    All terms of a weight are multiplied by 1 + swing cos(2 pi (hour - phase) / 24), with a phase for each weight and
+    quantity; linear terms also by 1 +- wander sin(2 pi hour / PERIOD_H), which moves the peak to or from the baseline.
+    """
+
+    swing: float
+    wander: float
+    seed: int
+
+
+PERIOD_H = 240.0
+MILD, STRONG = Drift(0.15, 0.10, 1), Drift(0.30, 0.30, 2)
+
+
+class Late(msgspec.Struct, frozen=True):
+    """An amount that arrives after its exposure, a large one later.
+
+    Half of the pieces are long, `spread` above the mean, the others as far below. A piece's delay is exponential; its
+    mean is `mean_h` x what the piece is expected to be over the rate at the baseline, cut off at the study's lateness.
+    """
+
+    quantity: str
+    mean_h: float = 2.0
+    spread: float = 0.6
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A world per span of hours: `later` takes over at `jump_hour`, where there is one."""
 
     name: str
@@ -23,123 +52,54 @@ class Scenario(msgspec.Struct, frozen=True):
     world: World
     later: World | None = None
     jump_hour: int | None = None
+    drift: Drift | None = None
+    late: Late | None = None
+    bad_hours: tuple[int, ...] = ()  # in which some arms' rates and all buckets go wild, for no reason of the weights
 
     def at(self, hour: int) -> World:
         """The world that answers in an hour since the study's start."""
-        return self.world if self.later is None or hour < (self.jump_hour or 0) else self.later
+        return self.foreseen(hour, hour)
+
+    def foreseen(self, now: int, hour: int) -> World:
+        """The world of a later hour as far as it can be known now: without the jump between."""
+        world = self.later if self.later is not None and self.jumped(now) else self.world
+        return world if self.drift is None else drifted(world, self.drift, hour + 0.5)
+
+    def jumped(self, hour: int) -> bool:
+        """Whether the jump lies behind."""
+        return self.jump_hour is not None and hour >= self.jump_hour
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What tells one generated world from another; see `generated`."""
+def drifted(world: World, drift: Drift, hour: float) -> World:
+    """The world as it answers at a time since the study's start."""
+    phase, sign = _drifts(drift.seed, len(world.weights), len(world.quantities))
+    swings = 1.0 + drift.swing * np.cos((hour - phase) * (2 * np.pi / 24))  # (1 + Q, W)
+    wander = 1.0 + drift.wander * np.sin(2 * np.pi * hour / PERIOD_H) * sign  # (W,)
+    position = {weight.name: i for i, weight in enumerate(world.weights)}
 
-    d: int
-    seed: int
-    peak: float = 0.25  # distance of the gain's peak from the baseline in every coordinate that matters
-    height: float = 0.10  # log gain at the peak
-    active: int = 6  # coordinates that matter most; the others have a tenth of their effect
-    ctr: float = -0.01  # guardrail: smallest relative change
-    reports: float = 0.08  # guardrail: largest relative change
-    pull: float = 0.03  # log change of clicks at the peak (negative), whose limit is `ctr`
-    push: float = 0.12  # log change of reports at the peak, whose limit is `reports`
-    events_per_hour: float = 60_000.0
-    baseline: float = 0.5  # in the unit cube
+    def moved(terms: Polynomial, swing: Floats) -> Polynomial:
+        found = {}
+        for names, coefficient in terms.items():
+            i = position[names[0]]
+            found[names] = float(coefficient * swing[i] * (wander[i] if len(names) == 1 else 1.0))
+        return found
 
-
-SHAPES: dict[str, tuple[str, Shape]] = {
-    "three": ("3 weights, the optimum inside the guardrails", Shape(d=3, seed=3, active=3, pull=0.004, push=0.03)),
-    "eight": ("8 weights, the optimum on a guardrail", Shape(d=8, seed=8)),
-    "twelve": ("12 weights, half of which hardly matter", Shape(d=12, seed=12, height=0.14)),
-    "twenty": ("20 weights, most of which hardly matter", Shape(d=20, seed=20, active=8, height=0.16)),
-    "tight": (
-        "5 weights, guardrails about as small as the noise",
-        Shape(d=5, seed=5, active=4, ctr=-0.0015, reports=0.01),
-    ),
-    "edge": ("4 weights, a baseline near the edge of the cube", Shape(d=4, seed=4, active=4, baseline=0.12)),
-}
-
-
-def generated(name: str, summary: str, shape: Shape) -> World:
-    """A feed of so many weights whose gain has one peak, beyond some guardrails' reach.
-
-    With x = u - baseline and a peak at x*, log watch per click is height (1 - sum w (x - x*)^2 / sum w x*^2) shifted
-    to 0 at the baseline, plus one interaction for each neighbouring pair; clicks and reports are linear with a bend.
-    """
-    rng = np.random.default_rng(shape.seed)
-    names = tuple(f"w{i}" for i in range(shape.d))
-    matter = np.where(np.arange(shape.d) < shape.active, 1.0, 0.1) * rng.uniform(0.6, 1.4, shape.d)
-    sign = np.where(rng.random(shape.d) < 0.5, -1.0, 1.0) if shape.baseline >= 0.3 else np.ones(shape.d)
-    star = sign * shape.peak * rng.uniform(0.6, 1.3, shape.d)
-    bend = shape.height * matter / (matter @ star**2)
-    watch: Polynomial = {}
-    for i, weight in enumerate(names):
-        watch[(weight,)] = float(2 * bend[i] * star[i])
-        watch[(weight, weight)] = float(-bend[i])
-    for i in range(0, shape.active - 1, 2):
-        watch[(names[i], names[i + 1])] = float(0.4 * np.sqrt(bend[i] * bend[i + 1]) * rng.uniform(-1, 1))
-    return World(
-        name=name,
-        summary=summary,
-        weights=tuple(_weight(weight, i, shape.baseline) for i, weight in enumerate(names)),
-        quantities=(
-            Quantity(name="impressions", law="count", rate=10.0, season=Season(0.05, 21.0), spread=0.05),
-            Quantity(
-                name="clicks",
-                law="part",
-                of="impressions",
-                rate=0.386,
-                response=_towards(names, star, matter, -shape.pull, rng),
-                season=Season(0.055, 7.0),
-                spread=0.01,
-            ),
-            Quantity(
-                name="watch_s",
-                law="amount",
-                of="clicks",
-                rate=9.0,
-                response=watch,
-                season=Season(0.04, 22.0),
-                spread=0.05,
-            ),
-            Quantity(
-                name="reports",
-                law="part",
-                of="impressions",
-                rate=0.012,
-                response=_towards(names, star, matter, shape.push, rng),
-                season=Season(0.06, 2.0),
-                spread=0.05,
-            ),
-        ),
-        metrics=(
-            Metric("watch", "watch_s", "buckets"),
-            Metric("ctr", "clicks", "impressions"),
-            Metric("report_rate", "reports", "impressions"),
-        ),
-        objective={"watch": 1.0},
-        guardrails=(
-            Guardrail("ctr", min_change=shape.ctr),
-            Guardrail("report_rate", max_change=shape.reports),
-        ),
-        events_per_hour=shape.events_per_hour,
+    quantities = tuple(
+        msgspec.structs.replace(
+            q,
+            response=moved(q.response, swing),
+            tilts={segment: moved(terms, swing) for segment, terms in q.tilts.items()},
+        )
+        for q, swing in zip(world.quantities, swings[1:], strict=True)
     )
+    return msgspec.structs.replace(world, quantities=quantities, visits=moved(world.visits, swings[0]))
 
 
-def _weight(name: str, i: int, baseline: float) -> Weight:
-    """Every other weight is log-scaled, from 0.1 to 10."""
-    if i % 2:
-        return Weight(name, 0.1, 10.0, float(0.1 * 100.0**baseline), "log")
-    return Weight(name, -1.0, 1.0, 2.0 * baseline - 1.0, "linear")
-
-
-def _towards(
-    names: tuple[str, ...], star: np.ndarray, matter: np.ndarray, total: float, rng: np.random.Generator
-) -> Polynomial:
-    """A response that is about `total` at the peak: linear, with shares of its own, and a bend of a quarter."""
-    share = matter * rng.uniform(0.2, 1.8, len(names))
-    share /= share.sum()
-    terms: Polynomial = {(n,): float(0.75 * total * s / x) for n, s, x in zip(names, share, star, strict=True)}
-    terms |= {(n, n): float(0.25 * total * s / x**2) for n, s, x in zip(names, share, star, strict=True)}
-    return terms
+@cache
+def _drifts(seed: int, weights: int, quantities: int) -> tuple[Floats, Floats]:
+    """Phases in hours (1 + Q, W) and the side that each peak wanders to (W,)."""
+    rng = np.random.default_rng((seed, weights, quantities))
+    return rng.uniform(0, 24, (1 + quantities, weights)), np.where(rng.random(weights) < 0.5, -1.0, 1.0)
 
 
 def _turned(world: World) -> World:
@@ -157,27 +117,34 @@ def _mirrored(response: Polynomial) -> Polynomial:
     return {names: -c if len(names) == 1 and names[0] in turned else c for names, c in response.items()}
 
 
+MADE = {name: generated(name, summary, shape) for name, (summary, shape) in SHAPES.items()}
+WORLDS = (QUICK, FEED, TENURE, AA, *MADE.values(), RAILS, TRAP)
+DRIFTS = dict.fromkeys(("eight", "twelve", "twenty", "edge", "late", "heavy", "rails"), MILD) | {"drift": STRONG}
+
+
 def _scenarios() -> dict[str, Scenario]:
-    made = {name: generated(name, summary, shape) for name, (summary, shape) in SHAPES.items()}
-    plain = [Scenario(w.name, w.summary, w) for w in (QUICK, FEED, TENURE, AA, *made.values())]
-    jump = Scenario(
-        "jump", f"the 3 weights, whose peak moves at hour {JUMP_HOUR}", made["three"], _turned(made["three"])
+    three = MADE["three"]
+    found = [
+        Scenario(
+            name=world.name,
+            summary=world.summary,
+            world=world,
+            drift=DRIFTS.get(world.name),
+            late=Late("watch_s") if world.name == "late" else None,
+            bad_hours=(20, 45) if world.name == "badhour" else (),
+        )
+        for world in WORLDS
+    ]
+    found.append(
+        Scenario(
+            name="jump",
+            summary=f"the 3 weights, whose peak moves at hour {JUMP_HOUR}",
+            world=three,
+            later=_turned(three),
+            jump_hour=JUMP_HOUR,
+        )
     )
-    jump = msgspec.structs.replace(jump, jump_hour=JUMP_HOUR)
-    return {scenario.name: scenario for scenario in (*plain, jump)}
+    return {scenario.name: scenario for scenario in found}
 
 
 SCENARIOS = _scenarios()
-
-
-@lru_cache
-def _optimum(name: str, later: bool, common: bool) -> Best:
-    scenario = SCENARIOS[name]
-    world = scenario.later if later else None
-    return best_feasible(world or scenario.world, common=common)
-
-
-def optimum(scenario: Scenario, hour: int, *, common: bool) -> Best:
-    """The best feasible vector in force at an hour; one vector for everyone where `common`."""
-    later = scenario.jump_hour is not None and hour >= scenario.jump_hour
-    return _optimum(scenario.name, later, common or len(segment_names(scenario.world)) == 1)

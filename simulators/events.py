@@ -229,8 +229,19 @@ def _draw(quantity: Quantity, rate: Floats, parent: Floats | None, rng: np.rando
         return np.asarray(1.0 + rng.poisson(np.maximum(rate - 1.0, 0.0)))
     if quantity.law == "part":
         return rng.binomial(parent.astype(np.int64), np.minimum(rate, 1.0)).astype(np.float64)
-    shape = 1.0 / quantity.cv**2
-    return np.round(rng.standard_gamma(parent * shape) * (rate / shape), 3)
+    return np.round(rate * pieces(quantity, parent, rng), 3)
+
+
+def pieces(quantity: Quantity, number: Floats, rng: np.random.Generator) -> Floats:
+    """Sums of so many of an amount's pieces, each of mean 1."""
+    if quantity.tail == "gamma":  # a sum of gamma variables is one
+        shape = 1.0 / quantity.cv**2
+        return np.asarray(rng.standard_gamma(number * shape) / shape)
+    sigma = np.sqrt(np.log1p(quantity.cv**2))
+    each = np.exp(sigma * rng.standard_normal(int(number.sum())) - sigma**2 / 2)
+    ends = np.cumsum(number.reshape(-1)).astype(np.int64)
+    total = np.concatenate(([0.0], np.cumsum(each)))[np.concatenate(([0], ends))]
+    return np.diff(total).reshape(number.shape)
 
 
 def _rows(

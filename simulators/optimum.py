@@ -3,6 +3,7 @@
 Notation: d free weights, S segments; v = the free unit coordinates of all segments (S d,), or (d,) shared by all.
 """
 
+from collections.abc import Callable
 from itertools import cycle
 
 import msgspec
@@ -16,6 +17,7 @@ from simulators.worlds import Floats, World, gain, margins, segment_names, true_
 LOG2_POINTS = 14  # of the Sobol net that the climbs start from
 STARTS = 8
 NEAR = 0.3  # of the way from the baseline: a second net
+DIFFERENCE = 1e-5  # of a unit coordinate, to both sides: the climbs' gradients
 
 
 class Best(msgspec.Struct, frozen=True):
@@ -26,12 +28,19 @@ class Best(msgspec.Struct, frozen=True):
     change: dict[str, float]
 
 
-def best_feasible(world: World, *, constrained: bool = True, common: bool = False) -> Best:
+def best_feasible(
+    world: World, *, constrained: bool = True, common: bool = False, near: dict[str, tuple[float, ...]] | None = None
+) -> Best:
     """The optimum by SLSQP from the best points of a Sobol net (never worse than the net, never infeasible).
 
-    With `constrained` false the guardrails are ignored, with `common` all segments get one vector. Raises `ValueError`
-    when nothing is feasible.
+    With `constrained` false the guardrails are ignored, with `common` all segments get one vector; `near` is the
+    optimum of a world that differs little: the climb starts there, and there is no net unless it fails. Raises
+    `ValueError` when nothing is feasible.
     """
+    if near is not None:
+        found = _climb(world, _unit(world, near, common), constrained)
+        if np.isfinite(_score(world, found, constrained)):
+            return _report(world, found)
     d = len(_free(world)) * (1 if common else len(segment_names(world)))
     net = qmc.Sobol(d, rng=0).random_base2(LOG2_POINTS)
     base = np.tile(Space(world.weights).baseline_unit, d // len(_free(world)))
@@ -48,16 +57,29 @@ def best_feasible(world: World, *, constrained: bool = True, common: bool = Fals
 
 
 def _climb(world: World, start: Floats, constrained: bool) -> Floats:
-    keep = {"type": "ineq", "fun": lambda v: margins(world, true_change(world, _theta(world, v))) - 1e-9}
+    def gains(v: Floats) -> Floats:
+        return np.negative(gain(world, true_change(world, _theta(world, v))))
+
+    def rooms(v: Floats) -> Floats:
+        return margins(world, true_change(world, _theta(world, v))) - 1e-9
+
+    keep = {"type": "ineq", "fun": rooms, "jac": lambda v: _slopes(rooms, v)}
     found = minimize(
-        lambda v: -float(gain(world, true_change(world, _theta(world, v)))),
+        gains,
         start,
+        jac=lambda v: _slopes(gains, v),
         method="SLSQP",
         bounds=[(0.0, 1.0)] * len(start),
         constraints=[keep] if constrained and world.guardrails else [],
         options={"maxiter": 200, "ftol": 1e-12},
     )
     return np.asarray(np.clip(found.x, 0.0, 1.0))
+
+
+def _slopes(of: Callable[[Floats], Floats], v: Floats) -> Floats:
+    """Derivatives (..., n) of a function of (..., n) coordinates, by central differences in one call."""
+    step = DIFFERENCE * np.eye(len(v))
+    return np.asarray((of(v + step) - of(v - step)).T / (2 * DIFFERENCE))
 
 
 def _score(world: World, v: Floats, constrained: bool) -> float:
@@ -95,6 +117,12 @@ def _value(weight: Weight, u: Floats) -> Floats:
     if weight.scale == "log":
         return np.asarray(weight.low * (weight.high / weight.low) ** u)
     return np.asarray(weight.low + (weight.high - weight.low) * u)
+
+
+def _unit(world: World, theta: dict[str, tuple[float, ...]], common: bool) -> Floats:
+    """The coordinates v of a vector per segment."""
+    names = segment_names(world)[: 1 if common else None]
+    return np.concatenate([Space(world.weights).to_unit(np.array(theta[name])) for name in names])
 
 
 def _free(world: World) -> list[Weight]:

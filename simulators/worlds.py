@@ -25,6 +25,7 @@ from controller.core.space import Weight
 
 Floats = NDArray[np.float64]
 Polynomial = dict[tuple[str, ...], float]  # product of these weights' x -> its coefficient
+Tail = Literal["gamma", "lognormal"]
 HOUR_MS = 3_600_000
 
 
@@ -43,7 +44,7 @@ class Quantity(msgspec.Struct, frozen=True):
     """A component of the events, and how it comes about.
 
     `law`: "count" is 1 + Poisson(rate - 1) per visit; "part" is Binomial(parent, rate); "amount" is a sum
-    of gamma variables of mean `rate`, one for each of the parent's.
+    of pieces of mean `rate`, one for each of the parent's, distributed as `tail` says.
     `spread`: standard deviation of the log of its trait per bucket (and hour).
     """
 
@@ -55,7 +56,8 @@ class Quantity(msgspec.Struct, frozen=True):
     tilts: dict[str, Polynomial] = {}  # segment -> terms on top of `response`
     season: Season = Season()
     spread: float = 0.0
-    cv: float = 1.0  # coefficient of variation of one of an amount's gamma variables
+    cv: float = 1.0  # coefficient of variation of one of an amount's pieces
+    tail: Tail = "gamma"
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):

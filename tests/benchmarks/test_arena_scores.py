@@ -5,7 +5,8 @@ import pytest
 from benchmarks._arena_report import ahead, lines
 from benchmarks._arena_run import Hour, Run
 from benchmarks._arena_scores import Scores, scored
-from benchmarks._arena_worlds import JUMP_HOUR, SCENARIOS, optimum
+from benchmarks._arena_truth import optimum
+from benchmarks._arena_worlds import JUMP_HOUR, SCENARIOS
 from controller.core.control import Theta
 from simulators.catalog import QUICK
 from simulators.worlds import gain, margins, true_change, volume

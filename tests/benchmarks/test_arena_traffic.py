@@ -4,7 +4,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks._arena_traffic import Crowd, crowd, hour_sums
+from benchmarks._arena_traffic import LATENESS_H, Crowd, arrivals, crowd, hour_sums
+from benchmarks._arena_truth import optimum
+from benchmarks._arena_worlds import SCENARIOS
 from controller.assignment import ALL, Arm
 from controller.core import rollout
 from controller.core.control import baseline, deal_changes
@@ -14,7 +16,7 @@ from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
 from simulators.catalog import QUICK, TENURE
-from simulators.events import Served, exposures, population
+from simulators.events import Served, exposures, pieces, population
 from simulators.study import study_of
 from simulators.worlds import HOUR_MS, World, true_change
 
@@ -111,3 +113,53 @@ def test_a_segment_that_is_served_the_baseline_does_not_change() -> None:
     assert abs(found.change[0, 2, 0]) < 3 * sd[2]  # returning
     assert abs(found.change[0, 1, 0] - new) < 3 * sd[1]
     assert found.change[0, 1, 0] < -2 * sd[1]  # they like less of it
+
+
+def test_late_amounts_arrive_until_the_lateness_and_the_long_ones_last() -> None:
+    scenario = SCENARIOS["late"]
+    world, plan = scenario.world, study_of(scenario.world).plan
+    assert plan.window.lateness_ms == LATENESS_H * HOUR_MS
+    best = Arm("a", "explore", {ALL: optimum(scenario, 0, common=True).theta[ALL]})
+    deal = Deal(1, "explore", (baseline(plan), best), rollout.shuffled(plan.buckets, 1, 0.5, np.random.default_rng(1)))
+    people = crowd(world, 1, plan.salt)
+    watch = names(plan)[1].index("watch_s")
+    ages = np.array(
+        [
+            [cell.sums[0, :, watch] for cell in arrivals(world, people, deal, *names(plan), at, late=scenario.late)]
+            for at in range(BEGIN_MS, BEGIN_MS + 24 * HOUR_MS, HOUR_MS)
+        ]
+    )  # (H, ages, B)
+    assert ages.shape[1] == LATENESS_H + 1
+    assert (np.diff(ages, axis=1) >= 0).all()
+    share = ages[..., deal.buckets == 0].sum(axis=(0, 2)) / ages[:, -1:, deal.buckets == 0].sum()
+    assert 0.1 < share[0] < 0.4
+    assert 0.8 < share[4] < share[-1] == 1.0
+    level = np.array([ages[..., deal.buckets == arm].sum(axis=(0, 2)) / (deal.buckets == arm).sum() for arm in (0, 1)])
+    lift = level[1] / level[0] - 1
+    truth = float(true_change(world, best.theta)[0])
+    assert lift[-1] == pytest.approx(truth, abs=0.02)
+    assert lift[0] < lift[-1] - 0.4 * truth  # what has come so far is biased towards nothing
+
+
+def test_a_heavy_tail_has_its_moments() -> None:
+    amount = next(q for q in SCENARIOS["heavy"].world.quantities if q.law == "amount")
+    assert (amount.tail, amount.cv) == ("lognormal", 6.0)
+    number = np.tile([0.0, 1.0, 3.0], 200_000)
+    drawn = pieces(amount, number, np.random.default_rng(0))
+    assert (drawn[::3] == 0).all()
+    assert [drawn[k::3].mean() for k in (1, 2)] == pytest.approx([1.0, 3.0], rel=0.05)
+    logs = np.log(drawn[1::3])
+    assert logs.std() == pytest.approx(np.sqrt(np.log(1 + 6.0**2)), rel=0.01)
+
+
+def test_a_wild_hour_is_noise_of_buckets_and_arms() -> None:
+    plan = study_of(QUICK).plan
+    deal, people = dealt(plan), crowd(QUICK, 3, plan.salt)
+    shown = []
+    for seed in range(40):
+        people = msgspec.structs.replace(people, seed=seed)
+        [cell] = arrivals(QUICK, people, deal, *names(plan), BEGIN_MS, wild=True)
+        shown.append(changes(QUICK, plan, deal, cell).change[1, 0] - true_change(QUICK, [THETA, OTHER])[:, 1])
+    ctr = np.array(shown)
+    assert np.mean(np.abs(ctr) > 0.15) > 0.3
+    assert np.abs(ctr.mean(axis=0)).max() < 3.5 * ctr.std() / np.sqrt(len(ctr)) + 0.05  # the ratio's curvature

@@ -53,7 +53,7 @@ def mismatches(world: World, study: Study) -> list[str]:
     plan = study.plan
     names, tuned = ({weight.name for weight in weights} for weights in (world.weights, plan.weights))
     sent = {quantity.name for quantity in world.quantities}
-    used = {component.name for component in plan.components}
+    used = {component.name for component in plan.events.brought}
     found = [
         *(f"weights: the world has no {name!r}; it has {', '.join(sorted(names))}" for name in sorted(tuned - names)),
         *(f"weights: the study has no {name!r}, which the world responds to" for name in sorted(names - tuned)),

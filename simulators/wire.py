@@ -77,8 +77,8 @@ def by_partition(people: Population, rows: Rows, partitions: int) -> list[Rows]:
 def _components(world: World, rows: Rows, plan: EventPlan) -> NDArray[np.float64]:
     """The study's components (n, C); those that the world does not have are 0."""
     position = {quantity.name: q for q, quantity in enumerate(world.quantities)}
-    values = np.zeros((len(rows), len(plan.components)))
-    for c, component in enumerate(plan.components):
+    values = np.zeros((len(rows), len(plan.brought)))
+    for c, component in enumerate(plan.brought):
         if component.name in position:
             values[:, c] = rows.values[:, position[component.name]]
     return values

@@ -23,6 +23,7 @@ from controller.core.events import FIXED_POINT
 BUCKETS = "buckets"  # the denominator of a metric per assigned bucket
 MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth believing
 UNFORETOLD = 0.01  # of a variance: a past that foretells more than the rest is too good to be true
+BORROWED = 40.0  # degrees of freedom of control's variance beside an arm's own
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.05  # the second-order expansion in control's level holds well below this
 
@@ -36,6 +37,11 @@ class Metric(msgspec.Struct, frozen=True):
     numerator: str
     denominator: str
     response: Literal["immediate", "delayed"] = "immediate"
+
+
+def at_cap(component: str) -> str:
+    """The component that adds up what another one counts in events at its cap; no study file can name it."""
+    return f'"{component}" at its cap'
 
 
 class Changes(msgspec.Struct, frozen=True, eq=False):
@@ -72,6 +78,9 @@ def relative_changes(
         history: (G1, B, C) what the buckets' sums were before the deal began, in any unit; it must not depend on which
             arm a bucket is in now. None: no variance reduction.
 
+    Where a component has a cap, the square of the largest bias against the uncapped metric that the cap explains is
+    added to an arm's variance (`_cap_bias`).
+
     Variances are by the delta method with buckets as clusters (Deng, Knoblich and Lu 2018, "Applying the
     delta method in metric analytics", section 3).
     """
@@ -85,6 +94,7 @@ def relative_changes(
             level, unforetold = _levels(rest, denominator, member, arm_of)
             variance = np.maximum(unforetold, UNFORETOLD * variance)
         change, covariance = _against_control(level, variance)
+        covariance = covariance + _cap_bias(metrics, components, _groups(sums), member)[..., None] * np.eye(arms - 1)
         relative_se = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
     traffic = (_groups(sums) != 0).any(axis=-1)  # (G, B)
     return Changes(change, covariance, level[..., 0], relative_se, (traffic @ member.T).astype(np.int64))
@@ -117,7 +127,9 @@ def combined_se(
         shared = (coefficients[:, None] * level[:, 1:] / level[:, :1] ** 2).T @ influence  # (A-1, B)
         clusters = member.sum(axis=1)
         scale = clusters / (clusters - 1.0)
-        variance = scale[1:] * (member[1:] @ own**2) + scale[0] * (shared**2 @ member[0])
+        from_control = scale[0] * (shared**2 @ member[0])
+        from_arm = _beside(scale[1:] * (member[1:] @ own**2), from_control * clusters[0] / clusters[1:], clusters[1:])
+        variance = from_arm + from_control
     return np.asarray(np.sqrt(variance))
 
 
@@ -146,6 +158,26 @@ def _by_metric(metrics: tuple[Metric, ...], components: tuple[str, ...], sums: F
     numerator = np.stack([columns[metric.numerator] for metric in metrics])
     denominator = np.stack([ones if m.denominator == BUCKETS else columns[m.denominator] for m in metrics])
     return numerator, denominator
+
+
+def _cap_bias(
+    metrics: tuple[Metric, ...], components: tuple[str, ...], sums: NDArray[np.int64], member: Floats
+) -> Floats:
+    """(M, G, A-1) square of how far the caps can keep each change from the uncapped metric's.
+
+    If an arm makes every value y times as large, E min(y X, c) grows by y only where X < c: d log E / d log y = 1 - s,
+    where s is the share of the capped sum that events at the cap make up. So a capped change is too small by at most s
+    times itself, and by nothing where an arm changes how many events there are. A metric has two components.
+    """
+    bound = {BUCKETS: np.zeros((sums.shape[0], member.shape[0] - 1))}
+    for name in {name for metric in metrics for name in (metric.numerator, metric.denominator)} - {BUCKETS}:
+        bound[name] = bound[BUCKETS]
+        if at_cap(name) in components:
+            total, capped = (sums[..., components.index(c)] @ member.T for c in (name, at_cap(name)))  # (G, A)
+            mean = total / member.sum(axis=1)
+            share = np.nan_to_num(capped[:, :1] / total[:, :1])
+            bound[name] = share * np.nan_to_num(mean[:, 1:] / mean[:, :1] - 1.0)
+    return np.stack([bound[metric.numerator] ** 2 + bound[metric.denominator] ** 2 for metric in metrics])
 
 
 def _without_past(
@@ -183,7 +215,7 @@ def _levels(
     scale = clusters / (clusters - 1.0) / total**2
     variance = scale * (residual**2 @ member.T)
     level = raw + scale * ((residual * denominator) @ member.T)
-    return level, _borrow(variance, clusters)
+    return level, _borrow(variance, raw, clusters)
 
 
 def _residuals(
@@ -196,10 +228,25 @@ def _residuals(
     return total, raw, numerator - np.nan_to_num(raw)[..., arm_of] * denominator
 
 
-def _borrow(variance: Floats, clusters: Floats) -> Floats:
-    """An arm whose buckets all agree (none has a click) shows no noise of its own: it takes control's per bucket."""
+def _borrow(variance: Floats, raw: Floats, clusters: Floats) -> Floats:
+    """Variances with control's beside the arms' own, at their level.
+
+    An arm whose buckets all agree (none has a click) shows no noise of its own: it takes control's.
+    """
     control = variance[..., :1] * clusters[0] / clusters
-    return np.where(variance == 0.0, control, variance)
+    moderated = _beside(variance, control * (raw / raw[..., :1]) ** 2, clusters)
+    moderated[..., 0] = variance[..., 0]
+    return np.where(variance == 0.0, control, moderated)
+
+
+def _beside(own: Floats, control: Floats, clusters: Floats) -> Floats:
+    """An arm's variance (..., A), with what control's buckets make of it counted as `BORROWED` buckets more.
+
+    Forty buckets with a heavy tail tell their variance badly, and worst where they miss the tail: their mean and its
+    error are then both too small (Smyth 2004, "Linear models and empirical Bayes methods for assessing differential
+    expression", equation 3, with a prior of fixed weight).
+    """
+    return np.asarray(((clusters - 1.0) * own + BORROWED * control) / (clusters - 1.0 + BORROWED))
 
 
 def _against_control(level: Floats, variance: Floats) -> tuple[Floats, Floats]:

@@ -3,7 +3,7 @@
 JSON is read row by row in `json_rows`, Arrow arrives as columns; both end in the same checks and hashes here, so
 that the same rows give the same `Events` either way. Every row is accepted, or rejected alone under one of `REASONS`.
 
-Notation: n rows, C components (the study's, in `EventPlan.components` order).
+Notation: n rows, C components (the study's, in `EventPlan.components` order), R of them brought by events.
 """
 
 from collections.abc import Sequence
@@ -41,10 +41,17 @@ _ID_SEEDS = (0, 0x8F1BBCDC6ED9EBA1)
 
 
 class Component(msgspec.Struct, frozen=True):
-    """An additive quantity of an event. `negative`: whether values below zero are legal."""
+    """An additive quantity of an event.
+
+    `negative`: whether values below zero are legal. `cap`: a value beyond it, on either side of zero, counts as the
+    cap (winsorising: one event cannot carry a bucket). `of`: no quantity that events bring, but the sum of what that
+    component counts in its events at the cap; it tells by how much the cap can bias a change.
+    """
 
     name: str
     negative: bool = False
+    cap: float | None = None
+    of: str = ""
 
 
 class EventPlan(msgspec.Struct, frozen=True):
@@ -54,6 +61,11 @@ class EventPlan(msgspec.Struct, frozen=True):
     segments: tuple[str, ...]
     salt: str
     buckets: int
+
+    @property
+    def brought(self) -> tuple[Component, ...]:
+        """The components that events bring, R of them."""
+        return tuple(component for component in self.components if not component.of)
 
 
 class Events(msgspec.Struct, frozen=True, eq=False):
@@ -142,8 +154,8 @@ def concat(parts: Sequence[Events]) -> Events:
 
 def _layout(plan: EventPlan) -> Layout:
     return Layout(
-        tuple(component.name for component in plan.components),
-        tuple(-MAX_VALUE if component.negative else 0.0 for component in plan.components),
+        tuple(component.name for component in plan.brought),
+        tuple(-MAX_VALUE if component.negative else 0.0 for component in plan.brought),
         plan.segments,
         plan.buckets,
     )
@@ -170,7 +182,7 @@ def _events(table: Table, offset: NDArray[np.int64], plan: EventPlan, fault: NDA
         version=table.version,
         arm=table.arm,
         arm_names=table.arm_names,
-        values=fixed_point(table.values),
+        values=_capped(fixed_point(table.values), plan),
     )
     if fault.any():
         events = _take(events, fault == 0)
@@ -192,6 +204,24 @@ def fixed_point(values: NDArray[np.float64]) -> NDArray[np.int64]:
     whole = np.trunc(product)
     away = np.abs(product - whole) >= 0.5
     return (whole + np.copysign(away, product)).astype(np.int64)
+
+
+def _capped(values: NDArray[np.int64], plan: EventPlan) -> NDArray[np.int64]:
+    """Fixed-point values (n, R) as components (n, C): none beyond its cap, and beside it what is at the cap."""
+    if len(plan.brought) == len(plan.components):
+        return values
+    caps = np.array([MAX_VALUE if component.cap is None else component.cap for component in plan.brought])
+    cap = fixed_point(caps)
+    kept = np.clip(values, -cap, cap)
+    at_cap = np.where(np.abs(values) > cap, kept, 0)
+    place = {component.name: r for r, component in enumerate(plan.brought)}
+    return np.stack([at_cap[:, place[c.of]] if c.of else kept[:, place[c.name]] for c in plan.components], axis=1)
+
+
+def capped_rows(events: Events, plan: EventPlan) -> dict[str, int]:
+    """How many of the rows had a value beyond the cap of a component, by its name."""
+    found = {c.of: int(np.count_nonzero(events.values[:, i])) for i, c in enumerate(plan.components) if c.of}
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def _hashes(texts: Text, seed: int, prefix: bytes = b"") -> NDArray[np.uint64]:

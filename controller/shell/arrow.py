@@ -242,9 +242,9 @@ def _components(column: pa.Array, plan: EventPlan) -> dict[str, Any]:
     n = len(column)
     names = _child_names(column.type)
     children = dict(zip(names, column.flatten() if names else [], strict=True))
-    values = np.zeros((n, len(plan.components)))
+    values = np.zeros((n, len(plan.brought)))
     wrong: dict[str, Rows] = {}
-    for index, component in enumerate(plan.components):
+    for index, component in enumerate(plan.brought):
         child = children.pop(component.name, None)
         if child is not None and not _is_number(child.type):
             wrong[component.name] = _there(child)

@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
-from controller.core.estimate import MIN_BUCKETS, Metric
+from controller.core.estimate import MIN_BUCKETS, Metric, at_cap
 from controller.core.events import Component
 from controller.core.plan import Plan
 from controller.core.rollout import RolloutPlan, TrafficPlan
 from controller.core.windows import WindowPlan
 from controller.shell.connections import SECRETS, Kafka, Redis
 from controller.shell.study_file import (
+    ComponentTable,
     MetricTable,
     RolloutTable,
     StudyTable,
@@ -132,8 +133,9 @@ def _window(window: WindowTable) -> WindowPlan:
 
 
 def _components(table: StudyTable) -> tuple[Component, ...]:
-    declared = table.components
-    return tuple(Component(name, name in declared and declared[name].negative) for name in components_of(table.metrics))
+    declared = {name: table.components.get(name, ComponentTable()) for name in components_of(table.metrics)}
+    brought = tuple(Component(name, found.negative, found.cap) for name, found in declared.items())
+    return brought + tuple(Component(at_cap(c.name), c.negative, of=c.name) for c in brought if c.cap is not None)
 
 
 def _metric(name: str, metric: MetricTable) -> Metric:

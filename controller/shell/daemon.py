@@ -4,13 +4,14 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from controller.core import step as core
-from controller.core.events import MAX_REJECTED
+from controller.core.events import MAX_REJECTED, capped_rows
 from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.plan import Plan
@@ -219,7 +220,8 @@ class Daemon:
     def _decode(self, poll: Poll) -> tuple[Batch, list[DeadLetter]]:
         parts = []
         letters: list[DeadLetter] = []
-        unknown: dict[str, int] = {}
+        unknown: Counter[str] = Counter()
+        capped: Counter[str] = Counter()
         size = 0
         for part in poll.parts:
             decoded = decode_records(part.records, self._plan.events)
@@ -229,9 +231,9 @@ class Daemon:
             parts.append(PartBatch(part.partition, decoded.events, reasons, part.next_offset))
             size += sum(len(record.value) for record in part.records)
             letters += [DeadLetter(part.partition, row.offset, row.reason, row.data) for row in decoded.rejected]
-            for name, rows in decoded.unknown_components.items():
-                unknown[name] = unknown.get(name, 0) + rows
-        self._metrics.polled(size, poll.behind, unknown)
+            unknown.update(decoded.unknown_components)
+            capped.update(capped_rows(decoded.events, self._plan.events))
+        self._metrics.polled(size, poll.behind, unknown, capped)
         return Batch(tuple(parts), poll.idle, poll.backlog), letters
 
     def _sent(self, letters: list[DeadLetter]) -> bool:

@@ -57,6 +57,7 @@ class Metrics:
         self._events = counter("events", "Rows by what became of them", "result")
         self._rejected = counter("events_rejected", "Rows that were refused, by reason", "reason")
         self._unknown = counter("unknown_components", "Rows with a component that the study does not use", "component")
+        self._capped = counter("capped_events", "Rows with a value beyond its component's cap", "component")
         self._bytes = counter("received_bytes", "Bytes of record values polled")
         self._lag = gauge("lag_records", "Records between the daemon's position and the end", "partition")
         self._watermark = gauge("watermark_seconds", "Event time that the stream has passed, s since the epoch")
@@ -79,11 +80,13 @@ class Metrics:
         self._ready = gauge("ready", "1 while the daemon is ready")
         Info("trimtab_build", "What is running", registry=registry).info(dict(build))
 
-    def polled(self, size: int, lag: Mapping[int, int], unknown: Mapping[str, int]) -> None:
-        """A poll's bytes, the lag by partition, and the components that the study does not use."""
+    def polled(self, size: int, lag: Mapping[int, int], unknown: Mapping[str, int], capped: Mapping[str, int]) -> None:
+        """A poll's bytes, the lag by partition, the components that the study does not use, and those capped."""
         self._bytes.inc(size)
         for partition, records in lag.items():
             self._lag.labels(str(partition)).set(records)
+        for name, rows in capped.items():
+            self._capped.labels(name).inc(rows)
         for name, rows in unknown.items():
             if len(self._unknown_names) < MAX_UNKNOWN:
                 self._unknown_names.add(name)

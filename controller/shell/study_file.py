@@ -14,6 +14,7 @@ import msgspec
 
 from controller.assignment import ALL, Form
 from controller.core.estimate import BUCKETS
+from controller.core.rows import MAX_VALUE
 from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight
 from controller.shell.connections import Kafka, Redis, check_kafka, check_redis
@@ -47,6 +48,7 @@ class ComponentTable(msgspec.Struct, frozen=True):
     """One entry of `[components]`."""
 
     negative: bool = False
+    cap: float | None = None
 
 
 class TrafficTable(msgspec.Struct, frozen=True):
@@ -189,9 +191,13 @@ def _metrics(metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
 
 def _components(components: dict[str, ComponentTable], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
     used = components_of(metrics)
-    for name in components:
+    for name, component in components.items():
         if name not in used:
             yield Mistake(join("components", name), "a component that no metric uses", names(used, name))
+        cap = component.cap
+        if cap is not None:
+            accepted = f"a number above 0 and at most {MAX_VALUE:g}, such as an amount that one event in 1000 passes"
+            yield from within(join(join("components", name), "cap"), cap, 1e-6 <= cap <= MAX_VALUE, accepted)
 
 
 def _objective(objective: dict[str, float], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:

@@ -15,7 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core import rows as limits
-from controller.core.events import MAX_REJECTED, REASONS, Decoded, EventPlan, Events, concat, decode, fixed_point
+from controller.core.events import (
+    MAX_REJECTED,
+    REASONS,
+    Component,
+    Decoded,
+    EventPlan,
+    Events,
+    capped_rows,
+    concat,
+    decode,
+    fixed_point,
+)
 from controller.unit_hash import xxh64
 from tests.corpus import MUTATIONS, PLAN, encoded, event, mutated
 
@@ -280,6 +291,26 @@ def test_component_names_of_any_script_are_read() -> None:
     assert one(event(1) | {"values": {"просмотры é": 2}}, plan).events.values.tolist() == [[0, 0, 2_000_000]]
     escaped = json.dumps(event(1) | {"values": {"просмотры é": 2}}).encode()
     assert one(escaped, plan).events.values.tolist() == [[0, 0, 2_000_000]]
+
+
+def test_a_value_beyond_its_cap_counts_as_the_cap_and_beside_it() -> None:
+    parts = (Component("clicks"), Component("delta", negative=True, cap=1.5), Component("late", of="delta"))
+    plan = msgspec.structs.replace(PLAN, components=parts)
+    deltas = [0.5, 1.5, 1.5000004, 7.0, -9e9, -1.0]
+    rows = [event(index) | {"values": {"clicks": 9e9, "delta": delta}} for index, delta in enumerate(deltas)]
+    events = decode([encoded(row) for row in rows], range(6), plan).events
+    assert events.values[:, 0].tolist() == [9 * 10**15] * 6
+    assert events.values[:, 1].tolist() == [500_000, 1_500_000, 1_500_000, 1_500_000, -1_500_000, -1_000_000]
+    assert events.values[:, 2].tolist() == [0, 0, 0, 1_500_000, -1_500_000, 0]
+    assert capped_rows(events, plan) == {"delta": 2}
+    assert capped_rows(decode([], [], plan).events, plan) == {}
+
+
+def test_an_event_cannot_bring_what_adds_up_capped_values() -> None:
+    plan = msgspec.structs.replace(PLAN, components=(Component("clicks", cap=1.0), Component("late", of="clicks")))
+    decoded = one(event(1) | {"values": {"clicks": 1, "late": 5}}, plan)
+    assert decoded.events.values.tolist() == [[1_000_000, 0]]
+    assert decoded.unknown_components == {"late": 1}
 
 
 def test_every_reason_is_explained() -> None:

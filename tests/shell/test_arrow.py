@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core import events
-from controller.core.events import Decoded, Events
+from controller.core.events import Component, Decoded, Events
 from controller.shell import arrow
 from tests.corpus import PLAN, encoded, event
 
@@ -93,6 +94,16 @@ def test_the_same_rows_as_json_give_the_same_events_and_reasons(changes: list[di
     assert same(left.events, right.events)
     assert sorted(reasons(left)) == sorted(reasons(right))
     assert left.unknown_components == right.unknown_components
+
+
+def test_values_are_capped_as_in_json() -> None:
+    components = (Component("over", of="delta"), Component("clicks"), Component("delta", negative=True, cap=2.0))
+    plan = msgspec.structs.replace(PLAN, components=components)
+    rows = [event(index) | {"values": {"clicks": 3, "delta": delta}} for index, delta in enumerate((-5.0, 1.0, 2.5))]
+    left = events.decode([b"\n".join(encoded(row) for row in rows)], [7], plan)
+    right = arrow.decode(stream(table(rows)), 7, plan)
+    assert same(left.events, right.events)
+    assert right.events.values[:, 0].tolist() == [-2_000_000, 0, 2_000_000]
 
 
 @pytest.mark.parametrize("rows", [1, 9, 70_000])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.core.estimate import Metric
+from controller.core.estimate import Metric, at_cap
 from controller.core.events import Component
 from controller.core.rollout import RolloutPlan
 from controller.core.windows import WindowPlan
@@ -104,6 +104,12 @@ def test_optional_keys_are_read(tmp_path: Path) -> None:
     assert study.plan.components[2] == Component("watch_s", negative=True)
     assert study.plan.rollout.ramp_step_ms == 90 * 60_000
     assert (study.plan.safety.risk, study.plan.form, study.plan.seed) == (0.1, "power", 7)
+
+
+def test_a_cap_brings_a_component_that_tells_what_it_does(tmp_path: Path) -> None:
+    plan = read(tmp_path, SMALL + "[components]\nwatch_s = { cap = 600 }\n").plan
+    assert plan.components[2:] == (Component("watch_s", cap=600.0), Component(at_cap("watch_s"), of="watch_s"))
+    assert [component.name for component in plan.events.brought] == ["clicks", "impressions", "watch_s"]
 
 
 @pytest.mark.parametrize(

@@ -116,12 +116,13 @@ def test_no_stream_of_new_names_grows_the_series_without_end() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry, PLAN, {"version": "test"})
     for number in range(MAX_UNKNOWN + 50):
-        metrics.polled(0, {}, {f"c{number}": 2})
-    metrics.polled(0, {}, {"c3": 5})
+        metrics.polled(0, {}, {f"c{number}": 2}, {})
+    metrics.polled(0, {}, {"c3": 5}, {"watch_s": 3})
     assert len(samples(registry)["trimtab_unknown_components_total"]) == MAX_UNKNOWN + 1
     value = registry.get_sample_value
     assert value("trimtab_unknown_components_total", {"component": OTHER}) == 100
     assert value("trimtab_unknown_components_total", {"component": "c3"}) == 7
+    assert value("trimtab_capped_events_total", {"component": "watch_s"}) == 3
 
 
 def test_a_study_that_has_decided_nothing_shows_its_stage() -> None:

@@ -23,7 +23,7 @@ def advanced(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Co
     """Move to the stage that the evidence of the windows through `at_ms` allows."""
     match control.carry.stage:
         case "explore":
-            return _leave_explore(plan, control, at_ms)
+            return _leave_explore(plan, control, at_ms, believed)
         case "confirm":
             return _judge_confirm(plan, control, at_ms, believed)
         case "ramp":
@@ -37,10 +37,11 @@ def exposed_ms(plan: Plan, carry: Carry) -> int:
     return carry.exposed_windows * plan.window.length_ms
 
 
-def _leave_explore(plan: Plan, control: Control, at_ms: int) -> Control:
+def _leave_explore(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Control:
     carry, pick = control.carry, control.carry.pick
     explored_ms = exposed_ms(plan, carry)
-    if pick is None or explored_ms < plan.rollout.explore_min_ms:
+    # What no deal could measure, no test can prove.
+    if pick is None or believed.unmeasured or explored_ms < plan.rollout.explore_min_ms:
         return control
     sure = pick.p_better >= GATE_BETTER and pick.p_feasible >= GATE_FEASIBLE
     exhausted = pick.regret <= GATE_REGRET * pick.gain_mean or explored_ms >= plan.rollout.explore_max_ms
@@ -74,11 +75,14 @@ def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed)
 def _unproven(plan: Plan, deal: Deal, sample: Cell) -> str | None:
     """Why the confirm sample does not show a gain inside the guardrails, or None when it does."""
     gain, gain_sd = measured_gain(plan, deal, sample)
+    names = (metric.name for metric in plan.metrics)
+    y = dict(zip(names, deal_changes(plan, deal, sample).change[:, 0, 0], strict=True))
+    asked = {"the objective": gain} | {rail.metric: y[rail.metric] for rail in plan.guardrails}
+    unknown = next((name for name, change in asked.items() if not np.isfinite(change)), None)
+    if unknown is not None:
+        return f"{unknown} cannot be measured: a denominator, or control's level, is zero"
     if not gain - float(stats.norm.isf(plan.rollout.confirm_alpha)) * gain_sd > 0:
         return f"gain {gain:+.2%} +- {gain_sd:.2%} is not surely above zero"
-    y = dict(
-        zip((metric.name for metric in plan.metrics), deal_changes(plan, deal, sample).change[:, 0, 0], strict=True)
-    )
     for rail in plan.guardrails:
         if not rail.sign * (y[rail.metric] - rail.limit) > 0:
             return f"{rail.metric} changes by {y[rail.metric]:+.2%}, the limit is {rail.limit:+.2%}"
@@ -100,7 +104,7 @@ def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:
 def _improbable(plan: Plan, carry: Carry, believed: Believed) -> str | None:
     """Why the posterior, which has all evidence, does not trust the candidate with the guardrails; or None."""
     assert carry.candidate is not None  # confirm is entered with one
-    unit = points(plan, believed.space, carry.candidate.theta)
+    unit = points(plan, believed.space, believed.groups, carry.candidate.theta)
     violated = [
         policy.p_violation(believed.posterior, believed.goal, unit[[k]], group, believed.hour)[0]
         for k, group in enumerate(believed.groups)

@@ -1,6 +1,7 @@
 """What the evidence says: from deals' relative changes to a posterior that the policy can ask.
 
-Notation: G' groups with weights of their own (one, or each segment), M metrics, d free weights, n rows.
+Notation: G' groups with weights of their own (one, or each segment that has traffic), M metrics, d free weights,
+n rows.
 """
 
 import msgspec
@@ -21,6 +22,7 @@ Floats = NDArray[np.float64]
 
 MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
 REPEATED = 24  # earlier vectors that the policy may repeat
+ROUNDING = 1e-9  # that a weight at its bound may lie outside the cube
 NO_INFORMATION = 1e6  # variance of a change that says nothing, so that metrics can share rows
 
 
@@ -33,7 +35,9 @@ class Believed(msgspec.Struct, frozen=True, eq=False):
     goal: Goal
     groups: tuple[int, ...]  # G'
     hour: float
-    earlier: Floats  # (k, G', d) vectors that were dealt, newest last
+    earlier: Floats  # (k, G', d) vectors that were dealt, newest last; those that lie in the cube
+    shares: Floats  # (G',) parts of the objective's numerators that come from each group
+    unmeasured: tuple[str, ...]  # judged metrics that no deal has told anything of
 
 
 def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: float) -> Believed:
@@ -42,16 +46,19 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     `hour`: now, in hours since the study's first window.
     """
     space = Space(plan.weights)
-    groups = tuple(range(1, len(plan.segments) + 1)) or (0,)
+    groups = _groups(plan, control)
     # A delayed metric cannot answer to arms that change every hour: it is judged where a deal stays.
     judged = [
         m for m, metric in enumerate(plan.metrics) if metric.response == "immediate" and _matters(plan, metric.name)
     ]
-    observations = _rows(plan, space, groups, judged, (*control.evidence, *live))
+    evidence = (*control.evidence, *live)
+    observations = _rows(plan, space, groups, judged, evidence)
     base = space.baseline_unit
     observations = outliers.discounted(observations, base, posterior.start(base, len(judged), control.carry.hypers))
     hypers = posterior.fit(observations, base, control.carry.hypers)
-    dealt = [points(plan, space, theta) for e in (*control.evidence, *live)[-REPEATED:] for theta in e.thetas]
+    dealt = np.array([points(plan, space, groups, theta) for e in evidence[-REPEATED:] for theta in e.thetas])
+    dealt = dealt.reshape(-1, len(groups), space.d)
+    inside = ((dealt >= -ROUNDING) & (dealt <= 1.0 + ROUNDING)).all(axis=(1, 2))  # of bounds that may have changed
     return Believed(
         posterior=posterior.condition(observations, base, hypers),
         hypers=hypers,
@@ -63,22 +70,40 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
         ),
         groups=groups,
         hour=hour,
-        earlier=np.array(dealt[-REPEATED:]).reshape(-1, len(groups), space.d),
-    )
+        earlier=dealt[inside][-REPEATED:],
+        shares=_shares(plan, control, groups),
+        unmeasured=tuple(plan.metrics[m].name for m, noise in zip(judged, observations.noise, strict=True)
+                         if evidence and (np.diagonal(noise) >= NO_INFORMATION).all()),
+    )  # fmt: skip
 
 
-def points(plan: Plan, space: Space, theta: Theta) -> Floats:
+def _groups(plan: Plan, control: Control) -> tuple[int, ...]:
+    """The groups that choose for themselves; a segment without any traffic yet is served with the baseline."""
+    segments = range(1, len(plan.segments) + 1)
+    return tuple(k for k in segments if control.history[k].any()) or tuple(segments) or (0,)
+
+
+def _shares(plan: Plan, control: Control, groups: tuple[int, ...]) -> Floats:
+    """By the windows decided on: a relative change of all traffic is the groups' mean, weighted by their numerators."""
+    names = [component.name for component in plan.components]
+    sums = np.abs(control.history.sum(axis=1))[:, [names.index(metric.numerator) for metric in plan.metrics]]  # (G1, M)
+    coefficient = np.abs([plan.objective.get(metric.name, 0.0) for metric in plan.metrics])
+    shares = (sums / np.maximum(sums.sum(axis=0), 1.0))[list(groups)] @ coefficient
+    return np.asarray(shares if shares.any() else np.ones(len(groups)))
+
+
+def points(plan: Plan, space: Space, groups: tuple[int, ...], theta: Theta) -> Floats:
     """A vector's points in the cube, (G', d)."""
-    segments = plan.segments or (ALL,)
-    return space.to_unit(np.array([theta.get(segment, theta[ALL]) for segment in segments]))
+    names = (ALL, *plan.segments)
+    return space.to_unit(np.array([theta.get(names[group], theta[ALL]) for group in groups]))
 
 
-def theta_at(plan: Plan, space: Space, unit: Floats) -> Theta:
-    """The vector at points (G', d); units outside a study's segments are served with the baseline."""
-    thetas = [tuple(float(w) for w in theta) for theta in space.to_theta(unit)]
-    if not plan.segments:
-        return {ALL: thetas[0]}
-    return {ALL: tuple(w.baseline for w in plan.weights)} | dict(zip(plan.segments, thetas, strict=True))
+def theta_at(plan: Plan, space: Space, groups: tuple[int, ...], unit: Floats) -> Theta:
+    """The vector at points (G', d) of the groups; all other units are served with the baseline."""
+    baseline = tuple(w.baseline for w in plan.weights)
+    names = (ALL, *plan.segments)
+    chosen = (tuple(float(w) for w in theta) for theta in space.to_theta(unit))
+    return dict.fromkeys(names, baseline) | dict(zip((names[group] for group in groups), chosen, strict=True))
 
 
 def _rows(
@@ -90,7 +115,7 @@ def _rows(
     for e in reversed(evidence):
         if taken >= MAX_ROWS:
             break
-        unit = np.array([points(plan, space, theta) for theta in e.thetas])  # (a, G', d)
+        unit = np.array([points(plan, space, groups, theta) for theta in e.thetas])  # (a, G', d)
         for k, group in enumerate(groups):
             change, covariance, known = _said(e.changes, judged, group)
             if known:

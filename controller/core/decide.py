@@ -172,18 +172,20 @@ def _pick(plan: Plan, control: Control, believed: Believed, rng: np.random.Gener
         believed.hour,
         candidates=believed.earlier,
         rng=rng,
+        shares=believed.shares,
         banned=_banned(plan, control, believed),
     )
     if pick is None:
         return None
     figures = (pick.gain_mean, pick.gain_sd, pick.p_feasible, pick.p_better, pick.regret)
     # What is no number cannot be recorded, nor promoted.
-    return Choice(theta_at(plan, believed.space, pick.unit), *figures) if np.isfinite(figures).all() else None
+    theta = theta_at(plan, believed.space, believed.groups, pick.unit)
+    return Choice(theta, *figures) if np.isfinite(figures).all() else None
 
 
 def _banned(plan: Plan, control: Control, believed: Believed) -> NDArray[np.float64]:
     """(b, d) points of the vectors that were stopped or not confirmed."""
-    found = [points(plan, believed.space, theta) for theta in control.carry.banned]
+    found = [points(plan, believed.space, believed.groups, theta) for theta in control.carry.banned]
     return np.array(found).reshape(-1, believed.space.d)
 
 
@@ -202,7 +204,7 @@ def _explored(plan: Plan, control: Control, believed: Believed, rng: np.random.G
         rng=rng,
     )
     found = [
-        Arm(f"e{carry.arms + k + 1}", "explore", theta_at(plan, believed.space, unit))
+        Arm(f"e{carry.arms + k + 1}", "explore", theta_at(plan, believed.space, believed.groups, unit))
         for k, unit in enumerate(proposal.unit)
     ]
     # Where bans leave room for fewer vectors, each still has its own share.
@@ -214,11 +216,13 @@ def _explored(plan: Plan, control: Control, believed: Believed, rng: np.random.G
     return (
         carrying(control, arms=carry.arms + len(found)),
         deal,
-        f"vectors dealt: {why or 'none'}; {_known(carry.pick)}",
+        f"vectors dealt: {why or 'none'}; {_known(carry.pick, believed.unmeasured)}",
     )
 
 
-def _known(pick: Choice | None) -> str:
+def _known(pick: Choice | None, unmeasured: tuple[str, ...]) -> str:
+    if unmeasured:
+        return f"none can be told to be better and feasible: no deal has measured {', '.join(unmeasured)} yet"
     if pick is None:
         return "none is known to be better and feasible yet"
     return f"best known: gain {pick.gain_mean:+.2%} +- {pick.gain_sd:.2%}, P(feasible) {pick.p_feasible:.0%}"

@@ -102,6 +102,21 @@ def test_one_that_does_not_sends_the_study_back(deal: tuple[Deal, Cell], plan: P
     assert re.match(why, carry.reason)
 
 
+def test_what_cannot_be_measured_is_not_confirmed() -> None:
+    deal, cell = sums()
+    cell.sums[:, :, 1] = 0
+    plan = believed_feasible(PLAN)
+    assert "not confirmed: ctr cannot be measured" in after(plan, confirming(deal, cell)).carry.reason
+    cell.sums[:, :, 0] = 0
+    assert "not confirmed: the objective cannot be measured" in after(plan, confirming(deal, cell)).carry.reason
+
+
+def test_nothing_is_put_to_a_test_that_one_of_its_metrics_cannot_pass() -> None:
+    control = exploring(99)
+    blind = msgspec.structs.replace(believe(PLAN, control, (), 1.0), unmeasured=("ctr",))
+    assert advanced(PLAN, control, START + 99 * HOUR, blind) is control
+
+
 def test_the_posterior_has_a_word_too() -> None:
     """The sample is fine; all evidence together (here: none) leaves the guardrail in doubt."""
     plan = varied(PLAN, guardrails=(msgspec.structs.replace(PLAN.guardrails[0], min_change=-0.001),))

@@ -6,13 +6,13 @@ import pytest
 
 from controller.core import belief
 from controller.core.belief import believe, points, theta_at
-from controller.core.control import Evidence, Theta, initial
+from controller.core.control import Control, Evidence, Theta, initial
 from controller.core.estimate import Changes, Metric
 from controller.core.events import Component
 from controller.core.kernel import to_baseline
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
-from controller.core.space import Space
+from controller.core.space import Space, Weight
 from tests.core.loop import PLAN, varied
 
 SEGMENTED = varied(segments=("new", "old"))
@@ -65,7 +65,7 @@ def test_a_metric_that_is_too_noisy_does_not_silence_the_others() -> None:
     noisy.changes.change[1] = np.nan
     believed = believe(PLAN, initial(PLAN), (noisy,), 1.0)
     assert believed.posterior.rows == 2
-    theta = points(PLAN, believed.space, noisy.thetas[0])
+    theta = points(PLAN, believed.space, believed.groups, noisy.thetas[0])
     mean, sd = believed.posterior.mean_sd(theta, 0, 1.0)
     hyper = believed.hypers[1]
     prior = hyper.scale * np.sqrt(1.0 - to_baseline(hyper, believed.space.baseline_unit, theta) ** 2)
@@ -80,7 +80,7 @@ def test_an_impossible_change_is_not_believed_and_stops_nothing() -> None:
     broken.changes.change[0] = 2e8
     broken.changes.covariance[0] = 4e16 * 1e-4 + 1e-4 * np.eye(2)
     believed = believe(PLAN, initial(PLAN), (broken, evidence(deal=2)), 1.0)
-    mean, _ = believed.posterior.mean_sd(points(PLAN, believed.space, broken.thetas[0]), 0, 1.0)
+    mean, _ = believed.posterior.mean_sd(points(PLAN, believed.space, believed.groups, broken.thetas[0]), 0, 1.0)
     assert abs(mean[0, 0]) < 0.1
 
 
@@ -111,23 +111,72 @@ def test_sealed_evidence_comes_before_live() -> None:
     control = msgspec.structs.replace(initial(PLAN), evidence=(evidence(deal=1, hour=1.0),))
     believed = believe(PLAN, control, (evidence(deal=2, hour=2.0),), 3.0)
     assert believed.posterior.seen.hour.tolist() == [1.0, 1.0, 2.0, 2.0]
-    newest = points(PLAN, believed.space, evidence(deal=2).thetas[-1])
+    newest = points(PLAN, believed.space, believed.groups, evidence(deal=2).thetas[-1])
     assert np.array_equal(believed.earlier[-1], newest)
 
 
 @pytest.mark.parametrize("plan", [PLAN, SEGMENTED])
 def test_vectors_go_to_the_cube_and_back(plan: Plan) -> None:
     space = Space(plan.weights)
-    unit = np.random.default_rng(0).random((max(len(plan.segments), 1), space.d))
-    theta = theta_at(plan, space, unit)
+    groups = (1, 2) if plan.segments else (0,)
+    unit = np.random.default_rng(0).random((len(groups), space.d))
+    theta = theta_at(plan, space, groups, unit)
     assert set(theta) == {"all", *plan.segments}
-    assert points(plan, space, theta) == pytest.approx(unit)
+    assert points(plan, space, groups, theta) == pytest.approx(unit)
     if plan.segments:
         assert theta["all"] == (1.0, 1.0, 0.0)
 
 
 def test_a_segment_without_weights_of_its_own_has_those_of_all() -> None:
     space = Space(SEGMENTED.weights)
-    both = points(SEGMENTED, space, {"all": (1.0, 2.0, 0.5), "old": (1.0, 4.0, 0.0)})
+    both = points(SEGMENTED, space, (1, 2), {"all": (1.0, 2.0, 0.5), "old": (1.0, 4.0, 0.0)})
     assert both[0] == pytest.approx(space.to_unit(np.array([1.0, 2.0, 0.5])))
     assert both[1] == pytest.approx(space.to_unit(np.array([1.0, 4.0, 0.0])))
+
+
+def with_traffic(plan: Plan, **sums: tuple[float, float, float]) -> Control:
+    """A state that has decided on windows with these sums of impressions, clicks and watch time, by segment."""
+    control = initial(plan)
+    for segment, values in sums.items():
+        control.history[plan.segments.index(segment) + 1] = np.array(values) / plan.buckets
+    return control
+
+
+def test_a_segment_without_traffic_keeps_the_baseline_and_is_not_asked() -> None:
+    believed = believe(SEGMENTED, with_traffic(SEGMENTED, old=(9.0, 1.0, 5.0)), (evidence(SEGMENTED),), 2.0)
+    assert believed.groups == (2,)
+    assert believed.earlier.shape == (2, 1, 2)
+    theta = theta_at(SEGMENTED, believed.space, believed.groups, np.full((1, 2), 0.9))
+    assert theta["new"] == theta["all"] == (1.0, 1.0, 0.0)
+    assert points(SEGMENTED, believed.space, (2,), theta) == pytest.approx(np.full((1, 2), 0.9))
+
+
+def test_segments_count_by_what_they_make_of_the_objective() -> None:
+    control = with_traffic(SEGMENTED, new=(9e6, 9e6, 1e6), old=(1e6, 1e6, 3e6))
+    assert believe(SEGMENTED, control, (), 2.0).shares == pytest.approx([0.25, 0.75])
+    assert believe(SEGMENTED, initial(SEGMENTED), (), 2.0).shares == pytest.approx([1.0, 1.0])
+    both = varied(SEGMENTED, objective={"watch": 1.0, "ctr": -3.0})
+    assert believe(both, control, (), 2.0).shares == pytest.approx([0.25 + 3 * 0.9, 0.75 + 3 * 0.1])
+
+
+def test_metrics_that_nothing_is_known_of_are_named() -> None:
+    assert believe(PLAN, initial(PLAN), (), 1.0).unmeasured == ()
+    assert believe(PLAN, initial(PLAN), (evidence(buckets=9),), 1.0).unmeasured == ("watch", "ctr")
+    silent = evidence()
+    silent.changes.control_relative_se[1] = np.nan  # a denominator of zero
+    assert believe(PLAN, initial(PLAN), (silent,), 1.0).unmeasured == ("ctr",)
+    assert believe(PLAN, initial(PLAN), (silent, evidence(deal=2)), 1.0).unmeasured == ()
+
+
+def test_vectors_outside_the_bounds_are_evidence_but_are_not_repeated() -> None:
+    inside, outside = evidence(deal=1).thetas
+    middle = (inside["all"][1] + outside["all"][1]) / 2
+    low, high = (0.01, middle) if inside["all"][1] < outside["all"][1] else (middle, 100.0)
+    weights = (PLAN.weights[0], Weight("p_watch", low, high, middle, "log"), PLAN.weights[2])
+    plan = varied(weights=weights)
+    believed = believe(plan, initial(plan), (evidence(),), 1.0)
+    assert believed.posterior.rows == 2
+    assert believed.posterior.seen.unit.max() > 1.0 or believed.posterior.seen.unit.min() < 0.0
+    assert len(believed.earlier) == 1
+    assert believed.space.to_theta(believed.earlier[0, 0]) == pytest.approx(inside["all"])
+    assert len(believe(PLAN, initial(PLAN), (evidence(),), 1.0).earlier) == 2

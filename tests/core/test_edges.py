@@ -1,9 +1,18 @@
 """Whole studies at the edges of what a study can be."""
 
+import msgspec
 import numpy as np
+import pytest
 
+from controller.assignment import Assignment
+from controller.core.control import Theta
+from controller.core.estimate import Metric
+from controller.core.events import Component
+from controller.core.plan import Plan
 from controller.core.safety import Guardrail
-from tests.core.loop import Loop, Theta, varied
+from tests.core.loop import HOUR, LEVEL, PLAN, Loop, Row, pleasant, varied
+
+BASELINE = (1.0, 1.0, 0.0)
 
 
 def costly_clicks(theta: tuple[float, ...], segment: str) -> dict[str, float]:
@@ -38,3 +47,74 @@ def test_where_nothing_is_feasible_control_is_served_for_ever() -> None:
     assert loop.carry.banned == ()
     late = [arm.theta["all"] for table in loop.tables[-8:] for arm in table.arms if arm.role == "explore"]
     assert np.median([theta[2] for theta in late]) > 0.8, "the least violation is looked for"
+
+
+def test_one_arm_a_window_is_enough() -> None:
+    loop = Loop(varied(traffic={"explore_arms": 1, "explore_share": 0.2}))
+    loop.until("hold")
+    assert {len(table.arms) for table in loop.tables} == {1, 2}
+    assert pleasant(served(loop)["all"], "")["watch_s"] > 0.1
+
+
+class Empty(Loop):
+    """No event is of segment `ghost` before the hour `appears`."""
+
+    appears = 99
+
+    def rows(self, hour: int | None = None, minute: float = 30.0) -> list[Row]:
+        ghost = self.plan.segments.index("ghost") + 1
+        return [row for row in super().rows(hour, minute) if row.segment != ghost or self.hour >= self.appears]
+
+
+def ghosts(table: Assignment) -> list[tuple[float, ...]]:
+    return [arm.theta.get("ghost", arm.theta["all"]) for arm in table.arms]
+
+
+def test_a_segment_without_traffic_keeps_the_baseline_and_holds_up_nobody() -> None:
+    loop = Empty(varied(segments=("here", "ghost")))
+    loop.until("hold")
+    assert {ghost for table in loop.tables for ghost in ghosts(table)} == {BASELINE}
+    assert pleasant(served(loop)["here"], "")["watch_s"] > 0.1
+
+
+def test_a_segment_that_gets_traffic_later_is_explored_from_then_on() -> None:
+    loop = Empty(varied(segments=("here", "ghost"), rollout={"explore_min_ms": 12 * HOUR}))
+    loop.appears = 4
+    loop.windows(4)
+    assert set(ghosts(loop.table)) == {BASELINE}
+    loop.window()
+    assert BASELINE not in ghosts(loop.table)[1:]
+
+
+RATE = Metric("rate", "clicks", "returned")  # nobody returns: a denominator of zero
+
+
+@pytest.fixture
+def nobody_returns(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.setitem(LEVEL, "returned", 0.0)
+    return varied(metrics=(*PLAN.metrics, RATE), components=(*PLAN.components, Component("returned")))
+
+
+def test_a_zero_denominator_nobody_asks_for_disturbs_nothing(nobody_returns: Plan) -> None:
+    loop = Loop(nobody_returns)
+    loop.until("hold")
+
+
+@pytest.mark.parametrize(
+    "asked", [{"guardrails": (*PLAN.guardrails, Guardrail("rate", min_change=-0.05))}, {"objective": {"rate": 1.0}}]
+)
+def test_with_a_zero_denominator_exploring_goes_on_and_says_why(nobody_returns: Plan, asked: dict[str, object]) -> None:
+    loop = Loop(varied(nobody_returns, **asked))
+    loop.windows(12)
+    assert {table.stage for table in loop.tables} == {"explore"}
+    assert "no deal has measured rate yet" in loop.story()[-1]
+    assert loop.carry.banned == ()
+
+
+def test_a_delayed_metric_with_a_zero_denominator_is_refused_by_the_test(nobody_returns: Plan) -> None:
+    delayed = msgspec.structs.replace(RATE, response="delayed")
+    rails = (*PLAN.guardrails, Guardrail("rate", min_change=-0.05))
+    loop = Loop(varied(nobody_returns, metrics=(*PLAN.metrics, delayed), guardrails=rails))
+    loop.until("confirm")
+    loop.until("explore")
+    assert "not confirmed: rate cannot be measured: a denominator, or control's level, is zero" in loop.carry.reason

@@ -4,15 +4,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.assignment import Assignment
-from controller.core.control import Theta
+from controller.assignment import Assignment, Stage
+from controller.core.control import Carry, Theta
 from controller.core.estimate import Metric
 from controller.core.events import Component
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
-from tests.core.loop import HOUR, LEVEL, PLAN, Loop, Row, pleasant, varied
+from tests.core.loop import HOUR, LEVEL, PLAN, START, Loop, Row, at_stage, pleasant, varied
 
 BASELINE = (1.0, 1.0, 0.0)
+MINUTE = 60_000
 
 
 def costly_clicks(theta: tuple[float, ...], segment: str) -> dict[str, float]:
@@ -118,3 +119,54 @@ def test_a_delayed_metric_with_a_zero_denominator_is_refused_by_the_test(nobody_
     loop.until("confirm")
     loop.until("explore")
     assert "not confirmed: rate cannot be measured: a denominator, or control's level, is zero" in loop.carry.reason
+
+
+def fallback(row: Row) -> Row:
+    """As a client serves that has no valid table."""
+    return row._replace(version=0, arm="control")
+
+
+@pytest.mark.parametrize("stage", ["explore", "confirm", "ramp", "hold"])
+def test_after_six_hours_without_events_the_study_goes_on_where_it_was(stage: Stage) -> None:
+    """Every table has expired meanwhile: what is served before the first decision is served by the fallback."""
+    loop = at_stage(stage)
+    loop.windows(1)
+    before, tables = loop.carry, len(loop.tables)
+    loop.hour += 6
+    loop.poll([fallback(row) for row in loop.rows(minute=10)])
+    assert loop.carry == resumed(before, loop), "missing data decides nothing"
+    assert loop.infos[-1].decisions[-1].outcome == "no_data"
+    assert len(loop.tables) == tables + 1, "one table over the whole gap"
+    assert loop.table.valid_until_ms == START + loop.hour * HOUR + 10 * MINUTE + PLAN.window.validity_ms
+    loop.window()
+    assert loop.infos[-1].decisions[-1].outcome in ("dealt", "kept")
+    loop.until("hold")
+
+
+def resumed(before: Carry, loop: Loop) -> Carry:
+    """The carry that differs by the table that was renewed alone."""
+    now, names = loop.carry, ("version", "published_ms", "valid_until_ms", "decided_through_ms", "sealed_through_ms")
+    return msgspec.structs.replace(before, **{name: getattr(now, name) for name in names})
+
+
+@pytest.mark.parametrize("stage", ["explore", "confirm", "ramp", "hold"])
+def test_a_backlog_of_six_hours_is_decided_in_order_and_advances_nothing(stage: Stage) -> None:
+    """The daemon was away: for three hours its last table was served, then the fallback."""
+    loop = at_stage(stage)
+    loop.windows(1)
+    before, tables, first = loop.carry, len(loop.tables), loop.hour
+    for hour in range(first, first + 6):
+        rows = loop.rows(hour)
+        loop.poll(rows if hour < first + 3 else [fallback(row) for row in rows], backlog=True)
+    loop.hour += 6
+    assert len(loop.tables) == tables, "only the newest decision publishes"
+    assert [d.outcome for info in loop.infos[-6:] for d in info.decisions] == ["backlog"] * 5
+    assert (loop.carry.stage, loop.carry.ramp_step, loop.carry.candidate) == (
+        before.stage,
+        before.ramp_step,
+        before.candidate,
+    )
+    assert loop.carry.exposed_windows - before.exposed_windows <= 3, "what was not served is no exposure"
+    loop.begin(2)
+    assert set(loop.table.buckets) == {0}, "an expired table is not dealt again"
+    loop.until("hold")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.assignment import ALL
-from controller.core import outliers, policy, posterior
+from controller.core import jump, outliers, policy, posterior
 from controller.core.control import Control, Evidence, Theta
 from controller.core.estimate import Changes, usable
 from controller.core.kernel import Hyper
@@ -54,14 +54,13 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     evidence = (*control.evidence, *live)
     observations = _rows(plan, space, groups, judged, evidence)
     base = space.baseline_unit
-    observations = outliers.discounted(observations, base, posterior.start(base, len(judged), control.carry.hypers))
-    hypers = posterior.fit(observations, base, control.carry.hypers)
+    process = _process(observations, base, control.carry.hypers)
     dealt = np.array([points(plan, space, groups, theta) for e in evidence[-REPEATED:] for theta in e.thetas])
     dealt = dealt.reshape(-1, len(groups), space.d)
     inside = ((dealt >= -ROUNDING) & (dealt <= 1.0 + ROUNDING)).all(axis=(1, 2))  # of bounds that may have changed
     return Believed(
-        posterior=posterior.condition(observations, base, hypers),
-        hypers=hypers,
+        posterior=process,
+        hypers=process.hypers,
         space=space,
         goal=policy.goal_of(
             tuple(plan.metrics[m] for m in judged),
@@ -75,6 +74,15 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
         unmeasured=tuple(plan.metrics[m].name for m, noise in zip(judged, observations.noise, strict=True)
                          if evidence and (np.diagonal(noise) >= NO_INFORMATION).all()),
     )  # fmt: skip
+
+
+def _process(observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None) -> posterior.Posterior:
+    """The metrics' processes, with what lone bad hours say left out and a jump, if there was one, known."""
+    observations = outliers.discounted(observations, base, posterior.start(base, len(observations.change), previous))
+    fitted = posterior.fit(observations, base, previous)
+    calm = posterior.condition(observations, base, jump.settled(fitted, observations.hour))
+    hypers = jump.revised(calm)
+    return calm if hypers == calm.hypers else posterior.condition(observations, base, hypers)
 
 
 def _groups(plan: Plan, control: Control) -> tuple[int, ...]:

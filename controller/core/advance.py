@@ -21,6 +21,8 @@ GATE_REGRET = 0.25  # exploration may end early once the expected remaining gain
 
 def advanced(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Control:
     """Move to the stage that the evidence of the windows through `at_ms` allows."""
+    if control.carry.recheck:
+        control = _judged_again(plan, carrying(control, recheck=False), at_ms, believed)
     match control.carry.stage:
         case "explore":
             return _leave_explore(plan, control, at_ms, believed)
@@ -30,6 +32,16 @@ def advanced(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Co
             return _climb(plan, control, at_ms)
         case _:
             return control
+
+
+def _judged_again(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Control:
+    """The candidate under guardrails that an operator has changed: back to explore where they are probably broken."""
+    candidate = control.carry.candidate
+    failed = None if candidate is None else _improbable(plan, candidate, believed)
+    if candidate is None or failed is None:
+        return control
+    reason = f"the study file changed: {candidate.arm} does not suit the new guardrails: {failed}"
+    return moved(control, "explore", reason, at_ms, candidate=None)
 
 
 def exposed_ms(plan: Plan, carry: Carry) -> int:
@@ -63,7 +75,7 @@ def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed)
         return carrying(control, claim_through_ms=at_ms, reason=reason) if complete else control
     if control.sample is None:
         return control
-    failed = _unproven(plan, control.deals[carry.deal], control.sample) or _improbable(plan, carry, believed)
+    failed = _unproven(plan, control.deals[carry.deal], control.sample) or _improbable(plan, carry.candidate, believed)
     if failed:
         banned = banning(carry, carry.candidate.theta)
         return moved(control, "explore", f"not confirmed: {failed}", at_ms, candidate=None, banned=banned)
@@ -101,10 +113,9 @@ def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:
     return float(objective[counted] @ change), float(se[0])
 
 
-def _improbable(plan: Plan, carry: Carry, believed: Believed) -> str | None:
+def _improbable(plan: Plan, candidate: Vector, believed: Believed) -> str | None:
     """Why the posterior, which has all evidence, does not trust the candidate with the guardrails; or None."""
-    assert carry.candidate is not None  # confirm is entered with one
-    unit = points(plan, believed.space, believed.groups, carry.candidate.theta)
+    unit = points(plan, believed.space, believed.groups, candidate.theta)
     violated = [
         policy.p_violation(believed.posterior, believed.goal, unit[[k]], group, believed.hour)[0]
         for k, group in enumerate(believed.groups)

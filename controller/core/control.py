@@ -65,6 +65,7 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True):
     candidate: Vector | None = None
     banned: tuple[Theta, ...] = ()
     awaiting_approval: bool = False
+    recheck: bool = False  # the guardrails were changed in mid-study: the next decision judges the candidate by them
     hypers: tuple[Hyper, ...] | None = None
     pick: Choice | None = None
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from controller.core import rollout
+from controller.core import replan, rollout
 from controller.core.control import Control, banning, baseline, issue, moved
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, RESUMED, Deal
@@ -72,11 +72,14 @@ def _expected(verb: Verb, control: Control) -> str:
 
 
 def begin(plan: Plan, control: Control, epoch: int, now_ms: int) -> tuple[Control, bytes]:
-    """A daemon's start: the last deal again under the new epoch, or all control where its table has expired."""
+    """A daemon's start: the last deal again under the new epoch, or all control where its table has expired.
+
+    Vectors outside the plan's bounds, which may have changed, are not dealt again.
+    """
     carry = control.carry
     expired = carry.valid_until_ms is not None and carry.valid_until_ms <= now_ms
     control = msgspec.structs.replace(control, carry=msgspec.structs.replace(carry, epoch=epoch))
-    deal = control.deals[carry.deal]
+    deal = replan.within_bounds(plan, control, control.deals[carry.deal])
     if expired and len(deal.arms) > 1:
         deal = rollout.all_control(carry.deals + 1, carry.stage, baseline(plan), plan.buckets)
     return issue(plan, control, deal, now_ms)

@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 
 from controller import assignment
-from controller.core import breaker, ledger, operate
+from controller.core import breaker, ledger, operate, replan
 from controller.core.control import Carry, Control, fold, initial
 from controller.core.decide import decide
 from controller.core.ledger import Cells
 from controller.core.operate import Command
-from controller.core.plan import Plan
+from controller.core.plan import Plan, digest
 from controller.core.rollout import Deal, IllegalMove
 from controller.core.step import seeded
 
@@ -109,9 +109,9 @@ def window_sums(entries: Iterable[Entry]) -> Iterator[tuple[int, dict[int, Any]]
 
 def _checked(story: _Story | None, entry: Entry) -> tuple[_Story, Checked | None]:
     """The story after an entry, and how the entry compares with what this code makes of it."""
-    if entry.kind in ("study_started", "plan_changed"):
+    if entry.kind == "study_started":
         plan = msgspec.convert(entry.body["plan"], Plan)
-        return _Story(plan, initial(plan), {}) if story is None else msgspec.structs.replace(story, plan=plan), None
+        return _Story(plan, initial(plan), {}), None
     if story is None:
         raise ValueError("the ledger must begin with study_started")
     again = _AGAIN.get(entry.kind)
@@ -119,7 +119,14 @@ def _checked(story: _Story | None, entry: Entry) -> tuple[_Story, Checked | None
         return story, None
     made = again(story, entry)
     checked = _compare(entry, {"carry": ledger.carried(made.control.carry), **made.values})
-    return _adopt(_Story(story.plan, made.control, made.recorded), entry.body), checked
+    plan = msgspec.convert(entry.body["plan"], Plan) if entry.kind == "plan_changed" else story.plan
+    return _adopt(_Story(plan, made.control, made.recorded), entry.body), checked
+
+
+def _replanned(story: _Story, entry: Entry) -> _Made:
+    plan = msgspec.convert(entry.body["plan"], Plan)
+    control = replan.follow(story.plan, plan, story.control, entry.at_ms)
+    return _Made(control, story.recorded, {"digest": digest(plan)})
 
 
 def _begun(story: _Story, entry: Entry) -> _Made:
@@ -162,6 +169,7 @@ def _sealed(story: _Story, entry: Entry) -> _Made:
 
 
 _AGAIN: dict[str, Callable[[_Story, Entry], _Made]] = {
+    "plan_changed": _replanned,
     "daemon_started": _begun,
     "operator": _ordered,
     "decided": _decided,

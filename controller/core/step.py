@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 import msgspec
 import numpy as np
 
-from controller.core import breaker, ledger, operate, windows
+from controller.core import breaker, ledger, operate, replan, windows
 from controller.core.control import Control, Statistics, fold, initial, tables
 from controller.core.decide import Decision, decide
 from controller.core.ledger import Cells, Record
 from controller.core.operate import Answer, Command
-from controller.core.plan import Plan
+from controller.core.plan import Plan, digest
 from controller.core.windows import Batch, Ingested, Quality, WindowsState
 
 Randomness = Callable[[int], np.random.Generator]  # window end in ms -> its generator
@@ -110,6 +110,19 @@ def begin(plan: Plan, state: State, epoch: int, now_ms: int, about: dict[str, st
     body = {"epoch": epoch, "about": about, "table": table.decode(), "carry": ledger.carried(control.carry)}
     state = msgspec.structs.replace(state, control=control)
     return state, Record(now_ms, "daemon_started", body), Publish(control.carry.version, table)
+
+
+def change_plan(before: Plan, plan: Plan, state: State, now_ms: int) -> tuple[State, tuple[Record, ...]]:
+    """Go on under a plan that an operator has changed, in a way that `replan.refused` does not name."""
+    control, deal = replan.follow(before, plan, state.control, now_ms), state.control.deals[state.control.carry.deal]
+    body = {
+        "plan": msgspec.to_builtins(plan),
+        "digest": digest(plan),
+        "changed": list(replan.differences(before, plan)),
+        "carry": ledger.carried(control.carry),
+    }
+    facts = ledger.facts(state.control.carry, control.carry, (), deal, now_ms)
+    return msgspec.structs.replace(state, control=control), (Record(now_ms, "plan_changed", body), *facts)
 
 
 def command(plan: Plan, state: State, order: Command, now_ms: int) -> tuple[State, tuple[Effect, ...], Answer]:

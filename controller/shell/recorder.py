@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from controller import assignment
-from controller.core import checkpoint
+from controller.core import checkpoint, replan
 from controller.core.ledger import Record
 from controller.core.plan import Plan, digest
-from controller.core.step import Effect, Publish, State, begin, event_clock_ms, start
+from controller.core.step import Effect, Publish, State, begin, change_plan, event_clock_ms, start
 from controller.shell.fingerprint import code_version, fingerprint
 from controller.shell.journal import Entry, Journal
 from controller.shell.journal_file import JournalRefused
@@ -24,10 +24,6 @@ class PlanRefused(Exception):
 
 class Superseded(Exception):
     """Another daemon runs this study under a later epoch."""
-
-
-# What sums, buckets and the posterior are made of: another value would make the journal's past meaningless.
-_FIXED = ("study", "seed", "form", "salt", "buckets", "window", "segments", "components", "weights", "metrics")
 
 
 class Recorder:
@@ -63,7 +59,7 @@ class Recorder:
             JournalRefused: its checkpoint was written by another version of this program.
             Fenced: another process claimed the journal at the same moment.
         """
-        _plan_entries(plan, journal, now_ms)
+        before = _last_plan(plan, journal)
         _check_source(journal, source)
         recorder = cls(plan, journal, publisher, max(journal.epoch(), _stored_epoch(publisher)) + 1)
         journal.claim(recorder.epoch)  # from here on nobody else changes what is read next
@@ -71,7 +67,12 @@ class Recorder:
         state = start(plan) if recorder._written is None else recorder._written
         if clock == "events":
             now_ms = event_clock_ms(state)
-        first = _plan_entries(plan, journal, now_ms)
+        first: tuple[Record, ...] = ()
+        if before is None:
+            body = {"plan": msgspec.to_builtins(plan), "digest": digest(plan)}
+            first = (Record(now_ms, "study_started", body),)
+        elif digest(before) != digest(plan):
+            state, first = change_plan(before, plan, state, now_ms)
         about = fingerprint() | {"version": code_version(), "clock": clock, "source": source}
         state, record, publish = begin(plan, state, recorder.epoch, now_ms, about)
         return recorder, recorder.commit(state, (*first, record, publish))
@@ -162,29 +163,22 @@ def _writer(journal: Journal) -> str:
     return "unknown" if last is None else str(last.body.get("about", {}).get("version", "unknown"))
 
 
-def _plan_entries(plan: Plan, journal: Journal, now_ms: int) -> list[Record]:
-    """What the ledger is to be told of the plan: the study's start, what an operator has changed, or nothing."""
+def _last_plan(plan: Plan, journal: Journal) -> Plan | None:
+    """The plan that the journal was last run under, None before its first start; refuses a plan that cannot follow."""
     last = journal.newest(("study_started", "plan_changed"))
-    body = {"plan": msgspec.to_builtins(plan), "digest": digest(plan)}
     if last is None:
-        return [Record(now_ms, "study_started", body)]
-    if last.body["digest"] == body["digest"]:
-        return []
-    changed = _differences(journal, last.body["plan"], plan)
-    broken = [name for name in _FIXED if name in changed]
-    if broken:
-        raise PlanRefused(
-            f"journal {journal.path}: the study was started with another {', '.join(broken)}. Guardrails, objective, "
-            "traffic, rollout and safety may change in mid-study; for anything else start a new journal."
-        )
-    return [Record(now_ms, "plan_changed", {**body, "changed": changed})]
-
-
-def _differences(journal: Journal, recorded: object, plan: Plan) -> list[str]:
+        return None
     try:
-        before = msgspec.convert(recorded, Plan)
+        before = msgspec.convert(last.body["plan"], Plan)
     except msgspec.ValidationError as error:
         raise PlanRefused(
             f"journal {journal.path}: its plan is not of this version of Trimtab ({error}); start a new journal"
         ) from error
-    return [name for name in Plan.__struct_fields__ if getattr(before, name) != getattr(plan, name)]
+    refused = replan.refused(replan.differences(before, plan))
+    if refused:
+        raise PlanRefused(
+            f"journal {journal.path}: the study file was changed where a journal cannot follow: {'; '.join(refused)}. "
+            "Change it back, or name a new study's journal in journal.path. In mid-study may change: objective, "
+            "guardrails, traffic (but buckets and salt), rollout, safety, and low and high of a weight."
+        )
+    return before

@@ -111,6 +111,13 @@ class Loop:
         self.state, record, publish = core.begin(self.plan, self.state, epoch, now, {})
         self._keep((record, publish))
 
+    def replan(self, plan: Plan) -> None:
+        """The operator edits the study file and starts the daemon again."""
+        self.state, records = core.change_plan(self.plan, plan, self.state, core.event_clock_ms(self.state))
+        self.plan = plan
+        self._keep(records)
+        self.begin(self.carry.epoch + 1)
+
     def order(self, verb: Verb, why: str = "") -> Answer:
         """An operator's command."""
         order = Command(verb, "test", why)

@@ -22,11 +22,7 @@ def eventful() -> Loop:
     loop.window()
     loop.order("resume")
     loop.windows(2)
-    loop.plan = varied(loop.plan, guardrails=(msgspec.structs.replace(loop.plan.guardrails[0], min_change=-0.06),))
-    loop.records.append(
-        type(loop.records[0])(0, "plan_changed", {"plan": msgspec.to_builtins(loop.plan), "digest": "", "changed": []})
-    )
-    loop.begin(3)
+    loop.replan(varied(loop.plan, guardrails=(msgspec.structs.replace(loop.plan.guardrails[0], min_change=-0.06),)))
     loop.windows(1)
     bad = loop.table.arms[1].arm
     loop.poll([_broken(row, bad) for row in loop.rows(minute=20)])
@@ -66,7 +62,7 @@ def test_a_whole_study_is_made_again_entry_by_entry(entries: list[Entry]) -> Non
     checked = list(replay(entries))
     assert {c.outcome for c in checked} == {"exact"}, [c for c in checked if c.outcome != "exact"]
     kinds = Counter(c.kind for c in checked)
-    assert set(kinds) == {"daemon_started", "decided", "sealed", "operator", "breaker_tripped"}
+    assert set(kinds) == {"plan_changed", "daemon_started", "decided", "sealed", "operator", "breaker_tripped"}
     assert sum(kinds.values()) == sum("carry" in entry.body for entry in entries)
     assert [c.seq for c in checked] == sorted(c.seq for c in checked)
 

@@ -203,21 +203,31 @@ def test_a_changed_guardrail_is_entered_and_the_study_goes_on(tmp_path: Path) ->
             Recorder.take_over(plan, journal, publisher, START_MS, "wall")
     told = [entry for entry in entries(path) if entry.kind in ("study_started", "plan_changed")]
     assert [entry.kind for entry in told] == ["study_started", "plan_changed", "plan_changed"]
-    assert told[1].body["changed"] == ["guardrails"]
+    assert told[1].body["changed"] == ["guardrails[0].min_change: -0.02 before, -0.01 now"]
     assert msgspec.convert(told[1].body["plan"], Plan) == other
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("seed", 99), ("buckets", 400), ("weights", PLAN.weights[:2]), ("metrics", PLAN.metrics[:1]), ("salt", "x:")],
+    ("name", "value", "told"),
+    [
+        ("seed", 99, "seed: 0 before, 99 now"),
+        ("buckets", 400, "traffic.buckets: 200 before, 400 now"),
+        ("weights", PLAN.weights[:2], "weights: 3 of them before, 2 of them now"),
+        ("metrics", PLAN.metrics[:1], "metrics: "),
+        ("salt", "x:", "traffic.salt: 'quick:' before, 'x:' now"),
+    ],
 )
-def test_a_plan_that_makes_the_past_meaningless_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
+def test_a_plan_that_makes_the_past_meaningless_is_refused_by_name(
+    tmp_path: Path, name: str, value: object, told: str
+) -> None:
     path, publisher = tmp_path / "j", MemoryPublisher()
     with Journal.open(path, PLAN.study) as first:
         recorder, state = Recorder.take_over(PLAN, first, publisher, START_MS, "wall")
         before = first.head()
-        with Journal.open(path, PLAN.study) as second, pytest.raises(PlanRefused, match=f"another {name}"):
+        with Journal.open(path, PLAN.study) as second, pytest.raises(PlanRefused) as refusal:
             Recorder.take_over(replaced(PLAN, **{name: value}), second, publisher, START_MS, "wall")
+        assert told in str(refusal.value)
+        assert "Change it back, or name a new study's journal in journal.path" in str(refusal.value)
         assert (first.head(), first.epoch()) == (before, 1), "the refusal wrote nothing"
         pause(recorder, state, START_MS + 1)  # so a daemon that was running is not fenced off by it
 

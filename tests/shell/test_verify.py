@@ -7,21 +7,24 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from controller.core.operate import Command
+from controller.core.safety import Guardrail
 from controller.shell.fingerprint import fingerprint
 from controller.shell.journal import Entry, Journal, check_chain
 from controller.shell.journal_file import JournalRefused
 from controller.shell.verify import verify
-from tests.shell.loop import START_MS, World
+from tests.shell.loop import PLAN, START_MS, World
 
 WINDOWS = 12
+TIGHTER = msgspec.structs.replace(PLAN, guardrails=(Guardrail("ctr", min_change=-0.015),), objective={"watch": 2.0})
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
-    """The journal of a study with restarts, commands, decisions and sealed windows."""
+    """The journal of a study with restarts, a plan that was changed, commands, decisions and sealed windows."""
     world = World(tmp_path_factory.mktemp("good"))
     rig = world.start()
     rig.settle()
@@ -30,7 +33,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
         rig.settle()
         if window == 3:
             rig.drop()
-            rig = world.start()
+            rig = world.start(plan=TIGHTER)
             rig.settle()
         if window in (5, 6):
             rig.journal.send(Command("pause" if window == 5 else "resume", "me"), START_MS)
@@ -52,7 +55,7 @@ def test_a_good_journal_is_accepted_exactly(good: Path, one_thread: None) -> Non
     assert verdict.ok, verdict
     assert (verdict.chain, verdict.same_fingerprint, verdict.first) == ("whole", True, "")
     assert set(verdict.decisions) == {"exact"}
-    assert verdict.decisions["exact"] >= WINDOWS + 4 + 5
+    assert verdict.decisions["exact"] >= WINDOWS + 4 + 5 + 1
     assert seen[-1][1] == verdict.entries
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 

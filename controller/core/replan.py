@@ -1,0 +1,101 @@
+"""What becomes of a running study whose file an operator edits between two runs.
+
+A journal's past keeps its meaning under another objective, guardrails, traffic, rollout, safety and bounds of weights:
+evidence is held as weight vectors and relative changes, so it counts under all of them. Anything else is another study.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from controller.assignment import ALL
+from controller.core.control import Control, Theta, carrying, moved
+from controller.core.plan import Plan
+from controller.core.rollout import FROZEN, Deal, without
+
+_FREE = re.compile(r"(objectives?|guardrails|traffic|rollout|safety)\b(?!\.(salt|buckets))|weights\[\d+\]\.(low|high)")
+_PLACES = {"salt": "traffic.salt", "buckets": "traffic.buckets", "segments": "segments.values"}  # in the study file
+
+
+def differences(before: Plan, after: Plan) -> tuple[str, ...]:
+    """Every place of the study file that differs, as "guardrails[0].min_change: -0.05 before, -0.02 now"."""
+    old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
+    return tuple(line for name in new for line in _differs(old[name], new[name], _PLACES.get(name, name)))
+
+
+def refused(changed: tuple[str, ...]) -> tuple[str, ...]:
+    """The differences that a study cannot follow."""
+    return tuple(line for line in changed if not _FREE.match(line))
+
+
+def follow(before: Plan, after: Plan, control: Control, at_ms: int) -> Control:
+    """The state that goes on under another plan.
+
+    Nothing stays promoted, or under test, that was not chosen under what now holds: a candidate outside the new bounds
+    or chosen for another objective sends the study back to explore at once; under other guardrails it is judged
+    again at the next decision. A frozen study stays frozen and loses the candidate. Exploring for another objective, or
+    in other bounds, is counted afresh.
+    """
+    control = carrying(control, hypers=control.carry.hypers if _same_model(before, after) else None)
+    if (before.objective, before.guardrails, before.weights) == (after.objective, after.guardrails, after.weights):
+        return control
+    another = (before.objective, before.weights) != (after.objective, after.weights)
+    explored = 0 if another and control.carry.stage == "explore" else control.carry.exposed_windows
+    control = carrying(control, pick=None, exposed_windows=explored)
+    carry, candidate = control.carry, control.carry.candidate
+    if candidate is None:
+        return control
+    if outside(after, candidate.theta):
+        why = f"{candidate.arm} lies outside the new bounds"
+    elif before.objective != after.objective:
+        why = f"{candidate.arm} was chosen for another objective"
+    else:
+        return carrying(control, recheck=before.guardrails != after.guardrails or carry.recheck)
+    if carry.stage in FROZEN:
+        return carrying(control, candidate=None)
+    return moved(control, "explore", f"the study file changed: {why}", at_ms, candidate=None)
+
+
+def within_bounds(plan: Plan, control: Control, deal: Deal) -> Deal:
+    """The deal without the vectors that lie outside the plan's bounds; their buckets go to control."""
+    gone = [i for i, arm in enumerate(deal.arms) if i and outside(plan, arm.theta)]
+    return without(deal, control.carry.deals + 1, gone) if gone else deal
+
+
+def outside(plan: Plan, theta: Theta) -> bool:
+    """Whether a vector has a weight outside its bounds in some segment that is served with it."""
+    rows = [theta[name] for name in (ALL, *plan.segments) if name in theta]
+    return any(not w.low <= value <= w.high for row in rows for w, value in zip(plan.weights, row, strict=True))
+
+
+def _same_model(before: Plan, after: Plan) -> bool:
+    """Whether fitted hyperparameters keep their meaning: the same cube, and the same metrics in it."""
+    return before.weights == after.weights and _judged(before) == _judged(after)
+
+
+def _judged(plan: Plan) -> set[str]:
+    return {*plan.objective, *(rail.metric for rail in plan.guardrails)}
+
+
+def _differs(old: Any, new: Any, place: str) -> Iterator[str]:
+    """The places where two plain values differ."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        for key in new:
+            yield from _differs(old[key], new[key], f"{place}.{key}")
+    elif _listed(old) and _listed(new) and len(old) == len(new):
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differs(*pair, f"{place}[{index}]")
+    elif old != new:
+        yield f"{place.removesuffix('_ms')}: {_shown(old, place)} before, {_shown(new, place)} now"
+
+
+def _listed(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _shown(value: Any, place: str) -> str:
+    if _listed(value):
+        return f"{len(value)} of them"
+    return f"{value} ms" if place.endswith("_ms") else "none" if value is None else repr(value)

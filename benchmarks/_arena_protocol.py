@@ -62,6 +62,9 @@ class Tuner(Protocol):
         ...
 
 
+UNKNOWN_SD = 1.0  # of a change that nothing can be said of yet: most of its data are to come
+
+
 def brief_of(plan: Plan) -> Brief:
     """The task of a plan."""
     goal = goal_of(plan.metrics, plan.objective, plan.guardrails)
@@ -80,7 +83,8 @@ def history_of(plan: Plan, evidence: tuple[Evidence, ...]) -> History:
         return History(np.zeros((0, space.d)), none, none, np.zeros(0))
     unit, change, sd = (np.concatenate([row[i] for row in rows]) for i in range(3))
     hour = np.concatenate([np.full(len(row[0]), row[3]) for row in rows])
-    return History(unit, change, sd, hour, len(rows[-1][0]))
+    known = np.isfinite(change) & np.isfinite(sd)
+    return History(unit, np.where(known, change, 0.0), np.where(known, sd, UNKNOWN_SD), hour, len(rows[-1][0]))
 
 
 def _sd(evidence: Evidence) -> Floats:

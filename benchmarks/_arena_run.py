@@ -26,11 +26,13 @@ from controller.core.control import (
     Statistics,
     Theta,
     baseline,
+    carrying,
     fold,
     initial,
     issue,
     live_evidence,
     remembered,
+    watched,
 )
 from controller.core.decide import decide
 from controller.core.plan import Plan
@@ -109,7 +111,8 @@ class Peer:
     def turn(self, plan: Plan, control: Control, seen: Statistics, now_ms: int) -> Control:
         """The same deal again, or the tuner's next one."""
         window = [cell for (end, _), cell in seen.cells.items() if end == seen.end_ms]
-        control, deal = remembered(control, window), control.deals[control.carry.deal]
+        control = carrying(remembered(control, window), decided_through_ms=seen.end_ms)
+        control, deal = watched(plan, control, seen.cells), control.deals[control.carry.deal]
         if self.held >= self.cadence:
             history = history_of(plan, (*control.evidence, *live_evidence(plan, control, seen.cells)))
             deal, self.held = self._dealt(plan, control, self.tuner.propose(history)), 0

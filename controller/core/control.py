@@ -3,14 +3,18 @@
 Notation: A arms (control first), B buckets, G groups (0 = all traffic, k = segment k), M metrics, W weights.
 """
 
+from functools import partial
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from controller import assignment
 from controller.assignment import ALL, CONTROL, Arm, Assignment, Stage, UnitHash
+from controller.core import late
 from controller.core.estimate import Changes, relative_changes
 from controller.core.kernel import Hyper
+from controller.core.late import Late
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, Deal, all_control, check_move
 from controller.core.sums import LIMIT
@@ -92,6 +96,7 @@ class Control(msgspec.Struct, frozen=True, eq=False):
     evidence: tuple[Evidence, ...]  # of deals whose windows are all sealed
     units: NDArray[np.int64]  # (B,) distinct sampled units, summed over the windows decided on
     history: NDArray[np.float64]  # (G1, B, C) sums of the windows decided on, old ones fading
+    late: Late  # how windows that are not sealed have changed until they were
 
 
 class Statistics(msgspec.Struct, frozen=True, eq=False):
@@ -123,6 +128,7 @@ def initial(plan: Plan) -> Control:
         evidence=(),
         units=np.zeros(plan.buckets, np.int64),
         history=np.zeros((1 + len(plan.segments), plan.buckets, len(plan.components))),
+        late=late.nothing(len(plan.metrics)),
     )
 
 
@@ -219,6 +225,7 @@ def fold(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -> C
         totals[deal] = _plus(totals.get(deal), cells[version])
         moments[deal] = moments.get(deal, 0.0) + _moment(plan, end_ms, cells[version])
     sample = _sample(control, end_ms, totals)
+    control = _learnt(plan, control, end_ms, cells)
     carry = msgspec.structs.replace(control.carry, sealed_through_ms=end_ms)
     control = msgspec.structs.replace(control, carry=carry, totals=totals, moments=moments, sample=sample)
     # A client may serve a replaced table for `validity`: later exposures cannot echo it.
@@ -243,7 +250,69 @@ def live_evidence(plan: Plan, control: Control, cells: dict[tuple[int, int], Cel
             moments[deal] = moments.get(deal, 0.0) + _moment(plan, end, cell)
     sums = {deal: deal_sums(control, cells, deal) for deal in sorted(control.deals)}
     found = (_evidence(plan, control, d, cell, moments[d]) for d, cell in sums.items() if cell is not None)
-    return tuple(e for e in found if e is not None)
+    return tuple(_foretold(plan, control, cells, e) for e in found if e is not None)
+
+
+def _foretold(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], evidence: Evidence) -> Evidence:
+    """The evidence as it is expected to be when all its windows are sealed."""
+    ages = [
+        (_age(plan, control, end), _totals(plan, cell))
+        for (end, version), cell in sorted(cells.items())
+        if control.versions.get(version) == evidence.deal
+    ]
+    if evidence.deal in control.totals:
+        ages.append((-1, _totals(plan, control.totals[evidence.deal])))
+    return msgspec.structs.replace(evidence, changes=late.foretold(control.late, evidence.changes, ages))
+
+
+def watched(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Control:
+    """The state that has looked at every open window, for what it will be found to have missed."""
+    known = control.late
+    for end in sorted({end for end, _ in cells}):
+        served = _served(control, {version: cell for (e, version), cell in cells.items() if e == end})
+        if served is not None:
+            deal, cell = served
+            known = late.looked(
+                known,
+                end,
+                deal.id,
+                _age(plan, control, end),
+                _totals(plan, cell),
+                partial(deal_changes, plan, deal, cell),
+            )
+    return msgspec.structs.replace(control, late=known)
+
+
+def _learnt(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -> Control:
+    served = _served(control, cells)
+    if served is None:
+        return control
+    deal, cell = served
+    changes = partial(deal_changes, plan, deal, cell)
+    known = late.sealed(control.late, end_ms, deal.id, _totals(plan, cell), changes)
+    return msgspec.structs.replace(control, late=known)
+
+
+def _served(control: Control, cells: dict[int, Cell]) -> tuple[Deal, Cell] | None:
+    """The deal that served most of a window (version -> cell), and its sums there."""
+    by_deal: dict[int, Cell] = {}
+    for version in sorted(cells.keys() & control.versions.keys()):
+        deal = control.versions[version]
+        by_deal[deal] = _plus(by_deal.get(deal), cells[version])
+    if not by_deal:
+        return None
+    most = max(by_deal, key=lambda deal: int(by_deal[deal].events.sum()))
+    return control.deals[most], by_deal[most]
+
+
+def _age(plan: Plan, control: Control, end_ms: int) -> int:
+    """How old a window is, in steps of which at most `late.AGES` make the lateness."""
+    steps = -(-plan.window.lateness_ms // (plan.window.length_ms * late.AGES))
+    return max(control.carry.decided_through_ms - end_ms, 0) // (plan.window.length_ms * steps)
+
+
+def _totals(plan: Plan, cell: Cell) -> NDArray[np.float64]:
+    return late.totals(plan.metrics, tuple(component.name for component in plan.components), cell.sums)
 
 
 def deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -> Cell | None:

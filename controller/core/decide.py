@@ -26,6 +26,7 @@ from controller.core.control import (
     live_evidence,
     moved,
     remembered,
+    watched,
 )
 from controller.core.estimate import Changes
 from controller.core.faults import fault, served
@@ -92,12 +93,13 @@ def _observed(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Con
     own = _belongs(deal, carry.stage) and len(deal.arms) > 1  # a table of another stage shows nothing of this one
     exposed = own and bool((by_arm > 0).all()) and events.sum() >= EXPOSED * everyone
     started = seen.end_ms - plan.window.length_ms if carry.started_ms is None else carry.started_ms
-    return carrying(
+    control = carrying(
         remembered(control, window),
         started_ms=started,
         decided_through_ms=seen.end_ms,
         exposed_windows=carry.exposed_windows + int(exposed),
     )
+    return watched(plan, control, seen.cells)
 
 
 def _judged(

@@ -1,0 +1,204 @@
+"""Late data: what an open window will be found to have missed, learned from those that were sealed."""
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from controller.core import codec, late
+from controller.core.checkpoint import changes as checkpointed
+from controller.core.checkpoint import restore
+from controller.core.control import live_evidence
+from controller.core.estimate import BUCKETS, Changes, Metric
+from controller.core.late import AGES, Late
+from controller.core.replay import replay
+from tests.core.loop import Loop, Row, journalled, same
+
+SHOWN = np.array([0.4, 0.7, 0.9])  # of a change, at ages 0, 1, 2
+ARRIVED = np.array([0.5, 0.8, 0.95])  # of the sums
+ARMS = 8
+
+
+def said(change: NDArray[np.float64], se: float) -> Changes:
+    """One metric's changes (A-1,) without a shared error."""
+    a = len(change)
+    return Changes(
+        change[None, None],
+        se**2 * np.eye(a)[None, None],
+        np.ones((1, 1)),
+        np.full((1, 1), 0.01),
+        np.full((1, a + 1), 40),
+    )
+
+
+def saying(changes: Changes) -> Callable[[], Changes]:
+    return lambda: changes
+
+
+def total(arrived: float) -> NDArray[np.float64]:
+    return np.array([[1000.0 * arrived], [1.0]])
+
+
+class World:
+    """Windows whose changes show by and by; errors of the looks and of the end share what they share."""
+
+    def __init__(self, seed: int, se: float = 0.01, shown: NDArray[np.float64] = SHOWN) -> None:
+        self.rng, self.se, self.shown = np.random.default_rng(seed), se, shown
+
+    def window(self) -> tuple[NDArray[np.float64], list[Changes], Changes]:
+        truth = self.rng.normal(0.05, 0.06, ARMS)
+        noise = self.se * self.rng.standard_normal(ARMS)
+        final = said(truth + noise, self.se)
+        looks = []
+        for age, shown in enumerate(self.shown):
+            se = self.se / np.sqrt(ARRIVED[age])
+            more = np.sqrt(se**2 - self.se**2) * self.rng.standard_normal(ARMS)
+            looks.append(said(shown * truth + noise + more, se))
+        return truth, looks, final
+
+    def taught(self, windows: int) -> Late:
+        known = late.nothing(1)
+        for k in range(windows):
+            _, looks, final = self.window()
+            for age, look in enumerate(looks):
+                known = late.looked(known, k, k, age, total(ARRIVED[age]), saying(look))
+            known = late.sealed(known, k, k, total(1.0), saying(final))
+        return known
+
+
+def test_what_is_foretold_is_unbiased_and_its_intervals_cover() -> None:
+    """2,400 arm-looks an age, whose plain intervals would cover less than half of the first ones."""
+    misses = np.zeros((3, 2))
+    errors: list[list[float]] = [[], [], []]
+    for seed in range(30):
+        world = World(seed)
+        known = world.taught(20)
+        for _ in range(10):
+            truth, looks, _ = world.window()
+            for age, look in enumerate(looks):
+                found = late.foretold(known, look, [(age, total(ARRIVED[age]))])
+                error = found.change[0, 0] - truth
+                z = error / np.sqrt(np.diagonal(found.covariance[0, 0]))
+                errors[age] += error.tolist()
+                misses[age] += (z < -1.96).sum(), (z > 1.96).sum()
+    misses /= len(errors[0])
+    assert len(errors[0]) == 2400
+    assert (np.abs([np.mean(e) for e in errors]) < 0.004).all()
+    assert (misses.sum(axis=1) < 0.07).all()
+    assert (misses.sum(axis=1) > 0.02).all()
+    assert (misses < 0.045).all()
+
+
+def test_without_late_data_nothing_is_touched() -> None:
+    world, known = World(1), late.nothing(1)
+    for k in range(5):
+        _, _, final = world.window()
+        for age in range(4):
+            known = late.looked(known, k, k, age, total(1.0), saying(final))
+        assert late.foretold(known, final, [(0, total(1.0))]) is final
+        known = late.sealed(known, k, k, total(1.0), saying(final))
+    assert late.foretold(known, final, [(0, total(1.0))]) is final
+
+
+def test_the_changes_of_sums_that_stand_still_are_not_asked_for_again() -> None:
+    known = late.looked(late.nothing(1), 1, 1, 0, total(1.0), lambda: said(np.zeros(2), 0.01))
+    known = late.looked(known, 1, 1, 1, total(1.0), lambda: pytest.fail("asked"))
+    assert [look.age for look in known.looks[1]] == [0, 1]
+    assert late.sealed(known, 1, 1, total(1.0), lambda: pytest.fail("asked")).looks == {}
+
+
+def test_before_any_window_is_sealed_a_change_is_widened_by_what_has_come_since() -> None:
+    known, look = late.nothing(1), said(np.array([0.1, -0.05]), 0.01)
+    known = late.looked(known, 1, 1, 0, total(0.5), lambda: look)
+    assert late.foretold(known, look, [(0, total(0.5))]) is look, "nothing has come late yet"
+    known = late.looked(known, 1, 1, 1, total(0.8), lambda: look)
+    known = late.looked(known, 2, 2, 0, total(0.5), lambda: look)
+    found = late.foretold(known, look, [(0, total(0.5))])
+    assert found.change == pytest.approx(look.change)
+    missing = 1 - (0.5 / 0.8) ** 2
+    assert np.diagonal(found.covariance[0, 0]) == pytest.approx(0.01**2 + (0.08 * missing) ** 2)
+
+
+def test_a_sealed_window_says_what_it_says_and_half_of_it_is_half_late() -> None:
+    known = World(2).taught(20)
+    look = said(np.array([0.1, -0.05]), 0.01)
+    whole = late.foretold(known, look, [(-1, total(1.0))])
+    young = late.foretold(known, look, [(0, total(1.0))])
+    both = late.foretold(known, look, [(-1, total(1.0)), (0, total(1.0))])
+    assert same(whole, look)
+    assert look.change[0, 0, 0] / both.change[0, 0, 0] == pytest.approx(0.5 + 0.5 * 0.1 / young.change[0, 0, 0])
+    assert whole.covariance[0, 0, 0, 0] < both.covariance[0, 0, 0, 0] < young.covariance[0, 0, 0, 0]
+
+
+def test_a_look_that_shows_next_to_nothing_says_nothing() -> None:
+    known = World(3, shown=np.array([0.05, 0.7, 0.9])).taught(20)
+    found = late.foretold(known, said(np.array([0.1]), 0.01), [(0, total(0.5))])
+    assert np.isnan(found.change).all()
+
+
+def test_what_never_changed_anything_teaches_nothing_wrong() -> None:
+    """With no effect at all there is no slope to learn: a change stays, and its interval grows but little."""
+    world = World(4, shown=np.ones(3))
+    known = late.nothing(1)
+    for k in range(20):
+        final = said(0.01 * world.rng.standard_normal(ARMS), 0.01)
+        known = late.looked(known, k, k, 0, total(0.5), saying(final))
+        known = late.sealed(known, k, k, total(1.0), saying(final))
+    found = late.foretold(known, said(np.array([0.01]), 0.01), [(0, total(0.5))])
+    assert 0.005 < found.change[0, 0, 0] < 0.02
+    assert 0.01 < np.sqrt(found.covariance[0, 0, 0, 0]) < 0.03
+
+
+def test_another_deal_s_looks_are_not_compared_with_a_window_s_end() -> None:
+    known = late.looked(late.nothing(1), 1, 7, 0, total(0.5), lambda: said(np.zeros(2), 0.01))
+    known = late.sealed(known, 1, 8, total(1.0), lambda: said(np.zeros(3), 0.01))
+    assert known.looks == {}
+    assert not known.rows.any()
+
+
+def test_totals_are_those_of_the_metrics() -> None:
+    sums = np.arange(12, dtype=np.int64).reshape(2, 3, 2)
+    metrics = (Metric("ctr", "clicks", "shown"), Metric("watch", "shown", BUCKETS))
+    assert late.totals(metrics, ("clicks", "shown"), sums).tolist() == [[30.0, 36.0], [36.0, 1.0]]
+
+
+def tardy(hours: int) -> Loop:
+    """A study whose watch time comes half an hour late, the more of it the better an arm is."""
+    loop = Loop()
+    held: list[Row] = []
+    for _ in range(hours):
+        rows, coming = loop.rows(), []
+        for row in rows:
+            shown = min(1.0, 2500.0 / row.values[2])
+            coming.append(row._replace(unit=row.unit + 10**6, values=(0.0, 0.0, row.values[2] * (1 - shown))))
+            rows[len(coming) - 1] = row._replace(values=(*row.values[:2], row.values[2] * shown))
+        loop.poll([*held, *rows])
+        held = coming
+        loop.poll([loop.settles()])
+        loop.hour += 1
+    return loop
+
+
+def test_a_study_learns_it_carries_it_and_decides_the_same_again() -> None:
+    loop = tardy(9)
+    control = loop.state.control
+    assert control.late.missing[0].tolist() == pytest.approx([0.5, 0.0], abs=0.05)
+    assert set(control.late.looks) == {end for end, _ in loop.state.windows.cells}
+    live = live_evidence(loop.plan, control, loop.state.windows.cells)
+    plain = live_evidence(loop.plan, msgspec.structs.replace(control, late=late.nothing(2)), loop.state.windows.cells)
+    newest, blind = live[-1].changes, plain[-1].changes
+    assert (newest.covariance[0, 0].diagonal() > blind.covariance[0, 0].diagonal()).all()
+    assert same(newest.change[1], blind.change[1]), "clicks are never late"
+    assert {checked.outcome for checked in replay(journalled(loop.records))} == {"exact"}
+    rows = checkpointed(None, loop.state)[0].put
+    assert same(restore(dict(rows)).control.late, control.late)
+    assert len(codec.encode(control.late)) < 20_000
+
+
+def test_ages_are_bounded() -> None:
+    known = late.nothing(1)
+    for age in range(100):
+        known = late.looked(known, 1, 1, age, total(age + 1.0), lambda: said(np.zeros(2), 0.01))
+    assert len(known.looks[1]) == AGES

@@ -1,171 +1,162 @@
-"""Runs' scores as means with standard errors: a record for JSON, a table for people."""
+"""Runs' scores as means with standard errors, a record for JSON.
 
-from collections.abc import Callable, Sequence
+A run is one draw: everything within it (its hours, arms, promotions) is first made one figure, so standard errors are
+clustered by run. Over several worlds a mean is that of the worlds' means, its error made from the runs within them:
+the worlds are given, not drawn.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
-from rich.table import Table
 
 from benchmarks._arena_run import TRIMTAB
 from benchmarks._arena_scores import Scores
 
-WORST = 0.999  # quantile of arm-hours
-Mean = tuple[float, float]  # mean, standard error (NaN with one run)
+WORST = 0.999  # quantile of arm-hours, pooled over runs
+RESAMPLED = 200  # times that runs are drawn again for a quantile's standard error
+ALL, HARD = "all", "beyond noise"  # worlds whose limits can be measured, and the others
+Mean = tuple[float, float | None]  # figure, standard error (None with one run of a world)
+
+
+def _of_promotions(figure: Callable[[Scores], list[float]]) -> Callable[[Scores], float | None]:
+    return lambda s: float(np.mean(figure(s))) if s.promotions else None
+
+
+FIGURES: dict[str, Callable[[Scores], float | None]] = {
+    **{
+        name: (lambda s, name=name: getattr(s, name))  # type: ignore[misc]
+        for name in (
+            "score_24",
+            "score_end",
+            "strict_24",
+            "strict_end",
+            "served_24",
+            "served_end",
+            "regret",
+            "feasible_end",
+            "strict_feasible_end",
+            "held",
+            "regained",
+            "violating",
+            "excess",
+            "strict_violating",
+            "strict_excess",
+            "promoted",
+            "cpu_s",
+            "cpu_max_s",
+        )
+    },
+    "promoted_good": _of_promotions(lambda s: [float(p.good) for p in s.promotions]),
+    "claim_bias": _of_promotions(lambda s: [p.claimed - p.gain for p in s.promotions]),
+    "claim_z": _of_promotions(lambda s: [(p.claimed - p.gain) / p.claimed_sd for p in s.promotions]),
+}
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """A controller in a scenario; a figure is (mean, standard error).
-
-    "all" is over the scenarios whose limits can be measured, "hard" over the others; each run counts as one draw.
-    """
+    """A controller in a scenario, or over several (`ALL`, `HARD`)."""
 
     scenario: str
     controller: str
     runs: int
-    score_24: Mean | None
-    score_end: Mean | None
-    strict_end: Mean | None
-    served_end: Mean | None
-    feasible_end: Mean | None
-    held: Mean | None
-    held_from_h: float | None  # median
-    regained: Mean | None
-    violating: Mean | None
-    excess: Mean | None
-    worst: float  # 99.9th percentile of arm-hours' excess
-    promoted: Mean | None
-    cpu_s: Mean | None
+    figures: dict[str, Mean | None]  # by their names in FIGURES
+    held_from_h: float | None  # median over runs, one that does not hold as never; None: most do not
+    worst: Mean  # WORST quantile of arm-hours' violations, the fresh windows apart
+    worst_fresh: Mean  # the same of the fresh windows
 
 
 class Ahead(msgspec.Struct, frozen=True):
-    """Trimtab's score at the end minus a peer's, paired by (scenario, seed)."""
+    """Trimtab's score at the end minus the best peer's, paired by (scenario, seed)."""
 
     scenario: str
     peer: str
     difference: Mean
+    elsewhere: bool  # the peer was chosen on other seeds than those compared
 
 
 def lines(scores: Sequence[Scores], hard: frozenset[str]) -> list[Line]:
     """A line per scenario and controller, and per controller one over all scenarios and one over the hard ones."""
     scenarios = list(dict.fromkeys(s.scenario for s in scores))
     controllers = list(dict.fromkeys(s.controller for s in scores))
-    made = [
-        _line(scenario, controller, [s for s in scores if s.scenario == scenario and s.controller == controller])
-        for scenario in scenarios
+    groups = {name: {name} for name in scenarios}
+    groups |= {ALL: set(scenarios) - hard, HARD: set(scenarios) & hard}
+    return [
+        _line(group, controller, runs)
+        for group, members in groups.items()
         for controller in controllers
+        if (runs := [s for s in scores if s.scenario in members and s.controller == controller])
     ]
-    made += [
-        _line(group, controller, [s for s in scores if s.controller == controller and (s.scenario in hard) == own])
-        for group, own in (("all", False), ("hard", True))
-        for controller in controllers
-    ]
-    return [line for line in made if line.runs]
 
 
-def ahead(scores: Sequence[Scores], hard: frozenset[str]) -> list[Ahead]:
-    """Trimtab against the peer with the best mean score at the end, per scenario and over all but the hard ones."""
+def best_peers(made: Sequence[Line]) -> dict[str, str]:
+    """The peer with the best mean score at the end in every scenario (and group) of these lines."""
+    best: dict[str, tuple[float, str]] = {}
+    for line in made:
+        figure = line.figures["score_end"]
+        if line.controller != TRIMTAB and figure is not None:
+            best[line.scenario] = max(best.get(line.scenario, (-np.inf, "")), (figure[0], line.controller))
+    return {scenario: peer for scenario, (_, peer) in best.items()}
+
+
+def ahead(scores: Sequence[Scores], hard: frozenset[str], elsewhere: Mapping[str, str] | None = None) -> list[Ahead]:
+    """Trimtab against the best peer, per scenario and over all but the hard ones.
+
+    `elsewhere`: the best peers by other seeds; by these very runs where there are none, which favours the peer.
+    """
+    elsewhere, here = elsewhere or {}, best_peers(lines(scores, hard))
+    end = {(s.controller, s.scenario, s.seed): s.score_end for s in scores if s.score_end is not None}
     found = []
-    for scenario in [*dict.fromkeys(s.scenario for s in scores), "all"]:
-        by: dict[str, dict[tuple[str, int], float]] = {}
-        for s in scores:
-            if s.score_end is not None and scenario in (s.scenario, "" if s.scenario in hard else "all"):
-                by.setdefault(s.controller, {})[s.scenario, s.seed] = s.score_end
-        own = by.pop(TRIMTAB, None)
-        if own and by:
-            best = max(by, key=lambda name: float(np.mean(list(by[name].values()))))
-            pairs = [own[key] - by[best][key] for key in own.keys() & by[best].keys()]
-            mean = _mean(sorted(pairs))
-            found += [Ahead(scenario, best, mean)] if mean else []
+    for scenario in [*dict.fromkeys(s.scenario for s in scores), ALL]:
+        peer = elsewhere.get(scenario, here.get(scenario))
+        pairs: dict[str, list[float]] = {}
+        for (controller, name, seed), own in end.items():
+            counted = name == scenario or (scenario == ALL and name not in hard)
+            if controller == TRIMTAB and counted and peer and (peer, name, seed) in end:
+                pairs.setdefault(name, []).append(own - end[peer, name, seed])
+        if peer and pairs:
+            found.append(Ahead(scenario, peer, _over_worlds(list(pairs.values())), scenario in elsewhere))
     return found
 
 
 def _line(scenario: str, controller: str, runs: list[Scores]) -> Line:
-    def mean(figure: Callable[[Scores], float | None]) -> Mean | None:
-        return _mean([value for value in map(figure, runs) if value is not None])
-
-    held_from = [s.held_from_h for s in runs if s.held_from_h is not None]
-    excesses = [excess for s in runs for excess in s.excesses]
+    held_from = [s.held_from_h or np.inf for s in runs if s.held is not None]
+    median = float(np.median(held_from)) if held_from else np.inf
     return Line(
         scenario=scenario,
         controller=controller,
         runs=len(runs),
-        score_24=mean(lambda s: s.score_24),
-        score_end=mean(lambda s: s.score_end),
-        strict_end=mean(lambda s: s.strict_end),
-        served_end=mean(lambda s: s.served_end),
-        feasible_end=mean(lambda s: s.feasible_end),
-        held=mean(lambda s: s.held),
-        held_from_h=float(np.median(held_from)) if held_from else None,
-        regained=mean(lambda s: s.regained),
-        violating=mean(lambda s: s.violating),
-        excess=mean(lambda s: s.excess),
-        worst=float(np.quantile(excesses, WORST)) if excesses else 0.0,
-        promoted=mean(lambda s: s.promoted),
-        cpu_s=mean(lambda s: s.cpu_s),
+        figures={name: mean(runs, figure) for name, figure in FIGURES.items()},
+        held_from_h=median if np.isfinite(median) else None,
+        worst=_worst([s.violations for s in runs]),
+        worst_fresh=_worst([s.fresh_violations for s in runs]),
     )
 
 
-def _mean(values: Sequence[float]) -> Mean | None:
-    if not values:
-        return None
-    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-    return float(np.mean(values)), error
+def mean(runs: Sequence[Scores], figure: Callable[[Scores], float | None]) -> Mean | None:
+    """A figure's mean over worlds of the means over runs; None where no run has it."""
+    by_world: dict[str, list[float]] = {}
+    for s in runs:
+        if (value := figure(s)) is not None:
+            by_world.setdefault(s.scenario, []).append(value)
+    return _over_worlds(list(by_world.values())) if by_world else None
 
 
-def table(made: Sequence[Line], compared: Sequence[Ahead], missing: dict[str, str], hours: int) -> Table:
-    """Everything that was measured, a loss as a loss."""
-    shown = Table(title=f"true gain / best feasible gain by the closed form; {hours} h; mean +- standard error")
-    columns = (
-        "world",
-        "controller",
-        "24 h",
-        f"{hours} h",
-        "no slack",
-        "served",
-        "feasible",
-        "held",
-        "from h",
-        "regained",
-    )
-    for name in (*columns, "violating", "worst", "promoted", "cpu s"):
-        shown.add_column(name, justify="left" if name in columns[:2] else "right")
-    before = None
-    for line in made:
-        if before not in (None, line.scenario):
-            shown.add_section()
-        before = line.scenario
-        shown.add_row(line.scenario, line.controller, *_cells(line))
-    notes = [_said(a) for a in compared]
-    notes += [f"{name}: not run, {what}" for name, what in missing.items()]
-    shown.caption = "\n".join(notes) or None
-    return shown
+def _over_worlds(values: Sequence[Sequence[float]]) -> Mean:
+    level = float(np.mean([np.mean(v) for v in values]))
+    if min(map(len, values)) < 2:
+        return level, None
+    return level, float(np.sqrt(sum(np.var(v, ddof=1) / len(v) for v in values)) / len(values))
 
 
-def _said(a: Ahead) -> str:
-    verb = "ahead of" if a.difference[0] >= 0 else "BEHIND"
-    return f"{a.scenario}: trimtab {verb} the best peer here, {a.peer}, by {_figure(a.difference, signed=False)}"
-
-
-def _cells(line: Line) -> list[str]:
-    scores = (line.score_24, line.score_end, line.strict_end, line.served_end)
-    return [
-        *map(_figure, scores),
-        *(_percent(figure) for figure in (line.feasible_end, line.held)),
-        "-" if line.held_from_h is None else f"{line.held_from_h:.0f}",
-        _percent(line.regained),
-        _percent(line.violating, 1),
-        f"{line.worst * 100:.1f} pp",
-        _percent(line.promoted),
-        "-" if line.cpu_s is None else f"{line.cpu_s[0]:.3f}",
+def _worst(by_run: Sequence[tuple[float, ...]]) -> Mean:
+    """The quantile over all arm-hours, and its spread when whole runs are drawn again."""
+    arrays = [np.array(violations) for violations in by_run if violations]
+    if not arrays:
+        return 0.0, None
+    rng = np.random.default_rng(0)
+    drawn = [
+        np.quantile(np.concatenate([arrays[i] for i in rng.integers(0, len(arrays), len(arrays))]), WORST)
+        for _ in range(RESAMPLED if len(arrays) > 1 else 0)
     ]
-
-
-def _figure(value: Mean | None, *, signed: bool = True) -> str:
-    if value is None:
-        return "-"
-    mean = value[0] if signed else abs(value[0])
-    return f"{mean:.2f}" if np.isnan(value[1]) else f"{mean:.2f} +- {value[1]:.2f}"
-
-
-def _percent(value: Mean | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{value[0]:.{digits}%}"
+    error = float(np.std(drawn, ddof=1)) if drawn else None
+    return float(np.quantile(np.concatenate(arrays), WORST)), error

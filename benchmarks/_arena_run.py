@@ -21,6 +21,7 @@ from benchmarks._arena_traffic import arrivals, crowd
 from benchmarks._arena_worlds import Scenario
 from controller.assignment import ALL, Arm
 from controller.core import operate, rollout
+from controller.core.advance import measured_gain
 from controller.core.control import (
     Control,
     Statistics,
@@ -59,6 +60,14 @@ PEERS: dict[str, tuple[Callable[[Brief], Tuner], int]] = {
 CONTROLLERS = (TRIMTAB, *PEERS)
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """The gain that a vector showed in its confirm sample, with which it entered ramp."""
+
+    theta: Theta
+    gain: float
+    sd: float
+
+
 class Hour(msgspec.Struct, frozen=True):
     """What an hour was served with, and what was recommended at its end."""
 
@@ -66,6 +75,7 @@ class Hour(msgspec.Struct, frozen=True):
     recommended: Theta | None  # None: the baseline
     stage: str  # that served it
     cpu_s: float  # of the decision at its end
+    claim: Claim | None = None  # of the vector that was promoted at its end
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -170,13 +180,21 @@ def _hours(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int) -
         cells = {key: ages[min((end_ms - key[0]) // HOUR_MS, len(ages) - 1)] for key, ages in coming.items()}
         seen = _statistics(plan, cells, end_ms, cells[end_ms, control.carry.version])
         started = time.process_time()
-        control = who.turn(plan, control, seen, end_ms + plan.window.grace_ms)
+        before, control = control, who.turn(plan, control, seen, end_ms + plan.window.grace_ms)
         recommended = who.recommend(plan, control, seen)
         cpu_s = time.process_time() - started
-        played.append(Hour(_shares(deal), recommended, stage, cpu_s))
+        played.append(Hour(_shares(deal), recommended, stage, cpu_s, _claim(plan, before, control)))
         control, cells = _sealed(plan, control, cells, end_ms + plan.window.grace_ms)
         coming = {key: coming[key] for key in cells}
     return played
+
+
+def _claim(plan: Plan, before: Control, after: Control) -> Claim | None:
+    """What a decision that began a ramp claimed."""
+    vector = before.carry.candidate
+    if (before.carry.stage, after.carry.stage) != ("confirm", "ramp") or vector is None or before.sample is None:
+        return None
+    return Claim(vector.theta, *measured_gain(plan, before.deals[before.carry.deal], before.sample))
 
 
 def _statistics(plan: Plan, cells: dict[tuple[int, int], Cell], end_ms: int, newest: Cell) -> Statistics:

@@ -1,8 +1,8 @@
 """The truth of an hour: the volume-weighted mean of the relative changes over the next 24 hours, by the closed form.
 
-A jump counts from its own hour on: nobody can foresee it. What is best is that of the world whose coefficients are the
-mean of those hours': with a drift the two differ by the curvature of the exponential, under 1 % of the gain
-(`tests/benchmarks/test_arena_truth.py`).
+A jump counts once its own hour has been seen: nobody can foresee it. What is best is that of the world whose
+coefficients are the mean of those hours': with a drift the two differ by the curvature of the exponential, .2 % of the
+gain (`tests/benchmarks/test_arena_truth.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,51 +19,51 @@ from simulators.worlds import Floats, Polynomial, World, segment_names, true_cha
 AHEAD_H, KNOT_H = 24, 6
 
 
-def truth(scenario: Scenario, hour: int, thetas: Sequence[Theta | None]) -> Floats:
-    """Relative changes (n, M) of these vectors (None: the baseline) in the 24 hours from `hour` on."""
+def truth(scenario: Scenario, hour: int, thetas: Sequence[Theta | None], *, seen: int | None = None) -> Floats:
+    """Relative changes (n, M) of these vectors (None: the baseline) in the 24 hours from `hour` on.
+
+    `seen`: the hour whose world is known, by default the first of them.
+    """
     world = scenario.world
     base: Theta = {"all": tuple(world.baseline.tolist())}
     vectors = [theta or base for theta in thetas]
     stacked = {name: np.stack([weights_of(v, name) for v in vectors]) for name in ("all", *world.segments)}
-    return np.asarray(sum(share * true_change(then, stacked) for share, then in _ahead(scenario, hour)))
+    return np.asarray(sum(share * true_change(then, stacked) for share, then in _ahead(scenario, hour, seen)))
 
 
-def best_gain(scenario: Scenario, hour: int, *, common: bool) -> float:
+def best_gain(scenario: Scenario, hour: int, *, common: bool, seen: int | None = None) -> float:
     """The gain of the best feasible vector; in a drift between every sixth hour's, by a straight line."""
+    seen = hour if seen is None else seen
     if scenario.drift is None:
-        return optimum(scenario, hour, common=common).gain
-    begin = _begin(scenario, hour)
-    early = begin + (hour - begin) // KNOT_H * KNOT_H
-    gains = [optimum(scenario, knot, common=common).gain for knot in (early, early + KNOT_H)]
+        return optimum(scenario, hour, common=common, seen=seen).gain
+    early = hour // KNOT_H * KNOT_H
+    gains = [optimum(scenario, knot, common=common, seen=seen).gain for knot in (early, early + KNOT_H)]
     return float(np.interp(hour, (early, early + KNOT_H), gains))
 
 
-def optimum(scenario: Scenario, hour: int, *, common: bool) -> Best:
+def optimum(scenario: Scenario, hour: int, *, common: bool, seen: int | None = None) -> Best:
     """The best feasible vector of the 24 hours from `hour` on; one vector for everyone where `common`."""
-    from_hour = _begin(scenario, hour) if scenario.drift is None else hour
-    return _optimum(scenario.name, from_hour, common or len(segment_names(scenario.world)) == 1)
+    jumped = scenario.jumped(hour if seen is None else seen)
+    common = common or len(segment_names(scenario.world)) == 1
+    return _optimum(scenario.name, 0 if scenario.drift is None else hour, jumped, common)
 
 
 @cache
-def _optimum(name: str, hour: int, common: bool) -> Best:
+def _optimum(name: str, hour: int, jumped: bool, common: bool) -> Best:
     scenario = SCENARIOS[name]
-    begin = _begin(scenario, hour)
-    near = None if hour == begin else dict(_optimum(name, begin, common).theta)
-    return best_feasible(_mean_world(_ahead(scenario, hour)), common=common, near=near)
+    seen = (scenario.jump_hour or 0) if jumped else 0
+    near = None if hour == 0 else dict(_optimum(name, 0, jumped, common).theta)
+    return best_feasible(_mean_world(_ahead(scenario, hour, seen)), common=common, near=near)
 
 
-def _begin(scenario: Scenario, hour: int) -> int:
-    """The jump's hour once it lies behind, else the first hour."""
-    return (scenario.jump_hour or 0) if scenario.jumped(hour) else 0
-
-
-def _ahead(scenario: Scenario, hour: int) -> list[tuple[float, World]]:
-    """The worlds of the next 24 hours with their shares of the traffic; one where they are the same."""
+def _ahead(scenario: Scenario, hour: int, seen: int | None) -> list[tuple[float, World]]:
+    """The worlds of 24 hours with their shares of the traffic; one where they are the same."""
+    seen = hour if seen is None else seen
     if scenario.drift is None:
-        return [(1.0, scenario.at(hour))]
+        return [(1.0, scenario.foreseen(seen, hour))]
     hours = range(hour, hour + AHEAD_H)
     share = volume(scenario.world, np.array([(h + 0.5) % 24 for h in hours]))
-    return [(float(s), scenario.foreseen(hour, h)) for s, h in zip(share / share.sum(), hours, strict=True)]
+    return [(float(s), scenario.foreseen(seen, h)) for s, h in zip(share / share.sum(), hours, strict=True)]
 
 
 def _mean_world(parts: Sequence[tuple[float, World]]) -> World:

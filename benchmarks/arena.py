@@ -6,7 +6,7 @@ controller believes. BoTorch (SCBO, constrained qLogNEI), Ax and Vizier are not 
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import product
@@ -18,25 +18,34 @@ from rich.console import Console
 
 from benchmarks._arena_noise import beyond_noise
 from benchmarks._arena_optuna import Missing
-from benchmarks._arena_report import ahead, lines, table
+from benchmarks._arena_plot import plot
+from benchmarks._arena_report import Line, ahead, best_peers, lines
 from benchmarks._arena_run import CONTROLLERS, run
 from benchmarks._arena_scores import Scores, scored
+from benchmarks._arena_table import tables
 from benchmarks._arena_worlds import SCENARIOS
 
 SHORT_WORLDS, SHORT_HOURS = ("quick", "three"), 24
 Job = tuple[str, str, int]  # scenario, controller, seed
 
 
+class Earlier(msgspec.Struct, frozen=True):
+    """What is read of a JSON that another run wrote."""
+
+    asked: dict[str, int]
+    lines: list[Line]
+
+
 def main(argv: Sequence[str]) -> int:
     """Play, print, and write JSON where asked."""
     options = _options(argv)
-    jobs = list(
-        product(options.worlds, options.controllers, range(options.first_seed, options.first_seed + options.seeds))
-    )
+    jobs = list(product(options.worlds, options.controllers, _seeds(vars(options))))
     scores, missing = play(jobs, options.hours, options.cadence, options.jobs)
     hard = frozenset(name for name in options.worlds if beyond_noise(SCENARIOS[name]))
-    made, compared = lines(scores, hard), ahead(scores, hard)
-    Console(width=190).print(table(made, compared, missing, options.hours))
+    made, compared = lines(scores, hard), ahead(scores, hard, options.peers_from)
+    Console(width=200).print(*tables(made, compared, missing, options.hours), sep="\n")
+    if options.plot:
+        plot(scores, hard, options.plot)
     if options.json:
         options.json.write_bytes(_json(options, scores, made, compared, missing))
     return 0
@@ -68,7 +77,7 @@ def _played(job: Job, hours: int, cadence: int | None) -> Scores | tuple[str, st
 def _json(options: argparse.Namespace, scores: list[Scores], *results: object) -> bytes:
     """Figures by line, and every run's; arm-hours are left out for their number."""
     made, compared, missing = results
-    runs = [{k: v for k, v in msgspec.to_builtins(s).items() if k != "excesses"} for s in scores]
+    runs = [{k: v for k, v in msgspec.to_builtins(s).items() if not k.endswith("violations")} for s in scores]
     asked = {"hours": options.hours, "seeds": options.seeds, "first_seed": options.first_seed}
     return msgspec.json.encode({"asked": asked, "lines": made, "ahead": compared, "missing": missing, "runs": runs})
 
@@ -84,10 +93,21 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--short", action="store_true", help="two worlds, one seed, 24 hours")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scores there, as .svg or .png")
+    parser.add_argument("--peers-from", type=Path, metavar="FILE", help="JSON by other seeds, whose best peers count")
     options = parser.parse_args(argv)
     worlds, controllers, seeds, hours = (
         (SHORT_WORLDS, CONTROLLERS, 1, SHORT_HOURS) if options.short else (tuple(SCENARIOS), CONTROLLERS, 4, 72)
     )
     options.worlds, options.controllers = options.worlds or worlds, options.controllers or controllers
     options.seeds, options.hours = options.seeds or seeds, options.hours or hours
+    if options.peers_from:
+        earlier = msgspec.json.decode(options.peers_from.read_bytes(), type=Earlier)
+        if set(_seeds(earlier.asked)) & set(_seeds(vars(options))):
+            parser.error(f"--peers-from {options.peers_from}: it has some of the seeds compared; others are needed")
+        options.peers_from = best_peers(earlier.lines)
     return options
+
+
+def _seeds(asked: Mapping[str, int]) -> range:
+    return range(asked["first_seed"], asked["first_seed"] + asked["seeds"])

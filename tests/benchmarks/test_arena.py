@@ -8,6 +8,7 @@ import pytest
 from benchmarks import arena
 from benchmarks._arena_noise import beyond_noise
 from benchmarks._arena_optuna import Missing
+from benchmarks._arena_plot import plot
 from benchmarks._arena_protocol import History, brief_of, cautious_best
 from benchmarks._arena_run import CONTROLLERS, PEERS, TRIMTAB, Run, run
 from benchmarks._arena_worlds import SCENARIOS
@@ -121,9 +122,9 @@ def test_every_scenario_begins_feasible_with_something_to_gain() -> None:
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "arena.json"
-    arguments = "--worlds quick aa --controllers trimtab random --seeds 1 --hours 4 --json"
-    assert arena.main([*arguments.split(), str(out)]) == 0
-    assert "the best peer here, random" in capsys.readouterr().out
+    arguments = f"--worlds quick aa --controllers trimtab random --hours 4 --json {out}"
+    assert arena.main([*arguments.split(), "--seeds", "1"]) == 0
+    assert "random, the best peer by these runs" in capsys.readouterr().out
     found = json.loads(out.read_text())
     assert found["asked"] == {"hours": 4, "seeds": 1, "first_seed": 0}
     assert {(line["scenario"], line["controller"]) for line in found["lines"]} >= {
@@ -131,6 +132,21 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
         ("all", "trimtab"),
     }
     assert len(found["runs"]) == 4
+    arguments = f"--worlds quick --controllers trimtab static50 random --hours 4 --seeds 1 --peers-from {out}"
+    assert arena.main([*arguments.split(), "--first-seed", "7"]) == 0
+    assert "random, the best peer on other seeds" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        arena.main(arguments.split())
+    assert "it has some of the seeds compared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_scores_are_drawn_by_hour(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    scores, _ = arena.play([("quick", "random", 0), ("jump", "random", 0), ("aa", "random", 0)], 4)
+    plot(scores, frozenset(["jump"]), tmp_path / f"arena.{kind}")
+    begin = (tmp_path / f"arena.{kind}").read_bytes()[:200]
+    assert begin.startswith(b"\x89PNG") if kind == "png" else b"<?xml" in begin
 
 
 def test_what_is_not_installed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

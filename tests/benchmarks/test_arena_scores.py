@@ -2,8 +2,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks._arena_report import ahead, lines
-from benchmarks._arena_run import Hour, Run
+from benchmarks._arena_report import ALL, HARD, ahead, lines
+from benchmarks._arena_run import Claim, Hour, Run
 from benchmarks._arena_scores import Scores, scored
 from benchmarks._arena_truth import optimum
 from benchmarks._arena_worlds import JUMP_HOUR, SCENARIOS
@@ -51,11 +51,24 @@ def test_the_slack_is_a_tenth_of_the_limit() -> None:
 
 def test_violations_are_shares_of_all_traffic() -> None:
     found = quick([None] * 10, ((0.9, BASELINE), (0.04, BROKEN), (0.06, BEST)))
-    over = -float(margins(QUICK, true_change(QUICK, BROKEN))[0]) - 0.002
-    assert found.violating == pytest.approx(0.04)
-    assert found.excess == pytest.approx(0.04 * over, rel=1e-4)
-    assert len(found.excesses) == 2 * (10 - 3)  # the first window is all control's, the next two are told apart
-    assert max(found.excesses) == pytest.approx(over, rel=1e-4)
+    over = -float(margins(QUICK, true_change(QUICK, BROKEN))[0])
+    assert (found.violating, found.strict_violating) == pytest.approx((0.04, 0.04))
+    assert (found.excess, found.strict_excess) == pytest.approx((0.04 * over, 0.04 * over), rel=1e-4)
+    assert (len(found.violations), len(found.fresh_violations)) == (2 * 8, 2 * 2)
+    assert max(found.violations) == max(found.fresh_violations) == pytest.approx(over, rel=1e-4)
+    assert min(found.violations) == pytest.approx(0.0, abs=1e-8)
+
+
+def test_within_the_slack_a_violation_is_strict_only() -> None:
+    share = 1.0
+    at = np.array(BEST["all"])
+    beyond: Theta = {"all": tuple(at + share * 0.02 * (np.array([1.0, 5.0, -5.0]) - at))}
+    assert -0.002 < margins(QUICK, true_change(QUICK, beyond))[0] < 0
+    found = quick([beyond] * 10, ((0.9, BASELINE), (0.1, beyond)))
+    assert (found.violating, found.excess, found.feasible_end) == (0.0, 0.0, 1.0)
+    assert (found.strict_violating, found.strict_feasible_end) == pytest.approx((0.1, 0.0))
+    assert found.strict_excess > 0
+    assert found.score_end == 1.0  # more than the best without slack, but no score is above 1
 
 
 def test_busy_hours_weigh_more() -> None:
@@ -106,17 +119,70 @@ def test_segments_are_scored_by_the_freedom_of_the_controller() -> None:
     assert scored(Run("tenure", "random", 0, hours([dict(common.theta)]))).score_end == pytest.approx(1.0)
 
 
-def test_a_table_has_means_errors_and_paired_differences() -> None:
-    base = quick([BEST])
+def made(controller: str, seed: int, **figures: object) -> Scores:
+    return msgspec.structs.replace(quick([BEST]), controller=controller, seed=seed, **figures)
+
+
+def test_a_line_has_means_errors_and_paired_differences() -> None:
     scores = [
-        msgspec.structs.replace(base, controller=name, seed=seed, score_end=value)
+        made(name, seed, score_end=value)
         for name, values in {"trimtab": (0.5, 0.7), "random": (0.9, 0.7), "static50": (0.1, 0.1)}.items()
         for seed, value in enumerate(values)
     ]
-    made = {(line.scenario, line.controller): line for line in lines(scores, frozenset())}
-    assert made["quick", "trimtab"].score_end == pytest.approx((0.6, 0.1))
-    assert made["all", "random"].score_end == pytest.approx((0.8, 0.1))
+    found = {(line.scenario, line.controller): line.figures["score_end"] for line in lines(scores, frozenset())}
+    assert found["quick", "trimtab"] == pytest.approx((0.6, 0.1))
+    assert found["all", "random"] == pytest.approx((0.8, 0.1))
     [first, _] = ahead(scores, frozenset())
-    assert first.peer == "random"
+    assert (first.peer, first.elsewhere) == ("random", False)
     assert first.difference == pytest.approx((-0.2, 0.2))
-    assert {line.scenario for line in lines(scores, frozenset(["quick"]))} == {"quick", "hard"}
+    assert {line.scenario for line in lines(scores, frozenset(["quick"]))} == {"quick", HARD}
+    [first, _] = ahead(scores, frozenset(), {"quick": "static50"})
+    assert (first.peer, first.elsewhere) == ("static50", True)
+    assert first.difference == pytest.approx((0.5, 0.1))
+
+
+def test_over_worlds_the_error_is_that_of_the_runs_within_them() -> None:
+    scores = [
+        made("trimtab", seed, scenario=scenario, score_end=value)
+        for scenario, values in {"quick": (0.8, 0.9, 1.0), "tenure": (0.1, 0.3)}.items()
+        for seed, value in enumerate(values)
+    ]
+    every = next(line for line in lines(scores, frozenset()) if line.scenario == ALL).figures["score_end"]
+    assert every == pytest.approx((0.55, np.hypot(0.1 / np.sqrt(3), 0.1) / 2))
+    alone = lines(scores[:1], frozenset())[0].figures["score_end"]
+    assert alone == (0.8, None)
+
+
+def test_the_worst_is_pooled_over_runs_and_its_error_clustered_by_them() -> None:
+    calm, wild = (0.0,) * 999, (0.0,) * 989 + (0.05,) * 10
+    [line, _] = lines([made("trimtab", k, violations=v) for k, v in enumerate((calm, wild, calm))], frozenset())
+    assert line.worst[0] == pytest.approx(0.05)
+    assert line.worst[1] == pytest.approx(0.05 * np.sqrt(8 / 27 * 19 / 27), rel=0.2)  # no wild run drawn: 8 of 27
+    assert line.worst_fresh[0] == 0.0
+
+
+def test_half_that_never_hold_have_no_median() -> None:
+    held = [made("trimtab", k, held=float(h is not None), held_from_h=h) for k, h in enumerate((5.0, 9.0, None))]
+    assert lines(held, frozenset())[0].held_from_h == 9.0
+    assert lines(held[1:] + held[2:], frozenset())[0].held_from_h is None
+
+
+def test_a_claim_is_held_against_the_truth() -> None:
+    gained = float(gain(QUICK, true_change(QUICK, BEST)))
+    claims = {4: Claim(BEST, gained + 0.01, 0.005), 8: Claim(BROKEN, 0.3, 0.1)}
+    played = tuple(msgspec.structs.replace(hour, claim=claims.get(h)) for h, hour in enumerate(hours([BEST] * 10)))
+    found = scored(Run("quick", "trimtab", 0, played))
+    assert found.promoted == 1.0
+    first, second = found.promotions
+    assert (first.hour, first.good, second.good) == (5, True, False)
+    assert (first.claimed - first.gain) == pytest.approx(0.01)
+    [line, _] = lines([found], frozenset())
+    assert line.figures["promoted_good"] == (0.5, None)
+    assert line.figures["claim_bias"] == pytest.approx((0.5 * (0.01 + 0.3 - second.gain), None))
+    assert lines([quick([BEST])], frozenset())[0].figures["claim_bias"] is None
+
+
+def test_regret_is_what_the_served_mixture_lacks() -> None:
+    best = optimum(SCENARIOS["quick"], 0, common=True).gain
+    assert quick([None] * 5).regret == pytest.approx(best)
+    assert quick([None] * 5, ((0.5, BASELINE), (0.5, BEST))).regret == pytest.approx(best / 2, rel=1e-6)

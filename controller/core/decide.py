@@ -28,6 +28,7 @@ from controller.core.control import (
     remembered,
     watched,
 )
+from controller.core.drift import faded
 from controller.core.estimate import Changes
 from controller.core.faults import fault, served
 from controller.core.plan import Plan
@@ -127,6 +128,8 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
     tripped = _tripped(plan, control, deal, changes)
     if tripped:
         control = _stopped(control, deal, tripped, seen.end_ms)
+    elif _belongs(deal, stage) and (why := faded(plan, control, seen, deal)):
+        control = moved(control, "explore", why, seen.end_ms, candidate=None)
     believed = believe(plan, control, live, (seen.end_ms - (control.carry.started_ms or 0)) / HOUR_MS)
     control = carrying(control, hypers=believed.hypers, pick=_pick(plan, control, believed, rng))
     control = advanced(plan, control, seen.end_ms, believed)

@@ -1,0 +1,88 @@
+"""A vector served for long is given up when its newest windows gain less than half of what it gained, surely."""
+
+import math
+
+import msgspec
+import numpy as np
+
+from controller.core.advance import measured_gain
+from controller.core.control import Statistics
+from controller.core.drift import SURE, faded
+from controller.core.windows import Cell, Quality
+from tests.core.loop import HOUR, PLAN, START, Loop, Theta, at_stage, pleasant
+
+
+def sour(theta: Theta, segment: str) -> dict[str, float]:
+    """The world turned round: what brought watch time costs it; guardrails are as they were."""
+    return {**pleasant(theta, segment), "watch_s": -pleasant(theta, segment)["watch_s"]}
+
+
+def scaled(share: float) -> Loop:
+    loop = at_stage("hold")
+    loop.windows(6)
+    loop.truth = lambda theta, segment: {k: share * v for k, v in pleasant(theta, segment).items()}
+    return loop
+
+
+def test_a_world_that_turns_round_sends_a_held_vector_back() -> None:
+    loop = at_stage("hold")
+    loop.windows(5)
+    loop.truth = sour
+    loop.windows(2)
+    assert loop.carry.stage == "explore"
+    assert loop.carry.candidate is None
+    assert loop.carry.banned == at_stage("hold").carry.banned
+    assert any("the world has changed: c" in line and "before" in line for line in loop.story()[-2:])
+
+
+def test_what_is_lost_a_little_stays() -> None:
+    loop = scaled(0.7)
+    loop.windows(12)
+    assert loop.carry.stage == "hold"
+
+
+def test_what_loses_most_of_its_gain_goes() -> None:
+    loop = scaled(0.2)
+    loop.windows(3)
+    assert loop.carry.stage == "explore"
+
+
+def test_a_vector_that_does_what_it_did_stays() -> None:
+    loop = at_stage("hold")
+    loop.windows(40)
+    assert loop.carry.stage == "hold"
+
+
+def cell(rng: np.random.Generator, trait: np.ndarray, arm: np.ndarray, gain: float) -> Cell:
+    sums = np.array([1000.0, 100.0, 5000.0]) * (1.0 + 0.02 * rng.standard_normal((1, PLAN.buckets, 3)))
+    sums[..., 2] *= 1.0 + gain * arm + 0.04 * trait
+    return Cell(np.rint(sums * 1e6).astype(np.int64), np.ones((1, PLAN.buckets), np.int64))
+
+
+def test_the_difference_of_two_halves_is_no_noisier_than_it_is_taken_for() -> None:
+    """400 tests of a vector that gains nothing: z-scores of its halves, buckets having traits for ever."""
+    loop, rng, z = at_stage("confirm"), np.random.default_rng(1), []
+    deal = loop.state.control.deals[loop.carry.deal]
+    deal = msgspec.structs.replace(deal, history=None)
+    for _ in range(400):
+        trait = rng.standard_normal(PLAN.buckets)
+        (was, a), (now, b) = (measured_gain(PLAN, deal, cell(rng, trait, deal.buckets, 0.0)) for _ in range(2))
+        z.append((was - now) / math.hypot(a, b))
+    assert abs(np.std(z) - (1 / 3) ** 0.5) < 0.08  # 2 x .02^2 of luck beside .04^2 of traits, which cancel
+    assert np.max(np.abs(z)) < SURE
+
+
+def test_without_older_windows_or_in_exploration_nothing_is_compared() -> None:
+    loop = at_stage("confirm")
+    control, end = loop.state.control, START + (loop.hour + 1) * HOUR
+    deal = control.deals[loop.carry.deal]
+    rng = np.random.default_rng(2)
+    still = np.zeros(PLAN.buckets)
+    first = {(end, loop.table.version): cell(rng, still, deal.buckets, 0.1)}
+    seen = Statistics(end, first, np.zeros(PLAN.buckets, np.int64), Quality())
+    assert faded(PLAN, control, seen, deal) is None
+    both = {(end - 7 * HOUR, loop.table.version): cell(rng, still, deal.buckets, 0.1)}
+    both |= {(end, loop.table.version): cell(rng, still, deal.buckets, -0.1)}
+    seen = msgspec.structs.replace(seen, cells=both)
+    assert "in the last 1 windows" in (faded(PLAN, control, seen, deal) or "")
+    assert faded(PLAN, control, seen, msgspec.structs.replace(deal, stage="explore")) is None

@@ -47,11 +47,7 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     """
     space = Space(plan.weights)
     groups = _groups(plan, control)
-    # A delayed metric cannot answer to arms that change every hour: it is judged where a deal stays.
-    judged = [
-        m for m, metric in enumerate(plan.metrics) if metric.response == "immediate" and _matters(plan, metric.name)
-    ]
-    evidence = (*control.evidence, *live)
+    judged, evidence = judged_metrics(plan), (*control.evidence, *live)
     observations = _rows(plan, space, groups, judged, evidence)
     base = space.baseline_unit
     process = _process(observations, base, control.carry.hypers)
@@ -74,6 +70,15 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
         unmeasured=tuple(plan.metrics[m].name for m, noise in zip(judged, observations.noise, strict=True)
                          if evidence and (np.diagonal(noise) >= NO_INFORMATION).all()),
     )  # fmt: skip
+
+
+def judged_metrics(plan: Plan) -> list[int]:
+    """The metrics that have a process, by index: those that the objective or a guardrail names.
+
+    A delayed metric cannot answer to arms that change every hour: it is judged where a deal stays.
+    """
+    named = {*plan.objective, *(guardrail.metric for guardrail in plan.guardrails)}
+    return [m for m, metric in enumerate(plan.metrics) if metric.response == "immediate" and metric.name in named]
 
 
 def _process(observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None) -> posterior.Posterior:
@@ -147,7 +152,3 @@ def _said(changes: Changes, judged: list[int], group: int) -> tuple[Floats, Floa
     change[~known] = 0.0
     covariance[~known] = NO_INFORMATION * np.eye(change.shape[1])
     return change, covariance, bool(known.any())
-
-
-def _matters(plan: Plan, metric: str) -> bool:
-    return metric in plan.objective or any(guardrail.metric == metric for guardrail in plan.guardrails)

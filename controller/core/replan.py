@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from controller.assignment import ALL
+from controller.core import posterior
+from controller.core.belief import judged_metrics
 from controller.core.control import Control, Theta, carrying, moved
+from controller.core.kernel import Hyper
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, Deal, without
+from controller.core.space import Space
 
 _FREE = re.compile(r"(objectives?|guardrails|traffic|rollout|safety)\b(?!\.(salt|buckets))|weights\[\d+\]\.(low|high)")
 _PLACES = {"salt": "traffic.salt", "buckets": "traffic.buckets", "segments": "segments.values"}  # in the study file
@@ -38,7 +43,7 @@ def follow(before: Plan, after: Plan, control: Control, at_ms: int) -> Control:
     again at the next decision. A frozen study stays frozen and loses the candidate. Exploring for another objective, or
     in other bounds, is counted afresh.
     """
-    control = carrying(control, hypers=control.carry.hypers if _same_model(before, after) else None)
+    control = carrying(control, hypers=_rewritten(before, after, control.carry.hypers))
     if (before.objective, before.guardrails, before.weights) == (after.objective, after.guardrails, after.weights):
         return control
     another = (before.objective, before.weights) != (after.objective, after.weights)
@@ -70,13 +75,19 @@ def outside(plan: Plan, theta: Theta) -> bool:
     return any(not w.low <= value <= w.high for row in rows for w, value in zip(plan.weights, row, strict=True))
 
 
-def _same_model(before: Plan, after: Plan) -> bool:
-    """Whether fitted hyperparameters keep their meaning: the same cube, and the same metrics in it."""
-    return before.weights == after.weights and _judged(before) == _judged(after)
-
-
-def _judged(plan: Plan) -> set[str]:
-    return {*plan.objective, *(rail.metric for rail in plan.guardrails)}
+def _rewritten(before: Plan, after: Plan, hypers: tuple[Hyper, ...] | None) -> tuple[Hyper, ...] | None:
+    """Fitted hyperparameters for the metrics judged now, their lengthscales in sides of the new cube."""
+    old, new = judged_metrics(before), judged_metrics(after)
+    if hypers is None or len(hypers) != len(old):
+        return None
+    low, high = (np.array([getattr(w, end) for w in before.weights]) for end in ("low", "high"))
+    space = Space(after.weights)
+    sides = space.to_unit(high) - space.to_unit(low)  # (d,) of the old cube
+    known = {
+        m: msgspec.structs.replace(own, lengthscale=tuple(float(v) for v in sides * own.lengthscale))
+        for m, own in zip(old, hypers, strict=True)
+    }
+    return tuple(known.get(m, posterior.prior(space.d, 1)[0]) for m in new)
 
 
 def _differs(old: Any, new: Any, place: str) -> Iterator[str]:

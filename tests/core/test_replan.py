@@ -4,8 +4,10 @@ import msgspec
 import pytest
 
 from controller.core import replan
-from controller.core.control import Control, Vector, carrying
+from controller.core.control import Control, Vector, carrying, initial
+from controller.core.kernel import Hyper, Jump
 from controller.core.plan import Plan
+from controller.core.posterior import prior
 from controller.core.replay import replay
 from controller.core.rollout import TrafficPlan
 from controller.core.safety import Guardrail
@@ -118,10 +120,24 @@ def test_evidence_outside_narrower_bounds_still_counts_and_wider_ones_are_explor
     evidence = loop.state.control.evidence
     loop.replan(PLAN)
     assert loop.state.control.evidence is evidence
-    assert loop.carry.hypers is None, "lengthscales are those of another cube"
     assert (loop.carry.stage, loop.carry.exposed_windows) == ("explore", 0)
     loop.until("hold")
     assert loop.carry.candidate.theta["all"][1] > 5.0
+
+
+def test_what_was_fitted_is_told_in_the_new_cube_and_for_the_metrics_judged_now() -> None:
+    """Half of the range of p_watch's logarithm, so twice the sides."""
+    fitted = (Hyper((0.5, 0.6), 0.1, 90.0, 0.8, (Jump(3.0, 0.5),)), Hyper((0.7, 0.8), 0.2, 95.0, 0.7))
+    control = carrying(initial(PLAN), hypers=fitted)
+    half = bounded("p_watch", low=10.0**-0.5, high=10.0**0.5)
+    told = replan.follow(PLAN, half, control, START).carry.hypers
+    assert told is not None
+    assert told[0].lengthscale == pytest.approx((1.0, 0.6))
+    assert msgspec.structs.replace(told[0], lengthscale=(0.5, 0.6)) == fitted[0]
+    ctr_only = replan.follow(PLAN, varied(objective={"ctr": 1.0}), control, START).carry.hypers
+    assert ctr_only == fitted[1:]
+    both = replan.follow(varied(objective={"ctr": 1.0}), PLAN, carrying(control, hypers=fitted[1:]), START).carry.hypers
+    assert both == (*prior(2, 1), fitted[1])
 
 
 @pytest.mark.parametrize("stage", ["confirm", "ramp", "hold"])

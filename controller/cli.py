@@ -119,24 +119,30 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
 
 def check(argv: list[str]) -> int:
-    """Check a study file and whether Kafka and Redis answer."""
+    """Check a study file, what its ratios need, and whether Kafka and Redis answer."""
     parser = _parser("check", json_too=True)
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
     parser.add_argument("--offline", action="store_true", help="only the file")
     args = parser.parse_args(argv)
     study = config.load(args.study)
     from controller.shell.assemble import probe
+    from controller.shell.noise import objective_noise, told
 
     faults = {} if args.offline else probe(study)
-    found = {"study": study.plan.study, "warnings": list(study.warnings), "faults": faults}
+    noise = objective_noise(study)
+    found = {"study": study.plan.study, "warnings": list(study.warnings), "faults": faults,
+             "demands": list(study.demands), "objective_noise": msgspec.to_builtins(noise)}  # fmt: skip
     _show(args.json, found, [
         f"study {study.plan.study}: {len(study.plan.weights)} weights, {len(study.plan.metrics)} metrics, "
         f"{len(study.plan.guardrails)} guardrails",
         *(f"warning: {warning}" for warning in study.warnings),
         *(f"{part}: {fault}" for part, fault in faults.items()),
-        "the file is sound" + ("" if args.offline or faults else ", Kafka and Redis answer"),
+        *(f"asked for: {demand}" for demand in study.demands),
+        told(noise),
+        "the file " + ("lacks what is asked for" if study.demands else "is sound")
+        + ("" if args.offline or faults else ", Kafka and Redis answer"),
     ])  # fmt: skip
-    return FAILED if faults else 0
+    return FAILED if faults or study.demands else 0
 
 
 def status(argv: list[str]) -> int:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import msgspec
 
+from controller.core.estimate import BUCKETS
 from controller.shell.config import Study, load
 from simulators.worlds import World
+
+WAIVER = "a simulated world: its truth tells what the denominator does"
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -74,7 +77,8 @@ def _table(name: str, values: Mapping[str, object]) -> str:
 
 
 def _metric(name: str, numerator: str, denominator: str) -> str:
-    return f"{name} = {{ numerator = {_value(numerator)}, denominator = {_value(denominator)} }}"
+    waiver = "" if denominator == BUCKETS else f", waiver = {_value(WAIVER)}"
+    return f"{name} = {{ numerator = {_value(numerator)}, denominator = {_value(denominator)}{waiver} }}"
 
 
 def _value(value: object) -> str:

@@ -16,7 +16,7 @@ from controller.shell.fingerprint import single_threaded
 from controller.shell.journal import Journal
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
-from simulators.study import Services, study_text
+from simulators.study import WAIVER, Services, study_text
 from tests.memory_source import MemoryTopic
 from tests.services.process import free_port
 from tests.shell.loop import PLAN, START_MS, WORLD, Product, entries
@@ -148,7 +148,18 @@ def test_check_names_the_services_that_do_not_answer(capsys: pytest.CaptureFixtu
     assert "redis: ConnectionError: " in done.stdout
     assert "kafka: no Kafka broker answered at 127.0.0.1:1" in done.stdout
     found = Done(capsys, "check", str(study), "--offline", "--json").json
-    assert found == {"study": "quick", "warnings": [], "faults": {}}
+    unknown = found.pop("objective_noise")
+    assert unknown == "there is no journal yet; it is told once a first deal has had traffic"
+    assert found == {"study": "quick", "warnings": [], "faults": {}, "demands": []}
+
+
+def test_check_asks_for_what_a_ratio_needs(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    study.write_text(study.read_text().replace(f', waiver = "{WAIVER}"', ""))
+    done = Done(capsys, "check", str(study), "--offline")
+    assert done.status == 1
+    assert "asked for: metrics.ctr may rise because impressions fall" in done.out
+    assert '[[guardrails]]\nmetric = "impressions_per_bucket"' in done.out
+    assert done.out.endswith("the file lacks what is asked for\n")
 
 
 @pytest.mark.parametrize("command", ["report", "verify"])

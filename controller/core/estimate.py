@@ -111,8 +111,25 @@ def combined_se(
 ) -> Floats:
     """(A-1,) standard error, over all traffic, of sum of coefficient (M,) x relative change of every arm.
 
+    With one metric this is `relative_changes`' own standard error.
+    """
+    terms = combined_noise(coefficients, metrics, components, sums, arm_of, arms, history)
+    return np.asarray(np.sqrt(terms.sum(axis=0)))
+
+
+def combined_noise(
+    coefficients: Floats,
+    metrics: tuple[Metric, ...],
+    components: tuple[str, ...],
+    sums: NDArray[np.int64],
+    arm_of: NDArray[np.signedinteger],
+    arms: int,
+    history: Floats | None = None,
+) -> Floats:
+    """(M, A-1) covariance of each metric's term with the sum of coefficient x relative change; together its variance.
+
     The metrics of a bucket vary together: what a bucket does to the whole sum (its linearised influence) is added
-    up over the metrics before it is squared. With one metric this is `relative_changes`' own standard error.
+    up over the metrics before it is squared.
     """
     numerator, denominator = _by_metric(metrics, components, sums.sum(axis=0, keepdims=True) / FIXED_POINT)
     member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
@@ -123,14 +140,15 @@ def combined_se(
         level = _levels(numerator, denominator, member, arm_of)[0][:, 0]  # (M, A)
         total, _, residual = _residuals(numerator, denominator, member, arm_of)
         influence = residual[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
-        own = (coefficients / level[:, 0]) @ influence  # (B,)
-        shared = (coefficients[:, None] * level[:, 1:] / level[:, :1] ** 2).T @ influence  # (A-1, B)
+        own = (coefficients / level[:, 0])[:, None] * influence  # (M, B)
+        slope = coefficients[:, None] * level[:, 1:] / level[:, :1] ** 2  # (M, A-1)
+        control = influence[:, member[0] > 0]
         clusters = member.sum(axis=1)
         scale = clusters / (clusters - 1.0)
-        from_control = scale[0] * (shared**2 @ member[0])
-        from_arm = _beside(scale[1:] * (member[1:] @ own**2), from_control * clusters[0] / clusters[1:], clusters[1:])
-        variance = from_arm + from_control
-    return np.asarray(np.sqrt(variance))
+        from_control = scale[0] * slope * (control @ control.T @ slope)
+        from_arm = scale[1:] * ((own * own.sum(axis=0)) @ member[1:].T)
+        from_arm = _beside(from_arm, from_control * clusters[0] / clusters[1:], clusters[1:])
+    return np.asarray(from_arm + from_control)
 
 
 def usable(changes: Changes, group: int = 0) -> NDArray[np.bool_]:

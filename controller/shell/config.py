@@ -22,6 +22,7 @@ from controller.shell.study_file import (
     WindowTable,
     check,
     components_of,
+    demands,
 )
 from controller.shell.toml_records import Mistake, parse_duration, read_fields
 
@@ -30,7 +31,10 @@ LARGE_STATE = 2**30  # bytes of sums that are not sealed: a decision goes throug
 
 
 class Study(msgspec.Struct, frozen=True, kw_only=True):
-    """A study file that was found sound. `warnings` are things that work, but probably not as meant."""
+    """A study file that was found sound.
+
+    `warnings` are things that work, but probably not as meant; `demands` what `trimtab check` wants in it besides.
+    """
 
     path: Path
     plan: Plan
@@ -38,6 +42,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     redis: Redis
     journal: Path
     warnings: tuple[str, ...] = ()
+    demands: tuple[str, ...] = ()
 
 
 class ConfigError(Exception):
@@ -72,6 +77,7 @@ def load(path: Path | str) -> Study:
         redis=table.redis,
         journal=path.parent / table.journal.path,
         warnings=_warnings(plan),
+        demands=demands(table),
     )
 
 

@@ -63,7 +63,7 @@ class Recorder:
         _check_source(journal, source)
         recorder = cls(plan, journal, publisher, max(journal.epoch(), _stored_epoch(publisher)) + 1)
         journal.claim(recorder.epoch)  # from here on nobody else changes what is read next
-        recorder._written = _restored(journal)
+        recorder._written = restored(journal)
         state = start(plan) if recorder._written is None else recorder._written
         if clock == "events":
             now_ms = event_clock_ms(state)
@@ -144,8 +144,11 @@ def _check_source(journal: Journal, source: str) -> None:
         )
 
 
-def _restored(journal: Journal) -> State | None:
-    """The state that the checkpoint holds; None before the first."""
+def restored(journal: Journal) -> State | None:
+    """The state that the checkpoint holds; None before the first.
+
+    Raises `JournalRefused` when another version of this program wrote it.
+    """
     rows = journal.checkpoint()
     if not rows:
         return None

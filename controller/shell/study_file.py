@@ -37,11 +37,12 @@ class WindowTable(msgspec.Struct, frozen=True):
 
 
 class MetricTable(msgspec.Struct, frozen=True):
-    """One entry of `[metrics]`."""
+    """One entry of `[metrics]`. `waiver`: why a ratio's denominator needs no guardrail of its own; see `demands`."""
 
     numerator: str
     denominator: str
     response: Literal["immediate", "delayed"] = "immediate"
+    waiver: str = ""
 
 
 class ComponentTable(msgspec.Struct, frozen=True):
@@ -121,6 +122,37 @@ def components_of(metrics: Mapping[str, MetricTable]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in used if name != BUCKETS))
 
 
+def demands(table: StudyTable) -> tuple[str, ...]:
+    """What `trimtab check` asks for: that nobody wins a ratio by what it is divided by.
+
+    More clicks per impression may be fewer impressions. So a ratio that is aimed at or guarded needs a guardrail on its
+    denominator per bucket, or a waiver that says why not.
+    """
+    judged = {*table.objective, *(guardrail.metric for guardrail in table.guardrails)}
+    per_bucket = {m.numerator: name for name, m in table.metrics.items() if m.denominator == BUCKETS}
+    guarded = {guardrail.metric for guardrail in table.guardrails}
+    to_rise = {name for name, coefficient in table.objective.items() if coefficient > 0}
+    to_rise |= {guardrail.metric for guardrail in table.guardrails if guardrail.min_change is not None}
+    return tuple(
+        _demand(name, metric, per_bucket.get(metric.denominator), name in to_rise)
+        for name, metric in table.metrics.items()
+        if name in judged and metric.denominator != BUCKETS and not metric.waiver
+        if per_bucket.get(metric.denominator) not in guarded
+    )
+
+
+def _demand(name: str, metric: MetricTable, watched: str | None, to_rise: bool) -> str:
+    shown, key = metric.denominator, watched or f"{metric.denominator}_per_bucket"
+    entry = f"[metrics]\n{join('', key)} = {{ numerator = {show(shown)}, denominator = {show(BUCKETS)} }}\n"
+    rail = f"[[guardrails]]\nmetric = {show(key)}\n" + ("min_change = -0.01" if to_rise else "max_change = 0.01")
+    how = f"rise because {shown} fall" if to_rise else f"fall because {shown} rise"
+    return (
+        f"{join('metrics', name)} may {how}, and no guardrail watches {shown} per bucket; add\n"
+        f"{'' if watched else entry}{rail}\n"
+        f'or say why it needs none: {join("", name)} = {{ ..., waiver = "..." }}'
+    )
+
+
 def _study(study: str) -> Iterator[Mistake]:
     if not _STUDY.fullmatch(study):
         yield Mistake("study", show(study), "1 to 100 of the characters a-z, 0-9, _ and -")
@@ -187,6 +219,8 @@ def _metrics(metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
                 show(metric.denominator),
                 f'another component than the numerator, or "{BUCKETS}"',
             )
+        if metric.waiver and metric.denominator == BUCKETS:
+            yield Mistake(f"{path}.waiver", show(metric.waiver), "no waiver: a metric per bucket has nothing to waive")
 
 
 def _components(components: dict[str, ComponentTable], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:

@@ -17,6 +17,8 @@ from controller.core.windows import WindowPlan
 from controller.shell.config import ConfigError, Study, load
 from controller.shell.connections import password
 from controller.shell.toml_records import parse_duration
+from simulators.catalog import WORLDS
+from simulators.study import study_of
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "studies" / "feed.toml"
 HOUR = 3_600_000
@@ -110,6 +112,48 @@ def test_a_cap_brings_a_component_that_tells_what_it_does(tmp_path: Path) -> Non
     plan = read(tmp_path, SMALL + "[components]\nwatch_s = { cap = 600 }\n").plan
     assert plan.components[2:] == (Component("watch_s", cap=600.0), Component(at_cap("watch_s"), of="watch_s"))
     assert [component.name for component in plan.events.brought] == ["clicks", "impressions", "watch_s"]
+
+
+RATIO = 'ctr = { numerator = "clicks", denominator = "impressions" }'
+SHOWN = 'shown = { numerator = "impressions", denominator = "buckets" }'
+RAIL = '[[guardrails]]\nmetric = "{}"\nmin_change = -0.01\n'
+
+
+def test_a_ratio_asks_for_a_guardrail_on_its_denominator_or_a_waiver(tmp_path: Path) -> None:
+    (asked,) = read(tmp_path, SMALL).demands
+    assert asked.startswith("metrics.ctr may rise because impressions fall")
+    metric = 'impressions_per_bucket = { numerator = "impressions", denominator = "buckets" }'
+    rail = RAIL.format("impressions_per_bucket")
+    assert f"add\n[metrics]\n{metric}\n{rail}or say" in asked
+    assert asked.endswith('or say why it needs none: ctr = { ..., waiver = "..." }')
+    assert read(tmp_path, SMALL.replace(RATIO, f"{RATIO}\n{metric}") + rail).demands == ()
+    waived = SMALL.replace('"impressions" }', '"impressions", waiver = "a page holds ten" }')
+    assert read(tmp_path, waived).demands == ()
+    assert read(tmp_path, waived).plan == read(tmp_path, SMALL).plan
+
+
+def test_a_denominator_that_is_only_measured_is_not_yet_guarded(tmp_path: Path) -> None:
+    measured = SMALL.replace(RATIO, f"{RATIO}\n{SHOWN}")
+    (asked,) = read(tmp_path, measured).demands
+    assert 'metric = "shown"' in asked
+    assert "[metrics]" not in asked
+    assert read(tmp_path, measured + RAIL.format("shown")).demands == ()
+
+
+def test_a_ratio_that_should_fall_asks_for_the_other_side(tmp_path: Path) -> None:
+    (asked,) = read(tmp_path, SMALL.replace("min_change = -0.005", "max_change = 0.02")).demands
+    assert asked.startswith("metrics.ctr may fall because impressions rise")
+    assert 'metric = "impressions_per_bucket"\nmax_change = 0.01\n' in asked
+
+
+def test_what_nobody_aims_at_or_guards_asks_for_nothing(tmp_path: Path) -> None:
+    unused = SMALL.replace('metric = "ctr"', 'metric = "watch"')
+    assert read(tmp_path, unused).demands == ()
+
+
+def test_the_example_and_every_world_s_study_lack_nothing() -> None:
+    assert load(EXAMPLE).demands == ()
+    assert all(study_of(world).demands == () for world in WORLDS.values())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""How much of the objective's noise each term brings: from a journal, and plainly where there is none."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.core.control import deal_sums
+from controller.core.estimate import combined_se
+from controller.shell.config import Study, load
+from controller.shell.journal import Journal
+from controller.shell.noise import Noise, objective_noise, told
+from controller.shell.publisher import MemoryPublisher
+from controller.shell.recorder import Recorder
+from simulators.study import study_of, study_text
+from tests.core.loop import PLAN, Loop
+from tests.shell.loop import WORLD
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    plan = msgspec.structs.replace(PLAN, objective={"watch": 1.0, "ctr": 0.5})
+    return msgspec.structs.replace(study_of(WORLD), plan=plan, journal=tmp_path / "hand.journal")
+
+
+def recorded(study: Study, hours: int) -> Loop:
+    """The study's journal with the state that so many hours lead to."""
+    loop = Loop(noise=0.05)
+    loop.windows(hours)
+    with Journal.open(study.journal, study.plan.study) as journal:
+        recorder, _ = Recorder.take_over(study.plan, journal, MemoryPublisher(), 0, "events")
+        recorder.commit(loop.state, ())
+    return loop
+
+
+def test_the_terms_are_those_of_the_objective_and_make_its_error(study: Study) -> None:
+    loop = recorded(study, 3)
+    noise = objective_noise(study)
+    assert isinstance(noise, Noise)
+    assert sum(noise.share.values()) == pytest.approx(1.0)
+    assert noise.share["watch"] > noise.share["ctr"] > 0.02
+    deal = loop.state.control.deals[noise.deal]
+    cell = deal_sums(loop.state.control, loop.state.windows.cells, noise.deal)
+    assert cell is not None
+    assert noise.events == cell.events.sum()
+    names = tuple(component.name for component in PLAN.components)
+    arm_of = deal.buckets.astype(np.int64)
+    se = combined_se(np.array([1.0, 0.5]), PLAN.metrics, names, cell.sums, arm_of, len(deal.arms), deal.history)
+    assert noise.se == pytest.approx(np.sqrt(np.mean(se**2)))
+    assert told(noise).startswith(f"the objective's noise: watch {noise.share['watch']:.0%}, ctr ")
+
+
+def test_without_a_deal_it_says_so(study: Study) -> None:
+    assert told(objective_noise(study)).startswith(
+        "the objective's noise by term is not known: there is no journal yet"
+    )
+    recorded(study, 0)
+    assert objective_noise(study) == "no deal has had traffic yet"
+
+
+def test_a_journal_of_other_metrics_or_none_at_all_is_said_too(study: Study, tmp_path: Path) -> None:
+    recorded(study, 1)
+    other = tmp_path / "quick.toml"
+    other.write_text(study_text(WORLD))
+    assert "not of this study" in str(objective_noise(msgspec.structs.replace(load(other), journal=study.journal)))
+    study.journal.write_bytes(b"no journal" * 100)
+    assert str(study.journal) in str(objective_noise(study))

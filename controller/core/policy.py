@@ -107,11 +107,7 @@ class _View(msgspec.Struct, frozen=True, eq=False):
 
     def believe(self, unit: Floats) -> _Belief:
         """Marginals at (k, d) points."""
-        mean, sd = self.posterior.mean_sd(unit, self.group, self.hour)
-        coefficient = np.array(self.goal.objective)
-        feasible, bar = _kept(self.goal, mean, sd), bearable(self.goal)
-        borne = feasible if bar == self.goal else _kept(bar, mean, sd)
-        return _Belief(coefficient @ mean, np.sqrt(coefficient**2 @ sd**2), feasible, borne)
+        return _believed(self.goal, *self.posterior.mean_sd(unit, self.group, self.hour))
 
     def promise(self, belief: _Belief) -> Floats:
         """(k,) the score; from an infeasible baseline, what is probably feasible comes first."""
@@ -180,7 +176,7 @@ def propose(
             _view(posterior, goal, group, hour),
             arms,
             risk,
-            _apart(previous[:, j], posterior.baseline, banned),
+            apart(previous[:, j], posterior.baseline, banned),
             banned,
             rng,
         )
@@ -253,9 +249,33 @@ def margins(goal: Goal, f: Floats) -> Floats:
     return np.asarray(sign[:, None] * (f[..., metric, :] - limits[:, None]))
 
 
+def apart(unit: Floats, baseline: Floats, banned: Floats) -> Floats:
+    """The points that are neither the baseline nor near a banned one."""
+    moved = rms_distance(unit, baseline[None])[:, 0] >= MIN_MOVE
+    return unit[moved & (rms_distance(unit, banned) >= BANNED_RADIUS).all(axis=1)]
+
+
+def p_kept(goal: Goal, mean: Floats, sd: Floats) -> Floats:
+    """(k,) P(every limit is kept) at k points of these marginals, (M, k) each; metrics are independent."""
+    rail_sd = sd[[limit.metric for limit in goal.limits]]
+    return np.asarray(ndtr(_standardised(margins(goal, mean), rail_sd)).prod(axis=0))
+
+
+def worth(goal: Goal, mean: Floats, sd: Floats) -> Floats:
+    """(k,) what `recommend` looks for the largest of, at k points of these marginals, (M, k) each."""
+    return _worth(_believed(goal, mean, sd))
+
+
 def p_violation(posterior: Posterior, goal: Goal, unit: Floats, group: int, hour: float) -> Floats:
     """(k,) P(a guardrail is broken) at (k, d) points."""
     return 1.0 - _view(posterior, goal, group, hour).believe(unit).feasible
+
+
+def _believed(goal: Goal, mean: Floats, sd: Floats) -> _Belief:
+    coefficient = np.array(goal.objective)
+    feasible, bar = p_kept(goal, mean, sd), bearable(goal)
+    borne = feasible if bar == goal else p_kept(bar, mean, sd)
+    return _Belief(coefficient @ mean, np.sqrt(coefficient**2 @ sd**2), feasible, borne)
 
 
 def _view(posterior: Posterior, goal: Goal, group: int, hour: float) -> _View:
@@ -272,12 +292,6 @@ def _order(gain: Floats, violation: Floats) -> NDArray[np.intp]:
     return np.lexsort((-gain, violation))
 
 
-def _kept(goal: Goal, mean: Floats, sd: Floats) -> Floats:
-    """(k,) P(every limit is kept), metrics being independent."""
-    rail_sd = sd[[limit.metric for limit in goal.limits]]
-    return np.asarray(ndtr(_standardised(margins(goal, mean), rail_sd)).prod(axis=0))
-
-
 def _standardised(margin: Floats, sd: Floats) -> Floats:
     """Margins in standard deviations; a margin of 0 without doubt (the baseline, a limit of 0) is kept."""
     certain = np.where(margin >= 0.0, np.inf, -np.inf)
@@ -291,7 +305,7 @@ def _propose_group(
     baseline = view.posterior.baseline
     chosen = _repeats(view, previous, round(REPEAT_SHARE * arms), risk)
     reasons: list[Reason] = ["repeat"] * len(chosen)
-    unit = _apart(pool(baseline, _anchors(view), rng), baseline, banned)
+    unit = apart(pool(baseline, _anchors(view), rng), baseline, banned)
     belief = view.believe(unit)
     borne = unit[belief.borne >= 1.0 - risk]
     chosen = _thompson(view, borne, chosen, arms, rng)
@@ -339,12 +353,6 @@ def _fill(chosen: Floats, ranked: Floats, count: int) -> Floats:
     return chosen
 
 
-def _apart(unit: Floats, baseline: Floats, banned: Floats) -> Floats:
-    """The points that are neither the baseline nor near a banned one."""
-    moved = rms_distance(unit, baseline[None])[:, 0] >= MIN_MOVE
-    return unit[moved & (rms_distance(unit, banned) >= BANNED_RADIUS).all(axis=1)]
-
-
 def _arm_reason(own: list[Reason]) -> Reason:
     """One word for an arm whose groups chose each for themselves: the most cautious of theirs."""
     return min(own, key=("safe", "thompson", "repeat").index)
@@ -355,11 +363,11 @@ def _pick_group(
 ) -> tuple[Floats, _Belief, float]:
     """The best point of one group, its marginals (k = 1), and its regret."""
     baseline = view.posterior.baseline
-    unit = np.concatenate((baseline[None], view.promising(_apart(candidates, baseline, banned))))
+    unit = np.concatenate((baseline[None], view.promising(apart(candidates, baseline, banned))))
     belief = view.believe(unit)
     for _ in range(CLIMBS):
         best = unit[np.argsort(-_worth(belief), kind="stable")[:ANCHORS]]
-        near = _apart(around(best, CLIMB_POINTS, rng), baseline, banned)
+        near = apart(around(best, CLIMB_POINTS, rng), baseline, banned)
         unit, belief = np.concatenate((unit, near)), _joined(belief, view.believe(near))
     best_index = int(np.argmax(_worth(belief)))
     if _worth(belief)[best_index] < MIN_GAIN * np.abs(view.goal.objective).sum():

@@ -1,0 +1,183 @@
+"""The best trade-offs between several objectives: what an operator can choose from.
+
+| symbol | shape | meaning |
+|---|---|---|
+| K, M, T | | objectives, metrics, trade-offs looked at |
+| G', d, k | | groups with weights of their own, free weights, candidate points of a group |
+| C | (K, M) | coefficients of each objective |
+| lambda | (T, K) | trade-offs: a vector is the best for one when no other has a larger sum of lambda x objective |
+
+Each trade-off is an objective like any other, so its best vector is found as `policy.recommend` finds one: cautious,
+and probably inside every guardrail. All share one pool of candidates, searched around the best of each. lambda runs
+over a simplex lattice (Das and Dennis 1998, "Normal-boundary intersection", section 4), each objective in units of the
+most that it can gain. What no trade-off prefers, a dent of the front, is left out: no objective keeps a study there.
+"""
+
+import itertools
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core import policy
+from controller.core.candidates import around, rms_distance
+from controller.core.kernel import Floats
+from controller.core.policy import Goal
+from controller.core.posterior import Posterior
+
+MOST = 12  # points that are offered
+LATTICE = 40  # trade-offs looked at, at most
+EDGE = 0.01  # least part of a trade-off that an objective has: a tie in the others is not decided by luck
+ROUNDS, ROUND_POINTS = 5, 240  # of local search
+
+
+class Point(msgspec.Struct, frozen=True, eq=False):
+    """A vector that is the best for some trade-off; what is expected of it, over groups by share."""
+
+    unit: Floats  # (G', d)
+    mean: Floats  # (K,)
+    sd: Floats  # (K,)
+    p_feasible: float  # every guardrail is kept in every group
+    trade: Floats  # (K,) lambda; adds up to 1
+
+
+class Question(msgspec.Struct, frozen=True, eq=False):
+    """What is asked of the posterior."""
+
+    posterior: Posterior
+    goal: Goal  # its limits
+    objectives: Floats  # (K, M) C
+    groups: tuple[int, ...]  # G'
+    hour: float
+    shares: Floats  # (K, G') what each group makes of each objective; adds up to 1
+
+
+class _Pool(msgspec.Struct, frozen=True, eq=False):
+    """Candidates of one group, the baseline first, and what is believed of them."""
+
+    unit: Floats  # (k, d)
+    mean: Floats  # (M, k)
+    sd: Floats  # (M, k)
+
+
+def front(asked: Question, candidates: Floats, banned: Floats, rng: np.random.Generator) -> tuple[Point, ...]:
+    """At most `MOST` vectors, none better than another in every objective, by the first objective's gain.
+
+    Args:
+        asked: the posterior and what is asked of it.
+        candidates: (k, G', d) vectors dealt earlier.
+        banned: (b, d) points that no vector may come near.
+        rng: the search's randomness.
+    """
+    base = asked.posterior.baseline
+    pools = []
+    for j, group in enumerate(asked.groups):
+        known = policy.apart(np.unique(candidates[:, j], axis=0), base, banned)
+        unit = np.concatenate((base[None], known, policy.apart(around(base[None], ROUND_POINTS, rng), base, banned)))
+        pools.append(_pool(asked, group, unit))
+    for _ in range(ROUNDS):
+        trades = _trades(asked, pools)
+        for j, group in enumerate(asked.groups):
+            best = np.unique(_best(asked, j, pools[j], trades))
+            near = policy.apart(around(pools[j].unit[best], ROUND_POINTS, rng), base, banned)
+            pools[j] = _joined(pools[j], _pool(asked, group, near))
+    trades = _trades(asked, pools)
+    chosen = np.stack([_best(asked, j, pool, trades) for j, pool in enumerate(pools)], axis=1)  # (T, G')
+    _, first = np.unique(chosen, axis=0, return_index=True)
+    points = [_point(asked, pools, chosen[t], trades[t]) for t in sorted(first) if chosen[t].any()]
+    return _spread([point for point in points if point is not None])
+
+
+def valued(asked: Question, unit: Floats) -> tuple[Floats, Floats, float]:
+    """Mean and standard deviation, (K,) each, of the objectives at a vector (G', d), and P(every guardrail is kept)."""
+    pools = [_pool(asked, group, unit[[j]]) for j, group in enumerate(asked.groups)]
+    return _valued(asked, pools, np.zeros(len(pools), np.int64))
+
+
+def undominated(values: Floats) -> NDArray[np.bool_]:
+    """(n,) whether no other row of (n, K) is at least as large in every column and larger in one."""
+    no_less = (values[:, None] >= values).all(axis=2)  # [i, j]: i is at least j everywhere
+    return np.asarray(~(no_less & (values[:, None] > values).any(axis=2)).any(axis=0))
+
+
+def lattice(objectives: int) -> Floats:
+    """(T, K) trade-offs spread evenly over the simplex, T at most `LATTICE`, none below `EDGE`."""
+    steps = max(h for h in range(1, LATTICE) if _compositions(h, objectives) <= LATTICE or h == 1)
+    parts = [p for p in itertools.product(range(steps + 1), repeat=objectives) if sum(p) == steps]
+    return np.asarray(EDGE + (1.0 - objectives * EDGE) * np.array(parts) / steps)
+
+
+def _compositions(steps: int, objectives: int) -> int:
+    """How many points a lattice of so many steps has: C(steps + K - 1, K - 1)."""
+    count = 1
+    for i in range(1, objectives):
+        count = count * (steps + i) // i
+    return count
+
+
+def _pool(asked: Question, group: int, unit: Floats) -> _Pool:
+    return _Pool(unit, *asked.posterior.mean_sd(unit, group, asked.hour))
+
+
+def _joined(a: _Pool, b: _Pool) -> _Pool:
+    return _Pool(
+        np.concatenate((a.unit, b.unit)),
+        np.concatenate((a.mean, b.mean), axis=1),
+        np.concatenate((a.sd, b.sd), axis=1),
+    )
+
+
+def _trades(asked: Question, pools: list[_Pool]) -> Floats:
+    """(T, K) lambda: the lattice, each objective in units of the most that its feasible candidates gain."""
+    reach = np.zeros(len(asked.objectives))
+    for j, pool in enumerate(pools):
+        feasible = policy.p_kept(asked.goal, pool.mean, pool.sd) >= policy.MIN_FEASIBLE
+        gains = asked.objectives @ pool.mean[:, feasible]
+        reach += asked.shares[:, j] * gains.max(axis=1, initial=0.0)
+    trades = lattice(len(reach)) / np.maximum(reach, policy.MIN_GAIN)
+    return np.asarray(trades / trades.sum(axis=1, keepdims=True))
+
+
+def _best(asked: Question, j: int, pool: _Pool, trades: Floats) -> NDArray[np.intp]:
+    """(T,) the best candidate of group j for each trade-off; 0, the baseline, where none is worth a rollout."""
+    found = np.zeros(len(trades), np.intp)
+    for t, trade in enumerate(trades):
+        coefficient = (trade * asked.shares[:, j]) @ asked.objectives
+        worth = policy.worth(Goal(tuple(coefficient), asked.goal.limits), pool.mean, pool.sd)
+        best = int(np.argmax(worth))
+        found[t] = best if worth[best] >= policy.MIN_GAIN * np.abs(coefficient).sum() else 0
+    return found
+
+
+def _point(asked: Question, pools: list[_Pool], chosen: NDArray[np.intp], trade: Floats) -> Point | None:
+    """The vector of each group's choice; None where a group keeps a baseline that is not feasible."""
+    feasible = [
+        policy.p_kept(asked.goal, pool.mean[:, [i]], pool.sd[:, [i]])[0] for pool, i in zip(pools, chosen, strict=True)
+    ]
+    if min(feasible) < policy.MIN_FEASIBLE:
+        return None
+    unit = np.stack([pool.unit[i] for pool, i in zip(pools, chosen, strict=True)])
+    return Point(unit, *_valued(asked, pools, chosen), trade)
+
+
+def _valued(asked: Question, pools: list[_Pool], chosen: NDArray[np.integer]) -> tuple[Floats, Floats, float]:
+    mean, variance, feasible = np.zeros(len(asked.objectives)), np.zeros(len(asked.objectives)), 1.0
+    for j, (pool, i) in enumerate(zip(pools, chosen, strict=True)):
+        mean += asked.shares[:, j] * (asked.objectives @ pool.mean[:, i])
+        variance += asked.shares[:, j] ** 2 * (asked.objectives**2 @ pool.sd[:, i] ** 2)
+        feasible *= float(policy.p_kept(asked.goal, pool.mean[:, [i]], pool.sd[:, [i]])[0])
+    return mean, np.sqrt(variance), feasible
+
+
+def _spread(points: list[Point]) -> tuple[Point, ...]:
+    """At most `MOST` of the undominated: the best in each objective, then those farthest from the ones taken."""
+    if not points:
+        return ()
+    values = np.stack([point.mean for point in points])
+    points = [point for point, kept in zip(points, undominated(values), strict=True) if kept]
+    values = np.stack([point.mean for point in points])
+    values = values / np.maximum(np.ptp(values, axis=0), policy.MIN_GAIN)
+    taken = list(dict.fromkeys(int(i) for i in values.argmax(axis=0)))[:MOST]
+    while len(taken) < min(MOST, len(points)):
+        taken.append(int(rms_distance(values, values[taken]).min(axis=1).argmax()))
+    return tuple(sorted((points[i] for i in taken), key=lambda point: -point.mean[0]))

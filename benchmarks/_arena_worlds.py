@@ -20,7 +20,8 @@ class Drift(msgspec.Struct, frozen=True):
     """How responses change with time: what a weight does to a quantity swings once a day, and its peak wanders.
 
     All terms of a weight are multiplied by 1 + swing cos(2 pi (hour - phase) / 24), with a phase for each weight and
-    quantity; linear terms also by 1 +- wander sin(2 pi hour / PERIOD_H), which moves the peak to or from the baseline.
+    quantity; linear terms also by 1 + wander sin(2 pi (hour / PERIOD_H + start)), with a start for each weight, which
+    moves the peak to or from the baseline.
     """
 
     swing: float
@@ -29,7 +30,7 @@ class Drift(msgspec.Struct, frozen=True):
 
 
 PERIOD_H = 240.0
-MILD, STRONG = Drift(0.15, 0.10, 1), Drift(0.30, 0.30, 2)
+MILD, STRONG = Drift(0.20, 0.20, 1), Drift(0.35, 0.40, 2)
 
 
 class Late(msgspec.Struct, frozen=True):
@@ -72,9 +73,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 def drifted(world: World, drift: Drift, hour: float) -> World:
     """The world as it answers at a time since the study's start."""
-    phase, sign = _drifts(drift.seed, len(world.weights), len(world.quantities))
+    phase, start = _drifts(drift.seed, len(world.weights), len(world.quantities))
     swings = 1.0 + drift.swing * np.cos((hour - phase) * (2 * np.pi / 24))  # (1 + Q, W)
-    wander = 1.0 + drift.wander * np.sin(2 * np.pi * hour / PERIOD_H) * sign  # (W,)
+    wander = 1.0 + drift.wander * np.sin(2 * np.pi * (hour / PERIOD_H + start))  # (W,)
     position = {weight.name: i for i, weight in enumerate(world.weights)}
 
     def moved(terms: Polynomial, swing: Floats) -> Polynomial:
@@ -97,9 +98,9 @@ def drifted(world: World, drift: Drift, hour: float) -> World:
 
 @cache
 def _drifts(seed: int, weights: int, quantities: int) -> tuple[Floats, Floats]:
-    """Phases in hours (1 + Q, W) and the side that each peak wanders to (W,)."""
+    """Phases of the daily swing in hours (1 + Q, W) and the wanderings' starts in periods (W,)."""
     rng = np.random.default_rng((seed, weights, quantities))
-    return rng.uniform(0, 24, (1 + quantities, weights)), np.where(rng.random(weights) < 0.5, -1.0, 1.0)
+    return rng.uniform(0, 24, (1 + quantities, weights)), rng.random(weights)
 
 
 def _turned(world: World) -> World:
@@ -119,7 +120,8 @@ def _mirrored(response: Polynomial) -> Polynomial:
 
 MADE = {name: generated(name, summary, shape) for name, (summary, shape) in SHAPES.items()}
 WORLDS = (QUICK, FEED, TENURE, AA, *MADE.values(), RAILS, TRAP)
-DRIFTS = dict.fromkeys(("eight", "twelve", "twenty", "edge", "late", "heavy", "rails"), MILD) | {"drift": STRONG}
+STILL = ("quick", "aa", "three", "small", "trap")
+DRIFTS = {world.name: MILD for world in WORLDS if world.name not in STILL} | {"drift": STRONG}
 
 
 def _scenarios() -> dict[str, Scenario]:
@@ -141,6 +143,7 @@ def _scenarios() -> dict[str, Scenario]:
             summary=f"the 3 weights, whose peak moves at hour {JUMP_HOUR}",
             world=three,
             later=_turned(three),
+            drift=MILD,
             jump_hour=JUMP_HOUR,
         )
     )

@@ -98,12 +98,12 @@ def test_what_is_served_is_the_mixture() -> None:
 
 def test_after_a_jump_the_truth_is_the_later_world() -> None:
     scenario = SCENARIOS["jump"]
-    before, after = (dict(optimum(scenario, h, common=True).theta) for h in (0, JUMP_HOUR))
+    before, after = (dict(optimum(scenario, h, common=True).theta) for h in (JUMP_HOUR // 2, 60))
     for late, regained in ((10, 1.0), (30, 0.0)):
         recommended: list[Theta | None] = [*[before] * (JUMP_HOUR + late), *[after] * (36 - late)]
         found = scored(Run("jump", "random", 0, hours(recommended)))
         assert (found.held, found.held_from_h, found.regained) == (1.0, 1, regained)
-        assert found.score_end == pytest.approx(1.0)
+        assert found.score_end == pytest.approx(1.0, abs=0.02)  # the peak wanders
 
 
 def test_where_nothing_can_be_gained_there_is_no_score() -> None:

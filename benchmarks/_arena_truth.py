@@ -16,7 +16,7 @@ from controller.core.control import Theta
 from simulators.optimum import Best, best_feasible
 from simulators.worlds import Floats, Polynomial, World, segment_names, true_change, volume, weights_of
 
-AHEAD_H, KNOT_H = 24, 4
+AHEAD_H, KNOT_H = 24, 3
 
 
 def truth(scenario: Scenario, hour: int, thetas: Sequence[Theta | None], *, seen: int | None = None) -> Floats:
@@ -32,7 +32,7 @@ def truth(scenario: Scenario, hour: int, thetas: Sequence[Theta | None], *, seen
 
 
 def best_gain(scenario: Scenario, hour: int, *, common: bool, seen: int | None = None) -> float:
-    """The gain of the best feasible vector; in a drift between every fourth hour's, by a straight line."""
+    """The gain of the best feasible vector; in a drift between every third hour's, by a straight line."""
     seen = hour if seen is None else seen
     if scenario.drift is None:
         return optimum(scenario, hour, common=common, seen=seen).gain

@@ -70,8 +70,8 @@ def test_the_best_is_feasible_and_nothing_near_it_is_better(name: str, hour: int
 
 def test_between_knots_the_best_gain_is_a_straight_line() -> None:
     scenario = SCENARIOS["drift"]
-    exact = [optimum(scenario, h, common=True).gain for h in (0, 2, 6, 46)]
-    assert [best_gain(scenario, h, common=True) for h in (0, 2, 6, 46)] == pytest.approx(exact, rel=2e-3)
+    exact = [optimum(scenario, h, common=True).gain for h in (0, 2, 6, 46, 47)]
+    assert [best_gain(scenario, h, common=True) for h in (0, 2, 6, 46, 47)] == pytest.approx(exact, rel=2e-3)
     assert exact[0] != exact[2]
 
 

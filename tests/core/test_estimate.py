@@ -80,6 +80,31 @@ def test_group_zero_is_all_traffic_and_the_others_are_segments() -> None:
     np.testing.assert_allclose(changes.change[:, 2], second.change[:, 0])
 
 
+def test_segment_effects_recombine_by_both_sums() -> None:
+    """The overall change of a ratio is that of its recombined sums; its own changes by segment do not add up to it.
+
+    A vector that raises the click rate in both segments, and shows more to the segment that clicks less, loses overall.
+    """
+    rng = np.random.default_rng(18)
+    arm_of = np.repeat([0, 1], [6000, 6000])
+    shown = rng.gamma(400.0, 0.25, (3, 12_000)) * np.array([[0.1], [1.0], [1.0]])
+    shown[2] *= np.where(arm_of == 1, 2.0, 1.0)
+    rate = np.array([[0.2], [0.3], [0.05]]) * np.where(arm_of == 1, 1.04, 1.0)
+    clicks = shown * rate * (1 + 0.1 * rng.standard_normal((3, 12_000)))
+    sums = np.rint(np.stack([shown, clicks], axis=-1) * 1e6).astype(np.int64)
+    parts = (METRICS[0], Metric("clicked", "clicks", BUCKETS), METRICS[2])
+    changes = relative_changes(parts, ("impressions", "clicks"), sums, arm_of, 2)
+    rest = relative_changes(parts, ("impressions", "clicks"), sums[:1], arm_of, 2)  # what belongs to no segment
+    y = np.concatenate((rest.change[:, 0], changes.change[:, 1:, 0]), axis=1)  # (M, 3)
+    weight = sums[:, arm_of == 0].sum(axis=1) / sums[:, arm_of == 0].sum(axis=(0, 1))  # (3, C) of control's sums
+    clicked, impressions = weight[:, 1] @ y[1], weight[:, 0] @ y[2]
+    overall = changes.change[:, 0, 0]
+    assert overall[1:] == pytest.approx([clicked, impressions], abs=1e-5)
+    assert overall[0] == pytest.approx((1 + clicked) / (1 + impressions) - 1, abs=1e-5)
+    assert (y[0] > 0.03).all()
+    assert overall[0] < -0.15
+
+
 def test_bias_covariance_and_coverage_hold_in_a_known_world() -> None:
     """1,500 deals of three arms with 30 buckets each, control noisy (4 % s.e.)."""
     rng = np.random.default_rng(4)

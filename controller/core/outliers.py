@@ -36,10 +36,11 @@ def discounted(observations: Observations, baseline: Floats, hypers: tuple[Hyper
     deals = judged(observations)
     if len(deals) < MIN_DEALS:
         return observations
-    bad = badness(observations, baseline, hypers, deals, np.ones((len(hypers), len(deals))))
+    bad = np.array([badness(observations, baseline, hypers, deals, m) for m in range(len(hypers))])
     aside = np.where((bad > SUSPECT) & _peaks(bad), ASIDE, 1.0)
-    if (aside < 1.0).any():  # a bad hour makes its neighbours look bad too: judge them without it
-        bad = badness(observations, baseline, hypers, deals, aside)
+    without = inflated(observations, deals, aside)
+    for m in np.flatnonzero((aside < 1.0).any(axis=1)):  # a bad hour makes its neighbours look bad too
+        bad[m] = badness(without, baseline, hypers, deals, int(m), aside[m])
     return inflated(observations, deals, 1.0 - _lone(bad) * (1.0 - ASIDE))
 
 
@@ -65,18 +66,18 @@ def badness(
     baseline: Floats,
     hypers: tuple[Hyper, ...],
     deals: list[NDArray[np.int64]],
-    current: Floats,
+    m: int,
+    weights: Floats | None = None,
 ) -> Floats:
-    """(M, D) P(w < 1 | y) by (6) while the deals' noise stands at E_b / current (M, D)."""
-    o, bad = inflated(observations, deals, current), np.empty_like(current)
+    """(D,) P(w < 1 | y) of metric m by (6); the deals' noise is divided by `weights` (D,) already, where given."""
+    o, hyper, bad = observations, hypers[m], np.empty(len(deals))
     places = Places(o.unit, o.group, o.hour)
-    for m, hyper in enumerate(hypers):
-        C = kernel(hyper, baseline, places, places) + o.noise[m] + NUGGET * np.eye(o.rows)
-        P, a, _ = inverse_of(C, o.change[m])
-        for b, rows in enumerate(deals):
-            S = np.linalg.inv(P[np.ix_(rows, rows)])
-            own = observations.noise[m][np.ix_(rows, rows)]
-            bad[m, b] = 1.0 - _mixture(np.asarray(S @ a[rows]), np.asarray(S), own, 1.0 / float(current[m, b]))[0]
+    P, a, _ = inverse_of(kernel(hyper, baseline, places, places) + o.noise[m] + NUGGET * np.eye(o.rows), o.change[m])
+    for b, rows in enumerate(deals):
+        S = np.asarray(np.linalg.inv(P[np.ix_(rows, rows)]))
+        stands = 1.0 if weights is None else 1.0 / float(weights[b])
+        own = o.noise[m][np.ix_(rows, rows)] / stands
+        bad[b] = 1.0 - _mixture(np.asarray(S @ a[rows]), S, own, stands)[0]
     return bad
 
 

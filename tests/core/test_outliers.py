@@ -82,7 +82,7 @@ def test_a_deal_is_judged_over_all_its_groups() -> None:
 def test_how_bad_a_deal_is_follows_from_all_other_deals() -> None:
     """By the textbook: each deal against the conditional density that the others leave it, once per level."""
     o = spoiled(study(8, deals=4), (2.0,), 0.01)
-    bad = badness(o, BASELINE, HYPERS, judged(o), np.ones((1, 4)))
+    bad = badness(o, BASELINE, HYPERS, judged(o), 0)
     places = Places(o.unit, o.group, o.hour)
     C = kernel(HYPERS[0], BASELINE, places, places) + o.noise[0] + NUGGET * np.eye(o.rows)
     for b in range(4):
@@ -91,4 +91,4 @@ def test_how_bad_a_deal_is_follows_from_all_other_deals() -> None:
         mean, S = gain @ o.change[0, rest], C[np.ix_(own, own)] - gain @ C[np.ix_(rest, own)]
         E = o.noise[0][np.ix_(own, own)]
         density = PRIOR * [stats.multivariate_normal(mean, S + (1 / w - 1) * E).pdf(o.change[0, own]) for w in LEVELS]
-        np.testing.assert_allclose(bad[0, b], 1 - density[0] / density.sum(), rtol=1e-6)
+        np.testing.assert_allclose(bad[b], 1 - density[0] / density.sum(), rtol=1e-6)

@@ -1,0 +1,22 @@
+"""The decision that is timed is a real one of the size that is claimed."""
+
+import numpy as np
+
+from benchmarks import decision
+from controller.core.belief import believe
+from controller.core.decide import decide
+
+
+def test_the_past_is_of_the_size_that_is_claimed() -> None:
+    study = decision.plan()
+    control, seen = decision.past(study, 4)
+    believed = believe(study, control, (), 4.0)
+    assert believed.posterior.rows == 3 * decision.ARMS * decision.SEGMENTS
+    assert len(believed.posterior.hypers) == decision.METRICS
+    assert len(believed.posterior.baseline) == decision.WEIGHTS
+    _, made = decide(study, control, seen, seen.end_ms, np.random.default_rng(0), True)
+    assert made.outcome == "dealt"
+    assert made.changes is not None
+    assert made.changes.change.shape == (decision.METRICS, decision.SEGMENTS + 1, decision.ARMS)
+    assert "paused" not in made.why
+    assert made.table is not None

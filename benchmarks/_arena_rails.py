@@ -95,7 +95,8 @@ RAILS = World(
     events_per_hour=120_000.0,
 )
 
-# What raises clicks by 1 % costs 3 % of the people who come back: a tenth of a percent is all there is to gain.
+# What raises clicks by 1 % costs 3 % of the people who come back: a sixth of a percent is all there is to gain, less
+# than the noise of clicks per bucket lets anyone see.
 _LURE: Polynomial = {("w0",): 0.20, ("w1",): 0.12, ("w2",): -0.10, ("w3",): 0.06}
 TRAP = World(
     name="trap",
@@ -127,7 +128,7 @@ TRAP = World(
         Metric("ctr", "clicks", "impressions"),
         Metric("returns", "returned", "sessions"),
     ),
-    objective={"ctr": 1.0},
+    objective={"clicks": 1.0},
     guardrails=(Guardrail("returns", min_change=-0.005),),
     events_per_hour=120_000.0,
 )

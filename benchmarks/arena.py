@@ -24,8 +24,9 @@ from benchmarks._arena_run import CONTROLLERS, run
 from benchmarks._arena_scores import Scores, scored
 from benchmarks._arena_table import tables
 from benchmarks._arena_worlds import SCENARIOS
+from controller.shell.fingerprint import single_threaded
 
-SHORT_WORLDS, SHORT_HOURS = ("quick", "three"), 24
+SHORT_WORLDS, SHORT_HOURS = ("quick", "drift"), 24
 Job = tuple[str, str, int]  # scenario, controller, seed
 
 
@@ -69,7 +70,8 @@ def _played(job: Job, hours: int, cadence: int | None) -> Scores | tuple[str, st
     """A run's scores, or the controller's name and what it lacks."""
     name, controller, seed = job
     try:
-        return scored(run(SCENARIOS[name], controller, seed, hours, cadence))
+        with single_threaded():
+            return scored(run(SCENARIOS[name], controller, seed, hours, cadence))
     except Missing as lack:
         return controller, str(lack)
 

@@ -10,12 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._arena_protocol import Brief, History, cautious_best, objective, room
+from benchmarks._arena_protocol import Brief, History, Missing, cautious_best, objective, room
 from simulators.worlds import Floats
-
-
-class Missing(Exception):
-    """A peer cannot run here: what is to be installed."""
 
 
 class OptunaTuner:
@@ -54,9 +50,10 @@ class OptunaTuner:
             return
         gain, margin = objective(self.brief.goal, history)[0], room(self.brief.goal, history)[0]
         last = slice(len(gain) - history.newest, None)
-        for trial, value, room_left in zip(self.asked, gain[last], margin[last], strict=True):
+        for trial, value, room_left, known in zip(
+            self.asked, gain[last], margin[last], history.measured[last].tolist(), strict=True
+        ):
             trial.set_user_attr("broken", (-room_left).tolist())
-            known = bool(np.isfinite(value) and np.isfinite(room_left).all())
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.study.tell(trial, float(value) if known else None, state=None if known else _failed())

@@ -10,7 +10,7 @@ from simulators.worlds import Floats
 BOX = 0.25  # half the side of the box around the baseline that vectors are drawn from
 
 
-def _boxed(brief: Brief, points: int, rng: np.random.Generator) -> Floats:
+def boxed(brief: Brief, points: int, rng: np.random.Generator) -> Floats:
     """(points, d) uniform in the box, cut at the cube."""
     return np.clip(brief.baseline + BOX * rng.uniform(-1.0, 1.0, (points, brief.d)), 0.0, 1.0)
 
@@ -23,7 +23,7 @@ class Random:
 
     def propose(self, history: History) -> Floats:
         """(arms, d) new points of the box."""
-        return _boxed(self.brief, self.brief.arms, self.rng)
+        return boxed(self.brief, self.brief.arms, self.rng)
 
     def recommend(self, history: History) -> Floats | None:
         """The best measured."""
@@ -37,7 +37,7 @@ class Static:
 
     def __init__(self, brief: Brief) -> None:
         self.brief, self.turn = brief, 0
-        self.vectors = _boxed(brief, self.VECTORS, np.random.default_rng((brief.seed, 2)))
+        self.vectors = boxed(brief, self.VECTORS, np.random.default_rng((brief.seed, 2)))
 
     def propose(self, history: History) -> Floats:
         """(arms, d) the next of the fifty."""
@@ -108,7 +108,7 @@ class HyperZeroLike:
         """(arms, d): for each arm one joint draw and the best candidate in it, which no arm before took."""
         known = self._known(history)
         if not len(known.unit):
-            return _boxed(self.brief, self.brief.arms, self.rng)
+            return boxed(self.brief, self.brief.arms, self.rng)
         net = self._net(known)
         draws = self._draws(known, net, self.brief.arms)  # (arms, M, k)
         chosen: list[int] = []
@@ -136,7 +136,7 @@ class HyperZeroLike:
         anchors = known.unit[self._order(known.change.T)[:5]]
         near = anchors[self.rng.integers(len(anchors), size=self.NET)]
         near = near + 0.1 * self.rng.standard_normal(near.shape)
-        return np.clip(np.concatenate((_boxed(self.brief, self.NET // 2, self.rng), near)), 0.0, 1.0)
+        return np.clip(np.concatenate((boxed(self.brief, self.NET // 2, self.rng), near)), 0.0, 1.0)
 
     def _order(self, f: Floats) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         """Indices of candidates with changes (M, k): the feasible by gain, then by how little they violate."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.core.control import Evidence
 from controller.core.plan import Plan
@@ -29,6 +30,9 @@ class Brief(msgspec.Struct, frozen=True, eq=False):
         return len(self.baseline)
 
 
+UNKNOWN_SD = 1.0  # of a change that nothing can be said of yet: most of its data are to come
+
+
 class History(msgspec.Struct, frozen=True, eq=False):
     """Every vector tried, oldest deal first; relative changes and standard errors are the production estimates."""
 
@@ -37,6 +41,11 @@ class History(msgspec.Struct, frozen=True, eq=False):
     sd: Floats  # (n, M)
     hour: Floats  # (n,)
     newest: int = 0  # how many of the last rows are the last deal's, in the order of its arms
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """(n,) whether something can be said of every metric."""
+        return np.asarray((np.isfinite(self.change) & (self.sd < UNKNOWN_SD)).all(axis=1))
 
     def pooled(self) -> "History":
         """One row per distinct vector, in order of first appearance: means by inverse variance."""
@@ -50,6 +59,10 @@ class History(msgspec.Struct, frozen=True, eq=False):
         return History(unit[order], change[order], 1.0 / np.sqrt(total[order]), self.hour[known][first][order])
 
 
+class Missing(Exception):
+    """A peer cannot run here: what is to be installed."""
+
+
 class Tuner(Protocol):
     """A controller without an engine of its own: the arena deals its vectors and estimates what they did."""
 
@@ -60,9 +73,6 @@ class Tuner(Protocol):
     def recommend(self, history: History) -> Floats | None:
         """(d,) the vector it would promote now; None: the baseline."""
         ...
-
-
-UNKNOWN_SD = 1.0  # of a change that nothing can be said of yet: most of its data are to come
 
 
 def brief_of(plan: Plan) -> Brief:

@@ -14,10 +14,13 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from benchmarks._arena_ax import Ax
+from benchmarks._arena_botorch import Qlognei, Scbo
 from benchmarks._arena_optuna import OptunaTuner
 from benchmarks._arena_peers import Coordinates, HyperZeroLike, Random, Static
 from benchmarks._arena_protocol import Brief, Tuner, brief_of, history_of
 from benchmarks._arena_traffic import arrivals, crowd
+from benchmarks._arena_vizier import Vizier
 from benchmarks._arena_worlds import Scenario
 from controller.assignment import ALL, Arm
 from controller.core import operate, rollout
@@ -54,6 +57,10 @@ PEERS: dict[str, tuple[Callable[[Brief], Tuner], int]] = {
     "static50": (Static, 3),
     "coordinates": (Coordinates, 3),
     "hyperzero-like": (HyperZeroLike, 1),
+    "scbo": (Scbo, 3),
+    "qlognei": (Qlognei, 3),
+    "ax": (Ax, 3),
+    "vizier": (Vizier, 3),
     "optuna-tpe": (lambda brief: OptunaTuner(brief, "tpe"), 3),
     "optuna-gp": (lambda brief: OptunaTuner(brief, "gp"), 3),
 }

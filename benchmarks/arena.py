@@ -1,7 +1,7 @@
 """Arena: Trimtab beside other controllers on worlds whose true response is known in closed form.
 
 Everyone gets the same traffic, arms and estimates (see `_arena_run`); scores are by the closed form, never by what a
-controller believes. BoTorch (SCBO, constrained qLogNEI), Ax and Vizier are not here yet: each is one more `Tuner` in
+controller believes. A peer whose library is not installed is named as missing; one more is one more `Tuner` in
 `_arena_run.PEERS`.
 """
 
@@ -17,8 +17,8 @@ import msgspec
 from rich.console import Console
 
 from benchmarks._arena_noise import beyond_noise
-from benchmarks._arena_optuna import Missing
 from benchmarks._arena_plot import plot
+from benchmarks._arena_protocol import Missing
 from benchmarks._arena_report import Line, ahead, best_peers, lines
 from benchmarks._arena_run import CONTROLLERS, run
 from benchmarks._arena_scores import Scores, scored

@@ -7,9 +7,8 @@ import pytest
 
 from benchmarks import arena
 from benchmarks._arena_noise import beyond_noise
-from benchmarks._arena_optuna import Missing
 from benchmarks._arena_plot import plot
-from benchmarks._arena_protocol import History, brief_of, cautious_best
+from benchmarks._arena_protocol import History, Missing, brief_of, cautious_best
 from benchmarks._arena_run import CONTROLLERS, PEERS, TRIMTAB, Run, run
 from benchmarks._arena_worlds import SCENARIOS
 from simulators.catalog import QUICK

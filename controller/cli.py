@@ -218,9 +218,32 @@ def approve(argv: list[str]) -> int:
     return _send("approve", argv)
 
 
+def front(argv: list[str]) -> int:
+    """Show the best trade-offs between a study's objectives."""
+    parser = _parser("front", json_too=True)
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    args = parser.parse_args(argv)
+    from controller.shell import fingerprint, offers
+
+    fingerprint.single_threaded()  # so that `choose` finds the very same vectors
+    study = config.load(args.study)
+    _own(study)
+    found = offers.offered(study)
+    _show(args.json, msgspec.to_builtins(found), offers.lines(study, found))
+    return 0
+
+
+def choose(argv: list[str]) -> int:
+    """Put a vector of the front to the test, and go on under the objective it is the best for."""
+    return _send("choose", argv)
+
+
 def _send(verb: Any, argv: list[str]) -> int:
     parser = _parser(verb, json_too=True)
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    if verb == "choose":
+        parser.add_argument("point", metavar="N", help="its number or label in `trimtab front`; "
+                            "file: back to the study file's own objective")  # fmt: skip
     parser.add_argument("--why", default="", help="for the ledger")
     parser.add_argument("--who", default=_user(), help="for the ledger (your user name)")
     parser.add_argument("--wait", type=_seconds, default=10.0, metavar="10s", help="how long to wait for the daemon")
@@ -230,9 +253,10 @@ def _send(verb: Any, argv: list[str]) -> int:
 
     study = config.load(args.study)
     _own(study)
+    order = _chosen(study, args) if verb == "choose" else Command(verb, args.who, args.why)
     deadline_s = time.monotonic() + args.wait
     with Journal.open(study.journal, None) as journal:
-        id_ = journal.send(Command(verb, args.who, args.why), int(time.time() * 1000))
+        id_ = journal.send(order, int(time.time() * 1000))
         while (seq := journal.applied(id_)) is None and time.monotonic() < deadline_s:
             time.sleep(0.05)
         said = "waits in the inbox: no daemon has taken it yet; the next one that runs will"
@@ -240,6 +264,13 @@ def _send(verb: Any, argv: list[str]) -> int:
             said = answer(journal, seq)
     _show(args.json, {"command": verb, "said": said, "applied": seq is not None}, [f"{verb}: {said}"])
     return 0 if seq is not None and not said.startswith("refused") else FAILED
+
+
+def _chosen(study: Study, args: argparse.Namespace) -> Command:
+    from controller.shell import fingerprint, offers
+
+    fingerprint.single_threaded()
+    return offers.choice(study, args.point, args.who, args.why)
 
 
 def _journal(path: Path) -> Path:
@@ -275,10 +306,11 @@ def _foreseen() -> tuple[type[Exception], ...]:
     from controller.shell.admin import PortTaken
     from controller.shell.assemble import ClientMissing
     from controller.shell.journal_file import JournalError
+    from controller.shell.offers import NoSuchOffer
     from controller.shell.recorder import PlanRefused, Superseded
     from controller.shell.sources_ndjson import CannotResume
 
-    return (CannotResume, ClientMissing, JournalError, PlanRefused, PortTaken, Superseded)
+    return (CannotResume, ClientMissing, JournalError, NoSuchOffer, PlanRefused, PortTaken, Superseded)
 
 
 def _parser(name: str, json_too: bool = False) -> argparse.ArgumentParser:

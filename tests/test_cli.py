@@ -22,7 +22,7 @@ from tests.services.process import free_port
 from tests.shell.loop import PLAN, START_MS, WORLD, Product, entries
 from tests.waiting import wait_until
 
-OWN = ("run", "check", "status", "pause", "resume", "rollback", "approve", "report", "verify")
+OWN = ("run", "check", "status", "pause", "resume", "rollback", "approve", "front", "choose", "report", "verify")
 NOWHERE = Services(bootstrap="127.0.0.1:1", redis_url="redis://127.0.0.1:1/0")  # nobody listens on port 1
 
 
@@ -205,6 +205,22 @@ def test_status_report_and_verify_of_a_study_that_has_decided_nothing(
     done = Done(capsys, "verify", str(journal))
     assert (done.status, done.out.splitlines()[-1]) == (0, "accepted")
     assert Done(capsys, "verify", str(journal), "--json").json["decisions"] == {"exact": 1}
+
+
+def test_there_is_nothing_to_choose_from_before_the_first_decision(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path
+) -> None:
+    for command in (("front", str(study)), ("choose", str(study), "1")):
+        done = Done(capsys, *command)
+        assert (done.status, done.out) == (1, "")
+        assert f"trimtab {command[0]}: journal {journal}: nothing was decided yet" in done.err
+
+
+def test_a_choice_waits_for_a_daemon(capsys: pytest.CaptureFixture[str], study: Path, journal: Path) -> None:
+    done = Done(capsys, "choose", str(study), "file", "--who", "me", "--wait", "0s")
+    assert "choose: waits in the inbox" in done.out
+    with Journal.read_only(journal) as book:
+        assert [waiting.command for waiting in book.inbox()] == [{"command": "choose", "who": "me"}]
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "rollback", "approve"])

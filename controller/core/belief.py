@@ -66,19 +66,29 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
         groups=groups,
         hour=hour,
         earlier=dealt[inside][-REPEATED:],
-        shares=_shares(plan, control, groups),
-        unmeasured=tuple(plan.metrics[m].name for m, noise in zip(judged, observations.noise, strict=True)
-                         if evidence and (np.diagonal(noise) >= NO_INFORMATION).all()),
-    )  # fmt: skip
+        shares=shares(plan, control, groups, plan.objective),
+        unmeasured=_unmeasured(plan, judged, observations) if evidence else (),
+    )
+
+
+def _unmeasured(plan: Plan, judged: list[int], observations: Observations) -> tuple[str, ...]:
+    known = (np.diagonal(noise) < NO_INFORMATION for noise in observations.noise)
+    silent = [plan.metrics[m].name for m, rows in zip(judged, known, strict=True) if not rows.any()]
+    return tuple(name for name in silent if name in _needed(plan))
 
 
 def judged_metrics(plan: Plan) -> list[int]:
-    """The metrics that have a process, by index: those that the objective or a guardrail names.
+    """The metrics that have a process, by index: those that an objective or a guardrail names.
 
     A delayed metric cannot answer to arms that change every hour: it is judged where a deal stays.
     """
-    named = {*plan.objective, *(guardrail.metric for guardrail in plan.guardrails)}
+    named = _needed(plan).union(*plan.objectives.values())
     return [m for m, metric in enumerate(plan.metrics) if metric.response == "immediate" and metric.name in named]
+
+
+def _needed(plan: Plan) -> set[str]:
+    """The metrics that a vector is tested by."""
+    return {*plan.objective, *(guardrail.metric for guardrail in plan.guardrails)}
 
 
 def _process(observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None) -> posterior.Posterior:
@@ -96,19 +106,28 @@ def _groups(plan: Plan, control: Control) -> tuple[int, ...]:
     return tuple(k for k in segments if control.history[k].any()) or tuple(segments) or (0,)
 
 
-def _shares(plan: Plan, control: Control, groups: tuple[int, ...]) -> Floats:
-    """By the windows decided on: a relative change of all traffic is the groups' mean, weighted by their numerators."""
+def shares(plan: Plan, control: Control, groups: tuple[int, ...], objective: dict[str, float]) -> Floats:
+    """(G',) what each group makes of an objective: its parts of the numerators in the windows decided on.
+
+    A relative change of all traffic is the groups' mean, weighted by these.
+    """
     names = [component.name for component in plan.components]
     sums = np.abs(control.history.sum(axis=1))[:, [names.index(metric.numerator) for metric in plan.metrics]]  # (G1, M)
-    coefficient = np.abs([plan.objective.get(metric.name, 0.0) for metric in plan.metrics])
-    shares = (sums / np.maximum(sums.sum(axis=0), 1.0))[list(groups)] @ coefficient
-    return np.asarray(shares if shares.any() else np.ones(len(groups)))
+    coefficient = np.abs([objective.get(metric.name, 0.0) for metric in plan.metrics])
+    parts = (sums / np.maximum(sums.sum(axis=0), 1.0))[list(groups)] @ coefficient
+    return np.asarray(parts if parts.any() else np.ones(len(groups)))
 
 
 def points(plan: Plan, space: Space, groups: tuple[int, ...], theta: Theta) -> Floats:
     """A vector's points in the cube, (G', d)."""
     names = (ALL, *plan.segments)
     return space.to_unit(np.array([theta.get(names[group], theta[ALL]) for group in groups]))
+
+
+def banned(plan: Plan, control: Control, believed: Believed) -> Floats:
+    """(b, d) points of the vectors that were stopped or not confirmed."""
+    found = [points(plan, believed.space, believed.groups, theta) for theta in control.carry.banned]
+    return np.array(found).reshape(-1, believed.space.d)
 
 
 def theta_at(plan: Plan, space: Space, groups: tuple[int, ...], unit: Floats) -> Theta:

@@ -69,6 +69,7 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True):
     candidate: Vector | None = None
     banned: tuple[Theta, ...] = ()
     awaiting_approval: bool = False
+    objective: dict[str, float] | None = None  # the trade-off that an operator chose; None: the plan's objective
     recheck: bool = False  # the guardrails were changed in mid-study: the next decision judges the candidate by them
     hypers: tuple[Hyper, ...] | None = None
     pick: Choice | None = None
@@ -108,6 +109,11 @@ class Statistics(msgspec.Struct, frozen=True, eq=False):
     quality: Quality
     rejected: int = 0  # rows refused since the last decision
     arrived: int = 0  # all rows since then
+
+
+def tuned(plan: Plan, carry: Carry) -> Plan:
+    """The plan with the objective that holds: the one that an operator chose, or its own."""
+    return plan if carry.objective is None else msgspec.structs.replace(plan, objective=carry.objective)
 
 
 def baseline(plan: Plan) -> Arm:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from controller.assignment import Arm, Stage
 from controller.core import policy, rollout, safety
 from controller.core.advance import advanced, exposed_ms, measured_gain
-from controller.core.belief import Believed, believe, points, theta_at
+from controller.core.belief import Believed, banned, believe, theta_at
 from controller.core.control import (
     HOUR_MS,
     Choice,
@@ -26,6 +26,7 @@ from controller.core.control import (
     live_evidence,
     moved,
     remembered,
+    tuned,
     watched,
 )
 from controller.core.drift import faded
@@ -75,7 +76,7 @@ def decide(
             only on what was published in it may a stage advance. A freeze does not wait for it: no vector may be
             left on traffic that nobody judges.
     """
-    deal = control.deals[control.carry.deal]
+    plan, deal = tuned(plan, control.carry), control.deals[control.carry.deal]
     verdict = _judged(plan, _observed(plan, control, seen, deal), seen, deal, rng, act)
     control, table = verdict.control, None
     froze = verdict.outcome == "frozen" and verdict.deal.id != deal.id
@@ -178,7 +179,7 @@ def _pick(plan: Plan, control: Control, believed: Believed, rng: np.random.Gener
         candidates=believed.earlier,
         rng=rng,
         shares=believed.shares,
-        banned=_banned(plan, control, believed),
+        banned=banned(plan, control, believed),
     )
     if pick is None:
         return None
@@ -186,12 +187,6 @@ def _pick(plan: Plan, control: Control, believed: Believed, rng: np.random.Gener
     # What is no number cannot be recorded, nor promoted.
     theta = theta_at(plan, believed.space, believed.groups, pick.unit)
     return Choice(theta, *figures) if np.isfinite(figures).all() else None
-
-
-def _banned(plan: Plan, control: Control, believed: Believed) -> NDArray[np.float64]:
-    """(b, d) points of the vectors that were stopped or not confirmed."""
-    found = [points(plan, believed.space, believed.groups, theta) for theta in control.carry.banned]
-    return np.array(found).reshape(-1, believed.space.d)
 
 
 def _explored(plan: Plan, control: Control, believed: Believed, rng: np.random.Generator) -> tuple[Control, Deal, str]:
@@ -205,7 +200,7 @@ def _explored(plan: Plan, control: Control, believed: Believed, rng: np.random.G
         arms=traffic.explore_arms,
         risk=plan.safety.risk,
         previous=believed.earlier,
-        banned=_banned(plan, control, believed),
+        banned=banned(plan, control, believed),
         rng=rng,
     )
     found = [

@@ -1,23 +1,30 @@
 """What people (and the daemon on their behalf) may tell a study: pure, recorded, made again by `verify`."""
 
+import math
 from typing import Literal
 
 import msgspec
 
+from controller.assignment import ALL
 from controller.core import replan, rollout
-from controller.core.control import Control, banning, baseline, issue, moved
+from controller.core.control import Control, Theta, Vector, banning, baseline, carrying, issue, moved, tuned
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, RESUMED, Deal
 
-Verb = Literal["pause", "resume", "rollback", "approve", "freeze"]
+Verb = Literal["pause", "resume", "rollback", "approve", "choose", "freeze"]
 
 
-class Command(msgspec.Struct, frozen=True):
-    """One order. `freeze` is the daemon's own (a fault outside the events, such as lost offsets)."""
+class Command(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One order. `freeze` is the daemon's own (a fault outside the events, such as lost offsets).
+
+    `choose` names a vector and the objective that it is the best for; neither of them: back to the study file's own.
+    """
 
     command: Verb
     who: str
     why: str = ""
+    theta: Theta | None = None
+    objective: dict[str, float] | None = None  # metric -> coefficient
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -42,8 +49,10 @@ def apply(plan: Plan, control: Control, command: Command, now_ms: int) -> tuple[
             control = _resume(control, why, now_ms)
         case "approve" if control.carry.awaiting_approval:
             control = moved(control, "ramp", why, now_ms)
+        case "choose" if _unfit(plan, control, command) is None:
+            control = _chosen(plan, control, command, why, now_ms)
         case _:
-            return control, Answer(f"refused: {_expected(command.command, control)}", None)
+            return control, Answer(f"refused: {_expected(plan, control, command)}", None)
     control, table = issue(plan, control, _current(plan, control), now_ms)
     return control, Answer(f"stage is {control.carry.stage}", table)
 
@@ -62,8 +71,41 @@ def _current(plan: Plan, control: Control) -> Deal:
     return rollout.all_control(control.carry.deals + 1, control.carry.stage, baseline(plan), plan.buckets)
 
 
-def _expected(verb: Verb, control: Control) -> str:
-    stage = control.carry.stage
+def _unfit(plan: Plan, control: Control, command: Command) -> str | None:
+    """Why a choice cannot be followed, or None."""
+    carry, theta, objective = control.carry, command.theta, command.objective
+    if carry.stage in FROZEN:
+        return f"stage is {carry.stage}; choose when it is resumed"
+    if theta is None and objective is None:
+        return f"stage {carry.stage} goes by the study file's objective already" if carry.objective is None else None
+    if theta is None or not objective:
+        return "a choice names a vector and the objective that it is the best for"
+    if set(theta) != {ALL, *plan.segments} or any(len(row) != len(plan.weights) for row in theta.values()):
+        return "the vector is not of this study's segments and weights"
+    if replan.outside(plan, theta) or theta in carry.banned:
+        return "the vector lies outside the bounds, or was stopped or not confirmed before"
+    learnt = {metric.name for metric in plan.metrics if metric.response == "immediate"}
+    sound = set(objective) <= learnt and all(math.isfinite(c) and c for c in objective.values())
+    return None if sound else f"the objective is to be of {', '.join(sorted(learnt))}, with coefficients other than 0"
+
+
+def _chosen(plan: Plan, control: Control, command: Command, why: str, now_ms: int) -> Control:
+    """The study under the chosen objective, with its vector in confirm: it must prove itself on fresh data."""
+    before = tuned(plan, control.carry)
+    control = carrying(control, objective=command.objective, pick=None, exposed_windows=0)
+    control = carrying(control, hypers=replan.rewritten(before, tuned(plan, control.carry), control.carry.hypers))
+    if control.carry.stage != "explore":
+        control = moved(control, "explore", why, now_ms, candidate=None)
+    if command.theta is None:
+        return carrying(control, reason=why)
+    vector = Vector(f"c{control.carry.arms + 1}", command.theta)
+    return moved(control, "confirm", why, now_ms, candidate=vector, arms=control.carry.arms + 1)
+
+
+def _expected(plan: Plan, control: Control, command: Command) -> str:
+    stage, verb = control.carry.stage, command.command
+    if verb == "choose":
+        return str(_unfit(plan, control, command))
     if verb == "approve":
         return f"nothing awaits approval in stage {stage}"
     if verb == "resume":

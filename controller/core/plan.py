@@ -17,7 +17,10 @@ from controller.core.windows import WindowPlan
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked study, in ms and fractions. `objective` maps a metric to its coefficient."""
+    """A checked study, in ms and fractions.
+
+    `objective` maps a metric to its coefficient; `objectives` are named ones, to see the trade-offs between.
+    """
 
     study: str
     seed: int
@@ -34,6 +37,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     traffic: TrafficPlan
     rollout: RolloutPlan
     safety: SafetyPlan
+    objectives: dict[str, dict[str, float]] = {}
 
     @property
     def events(self) -> EventPlan:

@@ -14,7 +14,7 @@ import numpy as np
 from controller.assignment import ALL
 from controller.core import posterior
 from controller.core.belief import judged_metrics
-from controller.core.control import Control, Theta, carrying, moved
+from controller.core.control import Control, Theta, carrying, moved, tuned
 from controller.core.kernel import Hyper
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, Deal, without
@@ -43,7 +43,11 @@ def follow(before: Plan, after: Plan, control: Control, at_ms: int) -> Control:
     again at the next decision. A frozen study stays frozen and loses the candidate. Exploring for another objective, or
     in other bounds, is counted afresh.
     """
-    control = carrying(control, hypers=_rewritten(before, after, control.carry.hypers))
+    old = tuned(before, control.carry)
+    if before.objective != after.objective:
+        control = carrying(control, objective=None)  # the study file's word is the last
+    before, after = old, tuned(after, control.carry)
+    control = carrying(control, hypers=rewritten(before, after, control.carry.hypers))
     if (before.objective, before.guardrails, before.weights) == (after.objective, after.guardrails, after.weights):
         return control
     another = (before.objective, before.weights) != (after.objective, after.weights)
@@ -75,7 +79,7 @@ def outside(plan: Plan, theta: Theta) -> bool:
     return any(not w.low <= value <= w.high for row in rows for w, value in zip(plan.weights, row, strict=True))
 
 
-def _rewritten(before: Plan, after: Plan, hypers: tuple[Hyper, ...] | None) -> tuple[Hyper, ...] | None:
+def rewritten(before: Plan, after: Plan, hypers: tuple[Hyper, ...] | None) -> tuple[Hyper, ...] | None:
     """Fitted hyperparameters for the metrics judged now, their lengthscales in sides of the new cube."""
     old, new = judged_metrics(before), judged_metrics(after)
     if hypers is None or len(hypers) != len(old):

@@ -118,6 +118,7 @@ def _plan(table: StudyTable) -> Plan:
         weights=table.weights,
         metrics=tuple(_metric(name, metric) for name, metric in table.metrics.items()),
         objective=table.objective,
+        objectives=table.objectives,
         guardrails=table.guardrails,
         traffic=_traffic(table.traffic),
         rollout=_rollout(table.rollout, table.window.length),

@@ -59,7 +59,7 @@ class Recorder:
             JournalRefused: its checkpoint was written by another version of this program.
             Fenced: another process claimed the journal at the same moment.
         """
-        before = _last_plan(plan, journal)
+        before = last_plan(plan, journal)
         _check_source(journal, source)
         recorder = cls(plan, journal, publisher, max(journal.epoch(), _stored_epoch(publisher)) + 1)
         journal.claim(recorder.epoch)  # from here on nobody else changes what is read next
@@ -166,7 +166,7 @@ def _writer(journal: Journal) -> str:
     return "unknown" if last is None else str(last.body.get("about", {}).get("version", "unknown"))
 
 
-def _last_plan(plan: Plan, journal: Journal) -> Plan | None:
+def last_plan(plan: Plan, journal: Journal) -> Plan | None:
     """The plan that the journal was last run under, None before its first start; refuses a plan that cannot follow."""
     last = journal.newest(("study_started", "plan_changed"))
     if last is None:

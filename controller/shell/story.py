@@ -1,6 +1,6 @@
 """A study's journal, told to a person."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ def current(path: Path) -> dict[str, Any]:
         "commands_waiting": waiting,
         **{name: carry.get(name) for name in shown},
         "candidate": carry.get("candidate"),
+        "objective": carry.get("objective"),
         "pick": carry.get("pick"),
         "banned": len(carry.get("banned", ())),
     }
@@ -50,13 +51,16 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"table version {found['version']}",
     ]
     if found["candidate"]:
-        told.append(f"{found['stage']} vector {found['candidate']['arm']}: {_thetas(found['candidate']['theta'])}")
+        told.append(f"{found['stage']} vector {found['candidate']['arm']}: {thetas(found['candidate']['theta'])}")
     if found["pick"]:
         pick = found["pick"]
         told.append(
-            f"best known: {_thetas(pick['theta'])}, expected gain {_percent(pick['gain_mean'])} "
+            f"best known: {thetas(pick['theta'])}, expected gain {_percent(pick['gain_mean'])} "
             f"+- {_percent(pick['gain_sd'], sign='')}, P(keeps every guardrail) {_percent(pick['p_feasible'], '', 0)}"
         )
+    if found["objective"]:
+        terms = " ".join(f"{coefficient:+.3g} {metric}" for metric, coefficient in found["objective"].items())
+        told.append(f"objective by an operator's choice: {terms}")
     if found["awaiting_approval"]:
         told.append("an operator's approval is awaited: trimtab approve STUDY.toml")
     if found["commands_waiting"]:
@@ -88,6 +92,11 @@ def moment(ms: int | None) -> str:
         return f"{ms} ms"
 
 
+def thetas(theta: Mapping[str, Sequence[float]]) -> str:
+    """A vector for people: "all (1, 2.5, 0.1)"."""
+    return "; ".join(f"{segment} ({', '.join(f'{w:.4g}' for w in weights)})" for segment, weights in theta.items())
+
+
 def _at(ms: int) -> str:
     return moment(ms) if ms else "before any event"  # a run on the events' clock has no time until then
 
@@ -99,10 +108,6 @@ def _lost(body: dict[str, Any]) -> str:
 
 def _percent(value: float | None, sign: str = "+", digits: int = 2) -> str:
     return "unknown" if value is None else f"{value:{sign}.{digits}%}"  # what is not finite is null in the ledger
-
-
-def _thetas(theta: dict[str, list[float]]) -> str:
-    return "; ".join(f"{segment} ({', '.join(f'{w:.4g}' for w in weights)})" for segment, weights in theta.items())
 
 
 _SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {

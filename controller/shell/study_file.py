@@ -23,6 +23,7 @@ from controller.shell.toml_records import Duration, Mistake, join, names, plain,
 MIN_BUCKETS_PER_ARM: Final = 10  # below it a deal's changes never enter the posterior
 MAX_BUCKETS: Final = 100_000  # the table in Redis holds one number a bucket
 MAX_RAMP_SHARE: Final = 0.95  # a baseline holdback of at least 5 % stays for ever
+MAX_OBJECTIVES: Final = 6  # named ones: a front of more cannot be looked at
 _STUDY: Final = re.compile(r"[a-z0-9_-]{1,100}")
 
 
@@ -105,6 +106,7 @@ class StudyTable(msgspec.Struct, frozen=True):
     safety: SafetyPlan = SafetyPlan()
     seed: int = 0
     form: Form = "linear"
+    objectives: dict[str, dict[str, float]] = {}
 
 
 def check(tables: Mapping[str, Any]) -> list[Mistake]:
@@ -234,15 +236,28 @@ def _components(components: dict[str, ComponentTable], metrics: dict[str, Metric
             yield from within(join(join("components", name), "cap"), cap, 1e-6 <= cap <= MAX_VALUE, accepted)
 
 
-def _objective(objective: dict[str, float], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
+def _objectives(
+    objective: dict[str, float], named: dict[str, dict[str, float]], metrics: dict[str, MetricTable]
+) -> Iterator[Mistake]:
+    yield from _coefficients("objective", objective, metrics)
+    yield from within("objectives", len(named), len(named) <= MAX_OBJECTIVES, f"at most {MAX_OBJECTIVES} tables")
+    for name, own in named.items():
+        path = join("objectives", name)
+        yield from plain(path, name)
+        yield from _coefficients(path, own, metrics)
+        for metric in own:
+            if metric in metrics and metrics[metric].response == "delayed":
+                yield Mistake(join(path, metric), "a delayed metric", "an immediate one, which exploring learns of")
+
+
+def _coefficients(path: str, objective: dict[str, float], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
     if not objective:
-        yield Mistake("objective", "no metric", f"a coefficient for at least one metric, {names(metrics)}")
+        yield Mistake(path, "no metric", f"a coefficient for at least one metric, {names(metrics)}")
     for name, coefficient in objective.items():
-        path = join("objective", name)
-        yield from _known(path, name, metrics)
-        yield from within(
-            path, coefficient, math.isfinite(coefficient) and coefficient != 0, "a finite number other than 0"
-        )
+        own = join(path, name)
+        yield from _known(own, name, metrics)
+        sound = math.isfinite(coefficient) and coefficient != 0
+        yield from within(own, coefficient, sound, "a finite number other than 0")
 
 
 def _guardrails(guardrails: tuple[Guardrail, ...], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
@@ -260,13 +275,12 @@ def _guardrails(guardrails: tuple[Guardrail, ...], metrics: dict[str, MetricTabl
 
 def _crossed(guardrails: tuple[Guardrail, ...], index: int) -> Iterator[Mistake]:
     """Two limits of one metric that no change keeps both."""
-    own = guardrails[index]
-    for other in guardrails[:index]:
-        lows = [rail.min_change for rail in (own, other) if rail.min_change is not None]
-        highs = [rail.max_change for rail in (own, other) if rail.max_change is not None]
-        if other.metric == own.metric and lows and highs and not lows[0] < highs[0]:
-            found = f"{own.metric} between {lows[0]:+g} and {highs[0]:+g}"
-            yield Mistake(f"guardrails[{index}]", found, "a min_change below the max_change of the same metric")
+    own = [rail for rail in guardrails[: index + 1] if rail.metric == guardrails[index].metric]
+    low = max((rail.min_change for rail in own if rail.min_change is not None), default=-math.inf)
+    high = min((rail.max_change for rail in own if rail.max_change is not None), default=math.inf)
+    if not low < high:
+        accepted = "a min_change below the max_change of the same metric"
+        yield Mistake(f"guardrails[{index}]", f"{own[0].metric} between {low:+g} and {high:+g}", accepted)
 
 
 def _limits(guardrail: Guardrail, path: str) -> Iterator[Mistake]:
@@ -374,7 +388,7 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., Iterator[Mistake]]], ..
     (("weights",), _weights),
     (("metrics",), _metrics),
     (("components", "metrics"), _components),
-    (("objective", "metrics"), _objective),
+    (("objective", "objectives", "metrics"), _objectives),
     (("guardrails", "metrics"), _guardrails),
     (("traffic",), _traffic),
     (("segments",), _segments),

@@ -118,9 +118,9 @@ class Loop:
         self._keep(records)
         self.begin(self.carry.epoch + 1)
 
-    def order(self, verb: Verb, why: str = "") -> Answer:
+    def order(self, verb: Verb, why: str = "", **choice: Any) -> Answer:
         """An operator's command."""
-        order = Command(verb, "test", why)
+        order = Command(verb, "test", why, **choice)
         self.state, effects, answer = core.command(self.plan, self.state, order, core.event_clock_ms(self.state))
         self._keep(effects)
         return answer
@@ -267,7 +267,7 @@ def varied(plan: Plan = PLAN, **changes: object) -> Plan:
     """The plan with other parts: `rollout={...}` and such replace fields inside of a part."""
     parts = {
         name: msgspec.structs.replace(getattr(plan, name), **value)
-        if isinstance(value, dict) and name != "objective"
+        if isinstance(value, dict) and name not in ("objective", "objectives")
         else value
         for name, value in changes.items()
     }

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from controller.assignment import VERSIONS_PER_EPOCH, Arm, Assignment, Stage, decode
-from controller.core.control import Control, Theta, Vector, initial, issue, moved
+from controller.core.control import Control, Theta, Vector, carrying, initial, issue, moved, tuned
 from controller.core.operate import Command, Verb, apply, begin
 from controller.core.rollout import FROZEN, RESUMED, Deal, nested
 from tests.core.loop import HOUR, PLAN, START, same
@@ -20,6 +20,7 @@ ACCEPTED: dict[Verb, frozenset[Stage]] = {
     "rollback": frozenset(STAGES) - {"rolled_back"},
     "resume": FROZEN,
     "approve": frozenset(),
+    "choose": frozenset(),  # of the study file's objective, which holds already
 }
 
 
@@ -113,6 +114,52 @@ def test_an_approval_is_asked_for_before_it_is_taken() -> None:
     assert not approved.carry.awaiting_approval
     paused = moved(waiting, "paused", "", START)
     assert apply(PLAN, paused, Command("approve", "ann"), START + HOUR)[0] is paused
+
+
+CHOICE = Command("choose", "ann", "growth", {"all": (1.0, 3.0, 0.5)}, {"watch": 0.4, "ctr": 0.6})
+
+
+@pytest.mark.parametrize("stage", ["explore", "confirm", "ramp", "hold"])
+def test_a_chosen_vector_is_tested_under_its_own_objective(stage: Stage) -> None:
+    before = at(stage, candidate=stage != "explore")
+    after, answer = apply(PLAN, before, CHOICE, START + HOUR)
+    assert answer.said == "stage is confirm"
+    assert after.carry.stage == "confirm"
+    assert after.carry.candidate == Vector(f"c{before.carry.arms + 1}", {"all": (1.0, 3.0, 0.5)})
+    assert tuned(PLAN, after.carry).objective == CHOICE.objective
+    assert "choose by ann: growth" in after.carry.reason
+    assert after.carry.banned == (), "the vector before it was not at fault"
+    back, answer = apply(PLAN, after, Command("choose", "ann"), START + 2 * HOUR)
+    assert answer.said == "stage is explore"
+    assert (back.carry.stage, back.carry.candidate) == ("explore", None)
+    assert tuned(PLAN, back.carry) == PLAN
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"theta": None}, "names a vector and the objective"),
+        ({"objective": None}, "names a vector and the objective"),
+        ({"theta": {"all": (1.0, 3.0)}}, "not of this study's segments and weights"),
+        ({"theta": {"all": (1.0, 3.0, 0.5), "new": (1.0, 3.0, 0.5)}}, "not of this study's segments and weights"),
+        ({"theta": {"all": (1.0, 11.0, 0.5)}}, "outside the bounds"),
+        ({"theta": {"all": (1.0, float("nan"), 0.5)}}, "outside the bounds"),
+        ({"theta": THETA}, "stopped or not confirmed before"),
+        ({"objective": {"likes": 1.0}}, "the objective is to be of ctr, watch"),
+        ({"objective": {"ctr": float("inf")}}, "with coefficients other than 0"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_refused(choice: dict[str, object], said: str) -> None:
+    control = carrying(at("explore"), banned=(THETA,))
+    after, answer = apply(PLAN, control, msgspec.structs.replace(CHOICE, **choice), START + HOUR)
+    assert after is control
+    assert answer.said.startswith("refused: ")
+    assert said in answer.said
+
+
+def test_nothing_is_chosen_while_frozen() -> None:
+    paused = at("paused")
+    assert "choose when it is resumed" in apply(PLAN, paused, CHOICE, START + HOUR)[1].said
 
 
 def test_a_start_publishes_the_last_deal_under_the_new_epoch() -> None:

@@ -1,0 +1,98 @@
+"""What an operator can choose from, as a running study sees it: its front, and where it stands now.
+
+Notation as in `front`.
+"""
+
+import hashlib
+
+import msgspec
+import numpy as np
+
+from controller.core.belief import Believed, banned, believe, judged_metrics, points, shares, theta_at
+from controller.core.control import HOUR_MS, Control, Theta, live_evidence, tuned
+from controller.core.front import Question, front, valued
+from controller.core.kernel import Floats
+from controller.core.plan import Plan
+from controller.core.windows import Cell
+
+DIGITS = 6  # of a coefficient
+NOW = "now"
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A vector and what is expected of it."""
+
+    label: str  # its number and the beginning of its hash: "3.b41f"; "now" for where the study stands
+    theta: Theta
+    gain: dict[str, float]  # objective -> relative change
+    sd: dict[str, float]
+    p_feasible: float  # every guardrail is kept in every segment
+    objective: dict[str, float]  # that it is the best for: metric -> coefficient, in magnitude adding up to 1
+
+
+class Tradeoffs(msgspec.Struct, frozen=True):
+    """The front after a window."""
+
+    decided_through_ms: int
+    offers: tuple[Offer, ...]  # by the first objective's gain
+    now: Offer | None  # the vector in a test or held, else the one to be promoted now; None: the baseline
+
+
+def tradeoffs(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], rng: np.random.Generator) -> Tradeoffs:
+    """The front of a study. `cells`: its sums that are not sealed, of which those of decided windows count."""
+    carry, plan = control.carry, tuned(plan, control.carry)
+    seen = {key: cell for key, cell in cells.items() if key[0] <= carry.decided_through_ms}
+    hour = (carry.decided_through_ms - (carry.started_ms or 0)) / HOUR_MS
+    believed = believe(plan, control, live_evidence(plan, control, seen), hour)
+    asked, objectives = _question(plan, control, believed)
+    offers = []
+    for number, point in enumerate(front(asked, believed.earlier, banned(plan, control, believed), rng), 1):
+        theta = theta_at(plan, believed.space, believed.groups, point.unit)
+        digest = hashlib.sha256(msgspec.json.encode(theta, order="sorted")).hexdigest()
+        values = (point.mean, point.sd, point.p_feasible)
+        offers.append(_offer(f"{number}.{digest[:4]}", theta, values, objectives, _combined(objectives, point.trade)))
+    vector = carry.candidate or carry.pick
+    if vector is None:
+        return Tradeoffs(carry.decided_through_ms, tuple(offers), None)
+    values = valued(asked, points(plan, believed.space, believed.groups, vector.theta))
+    now = _offer(NOW, vector.theta, values, objectives, plan.objective)
+    return Tradeoffs(carry.decided_through_ms, tuple(offers), now)
+
+
+def _question(plan: Plan, control: Control, believed: Believed) -> tuple[Question, dict[str, dict[str, float]]]:
+    """What is asked, and the objectives by name; a study that names none is asked for the terms of its objective."""
+    objectives = plan.objectives or {metric: {metric: coefficient} for metric, coefficient in plan.objective.items()}
+    judged = [plan.metrics[m].name for m in judged_metrics(plan)]
+    parts = np.stack([shares(plan, control, believed.groups, own) for own in objectives.values()])
+    asked = Question(
+        posterior=believed.posterior,
+        goal=believed.goal,
+        objectives=np.array([[own.get(name, 0.0) for name in judged] for own in objectives.values()]),
+        groups=believed.groups,
+        hour=believed.hour,
+        shares=parts / parts.sum(axis=1, keepdims=True),
+    )
+    return asked, objectives
+
+
+def _offer(
+    label: str,
+    theta: Theta,
+    values: tuple[Floats, Floats, float],
+    objectives: dict[str, dict[str, float]],
+    objective: dict[str, float],
+) -> Offer:
+    mean, sd, feasible = values
+    gain, spread = (dict(zip(objectives, map(float, row), strict=True)) for row in (mean, sd))
+    return Offer(label, theta, gain, spread, feasible, objective)
+
+
+def _combined(objectives: dict[str, dict[str, float]], trade: Floats) -> dict[str, float]:
+    """The objective that a trade-off stands for."""
+    total: dict[str, float] = {}
+    for part, own in zip(trade, objectives.values(), strict=True):
+        for metric, coefficient in own.items():
+            total[metric] = total.get(metric, 0.0) + float(part) * coefficient
+    size = sum(abs(coefficient) for coefficient in total.values())
+    rounded = {metric: round(coefficient / size, DIGITS) for metric, coefficient in total.items()}
+    return {metric: coefficient for metric, coefficient in rounded.items() if coefficient}

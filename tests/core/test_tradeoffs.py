@@ -1,0 +1,97 @@
+"""A study with two objectives: what it offers, and what comes of a choice."""
+
+import numpy as np
+import pytest
+
+from controller.core.replay import replay
+from controller.core.step import seeded
+from controller.core.tradeoffs import NOW, Tradeoffs, tradeoffs
+from tests.core.loop import HOUR, PLAN, START, Loop, journalled, varied
+
+TWO = varied(
+    objectives={"engagement": {"watch": 1.0}, "traffic": {"ctr": 2.0}},
+    rollout={"explore_min_ms": 4 * HOUR, "explore_max_ms": 8 * HOUR},
+)
+
+
+def torn(theta: tuple[float, ...], segment: str) -> dict[str, float]:
+    """p_watch brings watch time, p_share clicks, each with falling returns and at the other's cost."""
+    x, y = np.log(theta[1]) / np.log(10.0), theta[2]
+    return {"watch_s": 0.2 * x - 0.08 * x * x - 0.04 * y, "clicks": 0.08 * y - 0.03 * y * y - 0.015 * x}
+
+
+def asked(loop: Loop) -> Tradeoffs:
+    rng = seeded(loop.plan.seed)(loop.carry.decided_through_ms)
+    return tradeoffs(loop.plan, loop.state.control, loop.state.windows.cells, rng)
+
+
+@pytest.fixture(scope="module")
+def explored() -> Loop:
+    loop = Loop(TWO, torn)
+    loop.windows(4)
+    return loop
+
+
+def test_a_front_of_the_named_objectives_is_offered(explored: Loop) -> None:
+    found = asked(explored)
+    assert found.decided_through_ms == START + 4 * HOUR
+    assert 3 <= len(found.offers) <= 12
+    watch, clicks = ([offer.gain[name] for offer in found.offers] for name in ("engagement", "traffic"))
+    assert watch == sorted(watch, reverse=True)
+    assert clicks == sorted(clicks)
+    assert len({offer.label for offer in found.offers}) == len(found.offers)
+    for offer in found.offers:
+        true = torn(offer.theta["all"], "")
+        assert offer.gain["engagement"] == pytest.approx(true["watch_s"], abs=0.02 + 3 * offer.sd["engagement"])
+        assert offer.gain["traffic"] == pytest.approx(2 * true["clicks"], abs=0.02 + 3 * offer.sd["traffic"])
+        assert sum(map(abs, offer.objective.values())) == pytest.approx(1.0, abs=1e-5)
+    assert found == asked(explored), "the same question has the same answer"
+
+
+def test_where_the_study_stands_is_marked(explored: Loop) -> None:
+    now = asked(explored).now
+    assert now is not None
+    assert (now.label, now.theta, now.objective) == (NOW, explored.carry.pick.theta, {"watch": 1.0})
+    assert asked(Loop(TWO, torn)).now is None
+
+
+def test_without_named_objectives_the_terms_of_the_objective_are_traded() -> None:
+    loop = Loop(varied(objective={"watch": 1.0, "ctr": 2.0}), torn)
+    loop.windows(3)
+    found = asked(loop)
+    assert len(found.offers) >= 3
+    assert set(found.offers[0].gain) == {"watch", "ctr"}
+    single = Loop(PLAN, torn)
+    single.windows(3)
+    assert len(asked(single).offers) == 1
+
+
+def test_segments_have_weights_of_their_own_in_every_offer() -> None:
+    loop = Loop(varied(TWO, segments=("new", "old")), torn)
+    loop.windows(4)
+    found = asked(loop)
+    assert len(found.offers) >= 3
+    assert all(set(offer.theta) == {"all", "new", "old"} for offer in found.offers)
+
+
+def test_the_choice_is_confirmed_ramped_and_held_and_the_study_goes_on_under_its_objective(explored: Loop) -> None:
+    loop = explored.clone()
+    clicks = asked(loop).offers[-1]
+    assert clicks.gain["engagement"] < 0.0, "what the study file asks for would never promote it"
+    loop.order("choose", "growth", theta=clicks.theta, objective=clicks.objective)
+    loop.until("hold")
+    assert loop.carry.candidate.theta == clicks.theta
+    assert torn(loop.table.arms[1].theta["all"], "")["clicks"] > 0.03
+    assert torn(loop.carry.pick.theta["all"], "")["clicks"] > 0.03
+    assert {checked.outcome for checked in replay(journalled(loop.records))} == {"exact"}
+
+
+def test_the_study_file_has_the_last_word(explored: Loop) -> None:
+    loop = explored.clone()
+    chosen = asked(loop).offers[-1]
+    loop.order("choose", theta=chosen.theta, objective=chosen.objective)
+    loop.replan(varied(TWO, safety={"risk": 0.2}))
+    assert loop.carry.objective == chosen.objective, "another part of it says nothing of the choice"
+    assert loop.carry.stage == "confirm"
+    loop.replan(varied(TWO, objective={"watch": 2.0}))
+    assert (loop.carry.objective, loop.carry.stage) == (None, "explore")

@@ -1,0 +1,109 @@
+"""The front from a journal, and a choice that a daemon carries out."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controller.core.operate import Command
+from controller.shell import config, offers
+from controller.shell.config import Study
+from controller.shell.offers import NoSuchOffer, choice, offered
+from controller.shell.recorder import PlanRefused
+from controller.shell.story import current
+from controller.shell.story import lines as told
+from controller.shell.verify import verify
+from simulators.study import Services, study_text
+from tests.shell.loop import START_MS, WORLD, World
+
+NAMED = "\n[objectives.engagement]\nwatch = 1.0\n[objectives.traffic]\nctr = 2.0\n"
+
+
+def study_at(folder: Path, text: str = NAMED) -> Study:
+    path = folder / "quick.toml"
+    path.write_text(study_text(WORLD, Services(bootstrap="127.0.0.1:1", redis_url="redis://127.0.0.1:1/0")) + text)
+    return config.load(path)
+
+
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> tuple[World, Study]:
+    """A world whose daemon has decided on four windows, knowing nothing of named objectives."""
+    folder = tmp_path_factory.mktemp("explored")
+    world = World(folder)
+    rig = world.start()
+    rig.settle()
+    for _ in range(4):
+        world.product.settle_window()
+        rig.settle()
+    rig.drop()
+    return world, study_at(folder)
+
+
+def test_objectives_that_were_only_just_named_have_a_front(explored: tuple[World, Study]) -> None:
+    world, study = explored
+    found = offered(study)
+    assert found.decided_through_ms == world.table.decided_through_ms
+    assert len(found.offers) >= 2
+    assert set(found.offers[0].gain) == {"engagement", "traffic"}
+    assert offered(study) == found
+    text = offers.lines(study, found)
+    assert "weights: " in text[0]
+    assert sum(line.lstrip().startswith(offer.label) for offer in found.offers for line in text) == len(found.offers)
+
+
+def test_a_number_or_a_label_names_a_point(explored: tuple[World, Study]) -> None:
+    _, study = explored
+    second = offered(study).offers[1]
+    for name in ("2", second.label):
+        assert choice(study, name, "me", "growth") == Command("choose", "me", "growth", second.theta, second.objective)
+    assert choice(study, "file", "me", "") == Command("choose", "me")
+
+
+@pytest.mark.parametrize("name", ["0", "99", "2.zzzz", "now", ""])
+def test_a_point_that_is_not_there_is_refused_with_those_that_are(explored: tuple[World, Study], name: str) -> None:
+    """A label of an older front too: its vector is not the one that was seen."""
+    _, study = explored
+    with pytest.raises(NoSuchOffer, match=r"has no point .* it has 1\.[0-9a-f]{4}, 2\."):
+        choice(study, name, "me", "")
+
+
+def test_before_the_first_decision_there_is_nothing_to_choose_from(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start().settle()
+    with pytest.raises(NoSuchOffer, match="nothing was decided yet"):
+        offered(study_at(tmp_path))
+
+
+def test_a_study_file_that_the_journal_cannot_follow_is_named(explored: tuple[World, Study]) -> None:
+    _, study = explored
+    changed = msgspec.structs.replace(study, plan=msgspec.structs.replace(study.plan, seed=5))
+    with pytest.raises(PlanRefused, match="seed: 0 before, 5 now"):
+        offered(changed)
+
+
+def test_a_choice_is_carried_out_told_and_made_again(tmp_path: Path, one_thread: None) -> None:
+    world = World(tmp_path)
+    study = study_at(tmp_path)
+    rig = world.start()
+    rig.settle()
+    for _ in range(4):
+        world.product.settle_window()
+        rig.settle()
+    last = offered(study).offers[-1]
+    rig.journal.send(choice(study, last.label, "me", "growth"), START_MS)
+    rig.turn()
+    found = current(world.path)
+    assert found["stage"] == "confirm"
+    assert found["candidate"]["theta"] == {name: list(row) for name, row in last.theta.items()}
+    assert found["objective"] == last.objective
+    assert any(line.startswith("objective by an operator's choice: ") for line in told(found))
+    for _ in range(2):
+        world.product.settle_window()
+        rig.settle()
+    assert [arm.role for arm in world.table.arms] == ["control", "candidate"]
+    now = offered(study).now
+    assert now is not None
+    assert now.theta == last.theta
+    rig.drop()
+    verdict = verify(world.path)
+    assert verdict.ok, verdict

@@ -24,6 +24,7 @@ BUCKETS = "buckets"  # the denominator of a metric per assigned bucket
 MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth believing
 UNFORETOLD = 0.01  # of a variance: a past that foretells more than the rest is too good to be true
 BORROWED = 40.0  # degrees of freedom of control's variance beside an arm's own
+TINY = 1e-300  # against 0 / 0
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.05  # the second-order expansion in control's level holds well below this
 
@@ -93,7 +94,7 @@ def relative_changes(
             rest = _without_past(numerator, denominator, past, member, arm_of)
             level, unforetold = _levels(rest, denominator, member, arm_of)
             variance = np.maximum(unforetold, UNFORETOLD * variance)
-        change, covariance = _against_control(level, variance)
+        change, covariance = _against_control(level, variance, member.sum(axis=1))
         covariance = covariance + _cap_bias(metrics, components, _groups(sums), member)[..., None] * np.eye(arms - 1)
         relative_se = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
     traffic = (_groups(sums) != 0).any(axis=-1)  # (G, B)
@@ -137,11 +138,13 @@ def combined_noise(
         if history is not None:
             past = _by_metric(metrics, components, history.sum(axis=0, keepdims=True))
             numerator = _without_past(numerator, denominator, past, member, arm_of)
-        level = _levels(numerator, denominator, member, arm_of)[0][:, 0]  # (M, A)
+        level, variance = (part[:, 0] for part in _levels(numerator, denominator, member, arm_of))  # (M, A)
         total, _, residual = _residuals(numerator, denominator, member, arm_of)
         influence = residual[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
-        own = (coefficients / level[:, 0])[:, None] * influence  # (M, B)
-        slope = coefficients[:, None] * level[:, 1:] / level[:, :1] ** 2  # (M, A-1)
+        steady, scaled = _steady(level, variance)  # (M, A-1)
+        each = np.concatenate((np.ones_like(level[:, :1]), scaled), axis=1)  # (M, A)
+        own = (coefficients / level[:, 0])[:, None] * each[:, arm_of] * influence  # (M, B)
+        slope = coefficients[:, None] * steady / level[:, :1]  # (M, A-1)
         control = influence[:, member[0] > 0]
         clusters = member.sum(axis=1)
         scale = clusters / (clusters - 1.0)
@@ -233,7 +236,7 @@ def _levels(
     scale = clusters / (clusters - 1.0) / total**2
     variance = scale * (residual**2 @ member.T)
     level = raw + scale * ((residual * denominator) @ member.T)
-    return level, _borrow(variance, raw, clusters)
+    return level, variance
 
 
 def _residuals(
@@ -246,17 +249,6 @@ def _residuals(
     return total, raw, numerator - np.nan_to_num(raw)[..., arm_of] * denominator
 
 
-def _borrow(variance: Floats, raw: Floats, clusters: Floats) -> Floats:
-    """Variances with control's beside the arms' own, at their level.
-
-    An arm whose buckets all agree (none has a click) shows no noise of its own: it takes control's.
-    """
-    control = variance[..., :1] * clusters[0] / clusters
-    moderated = _beside(variance, control * (raw / raw[..., :1]) ** 2, clusters)
-    moderated[..., 0] = variance[..., 0]
-    return np.where(variance == 0.0, control, moderated)
-
-
 def _beside(own: Floats, control: Floats, clusters: Floats) -> Floats:
     """An arm's variance (..., A), with what control's buckets make of it counted as `BORROWED` buckets more.
 
@@ -267,15 +259,36 @@ def _beside(own: Floats, control: Floats, clusters: Floats) -> Floats:
     return np.asarray(((clusters - 1.0) * own + BORROWED * control) / (clusters - 1.0 + BORROWED))
 
 
-def _against_control(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
+def _against_control(level: Floats, variance: Floats, clusters: Floats) -> tuple[Floats, Floats]:
     """y and S from r and v, to second order in control's noise.
 
-    E[1 / r_c] = (1 + v_c / r_c^2) / R_c, hence the correction; S = diag(v_a) / r_c^2 + r_a r_b v_c / r_c^4.
+    E[1 / r_c] = (1 + v_c / r_c^2) / R_c, hence the correction; S = diag(v_a) / r_c^2 + r_a r_b v_c / r_c^4, with r_a
+    and v_a as of `_steady` and `_beside`. An arm whose buckets all agree (none has a click) shows no noise of its own:
+    it takes control's per bucket.
     """
-    control, control_variance = level[..., :1], variance[..., :1]
-    arm, arm_variance = level[..., 1:], variance[..., 1:]
-    squared = np.where(control == 0.0, np.nan, control) ** 2
-    change = arm / control * (1.0 - control_variance / squared) - 1.0
-    shared = (arm[..., :, None] * arm[..., None, :]) * (control_variance / squared**2)[..., None]
-    own = np.eye(arm.shape[-1]) * (arm_variance / squared)[..., None]
-    return change, shared + own
+    squared = np.where(level[..., :1] == 0.0, np.nan, level[..., :1]) ** 2
+    change = level[..., 1:] / level[..., :1] * (1.0 - variance[..., :1] / squared) - 1.0
+    control = variance[..., :1] / squared
+    borrowed = control * clusters[0] / clusters[1:]
+    steady, scaled = _steady(level, variance)
+    own = _beside(variance[..., 1:] / squared * scaled**2, borrowed * steady**2, clusters[1:])
+    own = np.where(variance[..., 1:] == 0.0, borrowed, own)
+    shared = steady[..., :, None] * steady[..., None, :] * control[..., None]
+    return change, shared + own[..., None] * np.eye(own.shape[-1])
+
+
+def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
+    """(..., A-1) r_a / r_c without its noise, and by how much that is more than with it: where variances are taken.
+
+    Noise grows with the level. At the measured one an unlucky arm's error is too small: its interval misses, and a
+    mean weighted by precision comes out too low, by twice the variance. So changes are drawn to zero by the part of
+    their mean square that noise explains (Morris 1983, "Parametric empirical Bayes inference").
+    """
+    ratio = level[..., 1:] / level[..., :1]
+    noise = (variance[..., 1:] + ratio**2 * variance[..., :1]) / level[..., :1] ** 2
+    excess = (ratio - 1.0) ** 2 - noise
+    known = np.isfinite(excess)
+    effect = np.where(known, excess, 0.0).sum(axis=-1, keepdims=True) / np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    effect = np.maximum(effect, 0.0)
+    steady = 1.0 + (ratio - 1.0) * effect / np.maximum(effect + noise, TINY)
+    return steady, np.clip(steady / ratio, 0.5, 2.0)

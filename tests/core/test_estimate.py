@@ -38,9 +38,15 @@ def estimate(sums: NDArray[np.int64], arm_of: NDArray[np.int64], arms: int) -> C
     return relative_changes(METRICS, COMPONENTS, sums, arm_of, arms)
 
 
-def moderated(own: Any, control: Any, buckets: int) -> Any:
-    """An arm's variance with control's, at its level and for as many buckets, counted as 40 buckets more."""
-    return ((buckets - 1) * own + 40 * control) / (buckets + 39)
+def expected_covariance(r: Any, v: Any, buckets: Any) -> Any:
+    """S of the arms' levels r and variances v, control first: at the level without noise, with control's beside."""
+    ratio, relative = r[1:] / r[0], v / r[0] ** 2
+    noise = relative[1:] + ratio**2 * relative[0]
+    effect = max(0.0, float(np.mean((ratio - 1) ** 2 - noise)))
+    level = 1 + (ratio - 1) * effect / (effect + noise)
+    n, control = buckets[1:], relative[0] * buckets[0] / buckets[1:] * level**2
+    own = ((n - 1) * relative[1:] * (level / ratio) ** 2 + 40 * control) / (n - 1 + 40)
+    return np.diag(own) + np.outer(level, level) * relative[0]
 
 
 def test_closed_form_of_a_mean_over_buckets() -> None:
@@ -50,8 +56,7 @@ def test_closed_form_of_a_mean_over_buckets() -> None:
     watch = sums[0, :, 2].reshape(3, 30) / 1e6
     r, v = watch.mean(axis=1), watch.var(axis=1, ddof=1) / 30
     expected = r[1:] / r[0] * (1 - v[0] / r[0] ** 2) - 1
-    own = moderated(v[1:], v[0] * (r[1:] / r[0]) ** 2, 30)
-    covariance = np.diag(own) / r[0] ** 2 + np.outer(r[1:], r[1:]) * v[0] / r[0] ** 4
+    covariance = expected_covariance(r, v, np.array([30, 30, 30]))
     np.testing.assert_allclose(changes.change[1, 0], expected, rtol=1e-12)
     np.testing.assert_allclose(changes.covariance[1, 0], covariance, rtol=1e-12)
     np.testing.assert_allclose(changes.control[1, 0], r[0])
@@ -120,9 +125,29 @@ def test_bias_covariance_and_coverage_hold_in_a_known_world() -> None:
     error = change - effects[1:]
     monte_carlo = change.std(axis=0, ddof=1) / np.sqrt(deals)
     assert (np.abs(error.mean(axis=0)) < 3.5 * monte_carlo).all()
-    np.testing.assert_allclose(covariance.mean(axis=0), np.cov(change.T), rtol=0.1)
+    np.testing.assert_allclose(covariance.mean(axis=0), np.cov(change.T), rtol=0.15)
     covered = np.abs(error) <= 1.96 * np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     assert (np.abs(covered.mean(axis=0) - 0.945) < 0.02).all()
+
+
+def test_an_unlucky_arm_is_no_surer_than_a_lucky_one() -> None:
+    """Counts with 6 % noise and no effect: errors and widths must not move together, nor a weighted mean be low.
+
+    With variances at the measured levels 3.4 % of intervals lie below the truth and 1.7 % above, errors and widths have
+    a correlation of .66, and the mean weighted by precision is half a point low.
+    """
+    rng, arm_of = np.random.default_rng(19), np.repeat(np.arange(9), [680, *[40] * 8])
+    change, variance = [], []
+    for _ in range(400):
+        sums = rng.poisson(7.0, (1, 1000, 1)) * 10**6
+        found = relative_changes((Metric("hides", "hides", BUCKETS),), ("hides",), sums, arm_of, 9)
+        change.append(found.change[0, 0])
+        variance.append(np.diagonal(found.covariance[0, 0]))
+    y, v = np.array(change), np.array(variance)
+    z = y / np.sqrt(v)
+    assert ((z < -1.96).mean(), (z > 1.96).mean()) == pytest.approx((0.025, 0.025), abs=0.009)
+    assert abs(np.corrcoef(y.ravel(), v.ravel())[0, 1]) < 0.25
+    assert abs(np.sum(y / v) / np.sum(1 / v)) < 0.003
 
 
 def test_the_second_order_terms_remove_a_bias_that_can_be_seen() -> None:
@@ -377,9 +402,8 @@ def test_the_past_of_a_mean_is_a_regression() -> None:
     r, v = (np.array([f(rest[arm]) for arm in arms]) for f in (np.mean, lambda y: y.var(ddof=1) / len(y)))
     changes = relative_changes(METRICS, COMPONENTS, sums, arm_of, 2, before)
     np.testing.assert_allclose(changes.change[1, 0, 0], r[1] / r[0] * (1 - v[0] / r[0] ** 2) - 1, rtol=1e-9)
-    shared = v[0] * (r[1] / r[0]) ** 2
-    own = moderated(v[1], shared * arms[0].sum() / arms[1].sum(), int(arms[1].sum()))
-    np.testing.assert_allclose(changes.covariance[1, 0, 0, 0], (own + shared) / r[0] ** 2, rtol=1e-9)
+    expected = expected_covariance(r, v, np.array([arm.sum() for arm in arms]))
+    np.testing.assert_allclose(changes.covariance[1, 0], expected, rtol=1e-9)
 
 
 def test_the_combined_error_of_one_metric_is_its_own_with_a_past_too() -> None:

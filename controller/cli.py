@@ -125,20 +125,20 @@ def check(argv: list[str]) -> int:
     parser.add_argument("--offline", action="store_true", help="only the file")
     args = parser.parse_args(argv)
     study = config.load(args.study)
+    from controller.shell.advice import advice, told
     from controller.shell.assemble import probe
-    from controller.shell.noise import objective_noise, told
 
     faults = {} if args.offline else probe(study)
-    noise = objective_noise(study)
+    seen = advice(study)
     found = {"study": study.plan.study, "warnings": list(study.warnings), "faults": faults,
-             "demands": list(study.demands), "objective_noise": msgspec.to_builtins(noise)}  # fmt: skip
+             "demands": list(study.demands), "seen": msgspec.to_builtins(seen)}  # fmt: skip
     _show(args.json, found, [
         f"study {study.plan.study}: {len(study.plan.weights)} weights, {len(study.plan.metrics)} metrics, "
         f"{len(study.plan.guardrails)} guardrails",
         *(f"warning: {warning}" for warning in study.warnings),
         *(f"{part}: {fault}" for part, fault in faults.items()),
         *(f"asked for: {demand}" for demand in study.demands),
-        told(noise),
+        *told(seen),
         "the file " + ("lacks what is asked for" if study.demands else "is sound")
         + ("" if args.offline or faults else ", Kafka and Redis answer"),
     ])  # fmt: skip

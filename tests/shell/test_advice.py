@@ -1,4 +1,4 @@
-"""How much of the objective's noise each term brings: from a journal, and plainly where there is none."""
+"""What a journal says of its metrics: whose noise the objective has, which denominators move; or why nothing."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ import pytest
 
 from controller.core.control import deal_sums
 from controller.core.estimate import combined_se
+from controller.shell.advice import advice, told
 from controller.shell.config import Study, load
 from controller.shell.journal import Journal
-from controller.shell.noise import Noise, objective_noise, told
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
 from simulators.study import study_of, study_text
-from tests.core.loop import PLAN, Loop
+from tests.core.loop import PLAN, Loop, Truth, pleasant
 from tests.shell.loop import WORLD
 
 
@@ -24,9 +24,13 @@ def study(tmp_path: Path) -> Study:
     return msgspec.structs.replace(study_of(WORLD), plan=plan, journal=tmp_path / "hand.journal")
 
 
-def recorded(study: Study, hours: int) -> Loop:
+def shows_less(theta: tuple[float, ...], segment: str) -> dict[str, float]:
+    return {"impressions": -0.2 * np.log10(theta[1])}
+
+
+def recorded(study: Study, hours: int, truth: Truth = pleasant) -> Loop:
     """The study's journal with the state that so many hours lead to."""
-    loop = Loop(noise=0.05)
+    loop = Loop(noise=0.05, truth=truth)
     loop.windows(hours)
     with Journal.open(study.journal, study.plan.study) as journal:
         recorder, _ = Recorder.take_over(study.plan, journal, MemoryPublisher(), 0, "events")
@@ -36,8 +40,10 @@ def recorded(study: Study, hours: int) -> Loop:
 
 def test_the_terms_are_those_of_the_objective_and_make_its_error(study: Study) -> None:
     loop = recorded(study, 3)
-    noise = objective_noise(study)
-    assert isinstance(noise, Noise)
+    found = advice(study)
+    noise = found.noise
+    assert noise is not None
+    assert found.moved == ()
     assert sum(noise.share.values()) == pytest.approx(1.0)
     assert noise.share["watch"] > noise.share["ctr"] > 0.02
     deal = loop.state.control.deals[noise.deal]
@@ -48,21 +54,30 @@ def test_the_terms_are_those_of_the_objective_and_make_its_error(study: Study) -
     arm_of = deal.buckets.astype(np.int64)
     se = combined_se(np.array([1.0, 0.5]), PLAN.metrics, names, cell.sums, arm_of, len(deal.arms), deal.history)
     assert noise.se == pytest.approx(np.sqrt(np.mean(se**2)))
-    assert told(noise).startswith(f"the objective's noise: watch {noise.share['watch']:.0%}, ctr ")
+    assert told(found)[0].startswith(f"the objective's noise: watch {noise.share['watch']:.0%}, ctr ")
 
 
 def test_without_a_deal_it_says_so(study: Study) -> None:
-    assert told(objective_noise(study)).startswith(
-        "the objective's noise by term is not known: there is no journal yet"
-    )
+    assert "is not known: there is no journal yet" in told(advice(study))[0]
     recorded(study, 0)
-    assert objective_noise(study) == "no deal has had traffic yet"
+    assert advice(study).unknown == "no deal has had traffic yet"
+
+
+def test_a_ratio_whose_denominator_the_weights_move_is_flagged_and_the_other_form_offered(study: Study) -> None:
+    """More p_watch shows less, and people click as often: ctr rises, and nobody has gained anything."""
+    recorded(study, 3, shows_less)
+    watch, ctr = advice(study).moved
+    assert (watch.metric, ctr.metric, ctr.denominator) == ("watch", "ctr", "impressions")
+    assert abs(ctr.change) > 3 * ctr.se
+    assert ctr.offered == 'clicks_per_bucket = { numerator = "clicks", denominator = "buckets" }'
+    said = told(advice(study))
+    assert "the weights move what ctr is divided by: impressions per bucket" in said[2]
 
 
 def test_a_journal_of_other_metrics_or_none_at_all_is_said_too(study: Study, tmp_path: Path) -> None:
     recorded(study, 1)
     other = tmp_path / "quick.toml"
     other.write_text(study_text(WORLD))
-    assert "not of this study" in str(objective_noise(msgspec.structs.replace(load(other), journal=study.journal)))
+    assert "not of this study" in advice(msgspec.structs.replace(load(other), journal=study.journal)).unknown
     study.journal.write_bytes(b"no journal" * 100)
-    assert str(study.journal) in str(objective_noise(study))
+    assert str(study.journal) in advice(study).unknown

@@ -112,7 +112,7 @@ def combined_se(
 ) -> Floats:
     """(A-1,) standard error, over all traffic, of sum of coefficient (M,) x relative change of every arm.
 
-    With one metric this is `relative_changes`' own standard error, but for what a cap hides: it is of the capped metric.
+    With one metric this is `relative_changes`' own standard error, without what a cap hides.
     """
     terms = combined_noise(coefficients, metrics, components, sums, arm_of, arms, history)
     return np.asarray(np.sqrt(terms.sum(axis=0)))

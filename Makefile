@@ -1,10 +1,12 @@
 # `make demo`: the closed loop against a simulated feed; needs Python alone.
 # `make test`: lint, types, import contracts and all tests, with real Redis and Apache Kafka where they can be had.
+# `EXTRAS=,peers` tests the arena's heavy peers too: 6 GB.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+EXTRAS ?=
 DEMO_ARGS ?=
 
 .PHONY: demo test lint format services clean
@@ -34,7 +36,7 @@ services: .venv/.developer
 	@touch $@
 
 .venv/.developer: pyproject.toml .venv/.created
-	$(PIP) --editable '.[test,dev]'
+	$(PIP) --editable '.[test,dev$(EXTRAS)]'
 	@touch $@ .venv/.installed
 
 .venv/.created:

@@ -1,7 +1,7 @@
 """BoTorch as controllers of the arena: SCBO, and batches by constrained noisy expected improvement.
 
 Both see one Gaussian process for the gain and one for each guardrail, with BoTorch's own priors, the estimates' errors
-as known noise, and no change at the baseline. Needs the extra `peers`. https://botorch.org
+as known noise, and no change at the baseline. Needs the extra `botorch`. https://botorch.org
 
 Notation: n vectors tried, d free weights, L guardrails. Outcomes are the gain and how far each guardrail is broken (at
 most 0 where it is kept), in percent: the size for which BoTorch's smoothing of constraints is made.
@@ -30,7 +30,7 @@ class Processes:
 
     def __init__(self, brief: Brief) -> None:
         if find_spec("botorch") is None:
-            raise Missing("pip install 'trimtab[peers]'")
+            raise Missing("pip install 'trimtab[botorch]'")
         import torch
 
         torch.set_num_threads(1)  # like everyone here

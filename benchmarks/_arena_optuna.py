@@ -77,7 +77,7 @@ def _sampler(optuna: Any, name: str, brief: Brief) -> Any:
             seed=brief.seed, constraints_func=_broken, constant_liar=True, multivariate=True
         )
     if find_spec("torch") is None:  # the sampler would only find out when it is asked
-        raise Missing("pip install torch")
+        raise Missing("pip install 'trimtab[botorch]'")
     return optuna.samplers.GPSampler(seed=brief.seed, constraints_func=_broken, deterministic_objective=False)
 
 

@@ -57,7 +57,7 @@ PEERS: dict[str, tuple[Callable[[Brief], Tuner], int]] = {
     "static50": (Static, 3),
     "coordinates": (Coordinates, 3),
     "hyperzero-like": (HyperZeroLike, 1),
-    "scbo": (Scbo, 3),
+    "scbo": (Scbo, 1),
     "qlognei": (Qlognei, 3),
     "ax": (Ax, 3),
     "vizier": (Vizier, 3),

@@ -25,6 +25,9 @@ class Vizier:
     def __init__(self, brief: Brief) -> None:
         if find_spec("vizier") is None or find_spec("tensorflow_probability") is None:
             raise Missing("pip install 'trimtab[peers]'")
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", True)  # every deal compiles anew, which costs the most
         self.brief, self.rng = brief, np.random.default_rng((brief.seed, 6))
 
     def propose(self, history: History) -> Floats:

@@ -44,6 +44,7 @@ def read_ledger(journal: Path) -> Ledger:
 def recount(ledger: Ledger, topic: Mapping[int, Iterable[tuple[int, bytes]]]) -> Sums:
     """Sums of every sealed window, zeros left out. `topic`: partition -> (offset, value) from the study's start on."""
     sums: Sums = {}
+    caps = {component["name"]: component["cap"] for component in ledger.plan["components"]}
     for partition, records in topic.items():
         for event, end, offset in _counted(ledger.plan, records):
             if end not in ledger.sealed or offset >= ledger.sealed[end].get(partition, 0):
@@ -58,7 +59,7 @@ def recount(ledger: Ledger, topic: Mapping[int, Iterable[tuple[int, bytes]]]) ->
             cell = sums.setdefault((end, event["version"]), {})
             for component in ledger.plan["components"]:
                 name = component["name"]
-                value = _fixed_point(event["values"].get(name, 0.0))
+                value = _counted_value(component, caps, event["values"])
                 cell[bucket, name] = cell.get((bucket, name), 0) + value
     return {key: {place: value for place, value in cell.items() if value} for key, cell in sums.items()}
 
@@ -80,6 +81,14 @@ def _counted(plan: dict[str, Any], records: Iterable[tuple[int, bytes]]) -> Iter
                 continue
             seen.add(event["id"])
             yield event, end, offset
+
+
+def _counted_value(component: dict[str, Any], caps: dict[str, Any], values: dict[str, float]) -> int:
+    """What an event adds to a component; to one `of` another only what that one counts at its cap."""
+    value = _fixed_point(values.get(component["of"] or component["name"], 0.0))
+    cap = caps[component["of"] or component["name"]]
+    top = value if cap is None else max(-_fixed_point(cap), min(value, _fixed_point(cap)))
+    return (top if top != value else 0) if component["of"] else top
 
 
 def _fixed_point(value: float) -> int:

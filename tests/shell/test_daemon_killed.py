@@ -6,15 +6,16 @@ import msgspec
 import pytest
 
 from controller import assignment
+from controller.core.plan import Plan
 from controller.core.replay import window_sums
 from controller.shell.journal import Journal
 from tests.recount import Ledger, Sums, read_ledger, recount
 from tests.shell.loop import PLAN, World, entries
 
 
-def ledger_sums(path: Path) -> Sums:
+def ledger_sums(path: Path, plan: Plan = PLAN) -> Sums:
     """The sealed sums in the recount's form, without zeros."""
-    names = [component.name for component in PLAN.components]
+    names = [component.name for component in plan.components]
     found: Sums = {}
     with Journal.read_only(path) as journal:
         for end, cells in window_sums(journal.entries()):

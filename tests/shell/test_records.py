@@ -1,15 +1,18 @@
-from pathlib import Path
+import json
 
 import msgspec
 import pyarrow as pa
 import pytest
 
+from controller.core.estimate import at_cap
+from controller.core.events import Component
 from controller.shell.records import decode_records
 from controller.shell.sources import Record
 from tests import corpus
 from tests.memory_source import MemorySource
 from tests.recount import read_ledger, recount
 from tests.shell.loop import HOUR_MS, PLAN, START_MS, World, daemon_of
+from tests.shell.test_daemon_killed import ledger_sums
 
 EVENTS = PLAN.events
 
@@ -91,16 +94,25 @@ def test_a_corpus_of_mutations_never_stops_a_daemon_and_every_row_is_counted_onc
     assert (rig.metric("events_total", result="accepted") or 0) > 3_000
     assert rig.total("events_rejected_total") > 5_000
     counted = recount(read_ledger(world.path), {p: iter(log) for p, log in good.items()})
-    assert sums(world) == {key: {k: v for k, v in cell.items() if v} for key, cell in counted.items()}
+    assert ledger_sums(world.path) == {key: {k: v for k, v in cell.items() if v} for key, cell in counted.items()}
     assert len(counted) >= 1
+
+
+def test_capped_sums_equal_a_recount_and_what_was_capped_is_counted(world: World) -> None:
+    watch, *others = PLAN.components
+    parts = (msgspec.structs.replace(watch, cap=40.0), *others, Component(at_cap(watch.name), of=watch.name))
+    plan = msgspec.structs.replace(PLAN, components=parts)
+    rig = world.start(plan=plan)
+    rig.settle()
+    world.product.settle_window()
+    world.product.serve_until(world.product.now_ms + plan.window.lateness_ms + HOUR_MS)
+    rig.settle()
+    counted = recount(read_ledger(world.path), {p: iter(log) for p, log in world.records().items()})
+    assert ledger_sums(world.path, plan) == counted
+    values = [json.loads(record.value)["values"] for log in world.topic.logs.values() for record in log]
+    assert rig.metric("capped_events_total", component="watch_s") == sum(v.get("watch_s", 0) > 40 for v in values) > 100
 
 
 def rows_in(value: bytes) -> int:
     """Lines that are not blank; an empty record is one refused row."""
     return sum(1 for line in value.split(b"\n") if line.strip(b" \t\r")) or 1
-
-
-def sums(world: World) -> dict[tuple[int, int], dict[tuple[int, str], int]]:
-    from tests.shell.test_daemon_killed import ledger_sums
-
-    return ledger_sums(Path(world.path))

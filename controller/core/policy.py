@@ -13,9 +13,8 @@ likes best among those it finds feasible. Only candidates whose P(a guardrail is
 risk are drawn at all. The anchor at the baseline (`kernel`) makes that set a neighbourhood of the baseline at first,
 which grows as evidence comes in. Groups choose independently of one another.
 
-Where the baseline itself breaks a guardrail ("ctr must rise by 1 %"), nothing near it is feasible. What may be dealt
-is then judged by how the baseline fares (`bearable`): no vector that is probably worse than what everybody is served
-with. Draws still prefer the feasible and, without any, the least violation: they lead to the feasible region.
+Where nothing is within the risk, as around a baseline that itself breaks a guardrail ("ctr must rise by 1 %"), the arms
+go to what has the largest chance to be feasible: that finds a feasible region soonest.
 """
 
 from typing import Literal
@@ -89,7 +88,7 @@ class _Belief(msgspec.Struct, frozen=True, eq=False):
     gain: Floats  # (k,) mean of the objective
     sd: Floats  # (k,)
     feasible: Floats  # (k,) P(every guardrail is kept)
-    borne: Floats  # (k,) P(every guardrail is kept, or at least no further broken than by the baseline)
+    violation: Floats  # (k,) total of the expected changes
 
     @property
     def score(self) -> Floats:
@@ -108,10 +107,6 @@ class _View(msgspec.Struct, frozen=True, eq=False):
     def believe(self, unit: Floats) -> _Belief:
         """Marginals at (k, d) points."""
         return _believed(self.goal, *self.posterior.mean_sd(unit, self.group, self.hour))
-
-    def promise(self, belief: _Belief) -> Floats:
-        """(k,) the score; from an infeasible baseline, what is probably feasible comes first."""
-        return belief.score if bearable(self.goal) == self.goal else _worth(belief)
 
     def draw(self, unit: Floats, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Joint draws at (k, d) points: gains and total violations, (draws, k) each."""
@@ -161,8 +156,7 @@ def propose(
         groups: G' groups that get weights of their own: `(0,)`, or the segments `(1, ..., K)`.
         hour: now, in hours since the study's start.
         arms: how many vectors.
-        risk: largest P(a guardrail is broken) of a vector that may be dealt, in each group; where the baseline breaks
-            one, P(it is broken further).
+        risk: largest P(a guardrail is broken) of a vector that may be dealt, in each group, while any is within it.
         previous: (A', G', d) vectors dealt earlier, of which a share of the arms repeats the best.
         banned: (b, d) points that no arm may come near.
         rng: the decision's randomness.
@@ -235,12 +229,6 @@ def recommend(
     )
 
 
-def bearable(goal: Goal) -> Goal:
-    """The goal with limits that the baseline, a change of 0, keeps: the same goal unless its baseline is infeasible."""
-    limits = tuple(Limit(own.metric, own.sign, own.sign * min(own.sign * own.limit, 0.0)) for own in goal.limits)
-    return Goal(goal.objective, limits)
-
-
 def margins(goal: Goal, f: Floats) -> Floats:
     """(..., L, k) margins of (..., M, k) relative changes."""
     metric = [limit.metric for limit in goal.limits]
@@ -273,9 +261,8 @@ def p_violation(posterior: Posterior, goal: Goal, unit: Floats, group: int, hour
 
 def _believed(goal: Goal, mean: Floats, sd: Floats) -> _Belief:
     coefficient = np.array(goal.objective)
-    feasible, bar = p_kept(goal, mean, sd), bearable(goal)
-    borne = feasible if bar == goal else p_kept(bar, mean, sd)
-    return _Belief(coefficient @ mean, np.sqrt(coefficient**2 @ sd**2), feasible, borne)
+    violation = np.maximum(-margins(goal, mean), 0.0).sum(axis=0)
+    return _Belief(coefficient @ mean, np.sqrt(coefficient**2 @ sd**2), p_kept(goal, mean, sd), violation)
 
 
 def _view(posterior: Posterior, goal: Goal, group: int, hour: float) -> _View:
@@ -307,10 +294,9 @@ def _propose_group(
     reasons: list[Reason] = ["repeat"] * len(chosen)
     unit = apart(pool(baseline, _anchors(view), rng), baseline, banned)
     belief = view.believe(unit)
-    borne = unit[belief.borne >= 1.0 - risk]
-    chosen = _thompson(view, borne, chosen, arms, rng)
+    chosen = _thompson(view, unit[belief.feasible >= 1.0 - risk], chosen, arms, rng)
     reasons += ["thompson"] * (len(chosen) - len(reasons))
-    safest = unit[np.argsort(-belief.borne, kind="stable")]
+    safest = unit[np.lexsort((belief.violation, -belief.feasible))]  # P is 0 far from what is feasible
     chosen = _fill(chosen, safest, arms)
     return chosen, reasons + ["safe"] * (arms - len(reasons))
 
@@ -320,7 +306,7 @@ def _anchors(view: _View) -> Floats:
     seen = view.posterior.seen
     own = seen.group == view.group
     unit = view.promising(np.unique(seen.unit[own] if own.any() else seen.unit, axis=0))
-    return unit[np.argsort(-view.promise(view.believe(unit)), kind="stable")[:ANCHORS]]
+    return unit[np.argsort(-view.believe(unit).score, kind="stable")[:ANCHORS]]
 
 
 def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
@@ -329,8 +315,8 @@ def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
         return previous[:0]
     known = view.promising(np.unique(previous, axis=0))
     belief = view.believe(known)
-    order = np.argsort(-view.promise(belief), kind="stable")
-    return _fill(previous[:0], known[order[belief.borne[order] >= 1.0 - risk]], count)
+    order = np.argsort(-belief.score, kind="stable")
+    return _fill(previous[:0], known[order[belief.feasible[order] >= 1.0 - risk]], count)
 
 
 def _thompson(view: _View, unit: Floats, chosen: Floats, arms: int, rng: np.random.Generator) -> Floats:
@@ -378,7 +364,7 @@ def _pick_group(
 
 def _joined(a: _Belief, b: _Belief) -> _Belief:
     gain, sd = np.concatenate((a.gain, b.gain)), np.concatenate((a.sd, b.sd))
-    return _Belief(gain, sd, np.concatenate((a.feasible, b.feasible)), np.concatenate((a.borne, b.borne)))
+    return _Belief(gain, sd, np.concatenate((a.feasible, b.feasible)), np.concatenate((a.violation, b.violation)))
 
 
 def _worth(belief: _Belief) -> Floats:

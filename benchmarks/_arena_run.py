@@ -1,8 +1,8 @@
 """One run: a scenario's traffic, hour by hour, against one controller.
 
-Everyone gets the same crowd, explore share, arms and estimates, the noise that the buckets' past foretells taken off.
-Sums are folded and evidence is made by the production code; Trimtab is the production decision, a peer a `Tuner` whose
-vectors are dealt at random like Trimtab's.
+Everyone gets the same crowd, half of the traffic, the same arms and estimates, less the noise that the buckets' past
+foretells. Sums are folded and evidence is made by the production code; Trimtab is the production decision, a peer a
+`Tuner` whose vectors are dealt at random like Trimtab's.
 An amount that arrives late is seen as far as it has arrived, hour by hour, until its window is sealed.
 What is left out beside events: delays of minutes, the grace in which the table before still serves, the breaker.
 """

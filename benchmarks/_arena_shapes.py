@@ -36,6 +36,10 @@ SHAPES: dict[str, tuple[str, Shape]] = {
         "5 weights, guardrails about as small as the noise",
         Shape(d=5, seed=5, active=4, ctr=-0.0015, reports=0.01),
     ),
+    "narrow": (
+        "6 weights, guardrails of five standard errors",
+        Shape(d=6, seed=16, ctr=-0.003, reports=0.018, pull=0.009, push=0.04),
+    ),
     "edge": ("4 weights, a baseline near the edge of the cube", Shape(d=4, seed=4, active=4, baseline=0.12)),
     "small": ("4 weights, 2 % to be gained", Shape(d=4, seed=34, active=4, height=0.032, pull=0.012, push=0.08)),
     "drift": ("6 weights, whose effects swing by a third a day while the peak wanders", Shape(d=6, seed=6)),

@@ -14,6 +14,7 @@ from simulators.catalog import AA, FEED, QUICK, TENURE
 from simulators.worlds import Floats, Polynomial, World
 
 JUMP_HOUR = 36
+AVAILABLE = 0.5  # of the traffic, for everyone's arms
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -124,13 +125,17 @@ STILL = ("quick", "aa", "three", "small", "trap")
 DRIFTS = {world.name: MILD for world in WORLDS if world.name not in STILL} | {"drift": STRONG}
 
 
+def _available(world: World) -> World:
+    return msgspec.structs.replace(world, explore_share=AVAILABLE)
+
+
 def _scenarios() -> dict[str, Scenario]:
-    three = MADE["three"]
+    three = _available(MADE["three"])
     found = [
         Scenario(
             name=world.name,
             summary=world.summary,
-            world=world,
+            world=_available(world),
             drift=DRIFTS.get(world.name),
             late=Late("watch_s") if world.name == "late" else None,
             bad_hours=(20, 45) if world.name == "badhour" else (),

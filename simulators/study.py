@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from controller.core.estimate import BUCKETS
+from controller.core.rollout import TrafficPlan
 from controller.shell.config import Study, load
 from simulators.worlds import World
 
@@ -34,7 +35,7 @@ def study_text(world: World, services: Services | None = None, seed: int = 0) ->
         "[metrics]\n" + "\n".join(_metric(m.name, m.numerator, m.denominator) for m in world.metrics),
         _table("objective", world.objective),
         *(_table("[guardrails]", msgspec.structs.asdict(guardrail)) for guardrail in world.guardrails),
-        _table("traffic", {"explore_arms": world.explore_arms, "explore_share": 0.32, "buckets": world.buckets}),
+        _table("traffic", _traffic(world)),
         *([_table("segments", {"values": list(world.segments)})] if world.segments else []),
         _table("kafka", {"bootstrap": services.bootstrap, "topic": services.topic}),
         _table("redis", {"url": services.redis_url}),
@@ -65,6 +66,12 @@ def mismatches(world: World, study: Study) -> list[str]:
     if plan.buckets != world.buckets:
         found.append(f"traffic.buckets: {plan.buckets}, where the world has {world.buckets}")
     return found
+
+
+def _traffic(world: World) -> dict[str, object]:
+    share = world.explore_share
+    at_risk = {"max_share_at_risk": share} if share > TrafficPlan().max_share_at_risk else {}
+    return {"explore_arms": world.explore_arms, "explore_share": share, **at_risk, "buckets": world.buckets}
 
 
 def _table(name: str, values: Mapping[str, object]) -> str:

@@ -82,6 +82,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     trait_share: float = 0.5
     buckets: int = 1000
     explore_arms: int = 8
+    explore_share: float = 0.32  # of the traffic, for the arms of its study together
 
     @property
     def baseline(self) -> Floats:

@@ -46,7 +46,7 @@ def test_everyone_gets_the_same_traffic_and_stays_in_bounds(name: str, scenario:
     for hour in played(name, scenario).hours[1:]:
         share, thetas = zip(*hour.arms, strict=True)
         assert len(share) == 1 + world.explore_arms
-        assert share[1:] == pytest.approx([0.32 / world.explore_arms] * world.explore_arms, abs=0.005)
+        assert share[1:] == pytest.approx([0.5 / world.explore_arms] * world.explore_arms, abs=0.005)
         vectors = np.array([theta for arm in thetas for theta in arm.values()])
         assert ((vectors >= low - 1e-9) & (vectors <= high + 1e-9)).all()
         assert thetas[0]["all"] == tuple(world.baseline)
@@ -84,6 +84,20 @@ def test_a_model_finds_most_of_the_gain_in_a_day(name: str) -> None:
     change = true_change(world, {segment: np.array(vector) for segment, vector in theta.items()})
     assert change[0] > 0.06  # of 0.108
     assert margins(world, change).min() > -0.001
+
+
+def test_a_promotion_claims_what_its_confirm_sample_showed() -> None:
+    played_hours = played(TRIMTAB, hours=72).hours
+    begun = [h for h in range(1, 72) if (played_hours[h - 1].stage, played_hours[h].stage) == ("confirm", "ramp")]
+    claims = {h + 1: hour.claim for h, hour in enumerate(played_hours) if hour.claim is not None}
+    assert list(claims) == begun
+    assert begun
+    claim = claims[begun[0]]
+    assert claim is not None
+    assert claim.theta == played_hours[begun[0]].arms[1][1]
+    true = true_change(SCENARIOS["quick"].world, {s: np.array(v) for s, v in claim.theta.items()})[0]
+    assert abs(claim.gain - true) < 3.5 * claim.sd
+    assert 0 < claim.sd < 0.02
 
 
 def test_a_held_deal_lasts() -> None:

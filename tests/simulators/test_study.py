@@ -7,7 +7,7 @@ import pytest
 
 from controller.core.safety import Guardrail
 from controller.shell.config import load
-from simulators.catalog import FEED, TENURE, WORLDS
+from simulators.catalog import FEED, QUICK, TENURE, WORLDS
 from simulators.study import Services, mismatches, study_of, study_text
 from simulators.worlds import World
 
@@ -41,3 +41,9 @@ def test_a_study_of_another_world_is_told_apart() -> None:
     found = "\n".join(mismatches(TENURE, study_of(FEED)))
     for part in ("no 'p_hide'", "no 'p_report'", "sends no 'shares'", "1000, where the world has 200"):
         assert part in found
+
+
+def test_a_world_says_how_much_traffic_its_arms_get() -> None:
+    usual, half = (study_of(w).plan.traffic for w in (QUICK, msgspec.structs.replace(QUICK, explore_share=0.5)))
+    assert (usual.explore_share, usual.max_share_at_risk) == (0.32, 0.4)
+    assert (half.explore_share, half.max_share_at_risk) == (0.5, 0.5)

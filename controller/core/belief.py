@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.assignment import ALL
-from controller.core import jump, outliers, policy, posterior
+from controller.core import jump, offline, outliers, policy, posterior
 from controller.core.control import Control, Evidence, Theta
 from controller.core.estimate import Changes, usable
 from controller.core.kernel import Hyper
@@ -51,6 +51,8 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     observations = _rows(plan, space, groups, judged, evidence)
     base = space.baseline_unit
     process = _process(observations, base, control.carry.hypers)
+    if plan.offline:
+        process = offline.informed(process, _predicted(plan, space, judged))
     dealt = np.array([points(plan, space, groups, theta) for e in evidence[-REPEATED:] for theta in e.thetas])
     dealt = dealt.reshape(-1, len(groups), space.d)
     inside = ((dealt >= -ROUNDING) & (dealt <= 1.0 + ROUNDING)).all(axis=(1, 2))  # of bounds that may have changed
@@ -155,6 +157,20 @@ def _rows(
                 rows.append(Observations(unit[:, k], np.full(a, group), np.full(a, e.hour), change, covariance))
                 taken += a
     return posterior.join(rows[::-1]) if rows else _nothing(len(judged), space.d)
+
+
+def _predicted(plan: Plan, space: Space, judged: list[int]) -> Observations:
+    """What was predicted before the study, as evidence on all traffic from its first hour."""
+    thetas = list(dict.fromkeys(p.theta for p in plan.offline))
+    index = {plan.metrics[m].name: row for row, m in enumerate(judged)}
+    change, variance = np.zeros((len(judged), len(thetas))), np.full((len(judged), len(thetas)), NO_INFORMATION)
+    for p in plan.offline:
+        if p.metric in index:
+            place = index[p.metric], thetas.index(p.theta)
+            change[place], variance[place] = p.change, p.se**2
+    noise = variance[:, :, None] * np.eye(len(thetas))
+    nowhen = np.zeros(len(thetas))
+    return Observations(space.to_unit(np.array(thetas)), nowhen.astype(np.int64), nowhen, change, noise)
 
 
 def _nothing(metrics: int, d: int) -> Observations:

@@ -10,6 +10,7 @@ import msgspec
 from controller.assignment import Form
 from controller.core.estimate import Metric
 from controller.core.events import Component, EventPlan
+from controller.core.offline import Prediction
 from controller.core.rollout import RolloutPlan, TrafficPlan
 from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight
@@ -38,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rollout: RolloutPlan
     safety: SafetyPlan
     objectives: dict[str, dict[str, float]] = {}
+    offline: tuple[Prediction, ...] = ()
 
     @property
     def events(self) -> EventPlan:

@@ -79,7 +79,7 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
         new = _places(unit, group, hour)
         mean, sd = np.empty((2, len(self.hypers), len(unit)))
         for m, hyper in enumerate(self.hypers):
-            mean[m], V = self._project(m, new)
+            mean[m], V = self.project(m, new)
             prior = hyper.scale**2 * (1.0 - to_baseline(hyper, self.baseline, new.unit) ** 2)
             sd[m] = np.sqrt(np.maximum(prior - np.einsum("nk,nk->k", V, V), 0.0))
         return mean, sd
@@ -91,12 +91,12 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
         new = _places(unit, group, hour)
         samples = rng.standard_normal((draws, len(self.hypers), len(unit)))
         for m, hyper in enumerate(self.hypers):
-            mean, V = self._project(m, new)
+            mean, V = self.project(m, new)
             covariance = kernel(hyper, self.baseline, new, new) - V.T @ V
             samples[:, m] = mean + samples[:, m] @ _root(covariance, hyper.scale**2).T
         return samples
 
-    def _project(self, m: int, new: Places) -> tuple[Floats, Floats]:
+    def project(self, m: int, new: Places) -> tuple[Floats, Floats]:
         """Mean (k,) and V (n, k) of metric m."""
         cross = kernel(self.hypers[m], self.baseline, self.seen, new)
         V = solve_triangular(self.lower[m], cross, lower=True, check_finite=False)
@@ -143,7 +143,7 @@ def extend(posterior: Posterior, observations: Observations) -> Posterior:
     seen, new = posterior.seen, Places(observations.unit, observations.group, observations.hour)
     lower, whitened = [], []
     for m, hyper in enumerate(posterior.hypers):
-        mean, V = posterior._project(m, new)
+        mean, V = posterior.project(m, new)
         covariance = kernel(hyper, posterior.baseline, new, new) + observations.noise[m] - V.T @ V
         covariance[np.diag_indices(len(covariance))] += NUGGET
         corner = cholesky(covariance, lower=True, check_finite=False) if len(covariance) else covariance

@@ -20,7 +20,9 @@ from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, Deal, without
 from controller.core.space import Space
 
-_FREE = re.compile(r"(objectives?|guardrails|traffic|rollout|safety)\b(?!\.(salt|buckets))|weights\[\d+\]\.(low|high)")
+_FREE = re.compile(
+    r"(objectives?|guardrails|traffic|rollout|safety|offline)\b(?!\.(salt|buckets))|weights\[\d+\]\.(low|high)"
+)
 _PLACES = {"salt": "traffic.salt", "buckets": "traffic.buckets", "segments": "segments.values"}  # in the study file
 
 

@@ -9,10 +9,12 @@ import msgspec
 
 from controller.core.estimate import MIN_BUCKETS, Metric, at_cap
 from controller.core.events import Component
+from controller.core.offline import Prediction
 from controller.core.plan import Plan
 from controller.core.rollout import RolloutPlan, TrafficPlan
 from controller.core.windows import WindowPlan
 from controller.shell.connections import SECRETS, Kafka, Redis
+from controller.shell.offline_file import read_predictions
 from controller.shell.study_file import (
     ComponentTable,
     MetricTable,
@@ -27,6 +29,7 @@ from controller.shell.study_file import (
 from controller.shell.toml_records import Mistake, parse_duration, read_fields
 
 DAY_MS = parse_duration("1d")
+MAX_LISTED = 20  # mistakes of a file of predictions that are shown
 LARGE_STATE = 2**30  # bytes of sums that are not sealed: a decision goes through all of them
 
 
@@ -69,7 +72,10 @@ def load(path: Path | str) -> Study:
     if mistakes:
         raise ConfigError(path, tuple(sorted(set(mistakes), key=str)))
     table = StudyTable(**tables)
-    plan = _plan(table)
+    predictions, mistakes = _offline(table, path.parent)
+    if mistakes:
+        raise ConfigError(path, tuple(mistakes[:MAX_LISTED]))
+    plan = _plan(table, predictions)
     return Study(
         path=path,
         plan=plan,
@@ -105,7 +111,7 @@ def _unreadable(path: Path, found: str, accepted: str) -> ConfigError:
     return ConfigError(path, (Mistake("the file", found, accepted),))
 
 
-def _plan(table: StudyTable) -> Plan:
+def _plan(table: StudyTable, predictions: tuple[Prediction, ...]) -> Plan:
     return Plan(
         study=table.study,
         seed=table.seed,
@@ -123,7 +129,14 @@ def _plan(table: StudyTable) -> Plan:
         traffic=_traffic(table.traffic),
         rollout=_rollout(table.rollout, table.window.length),
         safety=table.safety,
+        offline=predictions,
     )
+
+
+def _offline(table: StudyTable, folder: Path) -> tuple[tuple[Prediction, ...], list[Mistake]]:
+    if table.offline is None:
+        return (), []
+    return read_predictions(folder / table.offline.path, table.weights, tuple(table.metrics))
 
 
 def _window(window: WindowTable) -> WindowPlan:

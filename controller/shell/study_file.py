@@ -81,8 +81,8 @@ class SegmentsTable(msgspec.Struct, frozen=True):
     values: tuple[str, ...] = ()
 
 
-class JournalTable(msgspec.Struct, frozen=True):
-    """`[journal]`."""
+class FileTable(msgspec.Struct, frozen=True):
+    """`[journal]`, and `[offline]`: a CSV file that `offline_file` reads."""
 
     path: str
 
@@ -97,13 +97,14 @@ class StudyTable(msgspec.Struct, frozen=True):
     objective: dict[str, float]
     kafka: Kafka
     redis: Redis
-    journal: JournalTable
+    journal: FileTable
     guardrails: tuple[Guardrail, ...] = ()
     traffic: TrafficTable = TrafficTable()
     segments: SegmentsTable = SegmentsTable()
     components: dict[str, ComponentTable] = {}
     rollout: RolloutTable = RolloutTable()
     safety: SafetyPlan = SafetyPlan()
+    offline: FileTable | None = None
     seed: int = 0
     form: Form = "linear"
     objectives: dict[str, dict[str, float]] = {}
@@ -111,11 +112,8 @@ class StudyTable(msgspec.Struct, frozen=True):
 
 def check(tables: Mapping[str, Any]) -> list[Mistake]:
     """Every contradiction within and between the tables that could be read."""
-    found: list[Mistake] = []
-    for needed, rule in _RULES:
-        if all(name in tables for name in needed):
-            found.extend(rule(*(tables[name] for name in needed)))
-    return found
+    ready = [(needed, rule) for needed, rule in _RULES if all(name in tables for name in needed)]
+    return [mistake for needed, rule in ready for mistake in rule(*(tables[name] for name in needed))]
 
 
 def components_of(metrics: Mapping[str, MetricTable]) -> tuple[str, ...]:
@@ -363,7 +361,7 @@ def _safety(safety: SafetyPlan) -> Iterator[Mistake]:
             yield from within(f"safety.{name}", value, 0 < value < 1, "a share above 0 and below 1")
 
 
-def _journal(journal: JournalTable) -> Iterator[Mistake]:
+def _journal(journal: FileTable) -> Iterator[Mistake]:
     sound = bool(journal.path.strip()) and "\x00" not in journal.path
     yield from within("journal.path", journal.path, sound, "the path of a file, relative to the study file")
 

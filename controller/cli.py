@@ -119,7 +119,7 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
 
 def check(argv: list[str]) -> int:
-    """Check a study file, what its ratios need, and whether Kafka and Redis answer."""
+    """Check a study file, what its ratios need, and whether its journal, Kafka and Redis go with it."""
     parser = _parser("check", json_too=True)
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
     parser.add_argument("--offline", action="store_true", help="only the file")
@@ -128,21 +128,34 @@ def check(argv: list[str]) -> int:
     from controller.shell.advice import advice, told
     from controller.shell.assemble import probe
 
-    faults = {} if args.offline else probe(study)
+    edited, refused = _edits(study)
+    faults = refused | ({} if args.offline else probe(study))
     seen = advice(study)
     found = {"study": study.plan.study, "warnings": list(study.warnings), "faults": faults,
-             "demands": list(study.demands), "seen": msgspec.to_builtins(seen)}  # fmt: skip
+             "edits": edited, "demands": list(study.demands), "seen": msgspec.to_builtins(seen)}  # fmt: skip
     _show(args.json, found, [
         f"study {study.plan.study}: {len(study.plan.weights)} weights, {len(study.plan.metrics)} metrics, "
         f"{len(study.plan.guardrails)} guardrails",
         *(f"warning: {warning}" for warning in study.warnings),
         *(f"{part}: {fault}" for part, fault in faults.items()),
+        *(f"at the next start changes {edit}" for edit in edited),
         *(f"asked for: {demand}" for demand in study.demands),
         *told(seen),
         "the file " + ("lacks what is asked for" if study.demands else "is sound")
         + ("" if args.offline or faults else ", Kafka and Redis answer"),
     ])  # fmt: skip
     return FAILED if faults or study.demands else 0
+
+
+def _edits(study: Study) -> tuple[list[str], dict[str, str]]:
+    """What the study file changes of a study that runs, and a fault where its journal cannot follow."""
+    from controller.shell.journal_file import JournalError
+    from controller.shell.recorder import PlanRefused, edits
+
+    try:
+        return list(edits(study.plan, study.journal)), {}
+    except (JournalError, PlanRefused) as error:
+        return [], {"journal": str(error).removeprefix(f"journal {study.journal}: ")}
 
 
 def status(argv: list[str]) -> int:

@@ -149,7 +149,22 @@ def test_check_names_the_services_that_do_not_answer(capsys: pytest.CaptureFixtu
     assert "kafka: no Kafka broker answered at 127.0.0.1:1" in done.stdout
     found = Done(capsys, "check", str(study), "--offline", "--json").json
     assert found.pop("seen")["unknown"] == "there is no journal yet; they are told once a first deal has had traffic"
-    assert found == {"study": "quick", "warnings": [], "faults": {}, "demands": []}
+    assert found == {"study": "quick", "warnings": [], "faults": {}, "edits": [], "demands": []}
+
+
+def test_check_says_what_an_edit_would_change_of_a_running_study(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path
+) -> None:
+    text = study.read_text()
+    assert Done(capsys, "check", str(study), "--offline", "--json").json["edits"] == []
+    study.write_text(text.replace("min_change = -0.02", "min_change = -0.01"))
+    done = Done(capsys, "check", str(study), "--offline")
+    assert done.status == 0
+    assert "at the next start changes guardrails[0].min_change: -0.02 before, -0.01 now" in done.out
+    study.write_text(text.replace("seed = 0", "seed = 1"))
+    done = Done(capsys, "check", str(study), "--offline")
+    assert done.status == 1
+    assert "journal: the study file was changed where a journal cannot follow: seed: 0 before, 1 now" in done.out
 
 
 def test_check_asks_for_what_a_ratio_needs(capsys: pytest.CaptureFixture[str], study: Path) -> None:

@@ -4,6 +4,7 @@ The order is the guarantee: nothing is published that the ledger does not hold.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -164,6 +165,18 @@ def restored(journal: Journal) -> State | None:
 def _writer(journal: Journal) -> str:
     last = journal.newest(("daemon_started",))
     return "unknown" if last is None else str(last.body.get("about", {}).get("version", "unknown"))
+
+
+def edits(plan: Plan, path: Path) -> tuple[str, ...]:
+    """What the next start would enter as changed by an operator; () without a journal at `path`.
+
+    Raises `PlanRefused` where it would be refused, and what `Journal.read_only` raises.
+    """
+    if not path.exists():
+        return ()
+    with Journal.read_only(path) as journal:
+        before = last_plan(plan, journal)
+    return () if before is None else replan.differences(before, plan)
 
 
 def last_plan(plan: Plan, journal: Journal) -> Plan | None:

@@ -49,7 +49,8 @@ FIGURES: dict[str, Callable[[Scores], float | None]] = {
     },
     "promoted_good": _of_promotions(lambda s: [float(p.good) for p in s.promotions]),
     "claim_bias": _of_promotions(lambda s: [p.claimed - p.gain for p in s.promotions]),
-    "claim_z": _of_promotions(lambda s: [(p.claimed - p.gain) / p.claimed_sd for p in s.promotions]),
+    "claim_bias_then": _of_promotions(lambda s: [p.claimed - p.gain_then for p in s.promotions]),
+    "claim_z": _of_promotions(lambda s: [(p.claimed - p.gain_then) / p.claimed_sd for p in s.promotions]),
 }
 
 

@@ -73,6 +73,7 @@ class Claim(msgspec.Struct, frozen=True):
     theta: Theta
     gain: float
     sd: float
+    sample: tuple[int, ...]  # the hours it was taken in
 
 
 class Hour(msgspec.Struct, frozen=True):
@@ -190,18 +191,22 @@ def _hours(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int) -
         before, control = control, who.turn(plan, control, seen, end_ms + plan.window.grace_ms)
         recommended = who.recommend(plan, control, seen)
         cpu_s = time.process_time() - started
-        played.append(Hour(_shares(deal), recommended, stage, cpu_s, _claim(plan, before, control)))
+        played.append(Hour(_shares(deal), recommended, stage, cpu_s, _claim(plan, before, control, hour)))
         control, cells = _sealed(plan, control, cells, end_ms + plan.window.grace_ms)
         coming = {key: coming[key] for key in cells}
     return played
 
 
-def _claim(plan: Plan, before: Control, after: Control) -> Claim | None:
-    """What a decision that began a ramp claimed."""
-    vector = before.carry.candidate
-    if (before.carry.stage, after.carry.stage) != ("confirm", "ramp") or vector is None or before.sample is None:
+def _claim(plan: Plan, before: Control, after: Control, hour: int) -> Claim | None:
+    """What the decision after an hour claimed when it began a ramp."""
+    carry, vector = before.carry, before.carry.candidate
+    if (carry.stage, after.carry.stage) != ("confirm", "ramp") or vector is None or before.sample is None:
         return None
-    return Claim(vector.theta, *measured_gain(plan, before.deals[before.carry.deal], before.sample))
+    begin, end = (
+        (ms - START_MS) // plan.window.length_ms for ms in (carry.stage_since_ms, carry.claim_through_ms or 0)
+    )
+    sample = tuple(range(int(begin), min(int(end), hour + 1)))
+    return Claim(vector.theta, *measured_gain(plan, before.deals[carry.deal], before.sample), sample)
 
 
 def _statistics(plan: Plan, cells: dict[tuple[int, int], Cell], end_ms: int, newest: Cell) -> Statistics:

@@ -15,6 +15,8 @@ What is *served* is the mixture of arms. Peers have no rollout, so theirs never 
 with next to no feasible gain is scored by nothing but its violations and promotions.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,8 @@ from numpy.typing import NDArray
 from benchmarks._arena_run import TRIMTAB, Hour, Run
 from benchmarks._arena_truth import best_gain, truth
 from benchmarks._arena_worlds import SCENARIOS, Scenario
-from simulators.worlds import Floats, World, gain, margins, volume
+from controller.core.control import Theta
+from simulators.worlds import Floats, World, gain, margins, true_change, volume
 
 SLACK = 0.1  # of a limit
 HELD = 0.9  # score that counts as found
@@ -37,7 +40,8 @@ class Promotion(msgspec.Struct, frozen=True):
     hour: int
     claimed: float
     claimed_sd: float
-    gain: float
+    gain: float  # of the next 24 hours
+    gain_then: float  # of the hours that the claim was made from
     good: bool  # truly feasible and better than the baseline
 
 
@@ -195,5 +199,12 @@ def _promotions(scenario: Scenario, hours: tuple[Hour, ...]) -> list[Promotion]:
             change = truth(scenario, h + 1, [hour.claim.theta], seen=h)[0]
             true = float(gain(scenario.world, change))
             good = true > 0 and _feasible(scenario.world, change, SLACK)
-            made.append(Promotion(h + 1, hour.claim.gain, hour.claim.sd, true, good))
+            then = _mean_gain(scenario, hour.claim.sample, hour.claim.theta)
+            made.append(Promotion(h + 1, hour.claim.gain, hour.claim.sd, true, then, good))
     return made
+
+
+def _mean_gain(scenario: Scenario, hours: Sequence[int], theta: Theta) -> float:
+    """The gain of a vector in these hours, by volume."""
+    gains = [float(gain(scenario.world, true_change(scenario.at(h), theta))) for h in hours]
+    return float(np.average(gains, weights=volume(scenario.world, np.array([(h + 0.5) % 24 for h in hours]))))

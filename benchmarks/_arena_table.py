@@ -16,6 +16,7 @@ COST = (
     "promoted",
     "good",
     "claim bias",
+    "own hours",
     "z",
     "cpu s",
     "max s",
@@ -73,7 +74,7 @@ def _cost(line: Line) -> list[str]:
         _points(figures["excess"], 3),
         *(_points(value, 1) for value in (line.worst, line.worst_fresh)),
         *(_percent(figures[name]) for name in ("promoted", "promoted_good")),
-        _points(figures["claim_bias"], 2),
+        *(_points(figures[name], 2) for name in ("claim_bias", "claim_bias_then")),
         _figure(figures["claim_z"]),
         *(_level(figures[name]) for name in ("cpu_s", "cpu_max_s")),
     ]

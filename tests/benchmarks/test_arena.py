@@ -9,7 +9,8 @@ from benchmarks import arena
 from benchmarks._arena_noise import beyond_noise
 from benchmarks._arena_plot import plot
 from benchmarks._arena_protocol import History, Missing, brief_of, cautious_best
-from benchmarks._arena_run import CONTROLLERS, PEERS, TRIMTAB, Run, run
+from benchmarks._arena_run import CONTROLLERS, PEERS, TRIMTAB, Claim, Run, run
+from benchmarks._arena_scores import scored
 from benchmarks._arena_worlds import SCENARIOS
 from simulators.catalog import QUICK
 from simulators.study import study_of
@@ -98,6 +99,19 @@ def test_a_promotion_claims_what_its_confirm_sample_showed() -> None:
     true = true_change(SCENARIOS["quick"].world, {s: np.array(v) for s, v in claim.theta.items()})[0]
     assert abs(claim.gain - true) < 3.5 * claim.sd
     assert 0 < claim.sd < 0.02
+    assert len(claim.sample) == 24
+    assert {played_hours[h].stage for h in claim.sample} == {"confirm"}
+    assert {played_hours[h].arms[1][1] == claim.theta for h in claim.sample} == {True}
+
+
+def test_in_a_drift_a_claim_is_of_its_own_hours() -> None:
+    made = played(TRIMTAB, "drift", hours=2)
+    theta = {"all": tuple(0.9 * w.baseline + 0.1 * w.high for w in SCENARIOS["drift"].world.weights)}
+    claimed = msgspec.structs.replace(made.hours[1], claim=Claim(theta, 0.0, 1.0, (0, 1)))
+    [promotion] = scored(msgspec.structs.replace(made, hours=(made.hours[0], claimed))).promotions
+    each = [true_change(SCENARIOS["drift"].at(h), theta)[0] for h in (0, 1)]
+    assert min(each) <= promotion.gain_then <= max(each)
+    assert promotion.gain_then != pytest.approx(promotion.gain, rel=0.01)
 
 
 def test_a_held_deal_lasts() -> None:

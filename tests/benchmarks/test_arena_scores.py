@@ -169,13 +169,13 @@ def test_half_that_never_hold_have_no_median() -> None:
 
 def test_a_claim_is_held_against_the_truth() -> None:
     gained = float(gain(QUICK, true_change(QUICK, BEST)))
-    claims = {4: Claim(BEST, gained + 0.01, 0.005), 8: Claim(BROKEN, 0.3, 0.1)}
+    claims = {4: Claim(BEST, gained + 0.01, 0.005, (1, 2, 3)), 8: Claim(BROKEN, 0.3, 0.1, (5,))}
     played = tuple(msgspec.structs.replace(hour, claim=claims.get(h)) for h, hour in enumerate(hours([BEST] * 10)))
     found = scored(Run("quick", "trimtab", 0, played))
     assert found.promoted == 1.0
     first, second = found.promotions
     assert (first.hour, first.good, second.good) == (5, True, False)
-    assert (first.claimed - first.gain) == pytest.approx(0.01)
+    assert (first.claimed - first.gain, first.claimed - first.gain_then) == pytest.approx((0.01, 0.01))
     [line, _] = lines([found], frozenset())
     assert line.figures["promoted_good"] == (0.5, None)
     assert line.figures["claim_bias"] == pytest.approx((0.5 * (0.01 + 0.3 - second.gain), None))

@@ -88,7 +88,7 @@ def _tell(designer: Any, brief: Brief, known: History) -> None:
     unit = np.concatenate((brief.baseline[None], known.unit[newest]))
     gain, margin = objective(brief.goal, known)[0], room(brief.goal, known)[0]
     values = np.column_stack((gain, margin))[newest]
-    nothing = np.array([[0.0, *(abs(limit.limit) for limit in brief.goal.limits)]])
+    nothing = np.array([[0.0, *(-limit.sign * limit.limit for limit in brief.goal.limits)]])
     names = ["gain", *(f"room{k}" for k in range(margin.shape[1]))]
     trials = []
     for i, (point, value) in enumerate(zip(unit, np.concatenate((nothing, values)), strict=True)):

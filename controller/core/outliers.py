@@ -14,7 +14,7 @@ wrong). With a = P y (Rasmussen and Williams 2006, 5.4.2, by blocks)
     P(w | y) ~ P(w) N(r_b; 0, S_b + (1/w - 1) E_b)                                                (6)
 
 and P(w < 1 | y) is how bad the deal is. Two bad deals in a row are no bad hour but a change of the world (`jump`):
-neither is set aside. Nor is a deal of one vector: it lasts for many windows.
+neither is set aside. A test's one deal lasts for many windows: an hour bad enough to spoil their sum spoils it all.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ MIN_DEALS = 3  # fewer say nothing of each other
 
 def discounted(observations: Observations, baseline: Floats, hypers: tuple[Hyper, ...]) -> Observations:
     """The observations, the noise of every lone bad deal so large that it says nothing."""
-    deals = judged(observations)
+    deals = rows_of_deals(observations)
     if len(deals) < MIN_DEALS:
         return observations
     bad = np.array([badness(observations, baseline, hypers, deals, m) for m in range(len(hypers))])
@@ -44,11 +44,10 @@ def discounted(observations: Observations, baseline: Floats, hypers: tuple[Hyper
     return inflated(observations, deals, 1.0 - _lone(bad) * (1.0 - ASIDE))
 
 
-def judged(observations: Observations) -> list[NDArray[np.int64]]:
-    """The rows of each deal of several vectors, oldest first."""
+def rows_of_deals(observations: Observations) -> list[NDArray[np.int64]]:
+    """The rows of each deal, oldest first."""
     hours, deal = np.unique(observations.hour, return_inverse=True)
-    rows = [np.flatnonzero(deal == b) for b in range(len(hours))]
-    return [own for own in rows if len(own) > len(np.unique(observations.group[own]))]
+    return [np.flatnonzero(deal == b) for b in range(len(hours))]
 
 
 def inflated(observations: Observations, deals: list[NDArray[np.int64]], weights: Floats) -> Observations:

@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 
 from controller.core.kernel import Floats, Hyper, Places, kernel
-from controller.core.outliers import LEVELS, PRIOR, badness, discounted, judged
+from controller.core.outliers import LEVELS, PRIOR, badness, discounted, rows_of_deals
 from controller.core.posterior import NUGGET, Observations, condition, join, select
 
 BASELINE = np.array([0.4, 0.5])
@@ -67,22 +67,32 @@ def test_two_in_a_row_are_a_change_of_the_world() -> None:
     assert found.min() > 0.8
 
 
-def test_a_held_vector_is_never_set_aside() -> None:
-    o = spoiled(study(6, arms=1), (5.0,), 0.2)
-    assert judged(o) == []
-    assert discounted(o, BASELINE, HYPERS) is o
+def test_a_test_that_contradicts_all_deals_is_set_aside_and_a_true_one_is_not() -> None:
+    """One vector, measured ten times as surely as a deal's, where ten deals foretell it."""
+    o, unit = study(6), BASELINE[None] + 0.1
+    told = condition(o, BASELINE, HYPERS).mean(unit, 0, float(DEALS))[:, 0]
+
+    def tested(error: float) -> float:
+        held = Observations(
+            unit, np.zeros(1, np.int64), np.full(1, float(DEALS)), told[:, None] + error, np.full((1, 1, 1), 1e-6)
+        )
+        return float(discounted(join([o, held]), BASELINE, HYPERS).noise[0, -1, -1] / 1e-6)
+
+    assert tested(0.0) < 1.05
+    assert tested(0.003) < 1.2
+    assert tested(0.05) > 100.0
 
 
 def test_a_deal_is_judged_over_all_its_groups() -> None:
     o = study(7, groups=2)
-    assert [len(rows) for rows in judged(o)] == [2 * ARMS] * DEALS
+    assert [len(rows) for rows in rows_of_deals(o)] == [2 * ARMS] * DEALS
     assert np.diagonal(discounted(spoiled(o, (4.0,)), BASELINE, HYPERS).noise[0])[o.hour == 4.0].min() > 30 * SE**2
 
 
 def test_how_bad_a_deal_is_follows_from_all_other_deals() -> None:
     """By the textbook: each deal against the conditional density that the others leave it, once per level."""
     o = spoiled(study(8, deals=4), (2.0,), 0.01)
-    bad = badness(o, BASELINE, HYPERS, judged(o), 0)
+    bad = badness(o, BASELINE, HYPERS, rows_of_deals(o), 0)
     places = Places(o.unit, o.group, o.hour)
     C = kernel(HYPERS[0], BASELINE, places, places) + o.noise[0] + NUGGET * np.eye(o.rows)
     for b in range(4):

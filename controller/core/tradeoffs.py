@@ -44,8 +44,10 @@ def tradeoffs(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], 
     seen = {key: cell for key, cell in cells.items() if key[0] <= carry.decided_through_ms}
     hour = (carry.decided_through_ms - (carry.started_ms or 0)) / HOUR_MS
     believed = believe(plan, control, live_evidence(plan, control, seen), hour)
-    asked, objectives = _question(plan, control, believed)
-    offers = []
+    objectives = _objectives(plan)
+    if not objectives:
+        return Tradeoffs(carry.decided_through_ms, (), None)
+    asked, offers = _question(plan, control, believed, objectives), []
     for number, point in enumerate(front(asked, believed.earlier, banned(plan, control, believed), rng), 1):
         theta = theta_at(plan, believed.space, believed.groups, point.unit)
         digest = hashlib.sha256(msgspec.json.encode(theta, order="sorted")).hexdigest()
@@ -59,12 +61,16 @@ def tradeoffs(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], 
     return Tradeoffs(carry.decided_through_ms, tuple(offers), now)
 
 
-def _question(plan: Plan, control: Control, believed: Believed) -> tuple[Question, dict[str, dict[str, float]]]:
-    """What is asked, and the objectives by name; a study that names none is asked for the terms of its objective."""
-    objectives = plan.objectives or {metric: {metric: coefficient} for metric, coefficient in plan.objective.items()}
+def _objectives(plan: Plan) -> dict[str, dict[str, float]]:
+    """The objectives by name; a study that names none is asked for the terms of its own that exploring learns of."""
+    learnt = {plan.metrics[m].name for m in judged_metrics(plan)}
+    return plan.objectives or {name: {name: own} for name, own in plan.objective.items() if name in learnt}
+
+
+def _question(plan: Plan, control: Control, believed: Believed, objectives: dict[str, dict[str, float]]) -> Question:
     judged = [plan.metrics[m].name for m in judged_metrics(plan)]
     parts = np.stack([shares(plan, control, believed.groups, own) for own in objectives.values()])
-    asked = Question(
+    return Question(
         posterior=believed.posterior,
         goal=believed.goal,
         objectives=np.array([[own.get(name, 0.0) for name in judged] for own in objectives.values()]),
@@ -72,7 +78,6 @@ def _question(plan: Plan, control: Control, believed: Believed) -> tuple[Questio
         hour=believed.hour,
         shares=parts / parts.sum(axis=1, keepdims=True),
     )
-    return asked, objectives
 
 
 def _offer(

@@ -1,5 +1,6 @@
 """A study with two objectives: what it offers, and what comes of a choice."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -64,6 +65,16 @@ def test_without_named_objectives_the_terms_of_the_objective_are_traded() -> Non
     single = Loop(PLAN, torn)
     single.windows(3)
     assert len(asked(single).offers) == 1
+
+
+def test_what_exploring_learns_nothing_of_is_not_traded() -> None:
+    slow = tuple(msgspec.structs.replace(metric, response="delayed") for metric in PLAN.metrics)
+    loop = Loop(varied(objective={"watch": 1.0, "ctr": 2.0}, metrics=(PLAN.metrics[0], slow[1])), torn)
+    loop.windows(3)
+    assert {name for offer in asked(loop).offers for name in offer.gain} == {"watch"}
+    loop = Loop(varied(metrics=slow), torn)
+    loop.windows(2)
+    assert asked(loop) == Tradeoffs(START + 2 * HOUR, (), None)
 
 
 def test_segments_have_weights_of_their_own_in_every_offer() -> None:

@@ -39,7 +39,8 @@ class Vizier:
             warnings.simplefilter("ignore")
             designer = _designer(self.brief, self.brief.seed + len(history.unit))
             _tell(designer, self.brief, known)
-            return np.array([_point(s.parameters, self.brief.d) for s in designer.suggest(self.brief.arms)])
+            unit = np.array([_point(s.parameters, self.brief.d) for s in designer.suggest(self.brief.arms)])
+        return np.where(np.isfinite(unit), unit, boxed(self.brief, len(unit), self.rng))  # its ascent may find nothing
 
     def recommend(self, history: History) -> Floats | None:
         """The best measured."""
@@ -99,4 +100,5 @@ def _tell(designer: Any, brief: Brief, known: History) -> None:
 
 
 def _point(parameters: Any, d: int) -> list[float]:
-    return [float(parameters[f"x{i}"].value) for i in range(d)]
+    """NaN where the designer named no value, as it does when no acquisition was finite."""
+    return [float(parameters.get_value(f"x{i}", np.nan)) for i in range(d)]

@@ -20,6 +20,7 @@ and c: a model average (as Brunzema et al. 2025 keep old data at a reduced corre
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
 from scipy.special import logsumexp
 
 from controller.core.kernel import Floats, Hyper, Jump
@@ -73,8 +74,8 @@ def log_density(posterior: Posterior, m: int, i: int) -> Floats:
     base = np.log(np.diag(own)).sum() + 0.5 * float(w[i:] @ w[i:])
     found = [0.0]
     for c in KEPT:
-        root = np.linalg.cholesky(left + (1.0 - c * c) * lost)
-        z = np.linalg.solve(root, innovation + (1.0 - c) * mean)
+        root = cholesky(left + (1.0 - c * c) * lost, lower=True, check_finite=False)
+        z = solve_triangular(root, innovation + (1.0 - c) * mean, lower=True, check_finite=False)
         found.append(float(base - np.log(np.diag(root)).sum() - 0.5 * z @ z))
     return np.array(found)
 

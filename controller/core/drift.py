@@ -12,32 +12,50 @@ from controller.core.advance import measured_gain
 from controller.core.control import Control, Statistics, deal_sums
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
+from controller.core.windows import Cell
 
 RECENT = 6  # windows; fewer where windows are sealed sooner
 LOST = 0.5  # of the gain before, that counts as a change: effects swing with the hour of the day
 SURE = 4.5  # standard errors beyond that: 30 days of hourly looks at one vector cry wolf in .25 % of studies
 
+Gain = tuple[float, float]  # of the objective, and its standard error
+
 
 def faded(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | None:
     """Why the deal's vector is to be given up, or None.
 
-    Both parts share the buckets' traits, so the difference is surer than the standard error that is taken, as of
-    independent parts.
+    No single window decides: a bad hour is no change of the world, so the loss must show without any one of them too.
     """
-    if deal.stage == "explore" or len(deal.arms) != 2:
+    ends = sorted({end for end, _ in seen.cells if end > seen.end_ms - RECENT * plan.window.length_ms})
+    if deal.stage == "explore" or len(deal.arms) != 2 or len(ends) < 2:
         return None
-    newest = {key for key in seen.cells if key[0] > seen.end_ms - RECENT * plan.window.length_ms}
-    before = deal_sums(control, {key: seen.cells[key] for key in seen.cells.keys() - newest}, deal.id)
-    unsealed = msgspec.structs.replace(control, totals={})
-    after = deal_sums(unsealed, {key: seen.cells[key] for key in newest}, deal.id)
-    if before is None or after is None:
+    older = {key: cell for key, cell in seen.cells.items() if key[0] < ends[0]}
+    before = _gain(plan, deal, deal_sums(control, older, deal.id))
+    newest = _newest(plan, control, seen, deal, ends)
+    if before is None or newest is None or not _lost(before, newest):
         return None
-    (was, was_se), (now, now_se) = (measured_gain(plan, deal, cell) for cell in (before, after))
-    lost = was - now - LOST * max(was, 0.0)
-    if not lost > SURE * math.hypot(was_se, now_se):  # what is no number says nothing
-        return None
-    windows = len({end for end, _ in newest})
+    for left_out in ends:
+        some = _newest(plan, control, seen, deal, [end for end in ends if end != left_out])
+        if some is None or not _lost(before, some):
+            return None
     return (
-        f"the world has changed: {deal.arms[1].arm} gains {now:+.2%} +- {now_se:.2%} in the last {windows} windows, "
-        f"{was:+.2%} +- {was_se:.2%} before"
+        f"the world has changed: {deal.arms[1].arm} gains {newest[0]:+.2%} +- {newest[1]:.2%} in the last {len(ends)} "
+        f"windows, {before[0]:+.2%} +- {before[1]:.2%} before"
     )
+
+
+def _newest(plan: Plan, control: Control, seen: Statistics, deal: Deal, ends: list[int]) -> Gain | None:
+    unsealed = msgspec.structs.replace(control, totals={})
+    cells = {key: cell for key, cell in seen.cells.items() if key[0] in ends}
+    return _gain(plan, deal, deal_sums(unsealed, cells, deal.id))
+
+
+def _gain(plan: Plan, deal: Deal, cell: Cell | None) -> Gain | None:
+    return None if cell is None else measured_gain(plan, deal, cell)
+
+
+def _lost(before: Gain, after: Gain) -> bool:
+    """Both share the buckets' traits: their difference is surer than that of independent parts, as it is taken for."""
+    (was, was_se), (now, now_se) = before, after
+    # What is no number says nothing.
+    return was - now - LOST * max(was, 0.0) > SURE * math.hypot(was_se, now_se)

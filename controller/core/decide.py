@@ -129,7 +129,7 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
     tripped = _tripped(plan, control, deal, changes)
     if tripped:
         control = _stopped(control, deal, tripped, seen.end_ms)
-    elif _belongs(deal, stage) and (why := faded(plan, control, seen, deal)):
+    elif _belongs(deal, stage) and _on_trial(control, deal) and (why := faded(plan, control, seen, deal)):
         control = moved(control, "explore", why, seen.end_ms, candidate=None)
     believed = believe(plan, control, live, (seen.end_ms - (control.carry.started_ms or 0)) / HOUR_MS)
     control = carrying(control, hypers=believed.hypers, pick=_pick(plan, control, believed, rng))
@@ -154,10 +154,16 @@ def _all_control(plan: Plan, control: Control) -> Deal:
 
 def _tripped(plan: Plan, control: Control, deal: Deal, changes: Changes | None) -> tuple[safety.Crossing, ...]:
     """Guardrails that the candidate's sequence has crossed; exploring arms are judged by the posterior instead."""
-    if control.carry.stage == "explore" or deal.stage == "explore" or changes is None or not plan.guardrails:
+    if not _on_trial(control, deal) or changes is None or not plan.guardrails:
         return ()
     alpha = plan.safety.stop_alpha / (2 + len(plan.rollout.ramp_shares))  # confirm, each share, hold: a sequence each
     return safety.crossings(plan.guardrails, plan.metrics, changes, alpha)
+
+
+def _on_trial(control: Control, deal: Deal) -> bool:
+    """Whether the deal serves the candidate: after a choice the deal of the one before goes on for a window."""
+    candidate = control.carry.candidate
+    return candidate is not None and candidate.arm in deal.names
 
 
 def _stopped(control: Control, deal: Deal, tripped: tuple[safety.Crossing, ...], at_ms: int) -> Control:

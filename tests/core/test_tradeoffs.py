@@ -97,6 +97,20 @@ def test_the_choice_is_confirmed_ramped_and_held_and_the_study_goes_on_under_its
     assert {checked.outcome for checked in replay(journalled(loop.records))} == {"exact"}
 
 
+def test_what_was_served_before_the_choice_is_not_held_against_it(explored: Loop) -> None:
+    """The vector that was on trial breaks its guardrail in the very window of the choice."""
+    loop = explored.clone()
+    loop.until("confirm")
+    before, chosen = loop.carry.candidate, asked(loop).offers[-1]
+    loop.windows(2)
+    loop.order("choose", theta=chosen.theta, objective=chosen.objective)
+    loop.window(lambda row: row if row.arm == "control" else row._replace(values=(1000.0, 85.0, 5000.0)))
+    assert loop.carry.stage == "confirm"
+    assert (loop.carry.candidate.theta, loop.carry.banned) == (chosen.theta, ())
+    assert loop.carry.candidate.arm != before.arm
+    assert loop.carry.exposed_windows == 0
+
+
 def test_the_study_file_has_the_last_word(explored: Loop) -> None:
     loop = explored.clone()
     chosen = asked(loop).offers[-1]

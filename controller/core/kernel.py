@@ -5,17 +5,21 @@
 | n, k, d | | rows, points, free weights |
 | u, g, h | (n, d), (n,), (n,) | where (unit cube), in which group, when (hours since the study's start) |
 | u0 | (d,) | the baseline: its change is 0 at all times, exactly |
-| l, s, tau, rho | (d,), 1, 1, 1 | lengthscales, scale, memory in hours, share common to all groups |
+| l, s, rho | (d,), 1, 1 | lengthscales, scale, share common to all groups |
+| omega, tau | 1, 1 | share of the variance that drifts, and how long it remembers, in hours |
 | t, c | | a jump: its hour, and the correlation of what is before it with what is after it |
 
 With k the Matern-5/2 correlation of lengthscales l:
 
-    K((u,g,h), (u',g',h')) = s^2 k0(u, u') (rho + (1 - rho) [g = g']) exp(-|h - h'| / tau) J(h, h') (1)
+    K((u,g,h), (u',g',h')) = s^2 k0(u, u') (rho + (1 - rho) [g = g']) T(h - h') J(h, h')      (1)
     k0(u, u') = k(u, u') - k(u, u0) k(u0, u')                                                     (2)
 
-(2) conditions k on f(u0) = 0. The group term is partial pooling. The exponential lets old windows
-fade (Bogunovic, Scarlett and Cevher 2016, "Time-varying Gaussian process bandit optimization"). J is the
-product over the jumps between h and h' of their c.
+    T(lag) = 1 - omega + omega (1 + r) e^-r,    r = sqrt(3) |lag| / tau                           (3)
+
+(2) conditions k on f(u0) = 0. The group term is partial pooling. (3) lets old windows fade as far as the response
+drifts: one part of it stays for ever, the other changes smoothly (Matern-3/2). An exponential (Bogunovic, Scarlett and
+Cevher 2016, "Time-varying Gaussian process bandit optimization") is so rough that it forgets within hours what a
+day has shown, also where nothing drifts. J is the product over the jumps between h and h' of their c.
 """
 
 import msgspec
@@ -24,7 +28,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-ROOT5 = 5.0**0.5
+ROOT3, ROOT5 = 3.0**0.5, 5.0**0.5
 
 
 class Jump(msgspec.Struct, frozen=True):
@@ -39,6 +43,7 @@ class Hyper(msgspec.Struct, frozen=True):
 
     lengthscale: tuple[float, ...]  # d, in sides of the unit cube
     scale: float  # s, standard deviation of a relative change far from the baseline
+    drift: float  # omega, in (0, 1)
     memory_h: float  # tau
     pooling: float  # rho, in (0, 1)
     jumps: tuple[Jump, ...] = ()
@@ -58,7 +63,7 @@ def kernel(hyper: Hyper, baseline: Floats, a: Places, b: Places) -> Floats:
     k = matern(squared_distance(scaled_a, scaled_b))
     k -= np.outer(to_baseline(hyper, baseline, a.unit), to_baseline(hyper, baseline, b.unit))  # (2)
     k *= hyper.pooling + (1.0 - hyper.pooling) * (a.group[:, None] == b.group)
-    k *= np.exp(-np.abs(a.hour[:, None] - b.hour) / hyper.memory_h)
+    k *= 1.0 - hyper.drift + hyper.drift * matern3(np.abs(a.hour[:, None] - b.hour) / hyper.memory_h)  # (3)
     if hyper.jumps:
         k *= kept(hyper.jumps, a.hour, b.hour)
     k *= hyper.scale**2
@@ -84,6 +89,12 @@ def matern(squared: Floats) -> Floats:
     r = ROOT5 * np.sqrt(squared)
     correlation: Floats = (1.0 + r + r * r / 3.0) * np.exp(-r)
     return correlation
+
+
+def matern3(distance: Floats) -> Floats:
+    """The Matern-3/2 correlation at a distance in memories."""
+    r = ROOT3 * distance
+    return np.asarray((1.0 + r) * np.exp(-r))
 
 
 def matern_slope(squared: Floats) -> Floats:

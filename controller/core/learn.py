@@ -1,9 +1,9 @@
 """Hyperparameters of the posterior: maximum a posteriori, with analytic gradients.
 
-Symbols as in `kernel` and `posterior`. One metric is free in p = (log l, log s, log tau, logit rho):
+Symbols as in `kernel` and `posterior`. One metric is free in p = (log l, log s, logit omega, log tau, logit rho):
 
-    J(p) = 1/2 y' C^-1 y + 1/2 log |C| - log prior(p),     C = K + E                              (3)
-    dJ/dp = sum_ij W_ij dK_ij/dp + prior,                  W = 1/2 (C^-1 - a a'),  a = C^-1 y     (4)
+    J(p) = 1/2 y' C^-1 y + 1/2 log |C| - log prior(p),     C = K + E                              (4)
+    dJ/dp = sum_ij W_ij dK_ij/dp + prior,                  W = 1/2 (C^-1 - a a'),  a = C^-1 y     (5)
 
 (Rasmussen and Williams 2006, equation 5.9). All priors are normal in p. Lengthscales grow with
 sqrt(d) (Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian optimization performs great in high
@@ -15,12 +15,13 @@ import numpy as np
 from scipy.linalg import lapack
 from scipy.optimize import minimize
 
-from controller.core.kernel import Floats, Hyper, matern, matern_slope, squared_distance
+from controller.core.kernel import ROOT3, Floats, Hyper, matern, matern3, matern_slope, squared_distance
 
 LENGTHSCALE = 0.65  # prior median, times sqrt(d)
 LENGTHSCALE_SD = 0.7
-SCALE, SCALE_SD = 0.08, 0.9  # changes between 1 and 50 % far from the baseline
-MEMORY_H, MEMORY_SD = 120.0, 0.8  # from one day to a month
+SCALE, SCALE_SD = 0.2, 0.4  # far from the baseline; a wider prior let a noisy metric's few rows talk it down to nothing
+DRIFT, DRIFT_SD = 0.05, 1.2  # of the variance: a standard deviation of .22 of the response
+MEMORY_H, MEMORY_SD = 36.0, 0.7
 POOLING, POOLING_SD = 0.8, 1.0
 GRID_DIGITS = 2  # of p, which is a logarithm: far finer than what the data tell
 BOUND = 3.5  # prior standard deviations that a fit may go
@@ -38,32 +39,32 @@ class Problem(msgspec.Struct, frozen=True, eq=False):
 
 
 def objective(p: Floats, data: Problem) -> tuple[float, Floats]:
-    """J (3) up to a constant, and its gradient (4), (d + 3,)."""
+    """J (4) up to a constant, and its gradient (5), (d + 4,)."""
     d = data.x.shape[1]
     sd = _spread(d)
     offset = (p - median(d)) / sd
     if not len(data.y):
         return float(0.5 * offset @ offset), offset / sd
-    z, s2, tau, rho = (
-        data.x / np.exp(p[:d]),
-        np.exp(2.0 * p[d]),
-        np.exp(p[d + 1]),
-        1.0 / (1.0 + np.exp(-p[d + 2])),
-    )
+    z, s2, tau = data.x / np.exp(p[:d]), np.exp(2.0 * p[d]), np.exp(p[d + 2])
+    omega, rho = 1.0 / (1.0 + np.exp(-p[[d + 1, d + 3]]))
     squared, squared0 = squared_distance(z, z), (z * z).sum(axis=1)
     k_u0 = matern(squared0)  # (n,) k(u, u0)
     k0 = matern(squared) - np.outer(k_u0, k_u0)  # (2)
-    fade = s2 * np.exp(-data.lag / tau) * data.kept
+    r = data.lag / tau
+    moved = 1.0 - matern3(r)
+    fade = (1.0 - omega * moved) * s2 * data.kept
     pooled = rho + (1.0 - rho) * data.same
     K = k0 * fade * pooled
     inverse, a, half_log_det = inverse_of(K + data.noise, data.y)
     W = 0.5 * (inverse - np.outer(a, a))
-    WK, Wl = W * K, W * fade * pooled
-    gradient = np.empty(d + 3)
+    Wl = W * fade * pooled
+    WT = W * k0 * pooled * s2 * data.kept
+    gradient = np.empty(d + 4)
     gradient[:d] = _lengthscale_gradient(z, Wl, squared, squared0, k_u0)
-    gradient[d] = 2.0 * WK.sum()
-    gradient[d + 1] = (WK * data.lag).sum() / tau
-    gradient[d + 2] = rho * (1.0 - rho) * (W * k0 * fade * (1.0 - data.same)).sum()
+    gradient[d] = 2.0 * (W * K).sum()
+    gradient[d + 1] = -omega * (1.0 - omega) * (WT * moved).sum()
+    gradient[d + 2] = 3.0 * omega * (WT * r * r * np.exp(-ROOT3 * r)).sum()
+    gradient[d + 3] = rho * (1.0 - rho) * (W * k0 * fade * (1.0 - data.same)).sum()
     value = 0.5 * float(data.y @ a) + half_log_det + 0.5 * float(offset @ offset)
     return value, gradient + offset / sd
 
@@ -105,23 +106,33 @@ def best(data: Problem, start: Floats, steps: int) -> Hyper:
 
 
 def median(d: int) -> Floats:
-    """The prior's median of p, (d + 3,)."""
+    """The prior's median of p, (d + 4,)."""
     lengthscale = np.full(d, np.log(LENGTHSCALE * np.sqrt(d)))
-    return np.append(lengthscale, [np.log(SCALE), np.log(MEMORY_H), np.log(POOLING / (1.0 - POOLING))])
+    return np.append(lengthscale, [np.log(SCALE), _logit(DRIFT), np.log(MEMORY_H), _logit(POOLING)])
 
 
 def _spread(d: int) -> Floats:
-    return np.append(np.full(d, LENGTHSCALE_SD), [SCALE_SD, MEMORY_SD, POOLING_SD])
+    return np.append(np.full(d, LENGTHSCALE_SD), [SCALE_SD, DRIFT_SD, MEMORY_SD, POOLING_SD])
 
 
 def pack(hyper: Hyper) -> Floats:
     """Hyperparameters as p."""
-    rest = [np.log(hyper.scale), np.log(hyper.memory_h), np.log(hyper.pooling / (1.0 - hyper.pooling))]
+    rest = [np.log(hyper.scale), _logit(hyper.drift), np.log(hyper.memory_h), _logit(hyper.pooling)]
     return np.append(np.log(hyper.lengthscale), rest)
 
 
 def unpack(p: Floats) -> Hyper:
     """The hyperparameters that p stands for."""
-    d = len(p) - 3
-    scale, memory, odds = np.exp(p[d:])
-    return Hyper(tuple(float(v) for v in np.exp(p[:d])), float(scale), float(memory), float(odds / (1.0 + odds)))
+    d = len(p) - 4
+    scale, drift, memory, pooling = np.exp(p[d:])
+    return Hyper(
+        lengthscale=tuple(float(v) for v in np.exp(p[:d])),
+        scale=float(scale),
+        drift=float(drift / (1.0 + drift)),
+        memory_h=float(memory),
+        pooling=float(pooling / (1.0 + pooling)),
+    )
+
+
+def _logit(p: float) -> float:
+    return float(np.log(p / (1.0 - p)))

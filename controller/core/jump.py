@@ -8,10 +8,10 @@
 
 What is before t is as likely under any c. What is after it has, given what is before it, the density
 
-    N(y_2; c L_21 w_1, L_22 L_22' + (1 - c^2) L_21 L_21')                                        (7)
+    N(y_2; c L_21 w_1, L_22 L_22' + (1 - c^2) L_21 L_21')                                        (8)
 
 so one factorisation judges all t and c. A jump at t changes a metric with probability `AFFECTED`, to one of `KEPT`; its
-Bayes factor is the product over metrics of the mean over c of (7) relative to c = 1. As the mean of such factors over
+Bayes factor is the product over metrics of the mean over c of (8) relative to c = 1. As the mean of such factors over
 all hours ever looked at is a test martingale, P(it ever exceeds 1 / `HAZARD` an hour without a jump) is at most
 `HAZARD` x hours (Ville's inequality). The correlation that enters the kernel is the mean over what is believed of jumps
 and c: a model average (as Brunzema et al. 2025 keep old data at a reduced correlation), so a doubtful jump does little.
@@ -67,7 +67,7 @@ def revised(posterior: Posterior) -> tuple[Hyper, ...]:
 
 
 def log_density(posterior: Posterior, m: int, i: int) -> Floats:
-    """(1 + len(KEPT),) log of (7) for c = 1 (which is 0) and every c of `KEPT`, relative to c = 1, of metric m."""
+    """(1 + len(KEPT),) log of (8) for c = 1 (which is 0) and every c of `KEPT`, relative to c = 1, of metric m."""
     L, w = posterior.lower[m], posterior.whitened[m]
     across, own, innovation = L[i:, :i], L[i:, i:], L[i:, i:] @ w[i:]
     mean, lost, left = across @ w[:i], across @ across.T, own @ own.T

@@ -7,17 +7,17 @@
 | f, s | | the metric's true change (`kernel`), its scale |
 | r, q | | how much of a change the source sees; how large its own mistakes are, in units of s |
 
-    y(u) = r f(u, 0) + delta(u) + noise,   delta ~ GP(0, q^2 B),   noise ~ N(0, E)                (8)
+    y(u) = r f(u, 0) + delta(u) + noise,   delta ~ GP(0, q^2 B),   noise ~ N(0, E)                (9)
     B = s^2 k0 + `ROUGH` diag(s^2 k0)
 
 (Kennedy and O'Hagan 2000, "Predicting the output from a complex computer code when fast approximations are available";
 Letham and Bakshy 2019, "Bayesian optimization for policy search via online-offline experimentation"). delta is
 nearly as smooth as f and 0 at the baseline. The predictions stand at the study's start, so they fade like any old
-evidence. Divided by r, (8) is one more deal, whose noise (q^2 B + E) / r^2 varies together: nothing else need know.
+evidence. Divided by r, (9) is one more deal, whose noise (q^2 B + E) / r^2 varies together: nothing else need know.
 
 r and q are the posterior means over a grid, given what online evidence foretells of the predictions:
 
-    P(r, q | y) ~ P(r) P(q) N(y; r m, r^2 S + q^2 B + E),   m, S: mean and covariance of f   (9)
+    P(r, q | y) ~ P(r) P(q) N(y; r m, r^2 S + q^2 B + E),   m, S: mean and covariance of f   (10)
 
 A source that is contradicted has small r and large q: it is not listened to any more.
 """
@@ -57,7 +57,7 @@ def informed(posterior: Posterior, predicted: Observations) -> Posterior:
 
 
 def reliability(y: Floats, E: Floats, mean: Floats, S: Floats, B: Floats) -> tuple[float, float]:
-    """r and q of one metric by (9): r's posterior mean, q's geometric one."""
+    """r and q of one metric by (10): r's posterior mean, q's geometric one."""
     grid = [(r, q) for r in SEEN for q in MISTAKES]
     log_posterior = np.empty(len(grid))
     for i, (r, q) in enumerate(grid):

@@ -10,8 +10,8 @@ Each deal's noise is a scale mixture of normals, E_b / w with w one of `LEVELS` 
 normal distributions"; a Student-t has a gamma in place of the few levels, and gives up information where nothing is
 wrong). With a = P y (Rasmussen and Williams 2006, 5.4.2, by blocks)
 
-    r_b = P_bb^-1 a_b,   S_b = P_bb^-1                                                            (5)
-    P(w | y) ~ P(w) N(r_b; 0, S_b + (1/w - 1) E_b)                                                (6)
+    r_b = P_bb^-1 a_b,   S_b = P_bb^-1                                                            (6)
+    P(w | y) ~ P(w) N(r_b; 0, S_b + (1/w - 1) E_b)                                                (7)
 
 and P(w < 1 | y) is how bad the deal is. Two bad deals in a row are no bad hour but a change of the world (`jump`):
 neither is set aside. A test's one deal lasts for many windows: an hour bad enough to spoil their sum spoils it all.
@@ -68,7 +68,7 @@ def badness(
     m: int,
     weights: Floats | None = None,
 ) -> Floats:
-    """(D,) P(w < 1 | y) of metric m by (6); the deals' noise is divided by `weights` (D,) already, where given."""
+    """(D,) P(w < 1 | y) of metric m by (7); the deals' noise is divided by `weights` (D,) already, where given."""
     o, hyper, bad = observations, hypers[m], np.empty(len(deals))
     places = Places(o.unit, o.group, o.hour)
     P, a, _ = inverse_of(kernel(hyper, baseline, places, places) + o.noise[m] + NUGGET * np.eye(o.rows), o.change[m])
@@ -81,7 +81,7 @@ def badness(
 
 
 def _mixture(r: Floats, S: Floats, own: Floats, inflation: float) -> Floats:
-    """P(w | y) over `LEVELS` (6); S holds own x inflation already."""
+    """P(w | y) over `LEVELS` (7); S holds own x inflation already."""
     covariance = S + (1.0 / LEVELS - inflation)[:, None, None] * own
     half_log_det = 0.5 * np.linalg.slogdet(covariance)[1]
     chi2 = np.linalg.solve(covariance, np.broadcast_to(r[:, None], (len(LEVELS), len(r), 1)))[..., 0] @ r

@@ -12,7 +12,7 @@ from controller.core.posterior import Observations, Posterior, condition, join
 
 D = 2
 BASELINE = np.array([0.4, 0.4])
-HYPERS = (Hyper((0.8, 0.8), 0.15, 500.0, 0.7),) * 3
+HYPERS = (Hyper((0.8, 0.8), 0.15, 0.3, 500.0, 0.7),) * 3
 OBJECTIVES = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 NONE = np.empty((0, D))
 WORST = np.array([-0.15, -0.12])  # about what each objective is where the other is best

@@ -12,7 +12,7 @@ from controller.core.learn import objective, pack
 from controller.core.posterior import NUGGET, Observations, condition, fit, join, problem
 
 BASELINE = np.array([0.4, 0.5])
-CALM = (Hyper((0.9, 1.2), 0.08, 120.0, 0.8), Hyper((1.1, 0.8), 0.05, 120.0, 0.8))
+CALM = (Hyper((0.9, 1.2), 0.08, 0.3, 120.0, 0.8), Hyper((1.1, 0.8), 0.05, 0.3, 120.0, 0.8))
 ARMS, SE = 6, 0.006
 
 
@@ -121,7 +121,7 @@ def test_the_gradient_holds_with_a_jump() -> None:
     data = problem(study(7, 6), BASELINE, 0, (Jump(2.5, 0.3),))
     p, step = pack(CALM[0]), 1e-5
     _, gradient = objective(p, data)
-    for j, e in enumerate(np.eye(5) * step):
+    for j, e in enumerate(np.eye(6) * step):
         numeric = (objective(p + e, data)[0] - objective(p - e, data)[0]) / (2 * step)
         assert gradient[j] == pytest.approx(numeric, rel=1e-5, abs=1e-6)
 

@@ -12,7 +12,7 @@ from controller.core.posterior import NUGGET, Observations, Posterior, condition
 from tests.core.loop import PLAN, Loop, pleasant, varied
 
 BASELINE = np.array([0.4, 0.5])
-HYPERS = (Hyper((0.9, 1.2), 0.08, 120.0, 0.8),)
+HYPERS = (Hyper((0.9, 1.2), 0.08, 0.95, 120.0, 0.8),)
 SE = 0.005
 
 
@@ -112,7 +112,7 @@ def test_reliability_is_the_mean_over_the_grid_by_the_textbook() -> None:
 def test_predictions_fade_like_old_evidence() -> None:
     predicted, said, unit, truth = world(5)
     told = informed(study(unit, truth, 0), deal(predicted, said, 0.0))
-    now, later = (np.abs(told.mean(unit, 0, hour)).mean() for hour in (0.0, 240.0))
+    now, later = (np.abs(told.mean(unit, 0, hour)).mean() for hour in (0.0, 480.0))
     assert later < 0.2 * now
 
 

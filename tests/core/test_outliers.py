@@ -8,7 +8,7 @@ from controller.core.outliers import LEVELS, PRIOR, badness, discounted, rows_of
 from controller.core.posterior import NUGGET, Observations, condition, join, select
 
 BASELINE = np.array([0.4, 0.5])
-HYPERS = (Hyper((0.9, 1.2), 0.08, 120.0, 0.8),)
+HYPERS = (Hyper((0.9, 1.2), 0.08, 0.3, 120.0, 0.8),)
 ARMS, DEALS, SE = 6, 10, 0.006
 
 

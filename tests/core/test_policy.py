@@ -26,7 +26,7 @@ from controller.core.safety import Guardrail
 D = 3
 BASELINE = np.array([0.4, 0.5, 0.3])
 GOAL = Goal((1.0, 0.0), (Limit(1, 1, -0.01),))
-HYPERS = (Hyper((0.9,) * D, 0.1, 200.0, 0.7),) * 2
+HYPERS = (Hyper((0.9,) * D, 0.1, 0.3, 200.0, 0.7),) * 2
 NONE = np.empty((0, D))
 
 
@@ -179,7 +179,7 @@ def test_segments_choose_for_themselves() -> None:
             ]
         ),
         BASELINE,
-        (Hyper((0.9,) * D, 0.1, 200.0, 0.3),) * 2,
+        (Hyper((0.9,) * D, 0.1, 0.3, 200.0, 0.3),) * 2,
     )
     rng = np.random.default_rng(5)
     before = np.empty((0, 2, D))
@@ -205,7 +205,7 @@ def test_a_study_may_have_no_guardrails() -> None:
 
 
 def test_one_weight_and_one_arm_are_enough() -> None:
-    baseline, hypers = np.array([0.5]), (Hyper((0.5,), 0.1, 200.0, 0.7),)
+    baseline, hypers = np.array([0.5]), (Hyper((0.5,), 0.1, 0.3, 200.0, 0.7),)
     unit = np.linspace(0, 1, 9)[:, None]
     posterior = condition(observed(unit, 0.1 * (unit.T - 0.5)), baseline, hypers)
     goal, rng, nothing = Goal((1.0,), ()), np.random.default_rng(6), np.empty((0, 1, 1))

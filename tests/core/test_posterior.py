@@ -21,7 +21,7 @@ from controller.core.posterior import (
 )
 
 BASELINE = np.array([0.4, 0.5, 0.3])
-HYPERS = (Hyper((0.6, 1.0, 0.8), 0.1, 60.0, 0.7), Hyper((1.5, 0.5, 0.9), 0.05, 200.0, 0.4))
+HYPERS = (Hyper((0.6, 1.0, 0.8), 0.1, 0.3, 60.0, 0.7), Hyper((1.5, 0.5, 0.9), 0.05, 0.3, 200.0, 0.4))
 
 
 def deal(
@@ -51,7 +51,9 @@ def dense(o: Observations, new: Places, m: int) -> tuple[Floats, Floats]:
     def f(a: Places, b: Places, i: int, j: int) -> float:
         k0 = k(a.unit[i], b.unit[j]) - k(a.unit[i], BASELINE) * k(b.unit[j], BASELINE) / k(BASELINE, BASELINE)
         pooled = 1.0 if a.group[i] == b.group[j] else hyper.pooling
-        return float(hyper.scale**2 * k0 * pooled * np.exp(-abs(a.hour[i] - b.hour[j]) / hyper.memory_h))
+        r = np.sqrt(3) * abs(a.hour[i] - b.hour[j]) / hyper.memory_h
+        fade = 1.0 - hyper.drift + hyper.drift * (1 + r) * np.exp(-r)
+        return float(hyper.scale**2 * k0 * pooled * fade)
 
     def gram(a: Places, b: Places) -> Floats:
         return np.array([[f(a, b, i, j) for j in range(len(b.unit))] for i in range(len(a.unit))])
@@ -183,10 +185,10 @@ def test_thinning_keeps_whole_deals_and_the_newest() -> None:
 def test_the_gradient_equals_finite_differences(seed: int) -> None:
     rng = np.random.default_rng(seed)
     data = problem(study(seed), BASELINE, 0)
-    p = learn.pack(HYPERS[0]) + 0.3 * rng.standard_normal(6)
+    p = learn.pack(HYPERS[0]) + 0.3 * rng.standard_normal(7)
     _, gradient = objective(p, data)
     step = 1e-5
-    for j, e in enumerate(np.eye(6) * step):
+    for j, e in enumerate(np.eye(7) * step):
         numeric = (objective(p + e, data)[0] - objective(p - e, data)[0]) / (2 * step)
         assert gradient[j] == pytest.approx(numeric, rel=1e-5, abs=1e-6)
 
@@ -217,7 +219,7 @@ def world(posterior: Posterior, seed: int) -> Observations:
 
 
 def test_a_fit_finds_the_relevant_weight_and_the_scale() -> None:
-    hypers = (Hyper((0.3, 4.0, 4.0), 0.1, 1e4, 0.5),) * 2
+    hypers = (Hyper((0.3, 4.0, 4.0), 0.1, 0.3, 1e4, 0.5),) * 2
     nothing = select(study(20), np.empty(0, dtype=np.int64))
     found = fit(world(condition(nothing, BASELINE, hypers), 21), BASELINE)
     for hyper in found:

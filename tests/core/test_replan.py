@@ -127,7 +127,7 @@ def test_evidence_outside_narrower_bounds_still_counts_and_wider_ones_are_explor
 
 def test_what_was_fitted_is_told_in_the_new_cube_and_for_the_metrics_judged_now() -> None:
     """Half of the range of p_watch's logarithm, so twice the sides."""
-    fitted = (Hyper((0.5, 0.6), 0.1, 90.0, 0.8, (Jump(3.0, 0.5),)), Hyper((0.7, 0.8), 0.2, 95.0, 0.7))
+    fitted = (Hyper((0.5, 0.6), 0.1, 0.3, 90.0, 0.8, (Jump(3.0, 0.5),)), Hyper((0.7, 0.8), 0.2, 0.3, 95.0, 0.7))
     control = carrying(initial(PLAN), hypers=fitted)
     half = bounded("p_watch", low=10.0**-0.5, high=10.0**0.5)
     told = replan.follow(PLAN, half, control, START).carry.hypers

@@ -8,7 +8,7 @@ What is left out beside events: delays of minutes, the grace in which the table 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -163,15 +163,15 @@ def run(scenario: Scenario, name: str, seed: int, hours: int, cadence: int | Non
     """Let a controller tune a scenario. Raises `Missing` when it cannot run here."""
     with single_threaded():
         plan = study_of(scenario.world, seed).plan
-        return Run(scenario.name, name, seed, tuple(_hours(scenario, plan, player(name, plan, cadence), seed, hours)))
+        return Run(scenario.name, name, seed, tuple(hours_of(scenario, plan, player(name, plan, cadence), seed, hours)))
 
 
-def _hours(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int) -> list[Hour]:
+def hours_of(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int) -> Iterator[Hour]:
+    """The hours of a run as they are played: whoever has seen enough may stop."""
     people = crowd(scenario.world, seed, plan.salt)
     weights, components = (tuple(part.name for part in parts) for parts in (plan.weights, plan.components))
     control, _ = operate.begin(plan, initial(plan), 1, START_MS)
     coming: dict[tuple[int, int], tuple[Cell, ...]] = {}  # (window end, version) -> as arrived, by hours since then
-    played = []
     for hour in range(hours):
         begin_ms = START_MS + hour * plan.window.length_ms
         deal, stage = control.deals[control.carry.deal], control.carry.stage
@@ -192,10 +192,9 @@ def _hours(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int) -
         before, control = control, who.turn(plan, control, seen, end_ms + plan.window.grace_ms)
         recommended = who.recommend(plan, control, seen)
         cpu_s = time.process_time() - started
-        played.append(Hour(_shares(deal), recommended, stage, cpu_s, _claim(plan, before, control, hour)))
+        yield Hour(_shares(deal), recommended, stage, cpu_s, _claim(plan, before, control, hour))
         control, cells = _sealed(plan, control, cells, end_ms + plan.window.grace_ms)
         coming = {key: coming[key] for key in cells}
-    return played
 
 
 def _claim(plan: Plan, before: Control, after: Control, hour: int) -> Claim | None:

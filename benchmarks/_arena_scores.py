@@ -96,7 +96,7 @@ def scored(run: Run) -> Scores:
     found = _exposures(scenario, run.hours, arms)
     held_from = _held_from(series[: scenario.jump_hour])
     strict = found.violation > 1e-9
-    promotions = tuple(_promotions(scenario, run.hours))
+    promotions = tuple(promotions_of(scenario, run.hours))
     cpu_s = [hour.cpu_s for hour in run.hours]
     return Scores(
         scenario=run.scenario,
@@ -192,7 +192,8 @@ def _exposures(scenario: Scenario, hours: tuple[Hour, ...], changes: list[Floats
     return _Exposures(share, violation, infeasible.astype(np.bool_), fresh.astype(np.bool_))
 
 
-def _promotions(scenario: Scenario, hours: tuple[Hour, ...]) -> list[Promotion]:
+def promotions_of(scenario: Scenario, hours: Sequence[Hour]) -> list[Promotion]:
+    """What entered ramp, and what it is worth."""
     made = []
     for h, hour in enumerate(hours):
         if hour.claim is not None:

@@ -200,13 +200,15 @@ def hours_of(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int)
 def _claim(plan: Plan, before: Control, after: Control, hour: int) -> Claim | None:
     """What the decision after an hour claimed when it began a ramp."""
     carry, vector = before.carry, before.carry.candidate
-    if (carry.stage, after.carry.stage) != ("confirm", "ramp") or vector is None or before.sample is None:
+    if (carry.stage, after.carry.stage) != ("confirm", "ramp"):
+        return None
+    if vector is None or before.sample is None or before.trial is None:
         return None
     begin, end = (
         (ms - START_MS) // plan.window.length_ms for ms in (carry.stage_since_ms, carry.claim_through_ms or 0)
     )
     sample = tuple(range(int(begin), min(int(end), hour + 1)))
-    return Claim(vector.theta, *measured_gain(plan, before.deals[carry.deal], before.sample), sample)
+    return Claim(vector.theta, *measured_gain(plan, before.trial, before.sample), sample)
 
 
 def _statistics(plan: Plan, cells: dict[tuple[int, int], Cell], end_ms: int, newest: Cell) -> Statistics:

@@ -73,9 +73,9 @@ def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed)
         complete = exposed_ms(plan, carry) >= plan.rollout.confirm_ms
         reason = "the sample is complete: waiting until it is sealed"
         return carrying(control, claim_through_ms=at_ms, reason=reason) if complete else control
-    if control.sample is None:
+    if control.sample is None or control.trial is None:
         return control
-    failed = _unproven(plan, control.deals[carry.deal], control.sample) or _improbable(plan, carry.candidate, believed)
+    failed = _unproven(plan, control.trial, control.sample) or _improbable(plan, carry.candidate, believed)
     if failed:
         banned = banning(carry, carry.candidate.theta)
         return moved(control, "explore", f"not confirmed: {failed}", at_ms, candidate=None, banned=banned)

@@ -36,7 +36,7 @@ def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], now_ms: int)
         f"breaker: {deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window, "
         f"the limit is {worst.limit:+.2%}"
     )
-    if control.carry.stage == "explore":
+    if control.carry.stage == "explore" or (deal.trial and 1 not in broken):  # the candidate is not among them
         control = carrying(control, banned=banned, reason=reason)
     else:
         control = moved(control, "explore", reason, now_ms, candidate=None, banned=banned)

@@ -93,7 +93,9 @@ class Control(msgspec.Struct, frozen=True, eq=False):
     replaced_ms: dict[int, int]  # version -> when another took its place
     totals: dict[int, Cell]  # deal -> sums of its sealed windows
     moments: dict[int, float]  # deal -> sum over those of events x the window's middle in hours since 1970
-    sample: Cell | None  # sums that a confirm test is judged by: its deal's, through `claim_through_ms`, sealed
+    trial: Deal | None  # the test of the candidate: it and control alone, however often the arms beside them change
+    tried: Cell | None  # sums of the trial's sealed windows
+    sample: Cell | None  # sums that a confirm test is judged by: the trial's, through `claim_through_ms`, sealed
     evidence: tuple[Evidence, ...]  # of deals whose windows are all sealed
     units: NDArray[np.int64]  # (B,) distinct sampled units, summed over the windows decided on
     history: NDArray[np.float64]  # (G1, B, C) sums of the windows decided on, old ones fading
@@ -130,6 +132,8 @@ def initial(plan: Plan) -> Control:
         replaced_ms={},
         totals={},
         moments={},
+        trial=None,
+        tried=None,
         sample=None,
         evidence=(),
         units=np.zeros(plan.buckets, np.int64),
@@ -169,7 +173,8 @@ def banning(carry: Carry, *thetas: Theta) -> tuple[Theta, ...]:
 def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Control, bytes]:
     """Make the next table, of `deal`; returns the state that knows it and the table's bytes."""
     carry = control.carry
-    if deal.id != carry.deal and carry.stage != "explore":  # a test is one deal: another one begins it anew
+    same_test = deal.trial and deal.trial == control.deals[carry.deal].trial
+    if deal.id != carry.deal and carry.stage != "explore" and not same_test:  # another test begins anew
         carry = msgspec.structs.replace(carry, exposed_windows=0, claim_through_ms=None)
         control = msgspec.structs.replace(control, sample=None)
     started = carry.decided_through_ms > 0 or now_ms > 0
@@ -225,26 +230,27 @@ def tables(control: Control) -> dict[int, tuple[tuple[str, ...], NDArray[np.int1
 
 def fold(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -> Control:
     """Add a sealed window's sums (version -> cell) to its deals; let go of deals that no event can reach any more."""
-    totals, moments = dict(control.totals), dict(control.moments)
+    totals, moments, tried = dict(control.totals), dict(control.moments), control.tried
     for version in sorted(cells.keys() & control.versions.keys()):
         deal = control.versions[version]
+        tried = _plus(tried, cells[version]) if on_trial(control, version) else tried
         totals[deal] = _plus(totals.get(deal), cells[version])
         moments[deal] = moments.get(deal, 0.0) + _moment(plan, end_ms, cells[version])
-    sample = _sample(control, end_ms, totals)
+    sample = _sample(control, end_ms, tried)
     control = _learnt(plan, control, end_ms, cells)
     carry = msgspec.structs.replace(control.carry, sealed_through_ms=end_ms)
-    control = msgspec.structs.replace(control, carry=carry, totals=totals, moments=moments, sample=sample)
+    control = msgspec.structs.replace(control, carry=carry, totals=totals, moments=moments, tried=tried, sample=sample)
     # A client may serve a replaced table for `validity`: later exposures cannot echo it.
     gone = {v for v, at in control.replaced_ms.items() if at + plan.window.validity_ms <= end_ms}
     return _retire(plan, control, gone) if gone else control
 
 
-def _sample(control: Control, end_ms: int, totals: dict[int, Cell]) -> Cell | None:
+def _sample(control: Control, end_ms: int, tried: Cell | None) -> Cell | None:
     """The confirm sample, once its last window is sealed: what is sealed after it does not count."""
     carry = control.carry
     if control.sample is not None or carry.claim_through_ms is None or end_ms < carry.claim_through_ms:
         return control.sample
-    return (totals if end_ms == carry.claim_through_ms else control.totals).get(carry.deal)
+    return tried if end_ms == carry.claim_through_ms else control.tried
 
 
 def live_evidence(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[Evidence, ...]:
@@ -329,6 +335,21 @@ def deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -
     total = control.totals.get(deal)
     for key in sorted(cells):
         if control.versions.get(key[1]) == deal:
+            total = _plus(total, cells[key])
+    return total
+
+
+def on_trial(control: Control, version: int) -> bool:
+    """Whether a version's table went on with the test that is being made."""
+    deal = control.deals.get(control.versions.get(version, 0))
+    return control.trial is not None and deal is not None and deal.trial == control.trial.id
+
+
+def trial_sums(control: Control, cells: dict[tuple[int, int], Cell]) -> Cell | None:
+    """The trial's sums: its sealed windows' and the given unsealed cells'; None where it has had no event."""
+    total = control.tried
+    for key in sorted(cells):
+        if on_trial(control, key[1]):
             total = _plus(total, cells[key])
     return total
 

@@ -21,11 +21,12 @@ from controller.core.control import (
     banning,
     baseline,
     carrying,
-    deal_sums,
+    deal_changes,
     issue,
     live_evidence,
     moved,
     remembered,
+    trial_sums,
     tuned,
     watched,
 )
@@ -33,7 +34,7 @@ from controller.core.drift import faded
 from controller.core.estimate import Changes
 from controller.core.faults import fault, served
 from controller.core.plan import Plan
-from controller.core.rollout import FROZEN, Deal
+from controller.core.rollout import FROZEN, OTHERS, Deal
 
 EXPOSED = 0.5  # of a window's events that a deal must have served for the window to count as its exposure
 
@@ -126,7 +127,7 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
     stage = control.carry.stage
     live = live_evidence(plan, control, seen.cells)
     changes = next((e.changes for e in live if e.deal == deal.id), None)
-    tripped = _tripped(plan, control, deal, changes)
+    tripped = _tripped(plan, control, seen, deal)
     if tripped:
         control = _stopped(control, deal, tripped, seen.end_ms)
     elif _belongs(deal, stage) and _on_trial(control, deal) and (why := faded(plan, control, seen, deal)):
@@ -138,8 +139,8 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
     if control.carry.stage == "explore":
         control, following, why = _explored(plan, control, believed, rng)
     else:
-        following = _tested(plan, control, deal)
-        why = _progress(plan, control, seen, following)
+        control, following, beside = _tested(plan, control, deal, believed, rng)
+        why = _progress(plan, control, seen) + beside
     outcome = "kept" if following.id == deal.id else "dealt"
     return _Verdict(control, outcome, control.carry.reason if turned else why, following, changes, tripped)
 
@@ -152,10 +153,12 @@ def _all_control(plan: Plan, control: Control) -> Deal:
     return rollout.all_control(control.carry.deals + 1, control.carry.stage, baseline(plan), plan.buckets)
 
 
-def _tripped(plan: Plan, control: Control, deal: Deal, changes: Changes | None) -> tuple[safety.Crossing, ...]:
+def _tripped(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> tuple[safety.Crossing, ...]:
     """Guardrails that the candidate's sequence has crossed; exploring arms are judged by the posterior instead."""
-    if not _on_trial(control, deal) or changes is None or not plan.guardrails:
+    cell = trial_sums(control, seen.cells)
+    if not _on_trial(control, deal) or control.trial is None or cell is None or not plan.guardrails:
         return ()
+    changes = deal_changes(plan, control.trial, cell)
     alpha = plan.safety.stop_alpha / (2 + len(plan.rollout.ramp_shares))  # confirm, each share, hold: a sequence each
     return safety.crossings(plan.guardrails, plan.metrics, changes, alpha)
 
@@ -198,32 +201,36 @@ def _pick(plan: Plan, control: Control, believed: Believed, rng: np.random.Gener
 def _explored(plan: Plan, control: Control, believed: Believed, rng: np.random.Generator) -> tuple[Control, Deal, str]:
     """A new deal of vectors worth trying, and what is known by now."""
     carry, traffic = control.carry, plan.traffic
+    found, why = _proposed(plan, control, believed, traffic.explore_arms, rng)
+    # Where bans leave room for fewer vectors, each still has its own share.
+    share = traffic.explore_share * len(found) / traffic.explore_arms
+    buckets = rollout.shuffled(plan.buckets, max(len(found), 1), share, rng)
+    deal = Deal(carry.deals + 1, "explore", (baseline(plan), *found), buckets, control.history)
+    control = carrying(control, arms=carry.arms + len(found))
+    return control, deal, f"vectors dealt: {why}; {_known(carry.pick, believed.unmeasured)}"
+
+
+def _proposed(
+    plan: Plan, control: Control, believed: Believed, arms: int, rng: np.random.Generator
+) -> tuple[list[Arm], str]:
+    """Up to so many vectors worth trying, and how many for which reason."""
     proposal = policy.propose(
         believed.posterior,
         believed.goal,
         believed.groups,
         believed.hour,
-        arms=traffic.explore_arms,
+        arms=arms,
         risk=plan.safety.risk,
         previous=believed.earlier,
         banned=banned(plan, control, believed),
         rng=rng,
     )
     found = [
-        Arm(f"e{carry.arms + k + 1}", "explore", theta_at(plan, believed.space, believed.groups, unit))
+        Arm(f"e{control.carry.arms + k + 1}", "explore", theta_at(plan, believed.space, believed.groups, unit))
         for k, unit in enumerate(proposal.unit)
     ]
-    # Where bans leave room for fewer vectors, each still has its own share.
-    share = traffic.explore_share * len(found) / traffic.explore_arms
-    buckets = rollout.shuffled(plan.buckets, max(len(found), 1), share, rng)
-    deal = Deal(carry.deals + 1, "explore", (baseline(plan), *found), buckets, control.history)
     counts = Counter(proposal.reasons)
-    why = ", ".join(f"{counts[reason]} {reason}" for reason in sorted(counts))
-    return (
-        carrying(control, arms=carry.arms + len(found)),
-        deal,
-        f"vectors dealt: {why or 'none'}; {_known(carry.pick, believed.unmeasured)}",
-    )
+    return found, ", ".join(f"{counts[reason]} {reason}" for reason in sorted(counts)) or "none"
 
 
 def _known(pick: Choice | None, unmeasured: tuple[str, ...]) -> str:
@@ -234,20 +241,45 @@ def _known(pick: Choice | None, unmeasured: tuple[str, ...]) -> str:
     return f"best known: gain {pick.gain_mean:+.2%} +- {pick.gain_sd:.2%}, P(feasible) {pick.p_feasible:.0%}"
 
 
-def _tested(plan: Plan, control: Control, deal: Deal) -> Deal:
-    """The candidate against control at the stage's share: the current deal where it already is that."""
-    carry, shares = control.carry, plan.rollout.ramp_shares
-    share = {
-        "confirm": plan.traffic.max_share_at_risk,
-        "ramp": shares[min(carry.ramp_step, len(shares) - 1)],  # the plan may have got fewer steps meanwhile
-        "hold": shares[-1],
+def _tested(
+    plan: Plan, control: Control, deal: Deal, believed: Believed, rng: np.random.Generator
+) -> tuple[Control, Deal, str]:
+    """The candidate beside control at the stage's share, with vectors worth trying beside where there is room."""
+    control, trial = _on_with(plan, control, deal)
+    carry, traffic = control.carry, plan.traffic
+    room = int((trial.buckets == OTHERS).sum()) / plan.buckets
+    arms = round(room * traffic.explore_arms / traffic.explore_share)  # each with the share that it has in explore
+    if arms:
+        found, why = _proposed(plan, control, believed, arms, rng)
+        control = carrying(control, arms=carry.arms + len(found))
+        return control, rollout.joined(trial, carry.deals + 1, found, rng), f"; beside it {why}"
+    alone = deal.trial == trial.id and len(deal.arms) == len(trial.arms)
+    return control, deal if alone else rollout.joined(trial, carry.deals + 1, (), rng), ""
+
+
+def _on_with(plan: Plan, control: Control, deal: Deal) -> tuple[Control, Deal]:
+    """The stage's trial: the one that the deal goes on with where it is that one already, else a new one."""
+    carry, shares, most = control.carry, plan.rollout.ramp_shares, plan.traffic.max_share_at_risk
+    share, beside = {
+        "confirm": (most * (1.0 - plan.traffic.beside), most * plan.traffic.beside),
+        # The plan may have got fewer steps meanwhile.
+        "ramp": (shares[min(carry.ramp_step, len(shares) - 1)], most * plan.traffic.beside),
+        "hold": (shares[-1], most * plan.traffic.beside),
     }[carry.stage]
     assert carry.candidate is not None  # these stages are entered with a candidate
     arm = Arm(carry.candidate.arm, "candidate" if carry.stage == "confirm" else "promoted", carry.candidate.theta)
-    arm_of = rollout.nested(plan.buckets, share, plan.seed, arm.arm)
-    if _belongs(deal, carry.stage) and deal.arms[1:] == (arm,) and np.array_equal(deal.buckets, arm_of):
-        return deal
-    return Deal(carry.deals + 1, carry.stage, (baseline(plan), arm), arm_of, _past(control, deal))
+    arm_of = rollout.nested(plan.buckets, share, plan.seed, arm.arm, rollout.room_beside(share, beside))
+    old = control.trial
+    if (
+        old is not None
+        and deal.trial == old.id
+        and _belongs(old, carry.stage)
+        and old.arms[1:] == (arm,)
+        and np.array_equal(old.buckets, arm_of)
+    ):
+        return control, old
+    trial = Deal(carry.deals + 1, carry.stage, (baseline(plan), arm), arm_of, _past(control, deal), carry.deals + 1)
+    return msgspec.structs.replace(control, trial=trial, tried=None, sample=None), trial
 
 
 def _past(control: Control, deal: Deal) -> NDArray[np.float64] | None:
@@ -266,12 +298,13 @@ def _belongs(deal: Deal, stage: Stage) -> bool:
     return deal.stage == stage or (deal.stage, stage) == ("ramp", "hold")
 
 
-def _progress(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str:
+def _progress(plan: Plan, control: Control, seen: Statistics) -> str:
     """How far a test is: "c145 at 40%, 7.0 h of traffic, gain +4.10% +- 0.90%"."""
+    trial, cell = control.trial, trial_sums(control, seen.cells)
+    assert trial is not None  # a test is one of a candidate
     hours = exposed_ms(plan, control.carry) / HOUR_MS
-    text = f"{deal.arms[1].arm} at {np.mean(deal.buckets == 1):.0%}, {hours:.1f} h of traffic"
-    cell = deal_sums(control, seen.cells, deal.id)
+    text = f"{trial.arms[1].arm} at {np.mean(trial.buckets == 1):.0%}, {hours:.1f} h of traffic"
     if cell is None:
         return text
-    gain, sd = measured_gain(plan, deal, cell)
+    gain, sd = measured_gain(plan, trial, cell)
     return f"{text}, gain {gain:+.2%} +- {sd:.2%}"

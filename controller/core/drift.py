@@ -1,7 +1,7 @@
 """Whether a vector that is served for long still gains what it gained: its newest windows beside the ones before.
 
 While vectors change at every deal the posterior sees the world change (`jump`). In confirm, ramp and hold one vector
-is served, and its deal's sums grow: what the newest windows say drowns in what was. So they are judged by themselves.
+is served, and its trial's sums grow: what the newest windows say drowns in what was. So they are judged by themselves.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import msgspec
 
 from controller.core.advance import measured_gain
-from controller.core.control import Control, Statistics, deal_sums
+from controller.core.control import Control, Statistics, trial_sums
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
@@ -27,15 +27,16 @@ def faded(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | N
     No single window decides: a bad hour is no change of the world, so the loss must show without any one of them too.
     """
     ends = sorted({end for end, _ in seen.cells if end > seen.end_ms - RECENT * plan.window.length_ms})
-    if deal.stage == "explore" or len(deal.arms) != 2 or len(ends) < 2:
+    trial = control.trial
+    if trial is None or deal.trial != trial.id or len(ends) < 2:
         return None
     older = {key: cell for key, cell in seen.cells.items() if key[0] < ends[0]}
-    before = _gain(plan, deal, deal_sums(control, older, deal.id))
-    newest = _newest(plan, control, seen, deal, ends)
+    before = _gain(plan, trial, trial_sums(control, older))
+    newest = _newest(plan, control, seen, trial, ends)
     if before is None or newest is None or not _lost(before, newest):
         return None
     for left_out in ends:
-        some = _newest(plan, control, seen, deal, [end for end in ends if end != left_out])
+        some = _newest(plan, control, seen, trial, [end for end in ends if end != left_out])
         if some is None or not _lost(before, some):
             return None
     return (
@@ -45,9 +46,9 @@ def faded(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | N
 
 
 def _newest(plan: Plan, control: Control, seen: Statistics, deal: Deal, ends: list[int]) -> Gain | None:
-    unsealed = msgspec.structs.replace(control, totals={})
+    unsealed = msgspec.structs.replace(control, tried=None)
     cells = {key: cell for key, cell in seen.cells.items() if key[0] in ends}
-    return _gain(plan, deal, deal_sums(unsealed, cells, deal.id))
+    return _gain(plan, deal, trial_sums(unsealed, cells))
 
 
 def _gain(plan: Plan, deal: Deal, cell: Cell | None) -> Gain | None:

@@ -230,7 +230,7 @@ def _adopt(story: _Story, body: dict[str, Any]) -> _Story:
     if body.get("table") is not None:
         table = assignment.decode(body["table"].encode())
         made = control.deals.get(carry.deal)
-        stage, history = (carry.stage, None) if made is None else (made.stage, made.history)
-        deal = Deal(carry.deal, stage, table.arms, np.array(table.buckets, np.int16), history)
+        made = made or Deal(carry.deal, carry.stage, table.arms, np.zeros(0, np.int16))
+        deal = msgspec.structs.replace(made, arms=table.arms, buckets=np.array(table.buckets, np.int16))
         control = msgspec.structs.replace(control, deals={**control.deals, carry.deal: deal})
     return msgspec.structs.replace(story, control=control)

@@ -13,6 +13,9 @@ from controller.assignment import CONTROL, Arm, Stage
 
 Buckets = NDArray[np.int16]
 
+HOLDBACK = 0.05  # of the buckets: stays on control for ever
+OTHERS = -1  # in a trial's map: neither control nor the candidate
+
 # Which stage may follow which. Everything else is a bug, not a decision.
 MOVES: dict[Stage, frozenset[Stage]] = {
     "explore": frozenset({"confirm", "paused", "rolled_back"}),
@@ -34,6 +37,7 @@ class TrafficPlan(msgspec.Struct, frozen=True):
     explore_arms: int = 8
     explore_share: float = 0.32
     max_share_at_risk: float = 0.4
+    beside: float = 0.4  # of that share: goes on exploring while a candidate is tested
 
 
 class RolloutPlan(msgspec.Struct, frozen=True):
@@ -60,6 +64,7 @@ class Deal(msgspec.Struct, frozen=True, eq=False):
     arms: tuple[Arm, ...]  # A
     buckets: Buckets  # (B,) index into arms
     history: NDArray[np.float64] | None = None  # (G1, B, C) the buckets' past, apart from which arm they are in
+    trial: int = 0  # the test of a candidate that it goes on with (`control.Control.trial`); 0: none
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,15 +87,33 @@ def shuffled(buckets: int, arms: int, share: float, rng: np.random.Generator) ->
     return arm_of
 
 
-def nested(buckets: int, share: float, seed: int, arm: str) -> Buckets:
+def nested(buckets: int, share: float, seed: int, arm: str, beside: float = 0.0) -> Buckets:
     """Give arm 1 the first `share` of a bucket order that is the vector's own: a larger share holds every smaller one.
 
     Another vector's order owes nothing to it, so what an earlier test did to its buckets is no bias in a later one.
+    The share `beside` is left to others (-1): it ends where the last `HOLDBACK` begins, which nobody but control gets.
     """
     order = np.random.default_rng((seed, buckets, *arm.encode())).permutation(buckets)
     arm_of = np.zeros(buckets, np.int16)
+    end = buckets - round(HOLDBACK * buckets)
+    arm_of[order[end - round(beside * buckets) : end]] = OTHERS
     arm_of[order[: round(share * buckets)]] = 1
     return arm_of
+
+
+def room_beside(share: float, wanted: float) -> float:
+    """How much of the traffic may explore beside a candidate's share: control keeps as much, and the holdback."""
+    return max(0.0, min(wanted, (1.0 - share - HOLDBACK) / 2.0))
+
+
+def joined(trial: Deal, id_: int, others: Sequence[Arm], rng: np.random.Generator) -> Deal:
+    """The trial with the buckets that it leaves out dealt evenly to other arms at random, the rest to control."""
+    free = rng.permutation(np.flatnonzero(trial.buckets == OTHERS))
+    buckets = np.maximum(trial.buckets, 0)
+    each = len(free) // max(len(others), 1)
+    first = len(trial.arms)
+    buckets[free[: each * len(others)]] = np.repeat(np.arange(first, first + len(others), dtype=np.int16), each)
+    return Deal(id_, trial.stage, (*trial.arms, *others), buckets, trial.history, trial.id)
 
 
 def without(deal: Deal, id_: int, arms: Sequence[int]) -> Deal:
@@ -98,7 +121,8 @@ def without(deal: Deal, id_: int, arms: Sequence[int]) -> Deal:
     kept = [i for i in range(len(deal.arms)) if i not in arms]
     index = np.zeros(len(deal.arms), np.int16)
     index[kept] = np.arange(len(kept))
-    return Deal(id_, deal.stage, tuple(deal.arms[i] for i in kept), index[deal.buckets], deal.history)
+    kept_trial = deal.trial if 1 in kept else 0  # arm 1 of a test is its candidate
+    return Deal(id_, deal.stage, tuple(deal.arms[i] for i in kept), index[deal.buckets], deal.history, kept_trial)
 
 
 def all_control(id_: int, stage: Stage, control: Arm, buckets: int) -> Deal:

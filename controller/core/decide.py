@@ -34,7 +34,7 @@ from controller.core.drift import faded
 from controller.core.estimate import Changes
 from controller.core.faults import fault, served
 from controller.core.plan import Plan
-from controller.core.rollout import FROZEN, OTHERS, Deal
+from controller.core.rollout import BESIDE, FROZEN, OTHERS, Deal
 
 EXPOSED = 0.5  # of a window's events that a deal must have served for the window to count as its exposure
 
@@ -260,15 +260,14 @@ def _tested(
 def _on_with(plan: Plan, control: Control, deal: Deal) -> tuple[Control, Deal]:
     """The stage's trial: the one that the deal goes on with where it is that one already, else a new one."""
     carry, shares, most = control.carry, plan.rollout.ramp_shares, plan.traffic.max_share_at_risk
-    share, beside = {
-        "confirm": (most * (1.0 - plan.traffic.beside), most * plan.traffic.beside),
-        # The plan may have got fewer steps meanwhile.
-        "ramp": (shares[min(carry.ramp_step, len(shares) - 1)], most * plan.traffic.beside),
-        "hold": (shares[-1], most * plan.traffic.beside),
+    share = {
+        "confirm": most * (1.0 - BESIDE),
+        "ramp": shares[min(carry.ramp_step, len(shares) - 1)],  # the plan may have got fewer steps meanwhile
+        "hold": shares[-1],
     }[carry.stage]
     assert carry.candidate is not None  # these stages are entered with a candidate
     arm = Arm(carry.candidate.arm, "candidate" if carry.stage == "confirm" else "promoted", carry.candidate.theta)
-    arm_of = rollout.nested(plan.buckets, share, plan.seed, arm.arm, rollout.room_beside(share, beside))
+    arm_of = rollout.nested(plan.buckets, share, plan.seed, arm.arm, rollout.room_beside(share, most * BESIDE))
     old = control.trial
     if (
         old is not None

@@ -72,7 +72,7 @@ def front(asked: Question, candidates: Floats, banned: Floats, rng: np.random.Ge
     base = asked.posterior.baseline
     pools = []
     for j, group in enumerate(asked.groups):
-        known = policy.apart(np.unique(candidates[:, j], axis=0), base, banned)
+        known = policy.apart(policy.distinct(candidates[:, j]), base, banned)
         unit = np.concatenate((base[None], known, policy.apart(around(base[None], ROUND_POINTS, rng), base, banned)))
         pools.append(_pool(asked, group, unit))
     for _ in range(ROUNDS):

@@ -46,6 +46,7 @@ SCREENED = 64  # earlier vectors, best by mean, whose standard deviations are lo
 FALLBACKS = 32  # a draw's best candidates that are tried before an arm goes to the safest
 CLIMBS, CLIMB_POINTS = 4, 96  # rounds of local search for the pick, and points in each
 CERTAIN = 1e-9  # a standard deviation below this is rounding
+ROUNDED = 9  # digits of a point: what is decided should not hang on the last ones
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -265,6 +266,11 @@ def _believed(goal: Goal, mean: Floats, sd: Floats) -> _Belief:
     return _Belief(coefficient @ mean, np.sqrt(coefficient**2 @ sd**2), p_kept(goal, mean, sd), violation)
 
 
+def distinct(unit: Floats) -> Floats:
+    """The points (k, d), each once, in an order of their own; what differs by rounding is the same."""
+    return np.asarray(unit[np.unique(np.round(unit, ROUNDED), axis=0, return_index=True)[1]])
+
+
 def _view(posterior: Posterior, goal: Goal, group: int, hour: float) -> _View:
     """Only the metrics that the goal names are looked at."""
     named = {m for m, coefficient in enumerate(goal.objective) if coefficient} | {own.metric for own in goal.limits}
@@ -305,7 +311,7 @@ def _anchors(view: _View) -> Floats:
     """The most promising vectors that were ever dealt to the group (to any, where the group has seen none)."""
     seen = view.posterior.seen
     own = seen.group == view.group
-    unit = view.promising(np.unique(seen.unit[own] if own.any() else seen.unit, axis=0))
+    unit = view.promising(distinct(seen.unit[own] if own.any() else seen.unit))
     return unit[np.argsort(-view.believe(unit).score, kind="stable")[:ANCHORS]]
 
 
@@ -313,7 +319,7 @@ def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
     """Up to `count` of the most promising earlier vectors, distinct and within the risk."""
     if not len(previous) or not count:
         return previous[:0]
-    known = view.promising(np.unique(previous, axis=0))
+    known = view.promising(distinct(previous))
     belief = view.believe(known)
     order = np.argsort(-belief.score, kind="stable")
     return _fill(previous[:0], known[order[belief.feasible[order] >= 1.0 - risk]], count)

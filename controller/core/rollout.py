@@ -14,6 +14,7 @@ from controller.assignment import CONTROL, Arm, Stage
 Buckets = NDArray[np.int16]
 
 HOLDBACK = 0.05  # of the buckets: stays on control for ever
+BESIDE = 0.4  # of the largest share at risk: goes on exploring while a candidate is tested
 OTHERS = -1  # in a trial's map: neither control nor the candidate
 
 # Which stage may follow which. Everything else is a bug, not a decision.
@@ -37,7 +38,6 @@ class TrafficPlan(msgspec.Struct, frozen=True):
     explore_arms: int = 8
     explore_share: float = 0.32
     max_share_at_risk: float = 0.4
-    beside: float = 0.4  # of that share: goes on exploring while a candidate is tested
 
 
 class RolloutPlan(msgspec.Struct, frozen=True):

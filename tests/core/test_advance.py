@@ -62,14 +62,15 @@ def sums(watch: float = 0.1, clicks: float = 0.0, noise: float = 0.01) -> tuple[
     rng = np.random.default_rng(0)
     base = np.array([1000.0, 100.0, 5000.0]) * (1.0 + noise * rng.standard_normal((PLAN.buckets, 3)))
     base[arm_of == 1] *= [1.0, 1.0 + clicks, 1.0 + watch]
-    deal = Deal(2, "confirm", (initial(PLAN).deals[1].arms[0], Arm("c1", "candidate", THETA)), arm_of)
+    arms = (initial(PLAN).deals[1].arms[0], Arm("c1", "candidate", THETA))
+    deal = Deal(2, "confirm", arms, arm_of, trial=2)
     return deal, Cell(np.rint(base[None] * 1e6).astype(np.int64), np.ones((1, PLAN.buckets), np.int64))
 
 
 def confirming(deal: Deal, sample: Cell | None, **carry: object) -> Control:
     control, _ = issue(PLAN, carrying(initial(PLAN), started_ms=START), deal, START)
     known: dict[str, object] = {"stage": "confirm", "candidate": Vector("c1", THETA), "claim_through_ms": START}
-    return carrying(msgspec.structs.replace(control, sample=sample), **(known | carry))
+    return carrying(msgspec.structs.replace(control, trial=deal, sample=sample), **(known | carry))
 
 
 def believed_feasible(plan: Plan) -> Plan:

@@ -160,6 +160,8 @@ def test_the_sample_ends_where_the_claim_does() -> None:
     """However many windows are sealed at once, and whatever comes after."""
     control, _ = issue(PLAN, begun(), deal(2, "confirm"), START)
     control = carrying(control, stage="confirm")
+    trial = msgspec.structs.replace(control.deals[2], trial=2)
+    control = msgspec.structs.replace(control, trial=trial, deals={**control.deals, 2: trial})
     control = fold(PLAN, control, START + HOUR, {2: cell(1)})
     control = carrying(control, claim_through_ms=START + 3 * HOUR)
     control = fold(PLAN, control, START + 2 * HOUR, {2: cell(2)})

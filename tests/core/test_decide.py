@@ -48,7 +48,7 @@ def test_a_test_says_how_far_it_is_and_a_move_why() -> None:
     loop = at_stage("hold")
     story = "\n".join(loop.story())
     assert "now on fresh data" in story
-    assert " at 40%, 1.0 h of traffic, gain +" in story
+    assert " at 24%, 1.0 h of traffic, gain +" in story
     assert "dealt: confirmed on fresh data" in story
     assert loop.story()[-1] == "kept: ramped up: holding"
     loop.windows(2)
@@ -59,7 +59,7 @@ def test_an_act_publishes_and_a_backlog_does_not() -> None:
     loop = at_stage("confirm")
     cells = window(loop, current=even(loop))
     _, acted = once(loop, cells)
-    assert (acted.outcome, acted.table is not None) == ("kept", True)
+    assert (acted.outcome, acted.table is not None) == ("dealt", True)
     _, passed = once(loop, cells, act=False)
     assert (passed.outcome, passed.table) == ("backlog", None)
     assert same(passed.deal, loop.state.control.deals[loop.carry.deal])
@@ -121,7 +121,7 @@ def test_figures_that_are_no_numbers_make_no_pick(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("controller.core.policy.recommend", lambda *a, **k: odd)
     control, decision = once(loop, window(loop, current=even(loop)))
     assert control.carry.pick is None
-    assert decision.outcome == "kept"
+    assert decision.outcome == "dealt"
 
 
 def test_where_bans_leave_no_room_fewer_vectors_are_dealt() -> None:
@@ -171,4 +171,4 @@ def test_a_test_that_is_begun_anew_has_no_past_that_holds_the_vector() -> None:
     loop.order("resume")
     loop.windows(2)
     deal = loop.state.control.deals[loop.carry.deal]
-    assert (deal.stage, len(deal.arms), deal.history) == ("confirm", 2, None)
+    assert (deal.stage, deal.arms[1].role, deal.history) == ("confirm", "candidate", None)

@@ -171,7 +171,7 @@ def tardy(hours: int) -> Loop:
     for _ in range(hours):
         rows, coming = loop.rows(), []
         for row in rows:
-            shown = min(1.0, 2500.0 / row.values[2])
+            shown = min(1.0, 0.5 * (row.values[2] / 5000.0) ** -0.7)
             coming.append(row._replace(unit=row.unit + 10**6, values=(0.0, 0.0, row.values[2] * (1 - shown))))
             rows[len(coming) - 1] = row._replace(values=(*row.values[:2], row.values[2] * shown))
         loop.poll([*held, *rows])

@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 from controller.assignment import Arm, Stage
 from controller.core.rollout import (
     FROZEN,
+    HOLDBACK,
     MOVES,
+    OTHERS,
     RESUMED,
     Deal,
     IllegalMove,
     all_control,
     check_move,
+    joined,
     nested,
+    room_beside,
     shuffled,
     without,
 )
@@ -88,6 +92,31 @@ def test_nested_orders_differ_between_studies_and_vectors() -> None:
     first = nested(1000, 0.5, 1, "c1")
     for other in (nested(1000, 0.5, 2, "c1"), nested(1000, 0.5, 1, "c2")):
         assert abs(np.mean(first == other) - 0.5) < 0.1
+
+
+@given(st.floats(0.01, 0.95), st.floats(0.0, 0.4), st.integers(0, 5))
+def test_beside_a_test_control_keeps_its_part_and_the_candidate_its_buckets(
+    share: float, wanted: float, seed: int
+) -> None:
+    beside = room_beside(share, wanted)
+    plain, shared = nested(200, share, seed, "c1"), nested(200, share, seed, "c1", beside)
+    assert np.array_equal(plain == 1, shared == 1)
+    assert (shared == OTHERS).sum() == round(beside * 200)
+    assert (shared == 0).sum() >= round(HOLDBACK * 200)
+
+
+def test_what_explores_beside_a_test_takes_only_what_the_test_leaves_out() -> None:
+    arms = tuple(Arm(f"e{k}", "explore", CONTROL.theta) for k in range(3))
+    trial = Deal(7, "confirm", (CONTROL, arms[0]), nested(100, 0.3, 0, "c1", 0.2), np.zeros((1, 100, 1)), 7)
+    one, other = (joined(trial, 8, arms[1:], np.random.default_rng(seed)) for seed in (0, 1))
+    assert np.bincount(one.buckets).tolist() == [50, 30, 10, 10]
+    tested = trial.buckets != OTHERS
+    assert (one.buckets[tested] == trial.buckets[tested]).all()
+    assert not np.array_equal(one.buckets, other.buckets)
+    assert (one.id, one.trial, one.names) == (8, 7, ("control", "e0", "e1", "e2"))
+    assert one.history is trial.history
+    assert without(one, 9, [2]).trial == 7
+    assert without(one, 9, [1]).trial == 0
 
 
 def test_without_gives_the_buckets_of_an_arm_to_control() -> None:

@@ -100,7 +100,7 @@ def test_a_choice_is_carried_out_told_and_made_again(tmp_path: Path, one_thread:
     for _ in range(2):
         world.product.settle_window()
         rig.settle()
-    assert [arm.role for arm in world.table.arms] == ["control", "candidate"]
+    assert [arm.role for arm in world.table.arms][:2] == ["control", "candidate"]
     now = offered(study).now
     assert now is not None
     assert now.theta == last.theta

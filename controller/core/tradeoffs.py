@@ -4,6 +4,7 @@ Notation as in `front`.
 """
 
 import hashlib
+import math
 
 import msgspec
 import numpy as np
@@ -62,9 +63,14 @@ def tradeoffs(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], 
 
 
 def _objectives(plan: Plan) -> dict[str, dict[str, float]]:
-    """The objectives by name; a study that names none is asked for the terms of its own that exploring learns of."""
+    """The objectives by name; of a study that names none, the metrics of its own that exploring learns of.
+
+    Each as a relative change, the way that the study wants it to go: a coefficient would be read as a part of it.
+    """
     learnt = {plan.metrics[m].name for m in judged_metrics(plan)}
-    return plan.objectives or {name: {name: own} for name, own in plan.objective.items() if name in learnt}
+    wanted = {name: own for name, own in plan.objective.items() if name in learnt}
+    named = {name if own > 0.0 else f"-{name}": {name: math.copysign(1.0, own)} for name, own in wanted.items()}
+    return plan.objectives or named
 
 
 def _question(plan: Plan, control: Control, believed: Believed, objectives: dict[str, dict[str, float]]) -> Question:

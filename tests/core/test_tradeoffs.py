@@ -56,12 +56,18 @@ def test_where_the_study_stands_is_marked(explored: Loop) -> None:
     assert asked(Loop(TWO, torn)).now is None
 
 
-def test_without_named_objectives_the_terms_of_the_objective_are_traded() -> None:
+def test_without_named_objectives_the_metrics_of_the_objective_are_traded() -> None:
     loop = Loop(varied(objective={"watch": 1.0, "ctr": 2.0}), torn)
     loop.windows(3)
     found = asked(loop)
     assert len(found.offers) >= 3
     assert set(found.offers[0].gain) == {"watch", "ctr"}
+    for offer in found.offers:
+        true = torn(offer.theta["all"], "")["clicks"]
+        assert offer.gain["ctr"] == pytest.approx(true, abs=0.02 + 3 * offer.sd["ctr"]), "a change, whatever its weight"
+    fewer = Loop(varied(objective={"watch": 1.0, "ctr": -0.5}), torn)
+    fewer.windows(2)
+    assert {frozenset(offer.gain) for offer in asked(fewer).offers} == {frozenset({"watch", "-ctr"})}
     single = Loop(PLAN, torn)
     single.windows(3)
     assert len(asked(single).offers) == 1

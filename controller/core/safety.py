@@ -21,6 +21,7 @@ BREAKER_ALPHA = 1e-6  # per sequence: the breaker looks every minute at every ar
 MIN_ATTRIBUTED = 200  # fewer events than this say nothing about a share
 MIN_CLUSTERS = 10  # buckets below which a variance between buckets is not worth believing
 MIN_EXPECTED = 30.0  # units below which a count is no Gaussian
+TINY = 1e-300  # against 0 / 0
 SILENCE_ALPHA = 1e-9  # P(an arm is called silent that only had no luck), per arm and window
 
 
@@ -120,19 +121,34 @@ def sample_ratio(units: NDArray[np.int64], history: NDArray[np.int64], arm_of: N
         arms: number of arms.
 
     Returns:
-        The chi-square p-value, 1.0 when there is too little to say. A history of many windows counts for one: the same
-        units come again, so that its share of units is no surer than a window's (nor are equal buckets equal).
+        The p-value of the arm that strays most, times the arms; 1.0 when there is too little to say. How far a bucket
+        strays from what is expected of it is measured on the buckets within arms (McCullagh and Nelder 1989,
+        "Generalized linear models", 4.5): less than a Poisson count does where the same units come again, more where
+        they come together. A loss that all of an arm's buckets share stands out from that.
     """
-    total, past = int(units.sum()), int(history.sum())
-    share = history / past if past else np.full(len(units), 1.0 / len(units))
-    expected = np.bincount(arm_of, weights=share, minlength=arms) * total
+    expected = _expected(units, history, arm_of, arms)
+    by_arm = np.bincount(arm_of, weights=expected, minlength=arms)
     seen = np.bincount(arm_of, weights=units, minlength=arms)
-    tested = expected >= MIN_EXPECTED
-    if tested.sum() < 2:
+    tested = by_arm >= MIN_EXPECTED
+    freedom = int(tested[arm_of].sum() - tested.sum())
+    if tested.sum() < 2 or freedom < MIN_CLUSTERS:
         return 1.0
-    noise = expected * (1.0 + max(1.0, total / past if past else 1.0))
-    statistic = float(np.sum((seen - expected)[tested] ** 2 / noise[tested]))
-    return float(stats.chi2.sf(statistic, tested.sum() - 1))
+    ratio = np.divide(seen, by_arm, out=np.ones(arms), where=tested)
+    within = (units - ratio[arm_of] * expected)[tested[arm_of]]
+    dispersion = float(within @ within) / freedom / float(np.mean(expected[tested[arm_of]]))
+    rest = 1.0 - by_arm / by_arm.sum()  # what an arm has too much, the others have too little
+    strays = np.abs(seen - by_arm)[tested] / np.sqrt(np.maximum(dispersion * by_arm * rest, TINY)[tested])
+    looked_at = 1 if tested.sum() == 2 else tested.sum()  # of two arms one mirrors the other
+    return min(1.0, 2.0 * float(looked_at * stats.t.sf(strays.max(), freedom)))
+
+
+def _expected(units: NDArray[np.int64], history: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) -> Floats:
+    """(B,) units expected of each bucket: so much of its past as still holds, the rest in equal parts."""
+    mean, past = units.mean(), history * (units.sum() / max(int(history.sum()), 1))
+    count = np.maximum(np.bincount(arm_of, minlength=arms), 1)
+    x, y = (v - (np.bincount(arm_of, weights=v, minlength=arms) / count)[arm_of] for v in (past, units))
+    slope = float(x @ y) / max(float(x @ x), TINY)
+    return np.asarray(mean + min(max(slope, 0.0), 1.0) * (past - past.mean()))
 
 
 def silent_arm(events: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) -> int | None:

@@ -123,6 +123,24 @@ def test_the_sample_ratio_sees_an_arm_that_loses_units() -> None:
     assert sample_ratio(units, history, arm_of, 5) < 1e-6
 
 
+def test_enough_units_show_that_one_arm_lost_five_in_a_hundred_within_two_windows() -> None:
+    """Half of the units come again every window, so they say more than as many strangers would."""
+    rng, found = np.random.default_rng(8), 0
+    for _ in range(20):
+        bucket, arm_of = rng.integers(0, 400, 300_000), dealt(rng)
+        history, p = np.zeros(400, np.int64), []
+        for window in range(6):
+            here = rng.random(len(bucket)) < 0.5
+            if window >= 4:
+                here &= (arm_of[bucket] != 2) | (rng.random(len(bucket)) > 0.05)
+            units = np.bincount(bucket[here], minlength=400)
+            p.append(sample_ratio(units, history, arm_of, 5))
+            history = history + units
+        assert min(p[:4]) > 1e-4
+        found += min(p[4:]) < 1e-6
+    assert found >= 19
+
+
 def test_too_few_units_say_nothing() -> None:
     none = np.zeros(400, np.int64)
     assert sample_ratio(none, none, dealt(np.random.default_rng(5)), 5) == 1.0

@@ -61,6 +61,15 @@ class Changes(msgspec.Struct, frozen=True, eq=False):
         return everywhere
 
 
+class Served(msgspec.Struct, frozen=True, eq=False):
+    """What one deal did."""
+
+    sums: NDArray[np.int64]  # (G1, B, C)
+    arm_of: NDArray[np.int64]  # (B,)
+    arms: int
+    history: Floats | None  # (G1, B, C) the buckets' past before it
+
+
 def relative_changes(
     metrics: tuple[Metric, ...],
     components: tuple[str, ...],
@@ -292,3 +301,26 @@ def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
     effect = np.maximum(effect, 0.0)
     steady = 1.0 + (ratio - 1.0) * effect / np.maximum(effect + noise, TINY)
     return steady, np.clip(steady / ratio, 0.5, 2.0)
+
+
+def influences(
+    metrics: tuple[Metric, ...],
+    components: tuple[str, ...],
+    sums: NDArray[np.int64],
+    arm_of: NDArray[np.signedinteger],
+    arms: int,
+    history: Floats | None = None,
+) -> Floats:
+    """(M, B) what each bucket adds, over all traffic, to its arm's relative level: their mean is the level's error.
+
+    Zero in the mean of every arm; without what the bucket's own past foretells, where there is one.
+    """
+    numerator, denominator = _by_metric(metrics, components, sums.sum(axis=0, keepdims=True) / FIXED_POINT)
+    member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if history is not None:
+            past = _by_metric(metrics, components, history.sum(axis=0, keepdims=True))
+            numerator = _without_past(numerator, denominator, past, member, arm_of)
+        total, level, residual = _residuals(numerator, denominator, member, arm_of)
+        each = member.sum(axis=1) / (total * level)  # (M, 1, A)
+        return np.asarray((residual * each[..., arm_of])[:, 0])

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from benchmarks._arena_protocol import Brief, History, cautious_best, objective, room
-from controller.core.policy import margins
+from controller.core.goal import margins
 from simulators.worlds import Floats
 
 BOX = 0.25  # half the side of the box around the baseline that vectors are drawn from

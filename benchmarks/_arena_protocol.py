@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.control import Evidence
+from controller.core.goal import Goal, goal_of, margins
 from controller.core.plan import Plan
-from controller.core.policy import Goal, goal_of, margins
 from controller.core.space import Space
 from simulators.worlds import Floats
 

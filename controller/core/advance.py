@@ -9,6 +9,7 @@ from controller.core import policy
 from controller.core.belief import Believed, points
 from controller.core.control import Carry, Control, Vector, banning, carrying, deal_changes, moved
 from controller.core.estimate import combined_se
+from controller.core.goal import tolerant
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
@@ -115,9 +116,9 @@ def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:
 
 def _improbable(plan: Plan, candidate: Vector, believed: Believed) -> str | None:
     """Why the posterior, which has all evidence, does not trust the candidate with the guardrails; or None."""
-    unit = points(plan, believed.space, believed.groups, candidate.theta)
+    unit, goal = points(plan, believed.space, believed.groups, candidate.theta), tolerant(believed.goal)
     violated = [
-        policy.p_violation(believed.posterior, believed.goal, unit[[k]], group, believed.hour)[0]
+        policy.p_violation(believed.posterior, goal, unit[[k]], group, believed.hour)[0]
         for k, group in enumerate(believed.groups)
     ]
     p = math.prod(1.0 - float(v) for v in violated)

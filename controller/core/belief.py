@@ -9,19 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.assignment import ALL
-from controller.core import jump, offline, outliers, policy, posterior
-from controller.core.control import Control, Evidence, Theta
+from controller.core import jump, offline, outliers, posterior
+from controller.core.control import HOUR_MS, Control, Evidence, Theta
 from controller.core.estimate import Changes, usable
+from controller.core.goal import Goal, goal_of
 from controller.core.kernel import Hyper
 from controller.core.plan import Plan
-from controller.core.policy import Goal
 from controller.core.posterior import Observations
 from controller.core.space import Space
 
 Floats = NDArray[np.float64]
 
 MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
-REPEATED = 24  # earlier vectors that the policy may repeat
+AHEAD_H = 12.0  # a vector is chosen for the coming day: its middle is when it is to be good
+REFIT_WINDOWS = 3  # hyperparameters change slowly: a fit, half of a decision's cost, is made anew every so many windows
+FEW_ROWS = 80  # below which each window changes them
 ROUNDING = 1e-9  # that a weight at its bound may lie outside the cube
 NO_INFORMATION = 1e6  # variance of a change that says nothing, so that metrics can share rows
 
@@ -34,7 +36,7 @@ class Believed(msgspec.Struct, frozen=True, eq=False):
     space: Space
     goal: Goal
     groups: tuple[int, ...]  # G'
-    hour: float
+    hour: float  # when what is chosen now is to be good
     earlier: Floats  # (k, G', d) vectors that were dealt, newest last; those that lie in the cube
     shares: Floats  # (G',) parts of the objective's numerators that come from each group
     unmeasured: tuple[str, ...]  # judged metrics that no deal has told anything of
@@ -50,24 +52,25 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     judged, evidence = judged_metrics(plan), (*control.evidence, *live)
     observations = _rows(plan, space, groups, judged, evidence)
     base = space.baseline_unit
-    process = _process(observations, base, control.carry.hypers)
+    settled = observations.rows >= FEW_ROWS and round(hour * HOUR_MS / plan.window.length_ms) % REFIT_WINDOWS > 0
+    process = _process(observations, base, control.carry.hypers, settled)
     if plan.offline:
         process = offline.informed(process, _predicted(plan, space, judged))
-    dealt = np.array([points(plan, space, groups, theta) for e in evidence[-REPEATED:] for theta in e.thetas])
-    dealt = dealt.reshape(-1, len(groups), space.d)
+    thetas = [theta for e in evidence[-MAX_ROWS:] for theta in e.thetas][-MAX_ROWS:]
+    dealt = np.array([points(plan, space, groups, theta) for theta in thetas]).reshape(-1, len(groups), space.d)
     inside = ((dealt >= -ROUNDING) & (dealt <= 1.0 + ROUNDING)).all(axis=(1, 2))  # of bounds that may have changed
     return Believed(
         posterior=process,
         hypers=process.hypers,
         space=space,
-        goal=policy.goal_of(
+        goal=goal_of(
             tuple(plan.metrics[m] for m in judged),
             plan.objective,
             tuple(g for g in plan.guardrails if g.metric in {plan.metrics[m].name for m in judged}),
         ),
         groups=groups,
-        hour=hour,
-        earlier=dealt[inside][-REPEATED:],
+        hour=hour + AHEAD_H,
+        earlier=dealt[inside],
         shares=shares(plan, control, groups, plan.objective),
         unmeasured=_unmeasured(plan, judged, observations) if evidence else (),
     )
@@ -93,10 +96,16 @@ def _needed(plan: Plan) -> set[str]:
     return {*plan.objective, *(guardrail.metric for guardrail in plan.guardrails)}
 
 
-def _process(observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None) -> posterior.Posterior:
-    """The metrics' processes, with what lone bad hours say left out and a jump, if there was one, known."""
-    observations = outliers.discounted(observations, base, posterior.start(base, len(observations.change), previous))
-    fitted = posterior.fit(observations, base, previous)
+def _process(
+    observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None, settled: bool
+) -> posterior.Posterior:
+    """The metrics' processes, with what lone bad hours say left out and a jump, if there was one, known.
+
+    `settled`: hyperparameters of the study's shape are taken as they are.
+    """
+    begin = posterior.start(base, len(observations.change), previous)
+    observations = outliers.discounted(observations, base, begin)
+    fitted = begin if settled and begin == previous else posterior.fit(observations, base, previous)
     calm = posterior.condition(observations, base, jump.settled(fitted, observations.hour))
     hypers = jump.revised(calm)
     return calm if hypers == calm.hypers else posterior.condition(observations, base, hypers)

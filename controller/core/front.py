@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from controller.core import policy
 from controller.core.candidates import around, rms_distance
+from controller.core.goal import Goal, p_kept
 from controller.core.kernel import Floats
-from controller.core.policy import Goal
 from controller.core.posterior import Posterior
 
 MOST = 12  # points that are offered
@@ -131,7 +131,7 @@ def _trades(asked: Question, pools: list[_Pool]) -> Floats:
     """(T, K) lambda: the lattice, each objective in units of the most that its feasible candidates gain."""
     reach = np.zeros(len(asked.objectives))
     for j, pool in enumerate(pools):
-        feasible = policy.p_kept(asked.goal, pool.mean, pool.sd) >= policy.MIN_FEASIBLE
+        feasible = p_kept(asked.goal, pool.mean, pool.sd) >= policy.MIN_FEASIBLE
         gains = asked.objectives @ pool.mean[:, feasible]
         reach += asked.shares[:, j] * gains.max(axis=1, initial=0.0)
     trades = lattice(len(reach)) / np.maximum(reach, policy.MIN_GAIN)
@@ -152,7 +152,7 @@ def _best(asked: Question, j: int, pool: _Pool, trades: Floats) -> NDArray[np.in
 def _point(asked: Question, pools: list[_Pool], chosen: NDArray[np.intp], trade: Floats) -> Point | None:
     """The vector of each group's choice; None where a group keeps a baseline that is not feasible."""
     feasible = [
-        policy.p_kept(asked.goal, pool.mean[:, [i]], pool.sd[:, [i]])[0] for pool, i in zip(pools, chosen, strict=True)
+        p_kept(asked.goal, pool.mean[:, [i]], pool.sd[:, [i]])[0] for pool, i in zip(pools, chosen, strict=True)
     ]
     if min(feasible) < policy.MIN_FEASIBLE:
         return None
@@ -165,7 +165,7 @@ def _valued(asked: Question, pools: list[_Pool], chosen: NDArray[np.integer]) ->
     for j, (pool, i) in enumerate(zip(pools, chosen, strict=True)):
         mean += asked.shares[:, j] * (asked.objectives @ pool.mean[:, i])
         variance += asked.shares[:, j] ** 2 * (asked.objectives**2 @ pool.sd[:, i] ** 2)
-        feasible *= float(policy.p_kept(asked.goal, pool.mean[:, [i]], pool.sd[:, [i]])[0])
+        feasible *= float(p_kept(asked.goal, pool.mean[:, [i]], pool.sd[:, [i]])[0])
     return mean, np.sqrt(variance), feasible
 
 

@@ -2,16 +2,15 @@
 
 | symbol | shape | meaning |
 |---|---|---|
-| M, L | | metrics, guardrails |
+| M, L | | metrics, limits (`goal`) |
 | k, d, G' | | candidate points, free weights, groups that have weights of their own (1 when unsegmented) |
-| f | (..., M, k) | relative changes, drawn or expected |
-| margin | (..., L, k) | sign x (f - limit): the guardrail is kept where it is >= 0 |
 
 Exploration is constrained Thompson sampling (Eriksson and Poloczek 2021, "Scalable constrained
 Bayesian optimization"): each arm takes one joint draw of all metrics and the candidate that the draw
 likes best among those it finds feasible. Only candidates whose P(a guardrail is broken) is within the
-risk are drawn at all. The anchor at the baseline (`kernel`) makes that set a neighbourhood of the baseline at first,
-which grows as evidence comes in. Groups choose independently of one another.
+risk, and whose P(one is broken by far) is within `TAIL_RISK`, are drawn at all. The anchor at the baseline (`kernel`)
+makes that set a neighbourhood of the baseline at first, which grows as evidence comes in. Groups choose
+independently of one another.
 
 Where nothing is within the risk, as around a baseline that itself breaks a guardrail ("ctr must rise by 1 %"), the arms
 go to what has the largest chance to be feasible: that finds a feasible region soonest.
@@ -21,47 +20,30 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from controller.core.candidates import around, initial, pool, rms_distance
-from controller.core.estimate import Metric
+from controller.core.goal import TAIL_RISK, Goal, Limit, margins, outermost, p_kept, tolerant
 from controller.core.kernel import Floats
 from controller.core.posterior import Posterior
-from controller.core.safety import Guardrail
 
 Reason = Literal["initial", "repeat", "thompson", "safe"]
 
-REPEAT_SHARE = 0.25  # of the arms: evidence on the best known vectors is what a claim is made of
+REPEAT_SHARE = 0.5  # of the arms: evidence on the best known vectors is what a pick, and a claim, is made of
 MIN_MOVE = 0.01  # root mean square distance: closer to the baseline, or to another arm, an arm tells nothing
 BANNED_RADIUS = 0.05  # root mean square distance that is kept from vectors that broke a guardrail
 DRAWN = 256  # candidates in a joint draw: the cost is their number cubed
 ANCHORS = 6  # vectors that local candidates are spread around
 CAUTION = 0.25  # standard deviations off the mean, so that the pick is not the luckiest candidate
-WARINESS = 2.0  # powers of P(feasible) that a pick pays beside the score's: on its limit it would not be confirmed
 MIN_FEASIBLE = 0.6  # P(every guardrail is kept) below which nothing is recommended
 MIN_GAIN = 0.001  # of the objective, per unit of its coefficients: less is not worth a rollout
 REGRET_DRAWS = 64
 SCREENED = 64  # earlier vectors, best by mean, whose standard deviations are looked at
 FALLBACKS = 32  # a draw's best candidates that are tried before an arm goes to the safest
 CLIMBS, CLIMB_POINTS = 4, 96  # rounds of local search for the pick, and points in each
-CERTAIN = 1e-9  # a standard deviation below this is rounding
 ROUNDED = 9  # digits of a point: what is decided should not hang on the last ones
-
-
-class Limit(msgspec.Struct, frozen=True):
-    """A guardrail by metric index: sign x (change - limit) >= 0 keeps it."""
-
-    metric: int
-    sign: Literal[1, -1]  # 1: the change must stay at or above the limit, -1: at or below it
-    limit: float
-
-
-class Goal(msgspec.Struct, frozen=True):
-    """Maximise sum of coefficient x change, within the limits."""
-
-    objective: tuple[float, ...]  # M
-    limits: tuple[Limit, ...]  # L
 
 
 class Proposal(msgspec.Struct, frozen=True, eq=False):
@@ -89,12 +71,17 @@ class _Belief(msgspec.Struct, frozen=True, eq=False):
     gain: Floats  # (k,) mean of the objective
     sd: Floats  # (k,)
     feasible: Floats  # (k,) P(every guardrail is kept)
+    bounded: Floats  # (k,) P(no guardrail is broken by more than `TAIL`)
     violation: Floats  # (k,) total of the expected changes
 
     @property
     def score(self) -> Floats:
         """(k,) cautious gain x P(feasible) (as in Gelbart, Snoek and Adams 2014, with the gain for its improvement)."""
         return (self.gain - CAUTION * self.sd) * self.feasible
+
+    def bearable(self, risk: float) -> NDArray[np.bool_]:
+        """(k,) whether exploration may deal the point."""
+        return np.asarray((self.feasible >= 1.0 - risk) & (self.bounded >= 1.0 - TAIL_RISK))
 
 
 class _View(msgspec.Struct, frozen=True, eq=False):
@@ -125,18 +112,6 @@ class _View(msgspec.Struct, frozen=True, eq=False):
         return np.array(self.goal.objective) @ f, violation
 
 
-def goal_of(metrics: tuple[Metric, ...], objective: dict[str, float], guardrails: tuple[Guardrail, ...]) -> Goal:
-    """A study's objective and guardrails, by metric index."""
-    index = {metric.name: i for i, metric in enumerate(metrics)}
-    limits = []
-    for rail in guardrails:
-        if rail.min_change is not None:
-            limits.append(Limit(index[rail.metric], 1, rail.min_change))
-        if rail.max_change is not None:
-            limits.append(Limit(index[rail.metric], -1, rail.max_change))
-    return Goal(tuple(objective.get(metric.name, 0.0) for metric in metrics), tuple(limits))
-
-
 def propose(
     posterior: Posterior,
     goal: Goal,
@@ -155,7 +130,7 @@ def propose(
         posterior: the belief; without any row, a space-filling set around the baseline is dealt.
         goal: the objective and the guardrails, by metric index.
         groups: G' groups that get weights of their own: `(0,)`, or the segments `(1, ..., K)`.
-        hour: now, in hours since the study's start.
+        hour: when the vectors are to be good, in hours since the study's start.
         arms: how many vectors.
         risk: largest P(a guardrail is broken) of a vector that may be dealt, in each group, while any is within it.
         previous: (A', G', d) vectors dealt earlier, of which a share of the arms repeats the best.
@@ -196,18 +171,20 @@ def recommend(
 ) -> Pick | None:
     """The vector with the largest expected feasible gain, or None when none is both better and probably feasible.
 
+    Feasible is what keeps every limit within `TOLERANCE`.
+
     Args:
         posterior: the belief.
         goal: the objective and the guardrails, by metric index.
         groups: G' groups that get weights of their own.
-        hour: now, in hours since the study's start.
+        hour: when the vector is to be good, in hours since the study's start.
         candidates: (k, G', d) vectors dealt earlier; points around the best of them compete too, and in each
             group the baseline.
         rng: the decision's randomness.
         shares: (G',) traffic of the groups; equal when not given.
         banned: (b, d) points that the pick may not come near.
     """
-    share = np.full(len(groups), 1.0 / len(groups)) if shares is None else shares / shares.sum()
+    goal, share = tolerant(goal), np.full(len(groups), 1.0 / len(groups)) if shares is None else shares / shares.sum()
     kept_off = np.empty((0, len(posterior.baseline))) if banned is None else banned
     picks = [
         _pick_group(_view(posterior, goal, group, hour), candidates[:, j], kept_off, rng)
@@ -230,24 +207,15 @@ def recommend(
     )
 
 
-def margins(goal: Goal, f: Floats) -> Floats:
-    """(..., L, k) margins of (..., M, k) relative changes."""
-    metric = [limit.metric for limit in goal.limits]
-    sign = np.array([limit.sign for limit in goal.limits], dtype=np.float64)
-    limits = np.array([limit.limit for limit in goal.limits])
-    return np.asarray(sign[:, None] * (f[..., metric, :] - limits[:, None]))
-
-
 def apart(unit: Floats, baseline: Floats, banned: Floats) -> Floats:
     """The points that are neither the baseline nor near a banned one."""
     moved = rms_distance(unit, baseline[None])[:, 0] >= MIN_MOVE
     return unit[moved & (rms_distance(unit, banned) >= BANNED_RADIUS).all(axis=1)]
 
 
-def p_kept(goal: Goal, mean: Floats, sd: Floats) -> Floats:
-    """(k,) P(every limit is kept) at k points of these marginals, (M, k) each; metrics are independent."""
-    rail_sd = sd[[limit.metric for limit in goal.limits]]
-    return np.asarray(ndtr(_standardised(margins(goal, mean), rail_sd)).prod(axis=0))
+def distinct(unit: Floats) -> Floats:
+    """The points (k, d), each once, in an order of their own; what differs by rounding is the same."""
+    return np.asarray(unit[np.unique(np.round(unit, ROUNDED), axis=0, return_index=True)[1]])
 
 
 def worth(goal: Goal, mean: Floats, sd: Floats) -> Floats:
@@ -263,12 +231,13 @@ def p_violation(posterior: Posterior, goal: Goal, unit: Floats, group: int, hour
 def _believed(goal: Goal, mean: Floats, sd: Floats) -> _Belief:
     coefficient = np.array(goal.objective)
     violation = np.maximum(-margins(goal, mean), 0.0).sum(axis=0)
-    return _Belief(coefficient @ mean, np.sqrt(coefficient**2 @ sd**2), p_kept(goal, mean, sd), violation)
-
-
-def distinct(unit: Floats) -> Floats:
-    """The points (k, d), each once, in an order of their own; what differs by rounding is the same."""
-    return np.asarray(unit[np.unique(np.round(unit, ROUNDED), axis=0, return_index=True)[1]])
+    return _Belief(
+        gain=coefficient @ mean,
+        sd=np.sqrt(coefficient**2 @ sd**2),
+        feasible=p_kept(goal, mean, sd),
+        bounded=p_kept(outermost(goal), mean, sd),
+        violation=violation,
+    )
 
 
 def _view(posterior: Posterior, goal: Goal, group: int, hour: float) -> _View:
@@ -285,12 +254,6 @@ def _order(gain: Floats, violation: Floats) -> NDArray[np.intp]:
     return np.lexsort((-gain, violation))
 
 
-def _standardised(margin: Floats, sd: Floats) -> Floats:
-    """Margins in standard deviations; a margin of 0 without doubt (the baseline, a limit of 0) is kept."""
-    certain = np.where(margin >= 0.0, np.inf, -np.inf)
-    return np.where(sd > CERTAIN, margin / np.maximum(sd, CERTAIN), certain)
-
-
 def _propose_group(
     view: _View, arms: int, risk: float, previous: Floats, banned: Floats, rng: np.random.Generator
 ) -> tuple[Floats, list[Reason]]:
@@ -300,7 +263,7 @@ def _propose_group(
     reasons: list[Reason] = ["repeat"] * len(chosen)
     unit = apart(pool(baseline, _anchors(view), rng), baseline, banned)
     belief = view.believe(unit)
-    chosen = _thompson(view, unit[belief.feasible >= 1.0 - risk], chosen, arms, rng)
+    chosen = _thompson(view, unit[belief.bearable(risk)], chosen, arms, rng)
     reasons += ["thompson"] * (len(chosen) - len(reasons))
     safest = unit[np.lexsort((belief.violation, -belief.feasible))]  # P is 0 far from what is feasible
     chosen = _fill(chosen, safest, arms)
@@ -322,7 +285,7 @@ def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
     known = view.promising(distinct(previous))
     belief = view.believe(known)
     order = np.argsort(-belief.score, kind="stable")
-    return _fill(previous[:0], known[order[belief.feasible[order] >= 1.0 - risk]], count)
+    return _fill(previous[:0], known[order[belief.bearable(risk)[order]]], count)
 
 
 def _thompson(view: _View, unit: Floats, chosen: Floats, arms: int, rng: np.random.Generator) -> Floats:
@@ -369,14 +332,12 @@ def _pick_group(
 
 
 def _joined(a: _Belief, b: _Belief) -> _Belief:
-    gain, sd = np.concatenate((a.gain, b.gain)), np.concatenate((a.sd, b.sd))
-    return _Belief(gain, sd, np.concatenate((a.feasible, b.feasible)), np.concatenate((a.violation, b.violation)))
+    return _Belief(*(np.concatenate(both) for both in zip(astuple(a), astuple(b), strict=True)))
 
 
 def _worth(belief: _Belief) -> Floats:
-    """(k,) the score, more wary of the guardrails, where they are probably kept; below every score elsewhere."""
-    wary = belief.score * belief.feasible**WARINESS
-    return np.where(belief.feasible >= MIN_FEASIBLE, wary, belief.feasible - 1e3)
+    """(k,) the score where the guardrails are probably kept; below every score elsewhere."""
+    return np.where(belief.feasible >= MIN_FEASIBLE, belief.score, belief.feasible - 1e3)
 
 
 def _regret(view: _View, pick: Floats, unit: Floats, belief: _Belief, rng: np.random.Generator) -> float:

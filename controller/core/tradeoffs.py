@@ -12,6 +12,7 @@ import numpy as np
 from controller.core.belief import Believed, banned, believe, judged_metrics, points, shares, theta_at
 from controller.core.control import HOUR_MS, Control, Theta, live_evidence, tuned
 from controller.core.front import Question, front, valued
+from controller.core.goal import tolerant
 from controller.core.kernel import Floats
 from controller.core.plan import Plan
 from controller.core.windows import Cell
@@ -78,7 +79,7 @@ def _question(plan: Plan, control: Control, believed: Believed, objectives: dict
     parts = np.stack([shares(plan, control, believed.groups, own) for own in objectives.values()])
     return Question(
         posterior=believed.posterior,
-        goal=believed.goal,
+        goal=tolerant(believed.goal),
         objectives=np.array([[own.get(name, 0.0) for name in judged] for own in objectives.values()]),
         groups=believed.groups,
         hour=believed.hour,

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks._arena_protocol import Brief, History, Missing, Tuner
 from benchmarks._arena_run import PEERS
-from controller.core.policy import Goal, Limit
+from controller.core.goal import Goal, Limit
 from simulators.worlds import Floats
 
 MODELS = ("scbo", "qlognei", "ax", "vizier")

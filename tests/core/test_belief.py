@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.core import belief
+from controller.core import belief, posterior
 from controller.core.belief import believe, points, theta_at
 from controller.core.control import Control, Evidence, Theta, initial
 from controller.core.estimate import Changes, Metric
@@ -166,6 +166,28 @@ def test_metrics_that_nothing_is_known_of_are_named() -> None:
     silent.changes.control_relative_se[1] = np.nan  # a denominator of zero
     assert believe(PLAN, initial(PLAN), (silent,), 1.0).unmeasured == ("ctr",)
     assert believe(PLAN, initial(PLAN), (silent, evidence(deal=2)), 1.0).unmeasured == ()
+
+
+def test_a_vector_is_chosen_for_the_coming_day() -> None:
+    assert believe(PLAN, initial(PLAN), (evidence(),), 2.0).hour == 14.0
+
+
+def test_hyperparameters_are_fitted_anew_every_third_window_once_there_are_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    control = initial(PLAN)
+    given = posterior.prior(2, len(PLAN.metrics))
+    told = msgspec.structs.replace(control, carry=msgspec.structs.replace(control.carry, hypers=given))
+    many = tuple(evidence(deal=k, hour=float(k)) for k in range(3))
+    assert believe(PLAN, told, many, 4.0).hypers != given, "few rows: each window"
+    monkeypatch.setattr(belief, "FEW_ROWS", 6)
+    assert [believe(PLAN, told, many, hour).hypers == given for hour in (3.0, 4.0, 5.0, 6.0)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert believe(PLAN, control, many, 4.0).hypers != given, "none to start from"
 
 
 def test_vectors_outside_the_bounds_are_evidence_but_are_not_repeated() -> None:

@@ -40,7 +40,7 @@ def test_exploring_says_what_is_dealt_and_what_is_known() -> None:
     loop = Loop()
     loop.windows(3)
     assert loop.story()[0] == "dealt: vectors dealt: 4 initial; none is known to be better and feasible yet"
-    assert loop.story()[2].startswith("dealt: vectors dealt: 1 repeat, 3 thompson; best known: gain +")
+    assert loop.story()[2].startswith("dealt: vectors dealt: 2 repeat, 2 thompson; best known: gain +")
     assert "P(feasible)" in loop.story()[2]
 
 

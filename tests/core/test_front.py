@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from controller.core import policy
 from controller.core.candidates import rms_distance
 from controller.core.front import EDGE, LATTICE, MOST, Point, Question, front, lattice, undominated, valued
+from controller.core.goal import Goal, Limit, p_kept
 from controller.core.kernel import Floats, Hyper
-from controller.core.policy import BANNED_RADIUS, MIN_FEASIBLE, Goal, Limit
+from controller.core.policy import BANNED_RADIUS, MIN_FEASIBLE
 from controller.core.posterior import Observations, Posterior, condition, join
 
 D = 2
@@ -64,7 +64,7 @@ def test_the_front_is_that_of_brute_force() -> None:
     axis = np.linspace(0.0, 1.0, 101)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, D)
     mean, sd = question.posterior.mean_sd(grid, 0, 0.0)
-    feasible = policy.p_kept(question.goal, mean, sd) >= 0.95  # a pick is wary: it does not go to the edge of P >= .6
+    feasible = p_kept(question.goal, mean, sd) >= 0.95  # a pick is wary: it does not go to the edge of P >= .6
     best = volume(mean[:2, feasible].T)
     assert 6 <= len(found) <= MOST
     assert volume(np.stack([p.mean for p in found])) > 0.95 * best

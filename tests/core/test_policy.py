@@ -4,24 +4,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from controller.core.candidates import INITIAL_REACH, around, initial, pool, rms_distance
-from controller.core.estimate import Metric
+from controller.core.goal import TAIL, TAIL_RISK, TOLERANCE, Goal, Limit
 from controller.core.kernel import Floats, Hyper
 from controller.core.policy import (
     BANNED_RADIUS,
     MIN_MOVE,
-    Goal,
-    Limit,
     Pick,
-    goal_of,
-    margins,
     p_violation,
     propose,
     recommend,
 )
 from controller.core.posterior import Observations, Posterior, condition, extend, fit, join, prior
-from controller.core.safety import Guardrail
 
 D = 3
 BASELINE = np.array([0.4, 0.5, 0.3])
@@ -68,14 +64,6 @@ def ask(
     return proposal.unit[:, 0], proposal.reasons
 
 
-def test_a_goal_is_read_from_the_study() -> None:
-    metrics = (Metric("ctr", "clicks", "impressions"), Metric("reports", "reports", "buckets"))
-    goal = goal_of(metrics, {"ctr": 2.0}, (Guardrail("reports", max_change=0.01), Guardrail("ctr", min_change=-0.005)))
-    assert goal == Goal((2.0, 0.0), (Limit(1, -1, 0.01), Limit(0, 1, -0.005)))
-    f = np.array([[0.0, -0.01], [0.0, 0.02]])
-    np.testing.assert_allclose(margins(goal, f), [[0.01, -0.01], [0.005, -0.005]])
-
-
 def test_the_first_arms_fill_a_box_around_the_baseline() -> None:
     unit, reasons = ask(unseen(), arms=16)
     assert set(reasons) == {"initial"}
@@ -99,6 +87,20 @@ def test_drawn_arms_keep_the_risk_and_are_distinct(risk: float) -> None:
     apart = rms_distance(unit, unit) + np.eye(len(unit))
     assert apart.min() >= MIN_MOVE
     assert rms_distance(unit, BASELINE[None]).min() >= MIN_MOVE
+
+
+def test_no_arm_may_break_a_guardrail_by_far() -> None:
+    """Nothing is known of the guardrail: far from the baseline it is as probably kept as not, and may fall a lot."""
+    unit = np.random.default_rng(0).random((60, D))
+    change = np.stack([0.1 * (unit[:, 0] - 0.4), 0.0 * unit[:, 0]])
+    seen = observed(unit, change)
+    seen.noise[1] = np.eye(60)
+    posterior = condition(seen, BASELINE, HYPERS)
+    arms, reasons = ask(posterior, risk=0.5)
+    mean, sd = posterior.mean_sd(arms, 0, 1.0)
+    assert "thompson" in reasons
+    assert (ndtr((-0.01 - TAIL - mean[1]) / sd[1]) <= TAIL_RISK).all()
+    assert p_violation(posterior, GOAL, arms, 0, 1.0).max() < 0.3, "the risk alone would have let them go farther"
 
 
 def test_drawn_arms_go_where_the_gain_is() -> None:
@@ -228,6 +230,17 @@ def test_a_pick_is_better_and_probably_feasible() -> None:
     assert pick.p_feasible > 0.9
     assert pick.p_better > 0.99
     assert 0.0 <= pick.regret < 0.02
+
+
+def test_a_pick_may_be_over_a_limit_by_what_no_study_could_tell() -> None:
+    """Gain and loss grow with the first weight: the best is where the loss is 4 % over the limit."""
+    unit = np.random.default_rng(15).random((150, D))
+    change = 0.3 * (unit[:, 0] - 0.4)
+    posterior = condition(observed(unit, np.stack([change, -change]), se=1e-4), BASELINE, HYPERS)
+    goal, rng = Goal((1.0, 0.0), (Limit(1, 1, -0.1),)), np.random.default_rng(16)
+    pick = recommend(posterior, goal, (0,), 0.0, candidates=unit[:, None], rng=rng)
+    assert pick is not None
+    assert 0.1 < pick.gain_mean < 0.1 * (1.0 + TOLERANCE)
 
 
 def test_nothing_is_recommended_where_every_move_breaks_a_guardrail() -> None:

@@ -30,7 +30,7 @@ def bounded(name: str, **bounds: float) -> Plan:
         (varied(guardrails=(*PLAN.guardrails, *TIGHT)), "guardrails: 1 of them before, 2 of them now"),
         (varied(guardrails=(Guardrail("watch", max_change=0.1),)), "guardrails[0].metric: 'ctr' before, 'watch' now"),
         (varied(objective={"ctr": 1.0}), "objective: {'watch': 1.0} before, {'ctr': 1.0} now"),
-        (varied(safety={"risk": 0.1}), "safety.risk: 0.25 before, 0.1 now"),
+        (varied(safety={"risk": 0.1}), "safety.risk: 0.4 before, 0.1 now"),
         (varied(traffic={"explore_arms": 2}), "traffic.explore_arms: 4 before, 2 now"),
         (varied(rollout={"confirm_ms": 24 * HOUR}), "rollout.confirm: 10800000 ms before, 86400000 ms now"),
         (bounded("p_watch", high=5.0), "weights[1].high: 10.0 before, 5.0 now"),

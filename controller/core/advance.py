@@ -9,7 +9,7 @@ from controller.core import policy
 from controller.core.belief import Believed, points
 from controller.core.control import Carry, Control, Vector, banning, carrying, deal_changes, moved
 from controller.core.estimate import combined_se
-from controller.core.goal import tolerant
+from controller.core.goal import TOLERANCE, tolerant
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
@@ -76,9 +76,11 @@ def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed)
         return carrying(control, claim_through_ms=at_ms, reason=reason) if complete else control
     if control.sample is None or control.trial is None:
         return control
-    failed = _unproven(plan, control.trial, control.sample) or _improbable(plan, carry.candidate, believed)
+    unproven = _unproven(plan, control.trial, control.sample)
+    failed = unproven or _beyond(plan, control.trial, control.sample) or _improbable(plan, carry.candidate, believed)
     if failed:
-        banned = banning(carry, carry.candidate.theta)
+        # Near a limit the belief has learnt from the test what there is to know, and the best vector is near it too.
+        banned = banning(carry, carry.candidate.theta) if unproven else carry.banned
         return moved(control, "explore", f"not confirmed: {failed}", at_ms, candidate=None, banned=banned)
     if plan.rollout.require_approval:
         return carrying(control, awaiting_approval=True, reason="confirmed: waiting for an operator's approval")
@@ -86,20 +88,31 @@ def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed)
 
 
 def _unproven(plan: Plan, deal: Deal, sample: Cell) -> str | None:
-    """Why the confirm sample does not show a gain inside the guardrails, or None when it does."""
+    """Why the confirm sample does not show a gain, or None when it does."""
     gain, gain_sd = measured_gain(plan, deal, sample)
-    names = (metric.name for metric in plan.metrics)
-    y = dict(zip(names, deal_changes(plan, deal, sample).change[:, 0, 0], strict=True))
+    y = _sampled(plan, deal, sample)
     asked = {"the objective": gain} | {rail.metric: y[rail.metric] for rail in plan.guardrails}
     unknown = next((name for name, change in asked.items() if not np.isfinite(change)), None)
     if unknown is not None:
         return f"{unknown} cannot be measured: a denominator, or control's level, is zero"
     if not gain - float(stats.norm.isf(plan.rollout.confirm_alpha)) * gain_sd > 0:
         return f"gain {gain:+.2%} +- {gain_sd:.2%} is not surely above zero"
+    return None
+
+
+def _beyond(plan: Plan, deal: Deal, sample: Cell) -> str | None:
+    """Which guardrail the confirm sample lies beyond, or None."""
+    y = _sampled(plan, deal, sample)
     for rail in plan.guardrails:
-        if not rail.sign * (y[rail.metric] - rail.limit) > 0:
+        if not rail.sign * (y[rail.metric] - rail.limit) > -TOLERANCE * abs(rail.limit):
             return f"{rail.metric} changes by {y[rail.metric]:+.2%}, the limit is {rail.limit:+.2%}"
     return None
+
+
+def _sampled(plan: Plan, deal: Deal, sample: Cell) -> dict[str, float]:
+    """Every metric's relative change of the deal's first vector."""
+    names = (metric.name for metric in plan.metrics)
+    return dict(zip(names, deal_changes(plan, deal, sample).change[:, 0, 0].tolist(), strict=True))
 
 
 def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:

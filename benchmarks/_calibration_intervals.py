@@ -5,9 +5,9 @@
 | settled | a deal's estimate when it was first used, with what is still to come foretold | its own hour |
 | sealed | the same deal's after the last amendment | its own hour |
 | posterior | the belief in the vectors that are dealt next and in the pick, when they are chosen | that moment |
-| ahead | the same belief | the next 24 hours |
+| ahead | the belief in the same vectors at the middle of the coming day, by which they are chosen | the next 24 hours |
 
-Deals are those of Trimtab's own studies that served one window: a lasting one is judged by its sequence.
+Deals are those that Trimtab's own studies explored with, each for one window: a test is judged by its sequence.
 """
 
 from itertools import product
@@ -48,7 +48,7 @@ class Watcher(Trimtab):
         self.scenario, self.hour = scenario, 0
         self.settled: dict[int, tuple[int, Evidence]] = {}  # deal -> hour that it served, its evidence then
         self.sealed: dict[int, Evidence] = {}
-        self.lasted: set[int] = set()
+        self.tests: set[int] = set()
         self.z: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
 
     def turn(self, plan: Plan, control: Control, seen: Statistics, now_ms: int) -> Control:
@@ -58,8 +58,9 @@ class Watcher(Trimtab):
         for evidence in live:
             self.settled.setdefault(evidence.deal, (self.hour, evidence))
         self.sealed |= {e.deal: e for e in (*live, *after.evidence)}
-        if after.carry.deal == control.carry.deal:
-            self.lasted.add(control.carry.deal)
+        served = control.deals[control.carry.deal]
+        if after.carry.deal == served.id or served.stage != "explore":
+            self.tests.add(served.id)
         if self.hour % BELIEF_EVERY_H == FROM_H:
             self._believed(plan, carrying(after, hypers=control.carry.hypers), live, seen.end_ms)
         self.hour += 1
@@ -73,16 +74,16 @@ class Watcher(Trimtab):
         for name, thetas in (("dealt", dealt), ("pick", picked)):
             if thetas and len(believed.groups) == 1:
                 unit = np.concatenate([points(plan, believed.space, believed.groups, theta) for theta in thetas])
-                mean, sd = believed.posterior.mean_sd(unit, believed.groups[0], at)
                 now = true_change(_world(self.scenario, at), _stacked(thetas))[:, judged_metrics(plan)]
                 then = truth(self.scenario, self.hour + 1, thetas, seen=self.hour)[:, judged_metrics(plan)]
-                self.z[f"posterior {name}"].append((mean.T - now) / sd.T)
-                self.z[f"ahead {name}"].append((mean.T - then) / sd.T)
+                for kind, true, when in (("posterior", now, at), ("ahead", then, believed.hour)):
+                    mean, sd = believed.posterior.mean_sd(unit, believed.groups[0], when)
+                    self.z[f"{kind} {name}"].append((mean.T - true) / sd.T)
 
     def errors(self, seed: int, metrics: int) -> Errors:
         """All that was seen, of deals that served one window and are sealed."""
         for deal, (hour, first) in self.settled.items():
-            if deal not in self.lasted and hour + 7 < self.hour:  # a lateness of six hours
+            if deal not in self.tests and hour + 7 < self.hour:  # a lateness of six hours
                 true = true_change(self.scenario.at(hour), _stacked(first.thetas))
                 for kind, evidence in (("settled", first), ("sealed", self.sealed[deal])):
                     self.z[kind].append(standardised(evidence, true))
@@ -125,8 +126,7 @@ def coverage(world: World, kind: str, found: list[Errors]) -> list[Figure]:
         error, cluster = z[known, m], run[known]
         value, se = clustered((np.abs(error) <= edge).astype(np.float64), cluster)
         low, high = (float(np.mean(tail > edge)) for tail in (-error, error))
-        asked = f"{LOW:.0%} to {HIGH:.0%}" if not kind.startswith("ahead") else ""
-        holds = bool(LOW <= value <= HIGH) if asked else None
+        asked, holds = f"{LOW:.0%} to {HIGH:.0%}", bool(LOW <= value <= HIGH)
         what = f"{metric}: coverage ({low:.1%} too low, {high:.1%} too high)"
         figures.append(Figure(f"{world.name}, {kind}", what, value, se, len(error), asked, holds))
     return figures

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 Form = Literal["linear", "power"]
-Stage = Literal["explore", "confirm", "ramp", "hold", "paused", "rolled_back"]
+Stage = Literal["verify", "explore", "confirm", "ramp", "hold", "paused", "rolled_back"]
 
 CONTROL = "control"
 ALL = "all"  # the segment that serves every unit whose segment has no weights of its own

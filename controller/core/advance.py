@@ -5,13 +5,24 @@ import math
 import numpy as np
 from scipy import stats
 
-from controller.core import policy
+from controller.core import policy, trend
 from controller.core.belief import Believed, points
-from controller.core.control import Carry, Control, Vector, banning, carrying, deal_changes, moved
+from controller.core.control import (
+    Carry,
+    Control,
+    Statistics,
+    Vector,
+    banning,
+    carrying,
+    deal_changes,
+    moved,
+    trial_sums,
+)
 from controller.core.estimate import combined_se
 from controller.core.goal import TOLERANCE, tolerant
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
+from controller.core.trend import Step
 from controller.core.windows import Cell
 
 GATE_BETTER = 0.95  # P(gain > 0) that a vector needs to leave exploration
@@ -20,8 +31,9 @@ TRUSTED_FEASIBLE = 0.6  # the same after the test, whose own sample must lie ins
 GATE_REGRET = 0.25  # exploration may end early once the expected remaining gain is this small a part of the pick's
 
 
-def advanced(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Control:
-    """Move to the stage that the evidence of the windows through `at_ms` allows."""
+def advanced(plan: Plan, control: Control, seen: Statistics, believed: Believed) -> Control:
+    """Move to the stage that the evidence of the windows through `seen.end_ms` allows."""
+    at_ms = seen.end_ms
     if control.carry.recheck:
         control = _judged_again(plan, carrying(control, recheck=False), at_ms, believed)
     match control.carry.stage:
@@ -30,7 +42,7 @@ def advanced(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Co
         case "confirm":
             return _judge_confirm(plan, control, at_ms, believed)
         case "ramp":
-            return _climb(plan, control, at_ms)
+            return _climb(plan, control, seen)
         case _:
             return control
 
@@ -82,6 +94,7 @@ def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed)
         # Near a limit the belief has learnt from the test what there is to know, and the best vector is near it too.
         banned = banning(carry, carry.candidate.theta) if unproven else carry.banned
         return moved(control, "explore", f"not confirmed: {failed}", at_ms, candidate=None, banned=banned)
+    control = _noted(plan, control, control.trial, control.sample)
     if plan.rollout.require_approval:
         return carrying(control, awaiting_approval=True, reason="confirmed: waiting for an operator's approval")
     return moved(control, "ramp", "confirmed on fresh data", at_ms)
@@ -139,11 +152,27 @@ def _improbable(plan: Plan, candidate: Vector, believed: Believed) -> str | None
     return None if trusted else f"P(every guardrail is kept) is {p:.0%}, {TRUSTED_FEASIBLE:.0%} is asked for"
 
 
-def _climb(plan: Plan, control: Control, at_ms: int) -> Control:
-    carry = control.carry
+def _climb(plan: Plan, control: Control, seen: Statistics) -> Control:
+    """The next share, where the gain does not fall as the share grows; else back, for more traffic would be worse."""
+    carry, at_ms, cell = control.carry, seen.end_ms, trial_sums(control, seen.cells)
     if exposed_ms(plan, carry) < plan.rollout.ramp_step_ms:
         return control
+    if carry.candidate is not None and control.trial is not None and cell is not None:
+        control = _noted(plan, control, control.trial, cell)
+        fall = trend.falling(control.carry.shares, looks=len(plan.rollout.ramp_shares))
+        if fall:
+            banned = banning(carry, carry.candidate.theta)
+            return moved(control, "explore", fall, at_ms, candidate=None, banned=banned)
     if carry.ramp_step + 1 >= len(plan.rollout.ramp_shares):
         return moved(control, "hold", "ramped up: holding", at_ms)
     share = plan.rollout.ramp_shares[carry.ramp_step + 1]
     return carrying(control, ramp_step=carry.ramp_step + 1, exposed_windows=0, reason=f"ramp to {share:.0%}")
+
+
+def _noted(plan: Plan, control: Control, trial: Deal, cell: Cell) -> Control:
+    """The state that knows what the candidate gained at the trial's share."""
+    gain, se = measured_gain(plan, trial, cell)
+    if not (math.isfinite(gain) and math.isfinite(se)):  # what is no number cannot be recorded
+        return control
+    step = Step(float(np.mean(trial.buckets == 1)), gain, se)
+    return carrying(control, shares=(*control.carry.shares, step))

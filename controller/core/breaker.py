@@ -31,6 +31,10 @@ def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], now_ms: int)
     """Give the broken arms' buckets to control at once; a candidate that breaks sends the study back to explore."""
     deal, worst = control.deals[control.carry.deal], found[0]
     broken = sorted({c.arm for c in found})
+    if control.carry.stage == "verify":  # every arm serves the baseline: no vector is at fault
+        reason = f"A/A: {deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window"
+        control = moved(control, "paused", reason, now_ms)
+        return issue(plan, control, rollout.without(deal, control.carry.deals + 1, range(1, len(deal.arms))), now_ms)
     banned = banning(control.carry, *(deal.arms[arm].theta for arm in broken))
     reason = (
         f"breaker: {deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window, "

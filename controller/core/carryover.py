@@ -34,6 +34,7 @@ class Carryover(msgspec.Struct, frozen=True):
 
     score: tuple[float, ...] = ()
     information: tuple[float, ...] = ()
+    deal: int = 0  # the last one that was looked at
 
 
 def learned(
@@ -43,7 +44,7 @@ def learned(
     score, information = observed(metrics, components, before, now)
     if known.score:
         score, information = score + np.array(known.score), information + np.array(known.information)
-    return Carryover(tuple(score.tolist()), tuple(information.tolist()))
+    return Carryover(tuple(score.tolist()), tuple(information.tolist()), known.deal)
 
 
 def observed(

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from controller import assignment
 from controller.assignment import ALL, CONTROL, Arm, Assignment, Stage, UnitHash
 from controller.core import late
+from controller.core.aa import Noise
+from controller.core.carryover import Carryover
 from controller.core.estimate import Changes, relative_changes
 from controller.core.kernel import Hyper
 from controller.core.late import Late
 from controller.core.plan import Plan
-from controller.core.rollout import FROZEN, Deal, all_control, check_move
+from controller.core.rollout import FROZEN, TESTS, Deal, all_control, check_move
 from controller.core.sums import LIMIT
+from controller.core.trend import Step
 from controller.core.windows import Cell, Quality
 
 HOUR_MS = 3_600_000
@@ -73,6 +76,10 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True):
     recheck: bool = False  # the guardrails were changed in mid-study: the next decision judges the candidate by them
     hypers: tuple[Hyper, ...] | None = None
     pick: Choice | None = None
+    shares: tuple[Step, ...] = ()  # what the candidate gained at each share so far, its confirm sample first
+    noise: tuple[Noise, ...] = ()  # how well each metric can be measured, as the A/A stage found
+    carryover: Carryover = Carryover()
+    notice: str = ""  # what people should know of the experiment itself: what surely carries over from deal to deal
 
 
 class Evidence(msgspec.Struct, frozen=True, eq=False):
@@ -125,9 +132,10 @@ def baseline(plan: Plan) -> Arm:
 
 def initial(plan: Plan) -> Control:
     """The state before anything was seen: one deal, every bucket on control."""
+    stage: Stage = "verify" if plan.rollout.verify_ms else "explore"
     return Control(
-        carry=Carry(deal=1, deals=1),
-        deals={1: all_control(1, "explore", baseline(plan), plan.buckets)},
+        carry=Carry(stage=stage, deal=1, deals=1),
+        deals={1: all_control(1, stage, baseline(plan), plan.buckets)},
         versions={},
         replaced_ms={},
         totals={},
@@ -160,6 +168,7 @@ def moved(control: Control, stage: Stage, reason: str, at_ms: int, **changes: ob
         "claim_through_ms": None,
         "awaiting_approval": False,
         "ramp_step": 0,
+        "shares": carry.shares if (carry.stage, stage) == ("confirm", "ramp") else (),
     }
     return carrying(msgspec.structs.replace(control, sample=None), **(fresh | changes))
 
@@ -174,7 +183,7 @@ def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Contro
     """Make the next table, of `deal`; returns the state that knows it and the table's bytes."""
     carry = control.carry
     same_test = deal.trial and deal.trial == control.deals[carry.deal].trial
-    if deal.id != carry.deal and carry.stage != "explore" and not same_test:  # another test begins anew
+    if deal.id != carry.deal and carry.stage in TESTS and not same_test:  # another test begins anew
         carry = msgspec.structs.replace(carry, exposed_windows=0, claim_through_ms=None)
         control = msgspec.structs.replace(control, sample=None)
     started = carry.decided_through_ms > 0 or now_ms > 0
@@ -371,7 +380,7 @@ def deal_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
 
 def _evidence(plan: Plan, control: Control, id_: int, cell: Cell, moment: float) -> Evidence | None:
     deal, events = control.deals[id_], int(cell.events.sum())
-    if len(deal.arms) < 2 or not events:
+    if len(deal.arms) < 2 or not events or deal.stage == "verify":  # the baseline says nothing of vectors
         return None
     hour = moment / events - (control.carry.started_ms or 0) / HOUR_MS
     return Evidence(id_, hour, tuple(arm.theta for arm in deal.arms[1:]), deal_changes(plan, deal, cell))

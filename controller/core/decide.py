@@ -35,6 +35,7 @@ from controller.core.estimate import Changes
 from controller.core.faults import fault, served
 from controller.core.plan import Plan
 from controller.core.rollout import BESIDE, FROZEN, OTHERS, Deal
+from controller.core.soundness import alike, followed_on, told, verified
 
 EXPOSED = 0.5  # of a window's events that a deal must have served for the window to count as its exposure
 
@@ -125,6 +126,11 @@ def _judged(
 def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: np.random.Generator) -> _Verdict:
     """What follows from data that can be trusted."""
     stage = control.carry.stage
+    control = followed_on(plan, control, seen, deal)
+    if stage == "verify":
+        control = verified(plan, control, seen)
+        if control.carry.stage != "explore":
+            return _verifying(plan, control, rng)
     live = live_evidence(plan, control, seen.cells)
     changes = next((e.changes for e in live if e.deal == deal.id), None)
     tripped = _tripped(plan, control, seen, deal)
@@ -134,7 +140,7 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
         control = moved(control, "explore", why, seen.end_ms, candidate=None)
     believed = believe(plan, control, live, (seen.end_ms - (control.carry.started_ms or 0)) / HOUR_MS)
     control = carrying(control, hypers=believed.hypers, pick=_pick(plan, control, believed, rng))
-    control = advanced(plan, control, seen.end_ms, believed)
+    control = advanced(plan, control, seen, believed)
     turned = tripped or control.carry.stage != stage
     if control.carry.stage == "explore":
         control, following, why = _explored(plan, control, believed, rng)
@@ -142,7 +148,16 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
         control, following, beside = _tested(plan, control, deal, believed, rng)
         why = _progress(plan, control, seen) + beside
     outcome = "kept" if following.id == deal.id else "dealt"
-    return _Verdict(control, outcome, control.carry.reason if turned else why, following, changes, tripped)
+    said = [control.carry.reason if turned else why, control.carry.notice]
+    return _Verdict(control, outcome, "; ".join(filter(None, said)), following, changes, tripped)
+
+
+def _verifying(plan: Plan, control: Control, rng: np.random.Generator) -> _Verdict:
+    """The A/A stage goes on, or has found the pipeline broken."""
+    if control.carry.stage in FROZEN:
+        return _Verdict(control, "frozen", control.carry.reason, _all_control(plan, control))
+    control, deal = alike(plan, control, rng)
+    return _Verdict(control, "dealt", f"A/A, every arm serves the baseline: {told(control.carry.noise)}", deal)
 
 
 def _all_control(plan: Plan, control: Control) -> Deal:

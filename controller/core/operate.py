@@ -59,7 +59,7 @@ def apply(plan: Plan, control: Control, command: Command, now_ms: int) -> tuple[
 
 def _resume(control: Control, why: str, now_ms: int) -> Control:
     carry = control.carry
-    stage = RESUMED[carry.before] if carry.candidate is not None else "explore"
+    stage = RESUMED[carry.before] if carry.candidate is not None or carry.before == "verify" else "explore"
     return moved(control, stage, why, now_ms)
 
 

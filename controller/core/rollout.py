@@ -19,17 +19,25 @@ OTHERS = -1  # in a trial's map: neither control nor the candidate
 
 # Which stage may follow which. Everything else is a bug, not a decision.
 MOVES: dict[Stage, frozenset[Stage]] = {
+    "verify": frozenset({"explore", "paused", "rolled_back"}),
     "explore": frozenset({"confirm", "paused", "rolled_back"}),
     "confirm": frozenset({"ramp", "explore", "paused", "rolled_back"}),
     "ramp": frozenset({"hold", "explore", "paused", "rolled_back"}),
     "hold": frozenset({"explore", "paused", "rolled_back"}),
-    "paused": frozenset({"explore", "confirm", "ramp", "rolled_back"}),
-    "rolled_back": frozenset({"explore", "paused"}),
+    "paused": frozenset({"verify", "explore", "confirm", "ramp", "rolled_back"}),
+    "rolled_back": frozenset({"verify", "explore", "paused"}),
 }
+TESTS: frozenset[Stage] = frozenset({"confirm", "ramp", "hold"})  # of one candidate, on one deal
 FROZEN: frozenset[Stage] = frozenset({"paused", "rolled_back"})  # every bucket on control until an operator resumes
 
 # Where `resume` leads, by the stage that was left: a test is begun afresh, and traffic is never given back at once.
-RESUMED: dict[Stage, Stage] = {"explore": "explore", "confirm": "confirm", "ramp": "ramp", "hold": "ramp"}
+RESUMED: dict[Stage, Stage] = {
+    "verify": "verify",
+    "explore": "explore",
+    "confirm": "confirm",
+    "ramp": "ramp",
+    "hold": "ramp",
+}
 
 
 class TrafficPlan(msgspec.Struct, frozen=True):
@@ -50,6 +58,7 @@ class RolloutPlan(msgspec.Struct, frozen=True):
     ramp_shares: tuple[float, ...] = (0.05, 0.25, 0.5, 0.95)
     confirm_alpha: float = 0.05
     require_approval: bool = False
+    verify_ms: int = 0  # A/A before exploring; 0: none
 
 
 class IllegalMove(Exception):

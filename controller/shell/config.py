@@ -177,6 +177,7 @@ def _rollout(rollout: RolloutTable, length_ms: int) -> RolloutPlan:
         ramp_shares=rollout.ramp_shares,
         confirm_alpha=rollout.confirm_alpha,
         require_approval=rollout.require_approval,
+        verify_ms=int(rollout.verify or 0),
     )
 
 

@@ -51,8 +51,7 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"trimtab_{name}", text, labels, registry=registry)
 
-        self._plan = plan
-        self._unknown_names: set[str] = set()
+        self._plan, self._unknown_names = plan, set[str]()
         self._shown: Control | None = None
         self._events = counter("events", "Rows by what became of them", "result")
         self._rejected = counter("events_rejected", "Rows that were refused, by reason", "reason")
@@ -77,6 +76,7 @@ class Metrics:
         self._gain = gauge("expected_gain_ratio", "Expected gain of the best vector known")
         self._feasible = gauge("feasible_probability_ratio", "P(it keeps every guardrail)")
         self._regret = gauge("expected_regret_ratio", "Expected gain of the best feasible vector over it")
+        self._carryover = Series(gauge("carryover_ratio", "Of an arm's change, left in its buckets", "metric"))
         self._ready = gauge("ready", "1 while the daemon is ready")
         Info("trimtab_build", "What is running", registry=registry).info(dict(build))
 
@@ -155,6 +155,10 @@ class Metrics:
             self._gain.set(carry.pick.gain_mean)
             self._feasible.set(carry.pick.p_feasible)
             self._regret.set(carry.pick.regret)
+
+        known = carry.carryover
+        rows = zip(self._plan.metrics, known.score, known.information, strict=False)
+        self._carryover.set({(m.name,): score / weight for m, score, weight in rows if weight > 0.0})
 
     def _decided(self, decision: Decision) -> None:
         self._decisions.labels(decision.outcome).inc()

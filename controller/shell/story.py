@@ -31,6 +31,8 @@ def current(path: Path) -> dict[str, Any]:
         "candidate": carry.get("candidate"),
         "objective": carry.get("objective"),
         "pick": carry.get("pick"),
+        "noise": carry.get("noise", []),
+        "notice": carry.get("notice", ""),
         "banned": len(carry.get("banned", ())),
     }
 
@@ -63,6 +65,11 @@ def lines(found: dict[str, Any]) -> list[str]:
         told.append(f"objective by an operator's choice: {terms}")
     if found["awaiting_approval"]:
         told.append("an operator's approval is awaited: trimtab approve STUDY.toml")
+    if found["noise"]:
+        each = ", ".join(f"{n['metric']} {n['arm_se']:.2%} / {n['test_se']:.2%}" for n in found["noise"])
+        told.append(f"noise, as s.e. of an arm in a window / of the confirm test: {each}")
+    if found["notice"]:
+        told.append(f"notice: {found['notice']}")
     if found["commands_waiting"]:
         told.append(f"commands that wait for a daemon: {found['commands_waiting']}")
     return told

@@ -73,6 +73,7 @@ class RolloutTable(msgspec.Struct, frozen=True):
     ramp_shares: tuple[float, ...] = (0.05, 0.25, 0.5, 0.95)
     confirm_alpha: float = 0.05
     require_approval: bool = False
+    verify: Duration | None = None
 
 
 class SegmentsTable(msgspec.Struct, frozen=True):

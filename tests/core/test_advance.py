@@ -9,19 +9,21 @@ import pytest
 from controller.assignment import Arm
 from controller.core.advance import advanced, measured_gain
 from controller.core.belief import Believed, believe
-from controller.core.control import Choice, Control, Theta, Vector, carrying, initial, issue
+from controller.core.control import Choice, Control, Statistics, Theta, Vector, carrying, initial, issue
 from controller.core.plan import Plan
 from controller.core.rollout import Deal, nested
-from controller.core.windows import Cell
+from controller.core.trend import Step
+from controller.core.windows import Cell, Quality
 from tests.core.loop import HOUR, PLAN, START, varied
 
+AT = Statistics(START + 99 * HOUR, {}, np.zeros(PLAN.buckets, np.int64), Quality())
 THETA: Theta = {"all": (1.0, 2.0, 0.1)}
 GOOD = Choice(THETA, gain_mean=0.1, gain_sd=0.01, p_feasible=0.99, p_better=1.0, regret=0.01)
 
 
 def after(plan: Plan, control: Control) -> Control:
     nothing: Believed = believe(plan, control, (), 1.0)
-    return advanced(plan, control, START + 99 * HOUR, nothing)
+    return advanced(plan, control, AT, nothing)
 
 
 def exploring(windows: int, pick: Choice | None = GOOD) -> Control:
@@ -115,7 +117,7 @@ def test_what_cannot_be_measured_is_not_confirmed() -> None:
 def test_nothing_is_put_to_a_test_that_one_of_its_metrics_cannot_pass() -> None:
     control = exploring(99)
     blind = msgspec.structs.replace(believe(PLAN, control, (), 1.0), unmeasured=("ctr",))
-    assert advanced(PLAN, control, START + 99 * HOUR, blind) is control
+    assert advanced(PLAN, control, AT, blind) is control
 
 
 def test_the_posterior_has_a_word_too() -> None:
@@ -173,3 +175,54 @@ def test_the_measured_gain_is_the_objective_s() -> None:
     alone, narrower = measured_gain(PLAN, deal, cell)
     assert alone == pytest.approx(0.1, abs=3 * narrower)
     assert narrower < se
+
+
+def climbing(*gains: float) -> tuple[Plan, Control, Statistics]:
+    """A ramp whose shares' gains are these, the last one just measured; the confirm sample's comes first."""
+    shares = (0.24, 0.1, 0.5, 0.9)
+    deal, cell = sums(watch=gains[-1])
+    map_ = nested(PLAN.buckets, shares[len(gains) - 1], 1, "c1")
+    deal = msgspec.structs.replace(deal, stage="ramp", buckets=map_, trial=7, id=7)
+    rng = np.random.default_rng(3)
+    luck = 1.0 + 0.01 * rng.standard_normal((1, PLAN.buckets, 3))
+    luck[..., 2] *= 1.0 + gains[-1] * map_
+    cell = Cell(np.rint(np.array([1000.0, 100.0, 5000.0]) * luck * 1e6).astype(np.int64), cell.events)
+    steps = tuple(Step(share, gain, 0.002) for share, gain in zip(shares, gains[:-1], strict=False))
+    control = carrying(
+        initial(PLAN),
+        stage="ramp",
+        candidate=Vector("c1", THETA),
+        exposed_windows=1,
+        ramp_step=len(gains) - 2,
+        shares=steps,
+        started_ms=START,
+    )
+    control = msgspec.structs.replace(
+        control, trial=deal, deals={7: deal}, versions={1: 7}, carry=msgspec.structs.replace(control.carry, deal=7)
+    )
+    return PLAN, control, msgspec.structs.replace(AT, cells={(AT.end_ms, 1): cell})
+
+
+@pytest.mark.parametrize(
+    ("gains", "stage"),
+    [
+        ((0.05, 0.05), "ramp"),
+        ((0.05, 0.05, 0.05), "ramp"),
+        ((0.05, 0.05, 0.04, 0.05), "hold"),
+        ((0.05, 0.06, 0.01), "explore"),
+        ((0.05, 0.05, 0.05, -0.02), "explore"),
+        ((0.02, 0.03, 0.04, 0.05), "hold"),
+    ],
+)
+def test_a_gain_that_falls_as_the_share_grows_stops_the_ramp(gains: tuple[float, ...], stage: str) -> None:
+    plan, control, seen = climbing(*gains)
+    carry = advanced(plan, control, seen, believe(plan, control, (), 1.0)).carry
+    assert carry.stage == stage
+    if stage == "explore":
+        assert "the gain falls as the share grows: +5.00% +- 0.20% at 24%" in carry.reason
+        assert carry.banned == (THETA,)
+        assert carry.candidate is None
+        assert carry.shares == ()
+    if stage == "ramp":
+        assert len(carry.shares) == len(gains)
+        assert carry.shares[-1].gain == pytest.approx(gains[-1], abs=0.01)

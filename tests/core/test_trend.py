@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from controller.core.trend import ALPHA, Step, falling, kept
+from controller.core.trend import ALPHA, Step, falling, kept_at_last, kept_by_line
 
 SHARES = (0.05, 0.25, 0.5, 0.95)
 
@@ -13,9 +13,10 @@ def ramp(gains: list[float], se: float) -> list[Step]:
 
 
 def test_two_shares_are_compared_as_they_are() -> None:
-    excess, se = kept([Step(0.25, 0.04, 0.003), Step(0.95, 0.01, 0.004)])
-    assert excess == pytest.approx(0.01 - 0.5 * 0.04)
-    assert se == pytest.approx(np.hypot(0.004, 0.5 * 0.003))
+    for kept in (kept_by_line, kept_at_last):
+        excess, se = kept([Step(0.25, 0.04, 0.003), Step(0.95, 0.01, 0.004)])
+        assert excess == pytest.approx(0.01 - 0.5 * 0.04)
+        assert se == pytest.approx(np.hypot(0.004, 0.5 * 0.003))
 
 
 def test_the_line_is_weighted_least_squares() -> None:
@@ -23,7 +24,7 @@ def test_the_line_is_weighted_least_squares() -> None:
         Step(s, g, e) for s, g, e in zip(SHARES, (0.05, 0.03, 0.035, 0.0), (0.02, 0.006, 0.005, 0.01), strict=True)
     ]
     slope, at_zero = np.polyfit(SHARES, [s.gain for s in steps], 1, w=[1.0 / s.se for s in steps])
-    assert kept(steps)[0] == pytest.approx((at_zero + slope * 0.95) - 0.5 * (at_zero + slope * 0.05))
+    assert kept_by_line(steps)[0] == pytest.approx((at_zero + slope * 0.95) - 0.5 * (at_zero + slope * 0.05))
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,7 @@ def test_the_line_is_weighted_least_squares() -> None:
         ([0.05], False),
         ([0.0, 0.0, 0.0, 0.0], False),
         ([0.01, 0.02, 0.03, 0.05], False),
+        ([0.05, 0.05, 0.05, -0.02], True),  # only the last share shows it
     ],
 )
 def test_what_is_stopped(gains: list[float], stopped: bool) -> None:
@@ -72,9 +74,8 @@ def test_without_any_gain_the_line_strays_no_more_than_its_error_says(trait: flo
     z = []
     for _ in range(600):
         steps = measured(0.0, rng, trait)
-        excess, se = kept(steps)
-        z.append(excess / se)
-    assert np.std(z) < 1.08
+        z.append([excess / se for excess, se in (kept_by_line(steps), kept_at_last(steps))])
+    assert np.std(z, axis=0).max() < 1.08
     assert np.mean(np.array(z) < -3.09) < 0.01
 
 

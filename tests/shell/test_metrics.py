@@ -33,6 +33,7 @@ NAMES = {
     "expected_gain_ratio": None,
     "feasible_probability_ratio": None,
     "expected_regret_ratio": None,
+    "carryover_ratio": "metric",
     "ready": None,
     "build_info": "version",
 }

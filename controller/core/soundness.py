@@ -1,0 +1,93 @@
+"""Whether the experiment itself is sound: the A/A test before it, and what one deal leaves behind for the next."""
+
+import math
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+
+from controller.assignment import Arm
+from controller.core import aa, carryover, rollout
+from controller.core.aa import Noise
+from controller.core.control import Control, Statistics, baseline, carrying, deal_sums, moved
+from controller.core.estimate import Served
+from controller.core.plan import Plan
+from controller.core.rollout import Deal
+from controller.core.windows import Cell
+
+
+def verified(plan: Plan, control: Control, seen: Statistics) -> Control:
+    """In the stage `verify`: paused where arms that are served alike differ, explore once it has lasted long enough."""
+    deals = list(_alike(plan, control, seen))
+    windows = max(plan.rollout.verify_ms // plan.window.length_ms, 1)
+    broken = aa.difference(plan.metrics, _components(plan), deals, windows)
+    if broken is not None:
+        return moved(control, "paused", broken, seen.end_ms)
+    if deals:
+        control = carrying(control, noise=_noise(plan, deals))
+    if control.carry.exposed_windows * plan.window.length_ms < plan.rollout.verify_ms:
+        return control
+    return moved(control, "explore", f"A/A: no arm differs; {told(control.carry.noise)}", seen.end_ms)
+
+
+def _alike(plan: Plan, control: Control, seen: Statistics) -> Iterator[Served]:
+    """The stage's deals in windows that are not sealed; what was before it was resumed had a fault."""
+    since = control.carry.stage_since_ms + plan.window.length_ms
+    cells = {key: cell for key, cell in seen.cells.items() if key[0] >= since}
+    unsealed = msgspec.structs.replace(control, totals={})
+    for id_, deal in sorted(control.deals.items()):
+        cell = deal_sums(unsealed, cells, id_)
+        if deal.stage == "verify" and len(deal.arms) == plan.traffic.explore_arms + 1 and cell is not None:
+            yield _served(deal, cell)
+
+
+def alike(plan: Plan, control: Control, rng: np.random.Generator) -> tuple[Control, Deal]:
+    """A deal as in explore, whose arms all serve the baseline."""
+    carry, traffic = control.carry, plan.traffic
+    base = baseline(plan)
+    arms = [Arm(f"a{carry.arms + k + 1}", "verify", base.theta) for k in range(traffic.explore_arms)]
+    buckets = rollout.shuffled(plan.buckets, len(arms), traffic.explore_share, rng)
+    deal = Deal(carry.deals + 1, "verify", (base, *arms), buckets, control.history)
+    return carrying(control, arms=carry.arms + len(arms)), deal
+
+
+def _noise(plan: Plan, deals: list[Served]) -> tuple[Noise, ...]:
+    windows = plan.rollout.confirm_ms / plan.window.length_ms
+    share = plan.traffic.max_share_at_risk
+    found = aa.noise(plan.metrics, _components(plan), deals, share, windows)
+    # What is no number cannot be recorded.
+    return tuple(n for n in found if math.isfinite(n.arm_se) and math.isfinite(n.test_se))
+
+
+def told(noise: tuple[Noise, ...]) -> str:
+    """For people: how well each metric can be measured."""
+    each = ", ".join(f"{n.metric} {n.arm_se:.2%} / {n.test_se:.2%}" for n in noise)
+    return f"s.e. of an arm in a window / of the confirm test: {each or 'nothing could be measured'}"
+
+
+def followed_on(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Control:
+    """The state that knows what the deal before left in the buckets of this one; each pair is looked at once.
+
+    What surely carries over is said with every decision from then on; it stops nothing, for no number of it is wrong,
+    only smaller or larger than what holding a vector for long will show.
+    """
+    before, known = control.deals.get(deal.id - 1), control.carry.carryover
+    if before is None or len(before.arms) < 2 or known.deal >= deal.id:
+        return control
+    was, now = deal_sums(control, seen.cells, before.id), deal_sums(control, seen.cells, deal.id)
+    if was is None or now is None:
+        return control
+    known = carryover.learned(known, plan.metrics, _components(plan), _served(before, was), _served(deal, now))
+    return carrying(
+        control,
+        carryover=msgspec.structs.replace(known, deal=deal.id),
+        notice=carryover.found(known, plan.metrics) or "",
+    )
+
+
+def _served(deal: Deal, cell: Cell) -> Served:
+    return Served(cell.sums, deal.buckets.astype(np.int64), len(deal.arms), deal.history)
+
+
+def _components(plan: Plan) -> tuple[str, ...]:
+    return tuple(component.name for component in plan.components)

@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
 AHEAD_H = 12.0  # a vector is chosen for the coming day: its middle is when it is to be good
 REFIT_WINDOWS = 3  # hyperparameters change slowly: a fit, half of a decision's cost, is made anew every so many windows
+UNFITTED_ROWS = 24  # up to which they are the prior's: fitted to fewer, they are too sure of what they have not seen
 FEW_ROWS = 80  # below which each window changes them
 ROUNDING = 1e-9  # that a weight at its bound may lie outside the cube
 NO_INFORMATION = 1e6  # variance of a change that says nothing, so that metrics can share rows
@@ -52,8 +53,8 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     judged, evidence = judged_metrics(plan), (*control.evidence, *live)
     observations = _rows(plan, space, groups, judged, evidence)
     base = space.baseline_unit
-    settled = observations.rows >= FEW_ROWS and round(hour * HOUR_MS / plan.window.length_ms) % REFIT_WINDOWS > 0
-    process = _process(observations, base, control.carry.hypers, settled)
+    window = round(hour * HOUR_MS / plan.window.length_ms)
+    process = _process(observations, base, control.carry.hypers, window)
     if plan.offline:
         process = offline.informed(process, _predicted(plan, space, judged))
     thetas = [theta for e in evidence[-MAX_ROWS:] for theta in e.thetas][-MAX_ROWS:]
@@ -97,15 +98,17 @@ def _needed(plan: Plan) -> set[str]:
 
 
 def _process(
-    observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None, settled: bool
+    observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None, window: int
 ) -> posterior.Posterior:
     """The metrics' processes, with what lone bad hours say left out and a jump, if there was one, known.
 
-    `settled`: hyperparameters of the study's shape are taken as they are.
+    `window`: how many there were since the study's start.
     """
     begin = posterior.start(base, len(observations.change), previous)
     observations = outliers.discounted(observations, base, begin)
-    fitted = begin if settled and begin == previous else posterior.fit(observations, base, previous)
+    settled = begin == previous and observations.rows >= FEW_ROWS and window % REFIT_WINDOWS > 0
+    unsure = observations.rows <= UNFITTED_ROWS
+    fitted = begin if settled or unsure else posterior.fit(observations, base, previous)
     calm = posterior.condition(observations, base, jump.settled(fitted, observations.hour))
     hypers = jump.revised(calm)
     return calm if hypers == calm.hypers else posterior.condition(observations, base, hypers)

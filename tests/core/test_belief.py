@@ -179,6 +179,8 @@ def test_hyperparameters_are_fitted_anew_every_third_window_once_there_are_rows(
     given = posterior.prior(2, len(PLAN.metrics))
     told = msgspec.structs.replace(control, carry=msgspec.structs.replace(control.carry, hypers=given))
     many = tuple(evidence(deal=k, hour=float(k)) for k in range(3))
+    assert believe(PLAN, told, many, 3.0).hypers == given, "too few rows to learn from"
+    monkeypatch.setattr(belief, "UNFITTED_ROWS", 5)
     assert believe(PLAN, told, many, 4.0).hypers != given, "few rows: each window"
     monkeypatch.setattr(belief, "FEW_ROWS", 6)
     assert [believe(PLAN, told, many, hour).hypers == given for hour in (3.0, 4.0, 5.0, 6.0)] == [

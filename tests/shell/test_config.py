@@ -82,7 +82,7 @@ def test_the_example_is_the_contract_made_complete() -> None:
 
 def test_commented_keys_of_the_example_show_the_defaults(tmp_path: Path) -> None:
     """Every optional key is documented with its true default: uncommenting them changes nothing."""
-    optional = ("dead_letter_topic", "sasl_mechanism", "username", "ca_file", "security", "[offline]", "path")
+    optional = ("dead_letter_topic", "sasl_mechanism", "username", "ca_file", "security", "[offline]", "path", "verify")
     lines = EXAMPLE.read_text().splitlines()
     kept = [line for line in lines if not line.startswith(tuple(f"# {name} " for name in optional))]
     first = next(index for index, line in enumerate(kept) if line.startswith("study"))

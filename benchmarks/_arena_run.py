@@ -24,7 +24,6 @@ from benchmarks._arena_vizier import Vizier
 from benchmarks._arena_worlds import Scenario
 from controller.assignment import ALL, Arm
 from controller.core import operate, rollout
-from controller.core.advance import measured_gain
 from controller.core.control import (
     Control,
     Statistics,
@@ -202,13 +201,13 @@ def _claim(plan: Plan, before: Control, after: Control, hour: int) -> Claim | No
     carry, vector = before.carry, before.carry.candidate
     if (carry.stage, after.carry.stage) != ("confirm", "ramp"):
         return None
-    if vector is None or before.sample is None or before.trial is None:
+    if vector is None or not after.carry.shares:
         return None
     begin, end = (
         (ms - START_MS) // plan.window.length_ms for ms in (carry.stage_since_ms, carry.claim_through_ms or 0)
     )
     sample = tuple(range(int(begin), min(int(end), hour + 1)))
-    return Claim(vector.theta, *measured_gain(plan, before.trial, before.sample), sample)
+    return Claim(vector.theta, after.carry.shares[0].gain, after.carry.shares[0].se, sample)
 
 
 def _statistics(plan: Plan, cells: dict[tuple[int, int], Cell], end_ms: int, newest: Cell) -> Statistics:

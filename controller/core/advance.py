@@ -2,10 +2,11 @@
 
 import math
 
+import msgspec
 import numpy as np
 from scipy import stats
 
-from controller.core import policy, trend
+from controller.core import policy, trend, worst
 from controller.core.belief import Believed, points
 from controller.core.control import (
     Carry,
@@ -24,6 +25,7 @@ from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.trend import Step
 from controller.core.windows import Cell
+from controller.core.worst import Looks
 
 GATE_BETTER = 0.95  # P(gain > 0) that a vector needs to leave exploration
 GATE_FEASIBLE = 0.8  # P(every guardrail kept), likewise
@@ -88,44 +90,64 @@ def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed)
         return carrying(control, claim_through_ms=at_ms, reason=reason) if complete else control
     if control.sample is None or control.trial is None:
         return control
-    unproven = _unproven(plan, control.trial, control.sample)
-    failed = unproven or _beyond(plan, control.trial, control.sample) or _improbable(plan, carry.candidate, believed)
+    claim = _claimed(plan, control.trial, control.sample, control.looks.through(carry.claim_through_ms))
+    unproven = _unproven(plan, claim)
+    failed = unproven or _beyond(plan, claim) or _improbable(plan, carry.candidate, believed)
     if failed:
         # Near a limit the belief has learnt from the test what there is to know, and the best vector is near it too.
         banned = banning(carry, carry.candidate.theta) if unproven else carry.banned
         return moved(control, "explore", f"not confirmed: {failed}", at_ms, candidate=None, banned=banned)
-    control = _noted(plan, control, control.trial, control.sample)
+    control = _noted(control, control.trial, claim.gain, claim.se)
     if plan.rollout.require_approval:
         return carrying(control, awaiting_approval=True, reason="confirmed: waiting for an operator's approval")
-    return moved(control, "ramp", "confirmed on fresh data", at_ms)
+    return moved(control, "ramp", f"confirmed on fresh data: {claim.said}", at_ms)
 
 
-def _unproven(plan: Plan, deal: Deal, sample: Cell) -> str | None:
+class _Claim(msgspec.Struct, frozen=True):
+    """What a confirm sample says, without the one bad hour that it may hold."""
+
+    gain: float
+    se: float
+    change: dict[str, float]  # every metric's
+    said: str
+
+
+def _claimed(plan: Plan, deal: Deal, sample: Cell, looks: Looks) -> _Claim:
+    gain, se = measured_gain(plan, deal, sample)
+    y = deal_changes(plan, deal, sample).change[:, 0, 0]
+    names = [metric.name for metric in plan.metrics]
+    asked = {*plan.objective, *(rail.metric for rail in plan.guardrails)}
+    hour = worst.bad(looks, [m for m, name in enumerate(names) if name in asked])
+    said = f"gain {gain:+.2%} +- {se:.2%}"
+    if hour is not None:
+        y = worst.without(y, looks, hour)
+        lost = max(worst.share(looks, hour)[names.index(name)] for name in plan.objective)
+        gain = sum(coefficient * float(y[names.index(name)]) for name, coefficient in plan.objective.items())
+        se /= math.sqrt(max(1.0 - lost, 1e-9))
+        said = (
+            f"gain {gain:+.2%} +- {se:.2%} without a window like no other, which ends at {hour.end_ms} ({said} with it)"
+        )
+    return _Claim(gain, se, dict(zip(names, y.tolist(), strict=True)), said)
+
+
+def _unproven(plan: Plan, claim: _Claim) -> str | None:
     """Why the confirm sample does not show a gain, or None when it does."""
-    gain, gain_sd = measured_gain(plan, deal, sample)
-    y = _sampled(plan, deal, sample)
-    asked = {"the objective": gain} | {rail.metric: y[rail.metric] for rail in plan.guardrails}
+    asked = {"the objective": claim.gain} | {rail.metric: claim.change[rail.metric] for rail in plan.guardrails}
     unknown = next((name for name, change in asked.items() if not np.isfinite(change)), None)
     if unknown is not None:
         return f"{unknown} cannot be measured: a denominator, or control's level, is zero"
-    if not gain - float(stats.norm.isf(plan.rollout.confirm_alpha)) * gain_sd > 0:
-        return f"gain {gain:+.2%} +- {gain_sd:.2%} is not surely above zero"
+    if not claim.gain - float(stats.norm.isf(plan.rollout.confirm_alpha)) * claim.se > 0:
+        return f"{claim.said} is not surely above zero"
     return None
 
 
-def _beyond(plan: Plan, deal: Deal, sample: Cell) -> str | None:
+def _beyond(plan: Plan, claim: _Claim) -> str | None:
     """Which guardrail the confirm sample lies beyond, or None."""
-    y = _sampled(plan, deal, sample)
     for rail in plan.guardrails:
-        if not rail.sign * (y[rail.metric] - rail.limit) > -TOLERANCE * abs(rail.limit):
-            return f"{rail.metric} changes by {y[rail.metric]:+.2%}, the limit is {rail.limit:+.2%}"
+        y = claim.change[rail.metric]
+        if not rail.sign * (y - rail.limit) > -TOLERANCE * abs(rail.limit):
+            return f"{rail.metric} changes by {y:+.2%}, the limit is {rail.limit:+.2%}"
     return None
-
-
-def _sampled(plan: Plan, deal: Deal, sample: Cell) -> dict[str, float]:
-    """Every metric's relative change of the deal's first vector."""
-    names = (metric.name for metric in plan.metrics)
-    return dict(zip(names, deal_changes(plan, deal, sample).change[:, 0, 0].tolist(), strict=True))
 
 
 def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:
@@ -158,7 +180,7 @@ def _climb(plan: Plan, control: Control, seen: Statistics) -> Control:
     if exposed_ms(plan, carry) < plan.rollout.ramp_step_ms:
         return control
     if carry.candidate is not None and control.trial is not None and cell is not None:
-        control = _noted(plan, control, control.trial, cell)
+        control = _noted(control, control.trial, *measured_gain(plan, control.trial, cell))
         fall = trend.falling(control.carry.shares, looks=len(plan.rollout.ramp_shares))
         if fall:
             banned = banning(carry, carry.candidate.theta)
@@ -169,9 +191,8 @@ def _climb(plan: Plan, control: Control, seen: Statistics) -> Control:
     return carrying(control, ramp_step=carry.ramp_step + 1, exposed_windows=0, reason=f"ramp to {share:.0%}")
 
 
-def _noted(plan: Plan, control: Control, trial: Deal, cell: Cell) -> Control:
+def _noted(control: Control, trial: Deal, gain: float, se: float) -> Control:
     """The state that knows what the candidate gained at the trial's share."""
-    gain, se = measured_gain(plan, trial, cell)
     if not (math.isfinite(gain) and math.isfinite(se)):  # what is no number cannot be recorded
         return control
     step = Step(float(np.mean(trial.buckets == 1)), gain, se)

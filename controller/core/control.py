@@ -22,6 +22,7 @@ from controller.core.rollout import FROZEN, TESTS, Deal, all_control, check_move
 from controller.core.sums import LIMIT
 from controller.core.trend import Step
 from controller.core.windows import Cell, Quality
+from controller.core.worst import Looks
 
 HOUR_MS = 3_600_000
 MEMORY = 0.95  # of the buckets' history, a window: a trait is best told by the last day or so
@@ -102,6 +103,7 @@ class Control(msgspec.Struct, frozen=True, eq=False):
     moments: dict[int, float]  # deal -> sum over those of events x the window's middle in hours since 1970
     trial: Deal | None  # the test of the candidate: it and control alone, however often the arms beside them change
     tried: Cell | None  # sums of the trial's sealed windows
+    looks: Looks  # what each window of the trial says by itself
     sample: Cell | None  # sums that a confirm test is judged by: the trial's, through `claim_through_ms`, sealed
     evidence: tuple[Evidence, ...]  # of deals whose windows are all sealed
     units: NDArray[np.int64]  # (B,) distinct sampled units, summed over the windows decided on
@@ -142,6 +144,7 @@ def initial(plan: Plan) -> Control:
         moments={},
         trial=None,
         tried=None,
+        looks=Looks(),
         sample=None,
         evidence=(),
         units=np.zeros(plan.buckets, np.int64),

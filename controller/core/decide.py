@@ -33,6 +33,7 @@ from controller.core.control import (
 from controller.core.drift import faded
 from controller.core.estimate import Changes
 from controller.core.faults import fault, served
+from controller.core.looks import looked
 from controller.core.plan import Plan
 from controller.core.rollout import BESIDE, FROZEN, OTHERS, Deal
 from controller.core.soundness import alike, followed_on, told, verified
@@ -126,21 +127,22 @@ def _judged(
 def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: np.random.Generator) -> _Verdict:
     """What follows from data that can be trusted."""
     stage = control.carry.stage
-    control = followed_on(plan, control, seen, deal)
+    control = looked(plan, followed_on(plan, control, seen, deal), seen.cells)
     if stage == "verify":
         control = verified(plan, control, seen)
         if control.carry.stage != "explore":
             return _verifying(plan, control, rng)
     live = live_evidence(plan, control, seen.cells)
     changes = next((e.changes for e in live if e.deal == deal.id), None)
-    tripped = _tripped(plan, control, seen, deal)
+    crossed, tripped = _crossed(plan, control, seen, deal)
     if tripped:
         control = _stopped(control, deal, tripped, seen.end_ms)
     elif _belongs(deal, stage) and _on_trial(control, deal) and (why := faded(plan, control, seen, deal)):
         control = moved(control, "explore", why, seen.end_ms, candidate=None)
     believed = believe(plan, control, live, (seen.end_ms - (control.carry.started_ms or 0)) / HOUR_MS)
     control = carrying(control, hypers=believed.hypers, pick=_pick(plan, control, believed, rng))
-    control = advanced(plan, control, seen, believed)
+    if not crossed or tripped or len(control.looks.windows) > 1:  # what a first window says, the next one must say too
+        control = advanced(plan, control, seen, believed)
     turned = tripped or control.carry.stage != stage
     if control.carry.stage == "explore":
         control, following, why = _explored(plan, control, believed, rng)
@@ -168,14 +170,20 @@ def _all_control(plan: Plan, control: Control) -> Deal:
     return rollout.all_control(control.carry.deals + 1, control.carry.stage, baseline(plan), plan.buckets)
 
 
-def _tripped(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> tuple[safety.Crossing, ...]:
-    """Guardrails that the candidate's sequence has crossed; exploring arms are judged by the posterior instead."""
+def _crossed(
+    plan: Plan, control: Control, seen: Statistics, deal: Deal
+) -> tuple[tuple[safety.Crossing, ...], tuple[safety.Crossing, ...]]:
+    """Guardrails that the candidate's sequence has crossed, and those of them that no single bad hour can explain.
+
+    Exploring arms are judged by the posterior instead.
+    """
     cell = trial_sums(control, seen.cells)
     if not _on_trial(control, deal) or control.trial is None or cell is None or not plan.guardrails:
-        return ()
+        return (), ()
     changes = deal_changes(plan, control.trial, cell)
     alpha = plan.safety.stop_alpha / (2 + len(plan.rollout.ramp_shares))  # confirm, each share, hold: a sequence each
-    return safety.crossings(plan.guardrails, plan.metrics, changes, alpha)
+    found = safety.crossings(plan.guardrails, plan.metrics, changes, alpha)
+    return found, safety.lasting(found, plan.guardrails, plan.metrics, changes, alpha, control.looks)
 
 
 def _on_trial(control: Control, deal: Deal) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from controller.core.estimate import Changes, Metric
+from controller.core.worst import Looks, without_worst
 
 Floats = NDArray[np.float64]
 
@@ -114,6 +115,33 @@ def crossings(
             if guardrail.sign * (y[arm] - guardrail.limit) + width < beyond:
                 found.append(Crossing(int(arm) + 1, guardrail.metric, float(y[arm]), guardrail.limit, width))
     return tuple(found)
+
+
+def lasting(
+    found: Sequence[Crossing],
+    guardrails: Sequence[Guardrail],
+    metrics: Sequence[Metric],
+    changes: Changes,
+    alpha: float,
+    looks: Looks,
+) -> tuple[Crossing, ...]:
+    """Of arm 1's crossings those that stand without the window that speaks most for them too.
+
+    Less is stopped than by the crossings alone, so `alpha` holds all the more. A vector that breaks its limit all the
+    time is stopped about a window later.
+    """
+    names = [metric.name for metric in metrics]
+    y, v = changes.change[:, 0, 0], changes.covariance[:, 0, 0, 0]
+    kept = []
+    for crossing in found:
+        rail = next(r for r in guardrails if (r.metric, r.limit) == (crossing.metric, crossing.limit))
+        rest, variance = without_worst(y, v, looks, names.index(rail.metric), rail.sign)
+        tight = max(abs(rail.limit), MIN_INFORMATION_SD)
+        if math.isfinite(variance):
+            width = float(radius(np.array(variance), alpha / len(guardrails), tight))
+            if rail.sign * (rest - rail.limit) + width < 0.0:
+                kept.append(crossing)
+    return tuple(kept)
 
 
 def sample_ratio(units: NDArray[np.int64], history: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) -> float:

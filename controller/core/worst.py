@@ -1,33 +1,91 @@
-"""A cumulative change without the window that speaks most against it: one bad hour proves nothing.
+"""A test without one of its windows: one bad hour proves nothing, against a vector or for it.
 
-Notation: K windows of one deal or test; y_k a window's change, f_k its share of the whole (of control's numerator).
+| symbol | shape | meaning |
+|---|---|---|
+| M, K | | metrics; windows of a test |
+| y_k, w_k | (M,) | a window's changes; its weight, control's numerator in it |
+| f_k | (M,) | its share of the whole, w_k / sum w |
+
+To first order a change over several windows is the mean of theirs by weight, y = sum of f_k y_k, so without window k it
+is (y - f_k y_k) / (1 - f_k), and its variance at most 1 / (1 - f_k) times as large.
 """
 
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+MAX_LOOKS = 96  # windows remembered, the newest: of a vector that is held for long, older ones weigh little
+BAD = 6.0  # robust standard deviations from the others: of a test of 24 windows, one in a million
+MIN_LOOKS = 6  # windows that say what is usual
+MAD_SD = 1.4826  # a normal's standard deviation over its median absolute deviation
 
 
 class Look(msgspec.Struct, frozen=True):
     """One window of a test."""
 
     end_ms: int
-    change: float  # y_k
-    share: float  # f_k
+    change: tuple[float, ...]  # y_k
+    weight: tuple[float, ...]  # w_k
 
 
-def without_worst(
-    change: float, variance: float, windows: Sequence[Look], sign: int
-) -> tuple[float, float, Look | None]:
-    """The change and its variance without the window whose absence moves it most to the good side; and that window.
+class Looks(msgspec.Struct, frozen=True):
+    """The windows of one test, oldest first."""
 
-    To first order a change over several windows is the mean of theirs by share: y = sum of f_k y_k, so without k it is
-    (y - f_k y_k) / (1 - f_k). Noise grows as 1 / (1 - f_k), at most. `sign`: +1 where a rise is good, -1 where a fall.
-    A lone window cannot be told from a bad one: its whole is nothing, and nothing can be said (an infinite variance).
+    trial: int = 0
+    windows: tuple[Look, ...] = ()
+
+    def through(self, end_ms: int) -> "Looks":
+        """Those that end by then."""
+        return Looks(self.trial, tuple(look for look in self.windows if look.end_ms <= end_ms))
+
+
+def share(looks: Looks, left_out: Look) -> Floats:
+    """(M,) f of a window."""
+    total = np.sum([look.weight for look in looks.windows], axis=0)
+    return np.asarray(np.divide(left_out.weight, total, out=np.zeros(len(total)), where=total != 0.0))
+
+
+def without(change: Floats, looks: Looks, left_out: Look | None) -> Floats:
+    """(M,) changes of all windows but one."""
+    if left_out is None:
+        return change
+    f = share(looks, left_out)
+    return np.asarray((change - f * left_out.change) / np.maximum(1.0 - f, 1e-9))
+
+
+def without_worst(change: Floats, variance: Floats, looks: Looks, m: int, sign: int) -> tuple[float, float]:
+    """A metric's change and variance without the window whose absence moves it most to the good side.
+
+    `sign`: +1 where a rise is good, -1 where a fall is. A lone window cannot be told from a bad one: without it nothing
+    is known (an infinite variance).
     """
-    told = [look for look in windows if 0.0 < look.share < 1.0]
-    if len(told) < 2:
-        return change, float("inf"), None
-    worst = max(told, key=lambda look: sign * (change - look.change) * look.share / (1.0 - look.share))
-    rest = 1.0 - worst.share
-    return (change - worst.share * worst.change) / rest, variance / rest, worst
+    if len(looks.windows) < 2:
+        return float(change[m]), float("inf")
+    worst = max(looks.windows, key=lambda look: sign * float(without(change, looks, look)[m]))
+    rest = 1.0 - float(share(looks, worst)[m])
+    return float(without(change, looks, worst)[m]), float(variance[m]) / max(rest, 1e-9)
+
+
+def bad(looks: Looks, metrics: Sequence[int]) -> Look | None:
+    """The one window that in some of the metrics has nothing to do with the others; None where none or several are.
+
+    Each window's distance from the median is taken in units of its own noise, 1 / sqrt(w_k), and held against the
+    median of all distances: effects that swing with the hour of the day, and a world that drifts, widen that too.
+    """
+    if len(looks.windows) < MIN_LOOKS:
+        return None
+    found: set[int] = set()
+    for m in metrics:
+        y, w = (
+            np.array([row[m] for row in rows])
+            for rows in zip(*((k.change, k.weight) for k in looks.windows), strict=True)
+        )
+        distance = np.abs(y - np.median(y)) * np.sqrt(np.maximum(w, 0.0))
+        usual = MAD_SD * float(np.median(distance))
+        if np.isfinite(distance).all() and usual > 0.0:
+            found |= set(np.flatnonzero(distance > BAD * usual).tolist())
+    return looks.windows[found.pop()] if len(found) == 1 else None

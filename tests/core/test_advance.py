@@ -14,6 +14,7 @@ from controller.core.plan import Plan
 from controller.core.rollout import Deal, nested
 from controller.core.trend import Step
 from controller.core.windows import Cell, Quality
+from controller.core.worst import Look, Looks
 from tests.core.loop import HOUR, PLAN, START, varied
 
 AT = Statistics(START + 99 * HOUR, {}, np.zeros(PLAN.buckets, np.int64), Quality())
@@ -226,3 +227,20 @@ def test_a_gain_that_falls_as_the_share_grows_stops_the_ramp(gains: tuple[float,
     if stage == "ramp":
         assert len(carry.shares) == len(gains)
         assert carry.shares[-1].gain == pytest.approx(gains[-1], abs=0.01)
+
+
+def test_a_bad_hour_is_left_out_of_the_claim_and_said() -> None:
+    deal, cell = sums(watch=0.1)
+    end = confirming(deal, cell).carry.claim_through_ms
+    assert end is not None
+    usual = [Look(end - k * HOUR, (0.11 + 0.001 * (k % 3), 0.0), (1.0, 1.0)) for k in range(1, 10)]
+    wild = Look(end, (-0.2, 0.0), (1.0, 1.0))
+    control = msgspec.structs.replace(confirming(deal, cell), looks=Looks(deal.id, (*usual, wild)))
+    carry = after(believed_feasible(PLAN), control).carry
+    assert carry.stage == "ramp"
+    gain, se = measured_gain(PLAN, deal, cell)
+    assert carry.shares[0].gain == pytest.approx((gain + 0.02) / 0.9)
+    assert carry.shares[0].se == pytest.approx(se / np.sqrt(0.9))
+    assert f"without a window like no other, which ends at {wild.end_ms} (gain {gain:+.2%}" in carry.reason
+    plain = msgspec.structs.replace(control, looks=Looks(deal.id, tuple(usual)))
+    assert after(believed_feasible(PLAN), plain).carry.shares[0].gain == pytest.approx(gain)

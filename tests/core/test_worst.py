@@ -3,44 +3,83 @@
 import numpy as np
 import pytest
 
-from controller.core.worst import Look, without_worst
+from controller.core.worst import Look, Looks, bad, without, without_worst
 
 
-def looks(changes: list[float], shares: list[float] | None = None) -> list[Look]:
-    parts = shares or [1.0 / len(changes)] * len(changes)
-    return [Look(k, y, f) for k, (y, f) in enumerate(zip(changes, parts, strict=True))]
+def looks(changes: list[float], weights: list[float] | None = None) -> Looks:
+    parts = weights or [1.0] * len(changes)
+    return Looks(1, tuple(Look(k, (y,), (w,)) for k, (y, w) in enumerate(zip(changes, parts, strict=True))))
+
+
+def one(value: float) -> np.ndarray:
+    return np.array([value])
 
 
 def test_a_bad_hour_is_left_out() -> None:
-    windows = looks([0.01, 0.01, -0.29, 0.01])
-    change, variance, worst = without_worst(-0.065, 0.003, windows, sign=1)
+    change, variance = without_worst(one(-0.065), one(0.003), looks([0.01, 0.01, -0.29, 0.01]), 0, sign=1)
     assert change == pytest.approx(0.01)
     assert variance == pytest.approx(0.004)
-    assert worst is windows[2]
 
 
 def test_on_the_other_side_a_rise_is_the_worst() -> None:
     windows = looks([0.01, 0.3, -0.2])
-    assert without_worst(0.0367, 0.001, windows, sign=-1)[2] is windows[1]
-    assert without_worst(0.0367, 0.001, windows, sign=1)[2] is windows[2]
+    assert without_worst(one(0.11 / 3), one(1.0), windows, 0, sign=-1)[0] == pytest.approx(-0.095)
+    assert without_worst(one(0.11 / 3), one(1.0), windows, 0, sign=1)[0] == pytest.approx(0.155)
 
 
-def test_the_rest_is_the_mean_of_the_others_by_share() -> None:
+def test_the_rest_is_the_mean_of_the_others_by_weight() -> None:
     rng = np.random.default_rng(1)
-    y, f = rng.normal(0, 0.05, 9), rng.dirichlet(np.ones(9))
-    change, _, worst = without_worst(float(y @ f), 1.0, looks(y.tolist(), f.tolist()), sign=1)
-    rest = [np.delete(y, k) @ np.delete(f, k) / (1.0 - f[k]) for k in range(9)]
-    assert change == pytest.approx(max(rest))
-    assert worst is not None
-    assert worst.end_ms == int(np.argmax(rest))
+    y, w = rng.normal(0, 0.05, 9), rng.gamma(2.0, 50.0, 9)
+    windows, mean = looks(y.tolist(), w.tolist()), one(y @ w / w.sum())
+    rest = [np.delete(y, k) @ np.delete(w, k) / np.delete(w, k).sum() for k in range(9)]
+    assert [without(mean, windows, look)[0] for look in windows.windows] == pytest.approx(rest)
+    assert without_worst(mean, one(1.0), windows, 0, sign=1)[0] == pytest.approx(max(rest))
+    assert without(mean, windows, None) is mean
 
 
 def test_what_all_windows_say_stands() -> None:
-    change, variance, _ = without_worst(-0.05, 0.0001, looks([-0.05] * 5), sign=1)
+    change, variance = without_worst(one(-0.05), one(0.0001), looks([-0.05] * 5), 0, sign=1)
     assert change == pytest.approx(-0.05)
     assert variance == pytest.approx(0.000125)
 
 
 def test_a_lone_window_proves_nothing() -> None:
-    assert without_worst(-0.5, 1e-6, looks([-0.5]), sign=1)[1] == float("inf")
-    assert without_worst(-0.5, 1e-6, [], sign=1)[1:] == (float("inf"), None)
+    assert without_worst(one(-0.5), one(1e-6), looks([-0.5]), 0, sign=1)[1] == float("inf")
+    assert without_worst(one(-0.5), one(1e-6), Looks(), 0, sign=1)[1] == float("inf")
+
+
+def test_one_window_like_no_other_is_bad_and_two_are_not() -> None:
+    rng = np.random.default_rng(2)
+    usual = rng.normal(0.03, 0.01, 24)
+    wild = usual.copy()
+    wild[7] = -0.25
+    assert bad(looks(wild.tolist()), [0]) == looks(wild.tolist()).windows[7]
+    wild[9] = 0.3
+    assert bad(looks(wild.tolist()), [0]) is None
+    assert bad(looks(usual.tolist()), [0]) is None
+    assert bad(looks([0.0, 0.0, 0.0, 0.9]), [0]) is None  # four say nothing of each other
+
+
+def test_a_quiet_hour_is_allowed_more_noise() -> None:
+    rng = np.random.default_rng(3)
+    weight = np.where(np.arange(24) == 5, 1.0, 100.0)
+    y = 0.03 + 0.01 * rng.standard_normal(24)
+    y[5] = 0.03 + 0.1
+    assert bad(looks(y.tolist(), weight.tolist()), [0]) is None
+    assert bad(looks(y.tolist()), [0]) is not None
+
+
+def test_no_window_is_bad_by_luck_nor_by_the_hour_of_the_day() -> None:
+    """2,000 tests of a day, effects swinging by a third, at noise from much to almost none."""
+    rng = np.random.default_rng(4)
+    swing = 1.0 + 0.35 * np.cos(np.arange(24) / 24 * 2 * np.pi)
+    found = sum(
+        bad(looks((0.05 * np.roll(swing, rng.integers(24)) + sd * rng.standard_normal(24)).tolist()), [0]) is not None
+        for sd in (0.02, 0.005, 0.0005)
+        for _ in range(667)
+    )
+    assert found <= 2
+
+
+def test_looks_through_an_end() -> None:
+    assert [look.end_ms for look in looks([0.0] * 5).through(2).windows] == [0, 1, 2]

@@ -1,0 +1,35 @@
+"""What each window of a candidate's test says by itself."""
+
+import msgspec
+import numpy as np
+
+from controller.core import late
+from controller.core.control import Control, deal_changes, trial_sums
+from controller.core.plan import Plan
+from controller.core.windows import Cell
+from controller.core.worst import MAX_LOOKS, Look, Looks
+
+
+def looked(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Control:
+    """The state that knows every window of its test: the open ones as they are now, the others as they were last."""
+    if control.trial is None:
+        return control
+    open_ = {end: look for end in sorted({end for end, _ in cells}) if (look := _look(plan, control, cells, end))}
+    before = control.looks.windows if control.looks.trial == control.trial.id else ()
+    kept = tuple(look for look in before if look.end_ms not in open_)
+    windows = sorted((*kept, *open_.values()), key=lambda look: look.end_ms)
+    return msgspec.structs.replace(control, looks=Looks(control.trial.id, tuple(windows[-MAX_LOOKS:])))
+
+
+def _look(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], end_ms: int) -> Look | None:
+    """One window; None where the test was not served in it, or nothing can be told of some metric."""
+    alone = msgspec.structs.replace(control, tried=None)
+    cell = trial_sums(alone, {key: cell for key, cell in cells.items() if key[0] == end_ms})
+    if cell is None or control.trial is None:
+        return None
+    change = deal_changes(plan, control.trial, cell).change[:, 0, 0]
+    names = tuple(component.name for component in plan.components)
+    weight, _ = late.totals(plan.metrics, names, cell.sums[:, control.trial.buckets == 0])
+    return Look(
+        end_ms, tuple(np.nan_to_num(change).tolist()), tuple(np.where(np.isfinite(change), weight, 0.0).tolist())
+    )

@@ -1,0 +1,70 @@
+"""A bad hour in a test neither stops a good vector nor spoils its claim; what is bad all the time is stopped."""
+
+from collections.abc import Callable
+
+from controller.core.replay import replay
+from tests.core.loop import Loop, Row, at_stage, journalled
+
+
+def worse(loop: Loop, clicks: float, watch: float = 0.0) -> Callable[[Row], Row]:
+    """The candidate's people click and watch less by so much."""
+    name = loop.carry.candidate.arm
+
+    def bend(row: Row) -> Row:
+        if row.arm != name:
+            return row
+        impressions, clicked, watched = row.values
+        return row._replace(values=(impressions, clicked * (1.0 - clicks), watched * (1.0 - watch)))
+
+    return bend
+
+
+def test_each_window_of_a_test_is_known_by_itself() -> None:
+    loop = at_stage("confirm")
+    loop.windows(3)
+    looks = loop.state.control.looks
+    assert looks.trial == loop.state.control.trial.id  # type: ignore[union-attr]
+    assert [look.end_ms for look in looks.windows] == sorted({look.end_ms for look in looks.windows})
+    assert len(looks.windows) == 3
+    assert all(abs(look.change[0] - looks.windows[0].change[0]) < 0.03 for look in looks.windows)
+
+
+def test_one_bad_hour_does_not_stop_a_good_vector() -> None:
+    loop = at_stage("hold")
+    loop.windows(3)
+    loop.window(worse(loop, clicks=0.25))
+    loop.windows(3)
+    assert loop.carry.stage == "hold"
+    assert {checked.outcome for checked in replay(journalled(loop.records))} == {"exact"}
+
+
+def test_a_vector_that_turns_bad_is_stopped_by_its_second_bad_hour_or_third() -> None:
+    loop = at_stage("hold")
+    loop.windows(3)
+    for _ in range(3):
+        if loop.carry.stage == "hold":
+            loop.window(worse(loop, clicks=0.25))
+    assert loop.carry.stage == "explore"
+    assert any("guardrail: c" in line or "the world has changed" in line for line in loop.story()[-3:])
+
+
+def test_a_vector_that_is_bad_from_the_start_is_stopped_in_its_second_hour() -> None:
+    loop = at_stage("confirm")
+    stopped = []
+    for _ in range(2):
+        loop.window(worse(loop, clicks=0.25))
+        stopped.append(loop.carry.stage == "explore")
+    assert stopped == [False, True]
+    assert "guardrail: c" in loop.carry.reason or "guardrail: c" in loop.story()[-1]
+
+
+def test_a_share_s_first_window_that_is_bad_is_looked_at_twice_before_the_share_grows() -> None:
+    loop = at_stage("ramp")
+    share = loop.carry.ramp_step
+    loop.window(worse(loop, clicks=0.25))
+    assert (loop.carry.stage, loop.carry.ramp_step) == ("ramp", share)
+    good = loop.clone()
+    good.window()
+    assert (good.carry.stage, good.carry.ramp_step) == ("ramp", share + 1)
+    loop.window(worse(loop, clicks=0.25))
+    assert loop.carry.stage == "explore"

@@ -6,7 +6,8 @@ from benchmarks._arena_traffic import crowd, hour_sums
 from benchmarks._arena_worlds import Scenario
 from controller.assignment import Arm
 from controller.core import rollout
-from controller.core.control import baseline, deal_changes
+from controller.core.control import baseline
+from controller.core.evidence import deal_changes
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
 from simulators.closed_loop import START_MS

@@ -24,20 +24,9 @@ from benchmarks._arena_vizier import Vizier
 from benchmarks._arena_worlds import Scenario
 from controller.assignment import ALL, Arm
 from controller.core import operate, rollout
-from controller.core.control import (
-    Control,
-    Statistics,
-    Theta,
-    baseline,
-    carrying,
-    fold,
-    initial,
-    issue,
-    live_evidence,
-    remembered,
-    watched,
-)
+from controller.core.control import Control, Statistics, Theta, baseline, carrying, initial, issue
 from controller.core.decide import decide
+from controller.core.evidence import fold, live_evidence, remembered, watched
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.space import Space

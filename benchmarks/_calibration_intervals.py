@@ -21,7 +21,8 @@ from benchmarks._arena_truth import truth
 from benchmarks._arena_worlds import SCENARIOS, Scenario, drifted
 from benchmarks._calibration_figures import Figure, Spread, clustered
 from controller.core.belief import believe, judged_metrics, points
-from controller.core.control import HOUR_MS, Control, Evidence, Statistics, Theta, carrying, live_evidence
+from controller.core.control import HOUR_MS, Control, Evidence, Statistics, Theta, carrying
+from controller.core.evidence import live_evidence
 from controller.core.plan import Plan
 from controller.shell.fingerprint import single_threaded
 from simulators.study import study_of

@@ -18,10 +18,11 @@ from rich.table import Table
 
 from controller.assignment import ALL, Arm
 from controller.core.belief import believe
-from controller.core.control import Control, Evidence, Statistics, Theta, baseline, carrying, initial, issue, remembered
+from controller.core.control import Control, Evidence, Statistics, Theta, baseline, carrying, initial, issue
 from controller.core.decide import decide
 from controller.core.estimate import Changes, Metric
 from controller.core.events import Component
+from controller.core.evidence import remembered
 from controller.core.plan import Plan
 from controller.core.rollout import Deal, RolloutPlan, TrafficPlan, shuffled
 from controller.core.safety import Guardrail, SafetyPlan

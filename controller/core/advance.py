@@ -8,18 +8,9 @@ from scipy import stats
 
 from controller.core import policy, trend, worst
 from controller.core.belief import Believed, points
-from controller.core.control import (
-    Carry,
-    Control,
-    Statistics,
-    Vector,
-    banning,
-    carrying,
-    deal_changes,
-    moved,
-    trial_sums,
-)
+from controller.core.control import Carry, Control, Statistics, Vector, banning, carrying, moved
 from controller.core.estimate import combined_se
+from controller.core.evidence import deal_changes, trial_sums
 from controller.core.goal import TOLERANCE, tolerant
 from controller.core.plan import Plan
 from controller.core.rollout import Deal

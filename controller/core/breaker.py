@@ -3,7 +3,8 @@
 import msgspec
 
 from controller.core import rollout, safety
-from controller.core.control import Control, Statistics, banning, carrying, deal_changes, deal_sums, issue, moved
+from controller.core.control import Control, Statistics, banning, carrying, issue, moved
+from controller.core.evidence import deal_changes, deal_sums
 from controller.core.plan import Plan
 from controller.core.safety import BREAKER_ALPHA, Crossing
 

@@ -21,17 +21,13 @@ from controller.core.control import (
     banning,
     baseline,
     carrying,
-    deal_changes,
     issue,
-    live_evidence,
     moved,
-    remembered,
-    trial_sums,
     tuned,
-    watched,
 )
 from controller.core.drift import faded
 from controller.core.estimate import Changes
+from controller.core.evidence import deal_changes, live_evidence, remembered, trial_sums, watched
 from controller.core.faults import fault, served
 from controller.core.looks import looked
 from controller.core.plan import Plan

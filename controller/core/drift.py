@@ -9,7 +9,8 @@ import math
 import msgspec
 
 from controller.core.advance import measured_gain
-from controller.core.control import Control, Statistics, trial_sums
+from controller.core.control import Control, Statistics
+from controller.core.evidence import trial_sums
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell

@@ -4,7 +4,8 @@ import msgspec
 import numpy as np
 
 from controller.core import late
-from controller.core.control import Control, deal_changes, trial_sums
+from controller.core.control import Control
+from controller.core.evidence import deal_changes, trial_sums
 from controller.core.plan import Plan
 from controller.core.windows import Cell
 from controller.core.worst import MAX_LOOKS, Look, Looks

@@ -12,8 +12,9 @@ import numpy as np
 
 from controller import assignment
 from controller.core import breaker, ledger, operate, replan
-from controller.core.control import Carry, Control, fold, initial
+from controller.core.control import Carry, Control, initial
 from controller.core.decide import decide
+from controller.core.evidence import fold
 from controller.core.ledger import Cells
 from controller.core.operate import Command
 from controller.core.plan import Plan, digest

@@ -9,8 +9,9 @@ import numpy as np
 from controller.assignment import Arm
 from controller.core import aa, carryover, rollout
 from controller.core.aa import Noise
-from controller.core.control import Control, Statistics, baseline, carrying, deal_sums, moved
+from controller.core.control import Control, Statistics, baseline, carrying, moved
 from controller.core.estimate import Served
+from controller.core.evidence import deal_sums
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell

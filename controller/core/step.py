@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from controller.core import breaker, ledger, operate, replan, windows
-from controller.core.control import Control, Statistics, fold, initial, tables
+from controller.core.control import Control, Statistics, initial, tables
 from controller.core.decide import Decision, decide
+from controller.core.evidence import fold
 from controller.core.ledger import Cells, Record
 from controller.core.operate import Answer, Command
 from controller.core.plan import Plan, digest

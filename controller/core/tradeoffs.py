@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from controller.core.belief import Believed, banned, believe, judged_metrics, points, shares, theta_at
-from controller.core.control import HOUR_MS, Control, Theta, live_evidence, tuned
+from controller.core.control import HOUR_MS, Control, Theta, tuned
+from controller.core.evidence import live_evidence
 from controller.core.front import Question, front, valued
 from controller.core.goal import tolerant
 from controller.core.kernel import Floats

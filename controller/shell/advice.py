@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 from scipy import stats
 
-from controller.core.control import deal_sums
 from controller.core.estimate import BUCKETS, Metric, combined_noise, relative_changes, usable
+from controller.core.evidence import deal_sums
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.step import State

@@ -9,9 +9,10 @@ from benchmarks._arena_truth import optimum
 from benchmarks._arena_worlds import SCENARIOS
 from controller.assignment import ALL, Arm
 from controller.core import rollout
-from controller.core.control import baseline, deal_changes
+from controller.core.control import baseline
 from controller.core.estimate import Changes
 from controller.core.events import FIXED_POINT
+from controller.core.evidence import deal_changes
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from controller import assignment
-from controller.core.control import MEMORY, Control, Statistics
+from controller.core.control import Control, Statistics
 from controller.core.decide import Decision, decide
+from controller.core.evidence import MEMORY
 from controller.core.policy import Pick
 from controller.core.windows import Cell, Quality
 from tests.core.loop import HOUR, PLAN, START, Loop, at_stage, indifferent, same, varied

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from controller.core import codec, late
 from controller.core.checkpoint import changes as checkpointed
 from controller.core.checkpoint import restore
-from controller.core.control import live_evidence
 from controller.core.estimate import BUCKETS, Changes, Metric
+from controller.core.evidence import live_evidence
 from controller.core.late import AGES, Late
 from controller.core.replay import replay
 from tests.core.loop import Loop, Row, journalled, same

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.core.control import deal_sums
 from controller.core.estimate import combined_se
+from controller.core.evidence import deal_sums
 from controller.shell.advice import advice, told
 from controller.shell.config import Study, load
 from controller.shell.journal import Journal

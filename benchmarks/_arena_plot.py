@@ -60,5 +60,5 @@ def _scored(scores: Sequence[Scores], scenario: str) -> bool:
 def _curve(runs: Sequence[Scores]) -> tuple[Floats, Floats]:
     """Mean and standard error (0 with one run) of every check that all of the runs have."""
     hours = min((len(s.series) for s in runs), default=0)
-    points = [mean(runs, lambda s, h=h: s.series[h]) or (np.nan, None) for h in range(hours)]  # type: ignore[misc]
+    points = [mean(runs, lambda s, h=h: s.series[h]) or (np.nan, None) for h in range(hours)]  # type: ignore[misc]  # mypy infers no lambda with a default
     return np.array([level for level, _ in points]), np.array([error or 0.0 for _, error in points])

@@ -25,7 +25,7 @@ def _of_promotions(figure: Callable[[Scores], list[float]]) -> Callable[[Scores]
 
 FIGURES: dict[str, Callable[[Scores], float | None]] = {
     **{
-        name: (lambda s, name=name: getattr(s, name))  # type: ignore[misc]
+        name: (lambda s, name=name: getattr(s, name))  # type: ignore[misc]  # mypy infers no lambda with a default
         for name in (
             "score_24",
             "score_end",

@@ -127,7 +127,7 @@ def test_promotions_are_counted_and_a_biased_claim_is_seen(monkeypatch: pytest.M
             none = promotions.Study(None, "explore")
             return [none if "aa" in title or j < 4 else claimed(0.02, bias + 0.003 * rng.normal()) for j in jobs]
 
-        return {(f.case, f.what): f.holds for f in promotions.measured(None, spread)}  # type: ignore[arg-type]
+        return {(f.case, f.what): f.holds for f in promotions.measured(None, spread)}  # type: ignore[arg-type]  # no run is played
 
     fair = found(0.0)
     assert (fair["aa", "promoted"], fair["small", "promoted within 72 h"]) == (True, True)

@@ -133,6 +133,7 @@ class Client:
         if not baseline:
             raise ValueError("baseline must name at least one weight, found none")
         values = {name: float(value) for name, value in baseline.items()}
+        self.study = study
         self.weights = tuple(values)
         self.form = form
         self._clock = clock

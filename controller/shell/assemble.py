@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import msgspec
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from controller.shell import fingerprint
 from controller.shell.admin import Health, serve
@@ -16,7 +16,7 @@ from controller.shell.connections import password
 from controller.shell.daemon import Clock, Daemon, log, readiness_log
 from controller.shell.dead_letters import DeadLetters, KafkaDeadLetters
 from controller.shell.journal import Journal
-from controller.shell.metrics import Metrics
+from controller.shell.metrics import Metrics, OfStudy
 from controller.shell.publisher import PublisherUnavailable, RedisPublisher, connect
 from controller.shell.recorder import Recorder
 from controller.shell.sources import At, Source, SourceUnavailable
@@ -47,7 +47,10 @@ def run_daemon(
     for warning in study.warnings:
         log.warning("%s: %s", study.path, warning)
     build = {"version": fingerprint.code_version(), "code": fingerprint.core_digest()[:12]}
-    metrics = Metrics(registry, plan, build)
+    own = CollectorRegistry()
+    registry.register(OfStudy(own, plan.study))
+    ProcessCollector(registry=own)
+    metrics = Metrics(own, plan, build, clock)
     health = Health(readiness_log(metrics))
     with ExitStack() as open_:
         server = serve(*listen, registry, health)
@@ -60,6 +63,7 @@ def run_daemon(
         if letters is not None:
             open_.callback(letters.close)
         journal = open_.enter_context(Journal.open(study.journal, plan.study))
+        metrics.journal(study.journal)
         reading = f"topic {study.kafka.topic}" if events is None else f"file {events}"
         now_ms = int(time.time() * 1000)
         recorder, state = Recorder.take_over(plan, journal, _publisher(study), now_ms, clock, reading)

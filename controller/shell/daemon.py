@@ -286,7 +286,9 @@ class Daemon:
             log.warning("%s by %s: %s", order.command, order.who, answer.said)
 
     def _commit(self, effects: tuple[Effect, ...], applied: tuple[int, ...] = ()) -> None:
+        started_s = time.perf_counter()
         self._state = self._recorder.commit(self._state, effects, applied)
+        self._metrics.committed(time.perf_counter() - started_s)
         self._dirty = False
 
     def _publish(self) -> None:
@@ -296,11 +298,14 @@ class Daemon:
         try:
             if not self._recorder.pending:
                 self._recorder.check_stored()
+            pending = self._recorder.pending
             self._recorder.publish(self._now_ms())
+            if pending:
+                self._metrics.published()
         except PublisherUnavailable as error:
             self._unsure = True
             self._redis_backoff.failed()
-            self._metrics.publish_failed()
+            self._metrics.publish_failed(self._recorder.pending)
             self._health.set("redis", str(error).removeprefix("redis: "))
         else:
             self._unsure = False
@@ -332,7 +337,7 @@ def readiness_log(metrics: Metrics) -> Callable[[dict[str, str]], None]:
     """Writes every change of readiness to the log and the metrics."""
 
     def changed(faults: dict[str, str]) -> None:
-        metrics.ready(not faults)
+        metrics.faults(faults)
         if faults:
             log.warning("not ready: %s", "; ".join(_lines(faults)))
         else:

@@ -1,22 +1,34 @@
-"""Prometheus metrics of a daemon. Names and units are stable: dashboards and alerts are made of them."""
+"""What a daemon shows to Prometheus. Its metrics are those of `metrics_catalog`; names and units are stable."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Gauge, Info
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
+from controller import metric_family
 from controller.assignment import Stage
 from controller.core.control import Control
 from controller.core.decide import Decision
 from controller.core.ledger import Record
 from controller.core.plan import Plan
 from controller.core.rollout import MOVES
-from controller.core.step import Effect, State
+from controller.core.step import Effect, State, event_clock_ms
 from controller.core.step import Info as StepInfo
+from controller.core.windows import RESULTS
+from controller.shell.metrics_catalog import BY_NAME
 
 MAX_UNKNOWN = 100  # component names with a series of their own: a producer can invent any number
 OTHER = "(other)"
+PARTS = ("start", "source", "redis", "dead letters")  # of the daemon, each of which may keep it from being ready
+Z95 = NormalDist().inv_cdf(0.975)
 
 Labels = tuple[str, ...]
 
@@ -41,50 +53,91 @@ class Series:
         self._present = set(known)
 
 
+class OfStudy(Collector):
+    """All series of a registry with the study's name: one Prometheus watches many studies."""
+
+    def __init__(self, registry: CollectorRegistry, study: str) -> None:
+        self._registry, self._study = registry, study
+
+    def collect(self) -> Iterator[Metric]:
+        """The registry's families, each sample labelled."""
+        for family in self._registry.collect():
+            family.samples = [s._replace(labels={"study": self._study, **s.labels}) for s in family.samples]
+            yield family
+
+
 class Metrics:
-    """What one daemon shows; `registry` is passed in, so that tests and embedders keep theirs apart."""
+    """What one daemon shows; `registry` is passed in, so that tests and embedders keep theirs apart.
 
-    def __init__(self, registry: CollectorRegistry, plan: Plan, build: Mapping[str, str]) -> None:
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"trimtab_{name}", text, labels, registry=registry)
+    `clock`: whose time ages are told in; `wall_s`: the wall clock, s since the epoch.
+    """
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"trimtab_{name}", text, labels, registry=registry)
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        plan: Plan,
+        build: Mapping[str, str],
+        clock: Literal["wall", "events"] = "wall",
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        def gauge(name: str) -> Gauge:
+            return metric_family.gauge(BY_NAME[name], registry)
 
-        self._plan, self._unknown_names = plan, set[str]()
+        def counter(name: str) -> metric_family.Counter:
+            return metric_family.counter(BY_NAME[name], registry)
+
+        def histogram(name: str) -> metric_family.Histogram:
+            return metric_family.histogram(BY_NAME[name], registry)
+
+        self._plan, self._clock, self._wall_s, self._unknown_names = plan, clock, wall_s, set[str]()
+        self._state: State | None = None
         self._shown: Control | None = None
-        self._events = counter("events", "Rows by what became of them", "result")
-        self._rejected = counter("events_rejected", "Rows that were refused, by reason", "reason")
-        self._unknown = counter("unknown_components", "Rows with a component that the study does not use", "component")
-        self._capped = counter("capped_events", "Rows with a value beyond its component's cap", "component")
-        self._bytes = counter("received_bytes", "Bytes of record values polled")
-        self._lag = gauge("lag_records", "Records between the daemon's position and the end", "partition")
-        self._watermark = gauge("watermark_seconds", "Event time that the stream has passed, s since the epoch")
-        self._open = gauge("windows_open", "Windows that are not sealed yet")
-        self._sealed = counter("windows_sealed", "Windows sealed")
-        self._amended = counter("windows_amended", "Polls that changed a window already settled")
-        self._decisions = counter("decisions", "Decisions by outcome", "outcome")
-        self._step_s = Histogram("trimtab_step_seconds", "Duration of a step", registry=registry)
-        self._change = Series(gauge("relative_change_ratio", "Relative change against control", "arm", "metric"))
-        self._change_se = Series(gauge("relative_change_se_ratio", "Its standard error", "arm", "metric"))
-        self._share = Series(gauge("arm_share_ratio", "Share of buckets", "arm"))
-        self._stage = gauge("stage", "1 for the stage the study is in", "stage")
-        self._version = gauge("assignment_version", "Version of the newest table")
-        self._published = gauge("assignment_published_seconds", "When it was made, daemon's clock, s since the epoch")
-        self._publish_failures = counter("publish_failures", "Publications that Redis did not take")
-        self._tripped = counter("guardrail_trips", "Guardrails that an arm broke", "metric")
-        self._gain = gauge("expected_gain_ratio", "Expected gain of the best vector known")
-        self._feasible = gauge("feasible_probability_ratio", "P(it keeps every guardrail)")
-        self._regret = gauge("expected_regret_ratio", "Expected gain of the best feasible vector over it")
-        self._carryover = Series(gauge("carryover_ratio", "Of an arm's change, left in its buckets", "metric"))
-        self._ready = gauge("ready", "1 while the daemon is ready")
-        Info("trimtab_build", "What is running", registry=registry).info(dict(build))
+        self._events, self._rejected = counter("events"), counter("events_rejected")
+        self._unknown, self._capped = counter("unknown_components"), counter("capped_events")
+        self._bytes, self._lag = counter("received_bytes"), Series(gauge("lag_records"))
+        self._watermark, self._open = gauge("watermark_timestamp_seconds"), gauge("windows_open")
+        self._settled, self._sealed, self._amended = map(
+            counter, ("windows_settled", "windows_sealed", "windows_amended")
+        )
+        self._stage, self._awaiting = gauge("stage"), gauge("awaiting_approval")
+        self._share, self._arm_events = Series(gauge("arm_share_ratio")), Series(gauge("arm_events"))
+        self._change = tuple(Series(gauge(f"relative_change{end}_ratio")) for end in ("_low", "", "_high"))
+        self._margin = tuple(Series(gauge(f"guardrail_margin{end}_ratio")) for end in ("_low", ""))
+        self._tripped = counter("guardrail_trips")
+        self._pick = {name: gauge(name) for name in _PICKED}
+        self._carryover = Series(gauge("carryover_ratio"))
+        self._decisions = counter("decisions")
+        self._step_s, self._decision_s = histogram("step_seconds"), histogram("decision_seconds")
+        self._version, self._published = gauge("assignment_version"), gauge("assignment_published_timestamp_seconds")
+        self._pending, self._publications = gauge("assignment_pending"), counter("publications")
+        self._publish_failures = counter("publish_failures")
+        self._ready, self._fault = gauge("ready"), gauge("fault")
+        self._journal, self._free = gauge("journal_bytes"), gauge("journal_free_bytes")
+        self._commit_s = histogram("journal_commit_seconds")
+        for name, age_s in _AGES.items():  # asked for at each scrape: a daemon that hangs grows old all the same
+            gauge(name).set_function(lambda age_s=age_s: self._aged(age_s))  # type: ignore[misc]  # mypy infers no lambda with a default
+        Info("trimtab_build", BY_NAME["build"].text, registry=registry).info({"clock": clock, **build})
+        self._at_zero()
+
+    def _at_zero(self) -> None:
+        """Show what has not happened yet as 0, so that its first time counts in a rate."""
+        for result in RESULTS:
+            self._events.labels(result)
+        for guardrail in self._plan.guardrails:
+            self._tripped.labels(guardrail.metric)
+        for outcome in OUTCOMES:
+            self._decisions.labels(outcome)
+        self.faults(())
+
+    def journal(self, path: Path) -> None:
+        """Show the size of the journal at `path` from now on."""
+        self._journal.set_function(lambda: sum(_size(file) for file in (path, path.with_name(f"{path.name}-wal"))))
+        self._free.set_function(lambda: shutil.disk_usage(path.parent).free)
 
     def polled(self, size: int, lag: Mapping[int, int], unknown: Mapping[str, int], capped: Mapping[str, int]) -> None:
         """A poll's bytes, the lag by partition, the components that the study does not use, and those capped."""
         self._bytes.inc(size)
-        for partition, records in lag.items():
-            self._lag.labels(str(partition)).set(records)
+        self._lag.set({(str(partition),): records for partition, records in lag.items()})
         for name, rows in capped.items():
             self._capped.labels(name).inc(rows)
         for name, rows in unknown.items():
@@ -114,7 +167,8 @@ class Metrics:
         """What a step did. `rejected`: reason -> rows that the decoder refused."""
         self._step_s.observe(seconds)
         for result, rows in info.ingested.counts.items():
-            self._events.labels(result).inc(rows)
+            if rows:
+                self._events.labels(result).inc(rows)
         for reason, rows in rejected:
             self._rejected.labels(reason).inc(rows)
         self._amended.inc(len(info.ingested.amended))
@@ -126,19 +180,34 @@ class Metrics:
             if isinstance(effect, Record) and effect.kind == "guardrail_tripped":
                 self._tripped.labels(effect.body["metric"]).inc()
         for decision in info.decisions:
-            self._decided(decision)
+            self._decided(state, decision)
+        if info.decisions:
+            self._decision_s.observe(seconds)
         self.show(state)
 
-    def publish_failed(self) -> None:
-        """Redis did not take the table."""
-        self._publish_failures.inc()
+    def committed(self, seconds: float) -> None:
+        """A transaction of the journal took so long."""
+        self._commit_s.observe(seconds)
 
-    def ready(self, ready: bool) -> None:
-        """Whether the daemon is ready."""
-        self._ready.set(ready)
+    def published(self) -> None:
+        """Redis took the newest table."""
+        self._publications.inc()
+        self._pending.set(0)
+
+    def publish_failed(self, pending: bool) -> None:
+        """Redis did not answer; `pending`: the newest table waits for it."""
+        self._publish_failures.inc()
+        self._pending.set(pending)
+
+    def faults(self, parts: Collection[str]) -> None:
+        """The parts that keep the daemon from being ready."""
+        self._ready.set(not parts)
+        for part in (*PARTS, *parts):
+            self._fault.labels(part).set(part in parts)
 
     def show(self, state: State) -> None:
-        """Where the study stands; nothing is touched while that has not changed."""
+        """Where the study stands; little is touched while that has not changed."""
+        self._state = state
         if state.control is self._shown:
             return
         self._shown = state.control
@@ -146,29 +215,93 @@ class Metrics:
         stages: Iterable[Stage] = MOVES
         for stage in stages:
             self._stage.labels(stage).set(stage == carry.stage)
+        self._awaiting.set(carry.awaiting_approval)
         self._version.set(carry.version)
         self._published.set(carry.published_ms / 1000)
         deal = state.control.deals[carry.deal]
         counts = np.bincount(deal.buckets, minlength=len(deal.arms)) / self._plan.buckets
         self._share.set({(name,): share for name, share in zip(deal.names, counts.tolist(), strict=True)})
         if carry.pick is not None:
-            self._gain.set(carry.pick.gain_mean)
-            self._feasible.set(carry.pick.p_feasible)
-            self._regret.set(carry.pick.regret)
-
+            for name, field in _PICKED.items():
+                self._pick[name].set(getattr(carry.pick, field))
         known = carry.carryover
         rows = zip(self._plan.metrics, known.score, known.information, strict=False)
         self._carryover.set({(m.name,): score / weight for m, score, weight in rows if weight > 0.0})
 
-    def _decided(self, decision: Decision) -> None:
+    def _decided(self, state: State, decision: Decision) -> None:
         self._decisions.labels(decision.outcome).inc()
-        change: dict[Labels, float] = {}
-        error: dict[Labels, float] = {}
-        if decision.changes is not None:
-            for m, metric in enumerate(self._plan.metrics):
-                variance = np.diagonal(decision.changes.covariance[m, 0]).tolist()
-                for a, name in enumerate(decision.deal.names[1:]):
-                    change[name, metric.name] = float(decision.changes.change[m, 0, a])
-                    error[name, metric.name] = math.sqrt(max(variance[a], 0.0))
-        self._change.set(change)
-        self._change_se.set(error)
+        self._settled.inc()
+        self._arm_events.set(dict(_events_by_arm(state, decision)))
+        changes = {(arm, metric): (y, Z95 * se) for arm, metric, y, se in self._changes(decision)}
+        for series, side in zip(self._change, (-1, 0, 1), strict=True):
+            series.set({labels: y + side * half for labels, (y, half) in changes.items()})
+        margins = {
+            (arm, rail.metric, "min_change" if rail.sign > 0 else "max_change"): (rail.sign * (y - rail.limit), half)
+            for rail in self._plan.guardrails
+            for (arm, metric), (y, half) in changes.items()
+            if metric == rail.metric
+        }
+        for series, side in zip(self._margin, (-1, 0), strict=True):
+            series.set({labels: margin + side * half for labels, (margin, half) in margins.items()})
+
+    def _changes(self, decision: Decision) -> Iterator[tuple[str, str, float, float]]:
+        """(arm, metric, relative change over all traffic, its standard error) of the deal that was decided on."""
+        if decision.changes is None:
+            return
+        for m, metric in enumerate(self._plan.metrics):
+            variance = np.diagonal(decision.changes.covariance[m, 0]).tolist()
+            for a, name in enumerate(decision.deal.names[1:]):
+                yield name, metric.name, float(decision.changes.change[m, 0, a]), math.sqrt(max(variance[a], 0.0))
+
+    def _aged(self, age_ms: Callable[[State, int], float]) -> float:
+        """An age in s on the daemon's clock; NaN before there is a state."""
+        state = self._state
+        if state is None:
+            return math.nan
+        return age_ms(state, event_clock_ms(state) if self._clock == "events" else int(self._wall_s() * 1000)) / 1000
+
+
+OUTCOMES = ("dealt", "kept", "no_data", "backlog", "frozen")
+_PICKED = {
+    "expected_gain_ratio": "gain_mean",
+    "expected_gain_sd_ratio": "gain_sd",
+    "feasible_probability_ratio": "p_feasible",
+    "better_probability_ratio": "p_better",
+    "expected_regret_ratio": "regret",
+}
+
+
+def _watermark_age_ms(state: State, now_ms: int) -> float:
+    mark = state.windows.watermark_ms
+    return math.nan if mark is None else now_ms - mark
+
+
+def _remaining_ms(state: State, now_ms: int) -> float:
+    until = state.control.carry.valid_until_ms
+    return math.inf if until is None else until - now_ms
+
+
+_AGES: dict[str, Callable[[State, int], float]] = {
+    "watermark_age_seconds": _watermark_age_ms,
+    "stage_age_seconds": lambda state, now_ms: now_ms - (state.control.carry.stage_since_ms or now_ms),
+    "assignment_age_seconds": lambda state, now_ms: now_ms - state.control.carry.published_ms,
+    "assignment_remaining_seconds": _remaining_ms,
+}
+
+
+def _events_by_arm(state: State, decision: Decision) -> Iterator[tuple[Labels, float]]:
+    """Accepted events of the decision's window, under the deal that it judged; nothing once it is sealed."""
+    deal = decision.deal
+    versions = [version for version, dealt in state.control.versions.items() if dealt == deal.id]
+    cells = [state.windows.cells.get((decision.end_ms, version)) for version in versions]
+    by_bucket = [cell.events.sum(axis=0) for cell in cells if cell is not None]
+    if by_bucket:
+        counts = np.bincount(deal.buckets, weights=np.sum(by_bucket, axis=0), minlength=len(deal.arms))
+        yield from (((name,), count) for name, count in zip(deal.names, counts.tolist(), strict=True))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # no write-ahead log at this moment
+        return 0

@@ -120,7 +120,7 @@ def daemon_of(
 ) -> Rig:
     """A daemon on a journal at `path`."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry, plan, {"version": "test"})
+    metrics = Metrics(registry, plan, {"version": "test", "code": "test"}, clock)
     health = Health(readiness_log(metrics))
     journal = Journal.open(path, plan.study)
     hand = Hand()

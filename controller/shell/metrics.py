@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Gauge, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
@@ -17,6 +17,7 @@ from controller import metric_family
 from controller.assignment import Stage
 from controller.core.control import Control
 from controller.core.decide import Decision
+from controller.core.events import REASONS
 from controller.core.ledger import Record
 from controller.core.plan import Plan
 from controller.core.rollout import MOVES
@@ -83,10 +84,10 @@ class Metrics:
         def gauge(name: str) -> Gauge:
             return metric_family.gauge(BY_NAME[name], registry)
 
-        def counter(name: str) -> metric_family.Counter:
+        def counter(name: str) -> Counter:
             return metric_family.counter(BY_NAME[name], registry)
 
-        def histogram(name: str) -> metric_family.Histogram:
+        def histogram(name: str) -> Histogram:
             return metric_family.histogram(BY_NAME[name], registry)
 
         self._plan, self._clock, self._wall_s, self._unknown_names = plan, clock, wall_s, set[str]()
@@ -125,6 +126,11 @@ class Metrics:
             self._events.labels(result)
         for guardrail in self._plan.guardrails:
             self._tripped.labels(guardrail.metric)
+        for reason in REASONS:
+            self._rejected.labels(reason)
+        for component in self._plan.components:
+            if component.cap is not None:
+                self._capped.labels(component.name)
         for outcome in OUTCOMES:
             self._decisions.labels(outcome)
         self.faults(())

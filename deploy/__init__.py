@@ -1,0 +1,1 @@
+"""What runs Trimtab: image, compose, Kubernetes, and what watches it."""

@@ -81,7 +81,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--events", metavar="FILE", help="read newline-separated events from a file (- is stdin), not Kafka"
     )
-    parser.add_argument("--listen", type=_address, default=("127.0.0.1", 9464), metavar="HOST:PORT",
+    parser.add_argument("--listen", type=address, default=("127.0.0.1", 9464), metavar="HOST:PORT",
                         help="where /livez, /readyz and /metrics are (127.0.0.1:9464; port 0 picks one)")  # fmt: skip
     args = parser.parse_args(argv)
     if args.events not in (None, "-") and not Path(args.events).exists():
@@ -370,7 +370,8 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write it like 10s or 5m") from error
 
 
-def _address(text: str) -> tuple[str, int]:
+def address(text: str) -> tuple[str, int]:
+    """Host and port to listen on, as a command's argument."""
     host, _, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not host or not port.isdigit() or int(port) > 65535:

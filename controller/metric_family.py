@@ -45,5 +45,7 @@ def histogram(family: Family, registry: CollectorRegistry) -> Histogram:
 
 def table(families: Iterable[Family]) -> str:
     """The families as a Markdown table, in order."""
-    rows = [f"| `{f.exposed}` | {f.kind} | {', '.join(f'`{name}`' for name in f.labels)} | {f.text} |" for f in families]
+    rows = [
+        f"| `{f.exposed}` | {f.kind} | {', '.join(f'`{name}`' for name in f.labels)} | {f.text} |" for f in families
+    ]
     return "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows]) + "\n"

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
 
-from controller.serving import Client
+from controller.cli import address
+from controller.serving import Client, wall_clock_ms
+from controller.serving_metrics import ServingCollector
 from controller.shell import publisher
 from controller.shell.config import Study, load
 from controller.shell.connections import password
@@ -124,6 +127,7 @@ def _simulate_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="write lines to a file (- is stdout), not to Kafka; served by the table in Redis all the same",
     )
+    parser.add_argument("--listen", type=address, metavar="HOST:PORT", help="where /metrics of its serving client is")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     new = parser.add_argument_group("a study file that fits the world")
     new.add_argument("--write-study", type=Path, metavar="FILE", help="write it, and end")
@@ -144,7 +148,10 @@ def _simulate(world: World, study: Study, args: argparse.Namespace) -> int:
     baseline = {weight.name: weight.baseline for weight in world.weights}
     tell = _Teller(study, args.json)
     try:
-        with Client(study.plan.study, redis, baseline, form=study.plan.form, poll_s=POLL_S) as tables:
+        clock = wall_clock_ms if args.realtime else tell.now_ms
+        with Client(study.plan.study, redis, baseline, form=study.plan.form, poll_s=POLL_S, clock=clock) as tables:
+            if args.listen is not None:
+                _show_metrics(tables, *args.listen)
             product = Product(
                 study.plan, world, sink, args.seed, events_per_record=args.events_per_record, delivery=Delivery()
             )
@@ -168,6 +175,15 @@ def _simulate(world: World, study: Study, args: argparse.Namespace) -> int:
     return 0
 
 
+def _show_metrics(client: Client, host: str, port: int) -> None:
+    registry = CollectorRegistry()
+    registry.register(ServingCollector(client))
+    try:
+        start_http_server(port, host, registry)
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}; give another --listen") from error
+
+
 class _Teller:
     """One line of progress, kept up to date on a terminal; a summary at the end."""
 
@@ -183,6 +199,10 @@ class _Teller:
             self._told_s = time.monotonic()
             print(f"\r\033[K{self._line(progress)}" if terminal else self._line(progress),
                   end="" if terminal else "\n", file=sys.stderr, flush=True)  # fmt: skip
+
+    def now_ms(self) -> int:
+        """The time that the traffic has reached, which is the daemon's clock in lockstep."""
+        return 0 if self._last is None else self._last.through_ms
 
     def end(self) -> None:
         """Say how it went."""

@@ -5,6 +5,7 @@
 `kafka_bootstrap`  the address of a shared broker
 `kafka_topic`      makes new topics on the shared broker
 `kafka_broker`     makes private brokers, which a test may stop, kill, pause and restart
+`prometheus`       makes Prometheus servers of a configuration
 
 The shared services are those of TRIMTAB_TEST_REDIS and TRIMTAB_TEST_KAFKA when set; otherwise this session
 starts them when a test first asks, on free ports, with data in its temporary folder, and stops them when it
@@ -23,8 +24,10 @@ from hypothesis import settings
 from redis import Redis
 
 from tests.services import kafka_broker as kafka_service
+from tests.services import prometheus_server as prometheus_service
 from tests.services import redis_server as redis_service
 from tests.services.kafka_broker import KafkaBroker, MakeBroker, MakeTopic
+from tests.services.prometheus_server import MakePrometheus, PrometheusServer
 from tests.services.redis_server import MakeRedis, RedisServer
 
 # The same examples in every run, and no verdict on how fast a shared machine was.
@@ -34,6 +37,7 @@ settings.load_profile("trimtab")
 _FIXTURES = {
     "redis": {"redis_url", "redis_server"},
     "kafka": {"kafka_bootstrap", "kafka_topic", "kafka_broker"},
+    "prometheus": {"prometheus"},
 }
 _NOT_AVAILABLE = "service not available: "
 _REMEDY = (
@@ -141,6 +145,26 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBroke
             running.callback(broker.kill)
             broker.start()
             return broker
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakePrometheus]:
+    """Makes running Prometheus servers; all are gone at the end of the module.
+
+    def test_scrapes(prometheus: MakePrometheus) -> None:
+        server = prometheus({"scrape_configs": [...]})
+        server.query("up")
+    """
+    with ExitStack() as running:
+
+        def make(configuration: Mapping[str, object]) -> PrometheusServer:
+            _need(prometheus_service.missing())
+            server = PrometheusServer(tmp_path_factory.mktemp("prometheus"), configuration)
+            running.callback(server.kill)
+            server.start()
+            return server
 
         yield make
 

@@ -109,7 +109,9 @@ def _panel(panel: Panel) -> Any:
     builder = builder.title(panel.title).description(panel.text).datasource(SOURCE).unit(panel.unit)
     builder = builder.span(panel.width).height(panel.height)
     builder = builder.thresholds(
-        dashboard.ThresholdsConfig().steps([grafana.Threshold(value=value, color=color) for value, color in panel.steps])
+        dashboard.ThresholdsConfig().steps(
+            [grafana.Threshold(value=value, color=color) for value, color in panel.steps]
+        )
     )
     if panel.values:
         words = {str(v): grafana.ValueMappingResult(text=word, color=color) for v, word, color in panel.values}
@@ -141,7 +143,9 @@ def _columns(panel: Panel) -> dict[str, object]:
 
 
 def _lines() -> Any:
-    legend = common.VizLegendOptions().display_mode(looks.LegendDisplayMode.LIST).placement(looks.LegendPlacement.BOTTOM)
+    legend = (
+        common.VizLegendOptions().display_mode(looks.LegendDisplayMode.LIST).placement(looks.LegendPlacement.BOTTOM)
+    )
     shown = timeseries.Panel().legend(legend.show_legend(True)).show_points(looks.VisibilityMode.NEVER).line_width(1)
     return shown.tooltip(common.VizTooltipOptions().mode(looks.TooltipDisplayMode.MULTI))
 

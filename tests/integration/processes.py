@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ TRIMTAB = str(Path(sys.executable).with_name("trimtab"))
 
 
 class Process:
-    """`trimtab ARGS` with its output in a file."""
+    """`trimtab ARGS`, or another program's, with its output in a file."""
 
-    def __init__(self, log: Path, *args: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, log: Path, *args: str, env: dict[str, str] | None = None, program: Sequence[str] = (TRIMTAB,)
+    ) -> None:
         self.log = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [TRIMTAB, *args], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **(env or {})}
+                [*program, *args], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **(env or {})}
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Installs Redis, Java, Maven (Debian, root) and Apache Kafka's jars (Maven Central, into .services/).
+"""Installs Redis, Prometheus, Java, Maven (Debian, root) and Apache Kafka's jars (Maven Central, into .services/).
 
 Run by `make test` as `python -m tests.services.install`; does nothing where all is there. A service whose
 address is in TRIMTAB_TEST_KAFKA or TRIMTAB_TEST_REDIS is not installed. Where something cannot be had this
@@ -50,6 +50,18 @@ def install_redis() -> None:
     """Raises `NotInstalled`."""
     if not shutil.which("redis-server"):
         _apt_install(["redis-server"])
+
+
+def install_prometheus() -> None:
+    """With promtool. Raises `NotInstalled`."""
+    if not shutil.which("prometheus") or not shutil.which("promtool"):
+        _apt_install(["prometheus"])
+
+
+def install_compose() -> None:
+    """The validator of compose files. Raises `NotInstalled`."""
+    if not shutil.which("docker-compose"):
+        _apt_install(["docker-compose"])
 
 
 def install_kafka() -> None:
@@ -135,10 +147,12 @@ def main() -> int:
     wanted = {
         "Redis": ("TRIMTAB_TEST_REDIS", install_redis),
         "Apache Kafka": ("TRIMTAB_TEST_KAFKA", install_kafka),
+        "Prometheus": ("", install_prometheus),
+        "docker-compose": ("", install_compose),
     }
     failed = False
     for name, (variable, install) in wanted.items():
-        if os.environ.get(variable):
+        if variable and os.environ.get(variable):
             print(f"{name}: taken from {variable}")
             continue
         try:

@@ -15,6 +15,7 @@ from controller.shell.metrics import MAX_UNKNOWN, OTHER, PARTS, Metrics, Series
 from controller.shell.metrics_catalog import FAMILIES
 from tests.shell.loop import HOUR_MS, PLAN, START_MS, Rig, World
 
+
 def running(world: World, windows: int = 3) -> Rig:
     rig = world.start()
     rig.settle()
@@ -120,7 +121,9 @@ def test_margins_are_the_room_left_on_the_side_that_hurts(world: World) -> None:
 
 def test_an_arm_s_events_are_those_of_the_newest_window(world: World) -> None:
     rig = running(world)
-    by_arm = {labels["arm"]: rig.metric("arm_events", **labels) for labels in samples(rig.registry)["trimtab_arm_events"]}
+    by_arm = {
+        labels["arm"]: rig.metric("arm_events", **labels) for labels in samples(rig.registry)["trimtab_arm_events"]
+    }
     end_ms = world.product.now_ms // HOUR_MS * HOUR_MS
     accepted = [json.loads(value) for log in world.topic.logs.values() for value in (r.value for r in log)]
     served = Counter(event["arm"] for event in accepted if end_ms - HOUR_MS <= event["ts_ms"] < end_ms)

@@ -1,0 +1,21 @@
+"""`trimtab simulate quick` with a product that breaks: off the baseline clicks collapse, and arms break their guardrail."""
+
+import sys
+
+import msgspec
+
+from simulators.catalog import WORLDS
+from simulators.cli import simulate
+from simulators.worlds import World
+
+
+def broken(world: World) -> World:
+    """The world with a click rate that falls by half where a weight is far from its baseline."""
+    fall = {("p_watch", "p_watch"): -8.0, ("p_report", "p_report"): -8.0}
+    parts = (msgspec.structs.replace(q, response=fall) if q.name == "clicks" else q for q in world.quantities)
+    return msgspec.structs.replace(world, quantities=tuple(parts))
+
+
+if __name__ == "__main__":
+    WORLDS["quick"] = broken(WORLDS["quick"])
+    sys.exit(simulate(["quick", *sys.argv[1:]]))

@@ -1,0 +1,126 @@
+"""A real Prometheus scrapes a running daemon and the client of a simulated product.
+
+Every query of the dashboards gives data, and three alerts that are provoked fire: an arm breaks a guardrail, Redis is
+killed, events stop. The rules are the committed ones with their durations cut short.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from kafka import KafkaProducer
+
+from deploy.monitoring.dashboards import DASHBOARDS
+from tests.integration.processes import DaemonProcess, Process
+from tests.services.kafka_broker import MakeTopic
+from tests.services.process import free_port
+from tests.services.prometheus_server import MakePrometheus, PrometheusServer
+from tests.services.redis_server import MakeRedis
+from tests.waiting import wait_until
+
+RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yaml"
+BROKEN_FEED = (sys.executable, "-m", "tests.integration.broken_feed")
+CAPPED = "\n[components]\nwatch_s = { cap = 120.0 }\n"
+
+
+def hastened(rules: str) -> dict[str, object]:
+    """The rules with ranges of 6 s, and without waiting."""
+    found: dict[str, object] = yaml.safe_load(rules)
+    text = json.dumps(found)
+    text = re.sub(r'"for": "[0-9]+[smh]"', '"for": "0s"', text)
+    hasty: dict[str, object] = json.loads(re.sub(r"\[[0-9]+[smh]\]", "[6s]", text))
+    return hasty
+
+
+def chosen(expr: str) -> str:
+    """A panel's query as Grafana sends it with all studies chosen."""
+    return expr.replace("$study", ".*").replace("$__rate_interval", "15s").replace("$__range", "5m")
+
+
+def firing(server: PrometheusServer) -> dict[str, dict[str, str]]:
+    return {a["labels"]["alertname"]: a["annotations"] for a in server.alerts() if a["state"] == "firing"}
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    for page in DASHBOARDS:
+        for row in page.rows:
+            for panel in row.panels:
+                for query in panel.queries:
+                    yield f"{page.title}: {panel.title}", chosen(query.expr)
+
+
+@pytest.mark.slow
+def test_every_panel_shows_data_and_three_alerts_fire(
+    tmp_path: Path, kafka_bootstrap: str, kafka_topic: MakeTopic, redis_server: MakeRedis, prometheus: MakePrometheus,
+    study_file: Callable[..., Path],
+) -> None:  # fmt: skip
+    store, topic = redis_server(), kafka_topic(partitions=2)
+    study = study_file("quick", topic, redis=store.url, more=CAPPED)
+    produce_odd_rows(kafka_bootstrap, topic)
+    daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
+    listen = f"127.0.0.1:{free_port()}"
+    world = Process(
+        tmp_path / "world.log",
+        "--study",
+        str(study),
+        "--hours",
+        "2000",
+        "--events-per-hour",
+        "60000",
+        "--listen",
+        listen,
+        program=BROKEN_FEED,
+    )
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps(hastened(RULES.read_text())))
+    server = prometheus(
+        {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(rules)],
+            "scrape_configs": [
+                {"job_name": "trimtab", "static_configs": [{"targets": [f"127.0.0.1:{daemon.port}"]}]},
+                {"job_name": "recommender", "static_configs": [{"targets": [listen]}]},
+            ],
+        }
+    )
+
+    def fires(alert: str) -> bool:
+        assert daemon.running, daemon.text[-3000:]
+        return alert in firing(server)
+
+    try:
+        wait_until(lambda: fires("TrimtabGuardrailBroken"), "the broken guardrail is told", 60, 0.2)
+        wait_until(lambda: not empty(server), "every panel shows data", 60, 0.5)
+        assert world.running, world.text[-3000:]
+
+        store.kill()
+        wait_until(lambda: fires("TrimtabRedisDown"), "Redis that is down is told", 30, 0.2)
+        assert "quick" in firing(server)["TrimtabRedisDown"]["summary"]
+
+        world.kill()
+        wait_until(lambda: fires("TrimtabEventsStopped"), "events that stopped are told", 30, 0.2)
+    except TimeoutError as error:
+        raise AssertionError(f"{error}; firing {sorted(firing(server))}; without data {empty(server)}") from error
+    finally:
+        daemon.kill()
+        world.kill()
+
+
+def empty(server: PrometheusServer) -> list[str]:
+    """The panels whose query gives nothing."""
+    return [name for name, expr in queries() if not server.query(expr)]
+
+
+def produce_odd_rows(bootstrap: str, topic: str) -> None:
+    """What a simulated product never sends: no JSON, and a component that the study does not use."""
+    event = {"id": "odd", "ts_ms": 1_699_920_000_000, "unit": "u", "version": 0, "arm": "control"}
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    try:
+        for value in (b"no JSON", json.dumps(event | {"values": {"impressions": 1, "saves": 1}}).encode()):
+            producer.send(topic, value, partition=0).get(timeout=30)
+    finally:
+        producer.close()

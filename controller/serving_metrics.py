@@ -2,8 +2,8 @@
 
     prometheus_client.REGISTRY.register(ServingCollector(client))
 
-Every series has the label `study`. One collector a process, beside the product's own metrics. Nothing is counted while requests are served: the client's
-`status()` is read at each scrape.
+Every series has the label `study`. One collector a process, beside the product's own metrics. Nothing is counted while
+requests are served: the client's `status()` is read at each scrape.
 """
 
 import math
@@ -22,7 +22,7 @@ EXPIRED: Final = Family("serving_table_expired", "gauge", "1 while the table hel
 CONNECTED: Final = Family("serving_connected", "gauge", "1 when the last attempt to read Redis succeeded")
 RUNNING: Final = Family("serving_running", "gauge", "1 while the client's background thread lives")
 TABLES: Final = Family(
-    "serving_tables", "counter", "Tables by what became of them: taken, refused (broken, or of no use), older", ("result",)
+    "serving_tables", "counter", "Tables: taken, refused (broken, or of no use), older", ("result",)
 )  # fmt: skip
 MISSING: Final = Family("serving_missing", "counter", "Times that the key went absent")
 FAILURES: Final = Family("serving_read_failures", "counter", "Failed attempts to read Redis")

@@ -139,11 +139,7 @@ def _simulate_parser() -> argparse.ArgumentParser:
 
 
 def _simulate(world: World, study: Study, args: argparse.Namespace) -> int:
-    sink: Sink
-    if args.ndjson is not None:
-        sink = NdjsonSink(args.ndjson)
-    else:
-        sink = KafkaSink(study.kafka, args.partitions, password(os.environ, "kafka"))
+    sink = _sink(study, args)
     redis = publisher.connect(study.redis.url, password(os.environ, "redis"))
     baseline = {weight.name: weight.baseline for weight in world.weights}
     tell = _Teller(study, args.json)
@@ -173,6 +169,12 @@ def _simulate(world: World, study: Study, args: argparse.Namespace) -> int:
         sink.close()
     tell.end()
     return 0
+
+
+def _sink(study: Study, args: argparse.Namespace) -> Sink:
+    if args.ndjson is not None:
+        return NdjsonSink(args.ndjson)
+    return KafkaSink(study.kafka, args.partitions, password(os.environ, "kafka"))
 
 
 def _show_metrics(client: Client, host: str, port: int) -> None:

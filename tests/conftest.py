@@ -16,7 +16,6 @@ makes them fail instead. Tests are marked `redis` and `kafka` by the fixtures th
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import NoReturn
 from uuid import uuid4
 
 import pytest
@@ -27,6 +26,7 @@ from tests.services import kafka_broker as kafka_service
 from tests.services import prometheus_server as prometheus_service
 from tests.services import redis_server as redis_service
 from tests.services.kafka_broker import KafkaBroker, MakeBroker, MakeTopic
+from tests.services.needed import NOT_AVAILABLE, need
 from tests.services.prometheus_server import MakePrometheus, PrometheusServer
 from tests.services.redis_server import MakeRedis, RedisServer
 
@@ -39,7 +39,6 @@ _FIXTURES = {
     "kafka": {"kafka_bootstrap", "kafka_topic", "kafka_broker"},
     "prometheus": {"prometheus"},
 }
-_NOT_AVAILABLE = "service not available: "
 _REMEDY = (
     "Install them (python -m tests.services.install) or name running ones: "
     "TRIMTAB_TEST_KAFKA=host:port TRIMTAB_TEST_REDIS=redis://host:port/db"
@@ -54,7 +53,7 @@ def _redis_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         _empty(given)
         return
-    _need(redis_service.missing())
+    need(redis_service.missing())
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server.url
@@ -84,7 +83,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRedis
     with ExitStack() as running:
 
         def make(*, keep_data: bool = False, arguments: Sequence[str] = ()) -> RedisServer:
-            _need(redis_service.missing())
+            need(redis_service.missing())
             folder = tmp_path_factory.mktemp("redis")
             server = RedisServer(folder, keep_data=keep_data, arguments=arguments)
             running.callback(server.kill)
@@ -101,7 +100,7 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    _need(kafka_service.missing())
+    need(kafka_service.missing())
     broker = KafkaBroker(tmp_path_factory.mktemp("kafka") / "broker")
     broker.start()
     yield broker.bootstrap
@@ -140,7 +139,7 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBroke
     with ExitStack() as running:
 
         def make(*, properties: Mapping[str, str] | None = None) -> KafkaBroker:
-            _need(kafka_service.missing())
+            need(kafka_service.missing())
             broker = KafkaBroker(tmp_path_factory.mktemp("kafka") / "broker", properties=properties)
             running.callback(broker.kill)
             broker.start()
@@ -160,7 +159,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakePrometh
     with ExitStack() as running:
 
         def make(configuration: Mapping[str, object]) -> PrometheusServer:
-            _need(prometheus_service.missing())
+            need(prometheus_service.missing())
             server = PrometheusServer(tmp_path_factory.mktemp("prometheus"), configuration)
             running.callback(server.kill)
             server.start()
@@ -181,17 +180,6 @@ def _refuse_data(url: str) -> None:
             pytest.exit(f"TRIMTAB_TEST_REDIS={url} holds keys, and tests empty it; name an empty database", 2)
 
 
-def _need(missing: str | None) -> None:
-    if missing is not None:
-        _unavailable(missing)
-
-
-def _unavailable(missing: str) -> NoReturn:
-    if os.environ.get("TRIMTAB_REQUIRE_SERVICES") == "1":
-        pytest.fail(_NOT_AVAILABLE + missing, pytrace=False)
-    pytest.skip(_NOT_AVAILABLE + missing)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the services that their fixtures need, so that `-m "not kafka"` is always true."""
     for item in items:
@@ -206,7 +194,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     """Say loudly what was not tested, after everything but the closing line."""
     yield
     told = [_reason(report) for report in terminalreporter.getreports("skipped")]
-    missing = [reason.partition(_NOT_AVAILABLE)[2] for reason in told if _NOT_AVAILABLE in reason]
+    missing = [reason.partition(NOT_AVAILABLE)[2] for reason in told if NOT_AVAILABLE in reason]
     if not missing:
         return
     terminalreporter.write_sep("!", red=True, bold=True)

@@ -316,5 +316,5 @@ def test_a_reader_that_hangs_up_is_no_traceback(journal: Path) -> None:
 
 
 def test_addresses() -> None:
-    assert cli._address("127.0.0.1:0") == ("127.0.0.1", 0)
-    assert cli._address("[::1]:80") == ("::1", 80)
+    assert cli.address("127.0.0.1:0") == ("127.0.0.1", 0)
+    assert cli.address("[::1]:80") == ("::1", 80)

@@ -1,10 +1,15 @@
 """Every metric of a daemon: name, kind, labels, meaning. Dashboards, alerts and docs/metrics.md are made of it.
 
 Units stand in names, as Prometheus writes them: `_seconds`, `_bytes`, `_ratio` (0.01 is 1 %), `_total` counts since the
-daemon started. Every series has the label `study` besides. Ages are told on the daemon's clock: the wall, or the events' own.
+daemon started. Every series has the label `study` besides. Ages are told on the daemon's clock: the wall, or the
+events' own.
 """
 
 from controller.metric_family import Family
+
+_STEP_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10)
+_DECISION_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_COMMIT_S = (0.001, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 
 FAMILIES = (
     # what comes in
@@ -31,7 +36,7 @@ FAMILIES = (
     Family("relative_change_ratio", "gauge", "Relative change against control, over all the deal", ("arm", "metric")),
     Family("relative_change_low_ratio", "gauge", "Lower end of its 95 % interval", ("arm", "metric")),
     Family("relative_change_high_ratio", "gauge", "Upper end of its 95 % interval", ("arm", "metric")),
-    Family("guardrail_margin_ratio", "gauge", "Room left under a guardrail; negative: broken", ("arm", "metric", "limit")),
+    Family("guardrail_margin_ratio", "gauge", "Room under a guardrail; negative: broken", ("arm", "metric", "limit")),
     Family("guardrail_margin_low_ratio", "gauge", "Lower end of its 95 % interval", ("arm", "metric", "limit")),
     Family("guardrail_trips", "counter", "Guardrails that an arm broke surely enough to be stopped", ("metric",)),
     Family("expected_gain_ratio", "gauge", "Expected gain in the objective of the best vector known"),
@@ -42,8 +47,8 @@ FAMILIES = (
     Family("carryover_ratio", "gauge", "How much of an arm's change its buckets keep in the next deal", ("metric",)),
     # decisions and their publication
     Family("decisions", "counter", "Decisions by outcome", ("outcome",)),
-    Family("decision_seconds", "histogram", "Duration of a step that decided", (), (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)),
-    Family("step_seconds", "histogram", "Duration of a step, decisions included", (), (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10)),
+    Family("decision_seconds", "histogram", "Duration of a step that decided", (), _DECISION_S),
+    Family("step_seconds", "histogram", "Duration of a step, decisions included", (), _STEP_S),
     Family("assignment_version", "gauge", "Version of the newest table"),
     Family("assignment_published_timestamp_seconds", "gauge", "When it was made, daemon's clock, s since the epoch"),
     Family("assignment_age_seconds", "gauge", "How long ago that was"),
@@ -56,7 +61,7 @@ FAMILIES = (
     Family("fault", "gauge", "1 while a part keeps the daemon from being ready", ("part",)),
     Family("journal_bytes", "gauge", "Size of the journal with its write-ahead log"),
     Family("journal_free_bytes", "gauge", "Room left on its file system"),
-    Family("journal_commit_seconds", "histogram", "Duration of a transaction, flush to disk included", (), (0.001, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)),
+    Family("journal_commit_seconds", "histogram", "Duration of a transaction, with its flush", (), _COMMIT_S),
     Family("build", "info", "What is running", ("clock", "version", "code")),
 )  # fmt: skip
 BY_NAME = {family.name: family for family in FAMILIES}

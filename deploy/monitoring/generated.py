@@ -3,16 +3,20 @@
 from controller import serving_metrics
 from controller.metric_family import table
 from controller.shell import metrics_catalog
-from deploy.monitoring.dashboards import DASHBOARDS
 from deploy.monitoring.panels import rendered
+from deploy.monitoring.pipeline import PIPELINE
+from deploy.monitoring.serving import SERVING
+from deploy.monitoring.study import STUDY
+
+DASHBOARDS = (STUDY, PIPELINE, SERVING)
 
 _METRICS = """# Metrics
 
 Made from the code by `python -m deploy.monitoring`. Names and units are stable: `_seconds`, `_bytes`, `_ratio` (0.01 is
 1 %), `_total` for what only grows. Every series has the label `study` besides those listed.
 
-The number of series is bounded: arms are those of the newest deal (an earlier deal's are taken out), partitions those of
-the topic, component names that the study does not use at most 100, the rest together as `(other)`.
+The number of series is bounded: arms are those of the newest deal (an earlier deal's are taken out), partitions those
+of the topic, component names that the study does not use at most 100, the rest together as `(other)`.
 
 ## The daemon, on `/metrics` of `trimtab run --listen`
 

@@ -23,7 +23,6 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 Kind = Literal["lines", "stacked", "number", "name", "bars", "states", "table"]
 Unit = Literal["short", "percentunit", "s", "bytes", "Bps", "ops", "none"]
 SOURCE = grafana.DataSourceRef(type_val="prometheus", uid="${source}")
-S = 'study=~"$study"'  # of every query: the studies that were chosen
 
 
 class Query(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""`trimtab simulate quick` with a product that breaks: off the baseline clicks collapse, and arms break their guardrail."""
+"""`trimtab simulate quick` with clicks that collapse off the baseline: arms break their guardrail for real."""
 
 import sys
 

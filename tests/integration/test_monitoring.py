@@ -14,7 +14,7 @@ import pytest
 import yaml
 from kafka import KafkaProducer
 
-from deploy.monitoring.dashboards import DASHBOARDS
+from deploy.monitoring.generated import DASHBOARDS
 from tests.integration.processes import DaemonProcess, Process
 from tests.services.kafka_broker import MakeTopic
 from tests.services.process import free_port

@@ -322,8 +322,9 @@ def _foreseen() -> tuple[type[Exception], ...]:
     from controller.shell.offers import NoSuchOffer
     from controller.shell.recorder import PlanRefused, Superseded
     from controller.shell.sources_ndjson import CannotResume
+    from controller.shell.tls import CannotConnect
 
-    return (CannotResume, ClientMissing, JournalError, NoSuchOffer, PlanRefused, PortTaken, Superseded)
+    return (CannotConnect, CannotResume, ClientMissing, JournalError, NoSuchOffer, PlanRefused, PortTaken, Superseded)
 
 
 def _parser(name: str, json_too: bool = False) -> argparse.ArgumentParser:

@@ -140,7 +140,7 @@ def _simulate_parser() -> argparse.ArgumentParser:
 
 def _simulate(world: World, study: Study, args: argparse.Namespace) -> int:
     sink = _sink(study, args)
-    redis = publisher.connect(study.redis.url, password(os.environ, "redis"))
+    redis = publisher.connect(study.redis.url, password(os.environ, "redis"), study.redis.tls)
     baseline = {weight.name: weight.baseline for weight in world.weights}
     tell = _Teller(study, args.json)
     try:

@@ -9,6 +9,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from controller.shell.connections import Kafka
+from controller.shell.kafka_diagnosis import diagnosed
 from controller.shell.kafka_python import client_options, connect
 
 ANSWER_S = 10.0
@@ -51,7 +52,7 @@ class KafkaSink:
         try:
             self._producer = connect(KafkaProducer, options | batching, answer_s)
         except KafkaError as error:
-            raise self._failed(error) from error
+            raise SinkFailed(f"topic {self._topic!r}: no broker is of use: {diagnosed(kafka)}") from error
         try:
             _make_topic(options, kafka.topic, partitions)
             self._partitions = len(self._producer.partitions_for(kafka.topic))

@@ -138,9 +138,11 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBroke
     """
     with ExitStack() as running:
 
-        def make(*, properties: Mapping[str, str] | None = None) -> KafkaBroker:
+        def make(*, properties: Mapping[str, str] | None = None, listeners: Sequence[str] = ()) -> KafkaBroker:
             need(kafka_service.missing())
-            broker = KafkaBroker(tmp_path_factory.mktemp("kafka") / "broker", properties=properties)
+            broker = KafkaBroker(
+                tmp_path_factory.mktemp("kafka") / "broker", properties=properties, listeners=listeners
+            )
             running.callback(broker.kill)
             broker.start()
             return broker

@@ -22,6 +22,7 @@ from controller.shell.recorder import Recorder
 from controller.shell.sources import At, Source, SourceUnavailable
 from controller.shell.sources_kafka import KafkaSource
 from controller.shell.sources_ndjson import NdjsonSource
+from controller.shell.tls import CannotConnect
 
 
 class ClientMissing(Exception):
@@ -82,7 +83,7 @@ def probe(study: Study) -> dict[str, str]:
     faults = {}
     try:
         _publisher(study).stored()
-    except PublisherUnavailable as error:
+    except (CannotConnect, PublisherUnavailable) as error:
         faults["redis"] = str(error).removeprefix("redis: ")
     letters = study.kafka.dead_letter_topic
     if (found := _unreadable(study, study.kafka.topic)) is not None:
@@ -95,7 +96,10 @@ def probe(study: Study) -> dict[str, str]:
 def _unreadable(study: Study, topic: str) -> str | None:
     """Why a topic's offsets cannot be had, or None."""
     kafka = msgspec.structs.replace(study.kafka, topic=topic)
-    source = _kafka_source(msgspec.structs.replace(study, kafka=kafka), "wall")
+    try:
+        source = _kafka_source(msgspec.structs.replace(study, kafka=kafka), "wall")
+    except CannotConnect as error:
+        return str(error)
     try:
         source.start(None, "latest")
     except SourceUnavailable as error:
@@ -106,7 +110,7 @@ def _unreadable(study: Study, topic: str) -> str | None:
 
 
 def _publisher(study: Study) -> RedisPublisher:
-    return RedisPublisher(connect(study.redis.url, password(os.environ, "redis")), study.plan.study)
+    return RedisPublisher(connect(study.redis.url, password(os.environ, "redis"), study.redis.tls), study.plan.study)
 
 
 def _kafka_source(study: Study, clock: Clock) -> Source:

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ from controller.shell.toml_records import Mistake, parse_duration, read_fields
 
 DAY_MS = parse_duration("1d")
 MAX_LISTED = 20  # mistakes of a file of predictions that are shown
+Service = TypeVar("Service", Kafka, Redis)
 LARGE_STATE = 2**30  # bytes of sums that are not sealed: a decision goes through all of them
 
 
@@ -79,8 +80,8 @@ def load(path: Path | str) -> Study:
     return Study(
         path=path,
         plan=plan,
-        kafka=_kafka(table.kafka, path.parent),
-        redis=table.redis,
+        kafka=_with_paths(table.kafka, path.parent),
+        redis=_with_paths(table.redis, path.parent),
         journal=path.parent / table.journal.path,
         warnings=_warnings(plan),
         demands=demands(table),
@@ -181,8 +182,9 @@ def _rollout(rollout: RolloutTable, length_ms: int) -> RolloutPlan:
     )
 
 
-def _kafka(kafka: Kafka, folder: Path) -> Kafka:
-    return kafka if kafka.ca_file is None else msgspec.structs.replace(kafka, ca_file=str(folder / kafka.ca_file))
+def _with_paths(service: Service, folder: Path) -> Service:
+    named = {key: path for key, path in msgspec.structs.asdict(service.tls).items() if path is not None}
+    return msgspec.structs.replace(service, **{key: str(folder / path) for key, path in named.items()})
 
 
 def _contradictions(tables: Mapping[str, Any]) -> list[Mistake]:

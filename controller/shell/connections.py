@@ -14,6 +14,14 @@ _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SERVER: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
+class Tls(msgspec.Struct, frozen=True):
+    """PEM files of a TLS connection: whom to trust, and what to show who asks for a client's certificate."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
 class Kafka(msgspec.Struct, frozen=True):
     """Where the events come from. The password of `username` comes from TRIMTAB_KAFKA_PASSWORD."""
 
@@ -26,12 +34,27 @@ class Kafka(msgspec.Struct, frozen=True):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     username: str | None = None
     ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    @property
+    def tls(self) -> Tls:
+        """The files of its TLS."""
+        return Tls(self.ca_file, self.cert_file, self.key_file)
 
 
 class Redis(msgspec.Struct, frozen=True):
     """Where the table goes. The password comes from TRIMTAB_REDIS_PASSWORD."""
 
     url: str
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    @property
+    def tls(self) -> Tls:
+        """The files of its TLS."""
+        return Tls(self.ca_file, self.cert_file, self.key_file)
 
 
 def password(environ: Mapping[str, str], service: Literal["kafka", "redis"]) -> str | None:
@@ -57,6 +80,16 @@ def check_kafka(kafka: Kafka) -> Iterator[Mistake]:
             )
     yield from within("kafka.idle_after", kafka.idle_after, kafka.idle_after >= 1_000, 'at least "1s"', "ms")
     yield from _sasl(kafka)
+    yield from _tls("kafka", kafka.tls, kafka.security.endswith("ssl"), 'kafka.security "ssl" or "sasl_ssl"')
+
+
+def _tls(section: str, tls: Tls, secured: bool, wanted: str) -> Iterator[Mistake]:
+    for key, path in msgspec.structs.asdict(tls).items():
+        if path is not None and not secured:
+            yield Mistake(f"{section}.{key}", show(path), f"no such file without TLS, which {wanted} brings")
+    if (tls.cert_file is None) != (tls.key_file is None):
+        missing = "cert_file" if tls.cert_file is None else "key_file"
+        yield Mistake(f"{section}.{missing}", "nothing", "a file: a certificate goes with its key")
 
 
 def _sasl(kafka: Kafka) -> Iterator[Mistake]:
@@ -89,6 +122,8 @@ def check_redis(redis: Redis) -> Iterator[Mistake]:
         )
     elif not _addresses_redis(parts):
         yield Mistake("redis.url", show(redis.url), accepted)
+    else:
+        yield from _tls("redis", redis.tls, parts.scheme == "rediss", "a redis.url of rediss://")
 
 
 def _split(url: str) -> SplitResult | None:

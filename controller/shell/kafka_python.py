@@ -7,17 +7,19 @@ from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 
 from controller.shell.connections import Kafka
+from controller.shell.tls import context, require_password
 
 
 def client_options(kafka: Kafka, password: str | None) -> dict[str, Any]:
-    """Address and login as kafka-python's consumers and producers take them."""
+    """Address, login and TLS as kafka-python's consumers and producers take them; raises `CannotConnect`."""
+    require_password("kafka", kafka.username, password)
     options: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap.split(",")],
         "client_id": "trimtab",
         "security_protocol": kafka.security.upper(),
     }
-    if kafka.ca_file is not None:
-        options["ssl_cafile"] = kafka.ca_file
+    if kafka.security.endswith("ssl"):
+        options["ssl_context"] = context("kafka", kafka.tls)
     if kafka.sasl_mechanism is not None:
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.username

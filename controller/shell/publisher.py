@@ -13,6 +13,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from controller import assignment
+from controller.shell.connections import Tls
+from controller.shell.tls import context
 
 MAX_VERSION = 2**53  # Lua's numbers are doubles: beyond it two versions could compare as one
 TIMEOUT_S = 2.0  # of connecting and of each reply; the daemon tries again with its own backoff
@@ -54,6 +56,12 @@ return answer(1, offered, 0)
 _DIGEST = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()  # what EVALSHA names a script by
 # A permission that is missing inside a script comes as a plain error: Redis 7.2 and later, 7.0, 6.
 _ACL_IN_SCRIPT = ("ACL failure in script", "user executing the script", "NOPERM")
+
+_TLS_HINTS = {  # what OpenSSL says, and where to look
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted: see redis.ca_file and the host in redis.url",
+    "ALERT": "it does not accept this client's certificate: see redis.cert_file and redis.key_file",
+    "EOF occurred": "it ended TLS: does it ask for a client's certificate? see redis.cert_file and redis.key_file",
+}
 
 
 class PublisherUnavailable(Exception):
@@ -140,12 +148,16 @@ class MemoryPublisher:
         return None if self.table is None else _held(self.table)
 
 
-def connect(url: str, password: str | None) -> redis.Redis:
+def connect(url: str, password: str | None, tls: Tls = Tls()) -> redis.Redis:  # noqa: B008  # it is frozen
     """A client that answers or fails within `TIMEOUT_S` and leaves trying again to its caller; connects at first use.
 
     Raises `ValueError`, never repeating the URL (it may hold a secret), when it is none of redis://, rediss://,
-    unix://.
+    unix://, and `CannotConnect` where a file of `tls` cannot be used.
     """
+    secured: dict[str, Any] = {}
+    if url.startswith("rediss:"):
+        context("redis", tls)
+        secured = {"ssl_ca_certs": tls.ca_file, "ssl_certfile": tls.cert_file, "ssl_keyfile": tls.key_file}
     try:
         return redis.Redis.from_url(
             url,
@@ -156,6 +168,7 @@ def connect(url: str, password: str | None) -> redis.Redis:
             health_check_interval=HEALTH_CHECK_S,
             retry=Retry(NoBackoff(), 0),
             protocol=2,  # every server and proxy knows it; RESP3 has nothing that is used here
+            **secured,
         )
     except ValueError:
         raise ValueError("redis.url: expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH") from None
@@ -199,4 +212,5 @@ def _named(error: redis.RedisError, client: redis.Redis) -> PublisherUnavailable
     no_entry = isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError)
     if no_entry or any(sign in reason for sign in _ACL_IN_SCRIPT):
         return PublisherRefused(f"redis refuses this client; see redis.url, TRIMTAB_REDIS_PASSWORD, ACL: {reason}")
-    return PublisherUnavailable(f"redis: {reason}")
+    hint = next((f" ({words})" for sign, words in _TLS_HINTS.items() if sign in reason), "")
+    return PublisherUnavailable(f"redis: {reason}{hint}")

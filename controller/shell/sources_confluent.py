@@ -5,9 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from controller.shell.connections import Kafka
+from controller.shell.kafka_diagnosis import diagnosed
 from controller.shell.sources import ARROW, At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve
 from controller.shell.sources_standing import Standing
+from controller.shell.tls import context, require_password
 
 try:
     import confluent_kafka
@@ -77,7 +81,7 @@ class ConfluentSource:
             positions = self._resolve(offsets, at)
         except KafkaException as error:
             raise SourceUnavailable(
-                f"no Kafka broker answered at {self._kafka.bootstrap} within {self._answer_s:g} s: {error}"
+                f"no Kafka broker is of use within {self._answer_s:g} s: {diagnosed(self._kafka)}"
             ) from error
         self._consumer = confluent_kafka.Consumer({**_SETTINGS, **self._login})
         self._assigned = False
@@ -216,8 +220,12 @@ class ConfluentSource:
 
 def _login(kafka: Kafka, password: str | None) -> dict[str, Any]:
     options = {"bootstrap.servers": kafka.bootstrap, "client.id": "trimtab", "security.protocol": kafka.security}
-    if kafka.ca_file is not None:
-        options["ssl.ca.location"] = kafka.ca_file
+    require_password("kafka", kafka.username, password)
+    if kafka.security.endswith("ssl"):
+        context("kafka", kafka.tls)  # this client would name no file that it cannot use
+        keys = {"ca_file": "ssl.ca.location", "cert_file": "ssl.certificate.location", "key_file": "ssl.key.location"}
+        files = msgspec.structs.asdict(kafka.tls)
+        options |= {key: files[name] for name, key in keys.items() if files[name] is not None}
     if kafka.sasl_mechanism is not None:
         login = {"sasl.mechanism": kafka.sasl_mechanism, "sasl.username": kafka.username or ""}
         options |= {**login, "sasl.password": password or ""}

@@ -9,6 +9,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from controller.shell.connections import Kafka
+from controller.shell.kafka_diagnosis import diagnosed
 from controller.shell.kafka_python import client_options, connect
 from controller.shell.sources import (
     ARROW,
@@ -128,7 +129,7 @@ class KafkaSource:
             consumer = connect(KafkaConsumer, self._options, self._answer_s)
         except KafkaError as error:
             raise SourceUnavailable(
-                f"no Kafka broker answered at {self._kafka.bootstrap} within {self._answer_s:g} s: {_said(error)}"
+                f"no Kafka broker is of use within {self._answer_s:g} s: {diagnosed(self._kafka)}"
             ) from error
         try:
             positions = self._resolve(consumer, offsets, at)

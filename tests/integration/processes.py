@@ -83,6 +83,15 @@ class DaemonProcess(Process):
         wait_until(ready, "the daemon is ready", deadline_s)
 
 
-def trimtab(*args: str, deadline_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+def trimtab(
+    *args: str, deadline_s: float = 120.0, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run([TRIMTAB, *args], capture_output=True, text=True, timeout=deadline_s, check=False)
+    return subprocess.run(
+        [TRIMTAB, *args],
+        capture_output=True,
+        text=True,
+        timeout=deadline_s,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )

@@ -1,7 +1,7 @@
 """A real Apache Kafka broker for tests: one KRaft node, one port and one data folder for its whole life."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,21 +30,33 @@ class KafkaBroker:
     Args:
         directory: where its data and log lie; made when it is not there.
         properties: broker settings beside those of the tests, such as `{"message.max.bytes": "2000000"}`.
+        listeners: beside the plain one, such as `("SSL", "SASL_SSL")`; `address` tells where they are.
         heap_mb: of the Java machine.
     """
 
-    def __init__(self, directory: Path, *, properties: Mapping[str, str] | None = None, heap_mb: int = 512) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        properties: Mapping[str, str] | None = None,
+        listeners: Sequence[str] = (),
+        heap_mb: int = 512,
+    ) -> None:
         self.port = free_port()
+        self._ports = {"PLAINTEXT": self.port, **{name: free_port() for name in listeners}}
         data = directory / "data"
         shutil.copytree(FORMATTED, data)
         settings = directory / "server.properties"
-        settings.write_text(_settings(self.port, free_port(), data, properties or {}))
+        settings.write_text(_settings(self._ports, free_port(), data, properties or {}))
         command = [java() or "java", f"-Xmx{heap_mb}m", *JVM_OPTIONS, "kafka.Kafka", str(settings)]
         self._process = ServerProcess(command, directory / "kafka.log", self._answers)
 
     @property
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def address(self, listener: str) -> str:
+        return f"127.0.0.1:{self._ports[listener]}"
 
     @property
     def pid(self) -> int:
@@ -92,7 +104,9 @@ class KafkaBroker:
 class MakeBroker(Protocol):
     """The fixture `kafka_broker`."""
 
-    def __call__(self, *, properties: Mapping[str, str] | None = None) -> KafkaBroker: ...
+    def __call__(
+        self, *, properties: Mapping[str, str] | None = None, listeners: Sequence[str] = ()
+    ) -> KafkaBroker: ...
 
 
 class MakeTopic(Protocol):
@@ -125,14 +139,16 @@ def delete_topics(bootstrap: str, names: list[str]) -> None:
         admin.close()
 
 
-def _settings(port: int, controller_port: int, data: Path, more: Mapping[str, str]) -> str:
+def _settings(ports: Mapping[str, int], controller_port: int, data: Path, more: Mapping[str, str]) -> str:
     """server.properties. Records of tests carry old timestamps, so nothing may expire by time."""
+    listeners = ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
     settings = {
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller_port}",
+        "advertised.listeners": listeners,
+        "listener.security.protocol.map": ",".join(f"{name}:{name}" for name in ports) + ",CONTROLLER:PLAINTEXT",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
         "log.dirs": str(data),

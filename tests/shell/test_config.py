@@ -15,7 +15,7 @@ from controller.core.events import Component
 from controller.core.rollout import RolloutPlan
 from controller.core.windows import WindowPlan
 from controller.shell.config import ConfigError, Study, load
-from controller.shell.connections import password
+from controller.shell.connections import Tls, password
 from controller.shell.toml_records import parse_duration
 from simulators.catalog import WORLDS
 from simulators.study import study_of
@@ -82,7 +82,8 @@ def test_the_example_is_the_contract_made_complete() -> None:
 
 def test_commented_keys_of_the_example_show_the_defaults(tmp_path: Path) -> None:
     """Every optional key is documented with its true default: uncommenting them changes nothing."""
-    optional = ("dead_letter_topic", "sasl_mechanism", "username", "ca_file", "security", "[offline]", "path", "verify")
+    tls = ("security", "ca_file", "cert_file", "key_file")
+    optional = ("dead_letter_topic", "sasl_mechanism", "username", *tls, "[offline]", "path", "verify")
     lines = EXAMPLE.read_text().splitlines()
     kept = [line for line in lines if not line.startswith(tuple(f"# {name} " for name in optional))]
     first = next(index for index, line in enumerate(kept) if line.startswith("study"))
@@ -251,6 +252,9 @@ def test_paths_are_relative_to_the_study_file(tmp_path: Path) -> None:
     study = read(tmp_path, text)
     assert study.journal == tmp_path / "../feed.journal"
     assert study.kafka.ca_file == str(tmp_path / "ca.pem")
+    secured = 'url = "rediss://localhost:1/0"\ncert_file = "c.pem"\nkey_file = "/k.pem"'
+    stored = read(tmp_path, SMALL.replace('url = "redis://localhost:6379/0"', secured)).redis
+    assert stored.tls == Tls(None, str(tmp_path / "c.pem"), "/k.pem")
     assert read(tmp_path, SMALL.replace("feed.journal", "/var/feed.journal")).journal == Path("/var/feed.journal")
 
 

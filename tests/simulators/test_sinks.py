@@ -74,7 +74,7 @@ def test_a_topic_that_is_not_there_is_made(kafka_bootstrap: str, kafka_topic: Ma
 
 def test_no_broker_is_an_error_that_names_the_address() -> None:
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(SinkFailed, match=f"topic 'events' at {address}: "):
+    with pytest.raises(SinkFailed, match=f"topic 'events': no broker is of use: {address}: no connection"):
         KafkaSink(Kafka(address, "events"), 1, answer_s=0.3)
 
 

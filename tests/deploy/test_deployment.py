@@ -1,0 +1,89 @@
+"""Image, compose file and manifests pass their validators, and say of themselves what the code expects."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from controller.shell.config import load
+from tests.services import prometheus_server
+from tests.services.needed import need
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+MANIFESTS = [
+    (path.name, document)
+    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text())
+]
+
+
+def ran(*command: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_the_image_s_recipe_is_clean() -> None:
+    ran(str(Path(sys.executable).with_name("hadolint")), str(DEPLOY / "Dockerfile"))
+
+
+def test_compose_is_valid_and_the_daemon_is_locked_down() -> None:
+    need(None if shutil.which("docker-compose") else "no docker-compose on the PATH")
+    config = yaml.safe_load(ran("docker-compose", "-f", str(DEPLOY / "compose.yaml"), "config").stdout)
+    assert config["services"].keys() == {"kafka", "redis", "study", "daemon", "feed", "prometheus", "grafana"}
+    for name in ("study", "daemon", "feed"):
+        service = config["services"][name]
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+    published = [port for service in config["services"].values() for port in service.get("ports", ())]
+    assert all("127.0.0.1" in str(port) for port in published), "nothing is reached from outside the machine"
+
+
+def test_prometheus_reads_its_configuration() -> None:
+    need(prometheus_server.missing())
+    ran("promtool", "check", "config", str(DEPLOY / "prometheus" / "prometheus.yml"))
+
+
+@pytest.mark.parametrize(("name", "document"), MANIFESTS)
+def test_each_manifest_fits_kubernetes_schemas(name: str, document: dict[str, Any]) -> None:
+    kubernetes_validate.validate(document, "1.31", strict=True)
+
+
+def by_kind(kind: str) -> dict[str, Any]:
+    (found,) = (document for _, document in MANIFESTS if document["kind"] == kind)
+    return dict(found)
+
+
+def test_the_manifests_fit_each_other_and_the_image() -> None:
+    daemon = by_kind("StatefulSet")
+    pod = daemon["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert daemon["spec"]["replicas"] == 1
+    assert "USER 10001:10001" in (DEPLOY / "Dockerfile").read_text()
+    assert pod["spec"]["securityContext"]["runAsUser"] == 10001
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    for selected in (daemon["spec"], by_kind("NetworkPolicy")["spec"]):
+        chosen = selected.get("selector", selected.get("podSelector"))["matchLabels"]
+        assert chosen.items() <= pod["metadata"]["labels"].items()
+    assert by_kind("Service")["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+    claims = {claim["metadata"]["name"] for claim in daemon["spec"]["volumeClaimTemplates"]}
+    assert mounted == volumes | claims
+
+
+def test_the_study_of_the_manifests_is_sound(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(by_kind("ConfigMap")["data"]["study.toml"])
+    study = load(file)
+    assert (study.warnings, study.demands) == ((), ())
+    container = by_kind("StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert str(study.journal.parent) == mounts["journal"]
+    assert study.kafka.ca_file == f"{mounts['tls']}/ca.pem"
+    assert container["args"][1] == f"{mounts['study']}/study.toml"

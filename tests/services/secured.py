@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from confluent_kafka import admin
 
 from tests.services.certificates import Authority
 from tests.services.kafka_broker import KafkaBroker, MakeBroker
@@ -12,6 +12,7 @@ from tests.services.process import free_port
 from tests.services.redis_server import MakeRedis, RedisServer
 
 USER, PASSWORD = "trimtab", "s3cr3t words"
+_ADMIN: Any = admin  # its package's annotations leave out what its documentation names
 _MODULES = "org.apache.kafka.common.security"
 
 
@@ -25,11 +26,11 @@ class SecuredRedis(NamedTuple):
 def secured_broker(make: MakeBroker, authority: Authority) -> KafkaBroker:
     """Listeners: SSL asks for a client's certificate; SASL_SSL and SASL_PLAINTEXT for a login of `USER`."""
     broker = make(properties=_properties(authority), listeners=("SSL", "SASL_SSL", "SASL_PLAINTEXT"))
-    mechanisms = (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512)
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    for mechanism in mechanisms:  # one request may name a user once
-        login = UserScramCredentialUpsertion(USER, ScramCredentialInfo(mechanism, 4096), PASSWORD.encode())
-        for done in admin.alter_user_scram_credentials([login]).values():
+    client = admin.AdminClient({"bootstrap.servers": broker.bootstrap})
+    for mechanism in ("SCRAM_SHA_256", "SCRAM_SHA_512"):  # one request may name a user once
+        how = _ADMIN.ScramCredentialInfo(_ADMIN.ScramMechanism[mechanism], 4096)
+        login = _ADMIN.UserScramCredentialUpsertion(USER, how, PASSWORD.encode())
+        for done in client.alter_user_scram_credentials([login]).values():
             done.result(30)
     return broker
 

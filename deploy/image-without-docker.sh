@@ -17,6 +17,7 @@ if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
     root=$(mktemp -d)
     trap 'rm -rf "$root"' EXIT
     debootstrap --variant=minbase bookworm "$root" ${MIRROR:-}
+    rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
     scratch=$(buildah from scratch)
     buildah add -q "$scratch" "$root" /
     buildah commit -q "$scratch" "$base"

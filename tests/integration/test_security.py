@@ -15,7 +15,9 @@ from controller.shell.publisher import PublisherRefused, PublisherUnavailable, R
 from controller.shell.sources import SourceUnavailable
 from controller.shell.sources_confluent import ConfluentSource
 from controller.shell.sources_kafka import KafkaSource
+from simulators.catalog import world_named
 from simulators.sinks import KafkaSink, SinkFailed
+from simulators.study import Services, study_text
 from tests.integration.processes import DaemonProcess, Process, trimtab
 from tests.integration.topic import read_topic
 from tests.services.certificates import Authority
@@ -24,6 +26,7 @@ from tests.services.redis_server import MakeRedis
 from tests.services.secured import PASSWORD, USER, SecuredRedis, secured_broker, secured_redis
 
 Settings = dict[str, Any]
+SecuredStudy = Callable[[str, str], Path]  # topic, client
 TOPIC = "secured"
 LOGIN = {"username": USER, "sasl_mechanism": "SCRAM-SHA-512"}
 SOURCES = pytest.mark.parametrize("source", [KafkaSource, ConfluentSource])
@@ -179,35 +182,37 @@ def test_the_serving_client_takes_a_secured_connection(store: SecuredRedis, auth
         assert client.status().refused >= 1
 
 
-def secured(study: Path, broker: KafkaBroker, authority: Authority, client: str) -> Path:
-    """The study file with all security keys."""
-    kafka = settings_of("SASL_SSL", authority, **LOGIN, client=client, dead_letter_topic=f"{TOPIC}-{client}-rejected")
-    store = {"ca_file": str(authority.ca), **shown(authority)}
-    text = study.read_text()
-    for table, keys in (("[kafka]", kafka), ("[redis]", store)):
-        lines = "".join(f'{key} = "{value}"\n' for key, value in keys.items())
-        text = text.replace(f"{table}\n", f"{table}\n{lines}")
-    study.write_text(text)
-    return study
+@pytest.fixture
+def secured_study(tmp_path: Path, broker: KafkaBroker, store: SecuredRedis, authority: Authority) -> SecuredStudy:
+    """Writes a study file with all security keys."""
+
+    def write(topic: str, client: str) -> Path:
+        services = Services(bootstrap=broker.address("SASL_SSL"), topic=topic, redis_url=store.url)
+        text = study_text(world_named("quick"), services)
+        kafka = settings_of("SASL_SSL", authority, **LOGIN, client=client, dead_letter_topic=f"{topic}-rejected")
+        for table, keys in (("[kafka]", kafka), ("[redis]", {"ca_file": str(authority.ca), **shown(authority)})):
+            lines = "".join(f'{key} = "{value}"\n' for key, value in keys.items())
+            text = text.replace(f"{table}\n", f"{table}\n{lines}")
+        path = tmp_path / "quick.toml"
+        path.write_text(text)
+        return path
+
+    return write
 
 
 @pytest.mark.parametrize("client", ["kafka-python", "confluent"])
 def test_daemon_and_simulated_product_run_on_secured_services(
-    tmp_path: Path, study_file: Callable[..., Path], broker: KafkaBroker, store: SecuredRedis, authority: Authority,
-    client: str,
-) -> None:  # fmt: skip
+    tmp_path: Path, broker: KafkaBroker, store: SecuredRedis, secured_study: SecuredStudy, client: str
+) -> None:
     topic = broker.create_topic(f"{TOPIC}-{client}", partitions=1)
     letters = broker.create_topic(f"{topic}-rejected", partitions=1)
     redis.Redis.from_url(store.server.url, password=PASSWORD).flushall()
-    study = secured(
-        study_file("quick", topic, bootstrap=broker.address("SASL_SSL"), redis=store.url), broker, authority, client
-    )
+    study = secured_study(topic, client)
     secrets = {"TRIMTAB_KAFKA_PASSWORD": PASSWORD, "TRIMTAB_REDIS_PASSWORD": PASSWORD}
     sink = KafkaSink(Kafka(broker.bootstrap, topic), 1)
     sink.send(0, [b"no JSON"])
     sink.flush()
     sink.close()
-    assert trimtab("check", str(study), env=secrets).returncode == 0
     daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest", env=secrets)
     world = Process(
         tmp_path / "world.log", "simulate", "quick", "--study", str(study), "--hours", str(WINDOWS), env=secrets
@@ -223,13 +228,8 @@ def test_daemon_and_simulated_product_run_on_secured_services(
     assert PASSWORD not in daemon.text + world.text
 
 
-def test_check_names_both_services_faults(
-    study_file: Callable[..., Path], broker: KafkaBroker, store: SecuredRedis, authority: Authority
-) -> None:
-    study = secured(
-        study_file("quick", TOPIC, bootstrap=broker.address("SASL_SSL"), redis=store.url),
-        broker, authority, "kafka-python",
-    )  # fmt: skip
+def test_check_names_both_services_faults(secured_study: SecuredStudy) -> None:
+    study = secured_study(TOPIC, "kafka-python")
     secrets = {"TRIMTAB_KAFKA_PASSWORD": "wrong", "TRIMTAB_REDIS_PASSWORD": "wrong"}
     done = trimtab("check", str(study), env=secrets)
     assert done.returncode == 1

@@ -1,0 +1,79 @@
+"""What a server answers, step by step, and what is said of it. Real brokers: tests/integration/test_security.py."""
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from controller.shell import kafka_diagnosis
+from controller.shell.connections import Kafka
+from controller.shell.kafka_diagnosis import diagnosed
+from tests.services.process import free_port
+
+Answer = Callable[[bytes], bytes]
+VERSIONS = struct.pack(">iih", 6, 1, 0)
+LOGIN = {"security": "sasl_plaintext", "sasl_mechanism": "PLAIN", "username": "me"}
+
+
+@contextmanager
+def server(answer: Answer) -> Iterator[str]:
+    """Answers each request by what `answer` makes of it; b"" closes the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                while request := connection.recv(4096):
+                    if not (reply := answer(request)):
+                        return
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        thread.join(5)
+
+
+def handshake(code: int, *mechanisms: bytes) -> Answer:
+    names = b"".join(struct.pack(">h", len(name)) + name for name in mechanisms)
+    reply = struct.pack(">iihi", 10 + len(names), 1, code, len(mechanisms)) + names
+    return lambda request: VERSIONS if request[4:6] == b"\x00\x12" else reply
+
+
+@pytest.mark.parametrize(
+    ("answer", "settings", "words"),
+    [
+        (lambda request: b"", {}, "answers nothing (it closed the connection)"),
+        (lambda request: b"\x15\x03\x03\x00\x02\x02\x46", {}, 'it speaks TLS there; kafka.security must be "ssl"'),
+        (lambda request: VERSIONS, {}, "it answers, but not this client: it wants a login"),
+        (handshake(33, b"GSSAPI", b"SCRAM-SHA-256"), LOGIN, "has no login by PLAIN, but by GSSAPI, SCRAM-SHA-256"),
+        (handshake(34), LOGIN, "it takes no login there"),
+        (handshake(0, b"PLAIN"), LOGIN, "refuses the login of 'me' by PLAIN: the user name or the password"),
+        (lambda request: VERSIONS if request[4:6] == b"\x00\x12" else b"", LOGIN, "it takes no login by PLAIN"),
+    ],
+)
+def test_the_first_step_that_fails_is_named(answer: Answer, settings: dict[str, str], words: str) -> None:
+    with server(answer) as address:
+        said = diagnosed(Kafka(address, "events", **settings))  # type: ignore[arg-type]  # literals, as the cases hold them
+    assert said.startswith(f"{address}: ")
+    assert words in said
+
+
+def test_each_server_is_asked_but_not_dozens() -> None:
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(5)]
+    said = diagnosed(Kafka(", ".join(addresses), "events"))
+    assert said == "; ".join(f"{address}: no connection (Connection refused)" for address in addresses[:3])
+
+
+def test_a_name_that_nobody_knows_is_named() -> None:
+    assert "no connection (" in diagnosed(Kafka("no-such-host.invalid:9092", "events"))
+
+
+def test_a_server_that_hangs_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_diagnosis, "_STEP_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert "answers nothing (timed out)" in diagnosed(Kafka(address, "events"))

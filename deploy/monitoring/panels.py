@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import count
 from typing import Any, Literal
 
 import msgspec
@@ -84,10 +85,11 @@ def rendered(page: Dashboard) -> str:
             .include_vars(True)
         )
     )
+    ids = count(1)
     for row in page.rows:
-        builder = builder.with_row(dashboard.Row(row.title))
+        builder = builder.with_row(dashboard.Row(row.title).id(next(ids)))
         for panel in row.panels:
-            builder = builder.with_panel(_panel(panel))
+            builder = builder.with_panel(_panel(panel).id(next(ids)))
     return json.dumps(builder.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 

@@ -1,5 +1,6 @@
 """The committed dashboards, rules, tables and runbook say what the code says."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ import yaml
 from controller import serving_metrics
 from controller.shell import metrics_catalog
 from deploy.monitoring.generated import DASHBOARDS, files
+from deploy.monitoring.panels import Dashboard, rendered
 from tests.services import prometheus_server
 from tests.services.needed import need
 
@@ -73,6 +75,18 @@ def test_the_rules_do_what_their_tests_say() -> None:
     command = ["promtool", "test", "rules", str(PROMETHEUS / "alerts_test.yaml")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("page", DASHBOARDS)
+def test_panels_have_ids_of_their_own_and_do_not_overlap(page: Dashboard) -> None:
+    panels = json.loads(rendered(page))["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: list[tuple[int, int]] = []
+    for place in (panel["gridPos"] for panel in panels):
+        assert place["x"] + place["w"] <= 24
+        columns, rows = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+        taken += itertools.product(columns, rows)
+    assert len(set(taken)) == len(taken)
 
 
 def test_grafana_finds_the_dashboards_by_file() -> None:

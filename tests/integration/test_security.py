@@ -23,11 +23,10 @@ from tests.integration.topic import read_topic
 from tests.services.certificates import Authority
 from tests.services.kafka_broker import KafkaBroker, MakeBroker
 from tests.services.redis_server import MakeRedis
-from tests.services.secured import PASSWORD, USER, SecuredRedis, secured_broker, secured_redis
+from tests.services.secured import PASSWORD, TOPICS, USER, SecuredRedis, secured_broker, secured_redis
 
 Settings = dict[str, Any]
 SecuredStudy = Callable[[str, str], Path]  # topic, client
-TOPIC = "secured"
 LOGIN = {"username": USER, "sasl_mechanism": "SCRAM-SHA-512"}
 SOURCES = pytest.mark.parametrize("source", [KafkaSource, ConfluentSource])
 WINDOWS = 4
@@ -60,7 +59,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def broker(kafka_broker: MakeBroker, authority: Authority) -> KafkaBroker:
     made = secured_broker(kafka_broker, authority)
-    made.create_topic(TOPIC, partitions=2)
+    made.create_topic(TOPICS, partitions=2)
     return made
 
 
@@ -81,7 +80,7 @@ def settings_of(listener: str, authority: Authority, **more: Any) -> Settings:
 
 def start(source: Any, address: str, settings: Settings, password: str | None, answer_s: float = 10.0) -> Any:
     made = source(
-        Kafka(address, TOPIC, **settings), password=password, window_ms=1000, idle_after_s=None, answer_s=answer_s
+        Kafka(address, TOPICS, **settings), password=password, window_ms=1000, idle_after_s=None, answer_s=answer_s
     )
     try:
         return made.start(None, "earliest")
@@ -144,7 +143,7 @@ def test_a_certificate_of_another_authority_is_named(
     with pytest.raises(SourceUnavailable, match="does not accept this client's certificate"):
         start(KafkaSource, broker.address("SSL"), foreign, None, 0.5)
     with pytest.raises(SinkFailed, match="not trusted"):
-        KafkaSink(Kafka(broker.address("SASL_SSL"), TOPIC, **wrong_ca), 2, PASSWORD, answer_s=0.5)
+        KafkaSink(Kafka(broker.address("SASL_SSL"), TOPICS, **wrong_ca), 2, PASSWORD, answer_s=0.5)
 
 
 def test_redis_lets_in_by_certificate_and_password_and_names_what_is_wrong(
@@ -204,7 +203,7 @@ def secured_study(tmp_path: Path, broker: KafkaBroker, store: SecuredRedis, auth
 def test_daemon_and_simulated_product_run_on_secured_services(
     tmp_path: Path, broker: KafkaBroker, store: SecuredRedis, secured_study: SecuredStudy, client: str
 ) -> None:
-    topic = broker.create_topic(f"{TOPIC}-{client}", partitions=1)
+    topic = broker.create_topic(f"{TOPICS}-{client}", partitions=1)
     letters = broker.create_topic(f"{topic}-rejected", partitions=1)
     redis.Redis.from_url(store.server.url, password=PASSWORD).flushall()
     study = secured_study(topic, client)
@@ -229,7 +228,7 @@ def test_daemon_and_simulated_product_run_on_secured_services(
 
 
 def test_check_names_both_services_faults(secured_study: SecuredStudy) -> None:
-    study = secured_study(TOPIC, "kafka-python")
+    study = secured_study(TOPICS, "kafka-python")
     secrets = {"TRIMTAB_KAFKA_PASSWORD": "wrong", "TRIMTAB_REDIS_PASSWORD": "wrong"}
     done = trimtab("check", str(study), env=secrets)
     assert done.returncode == 1

@@ -12,6 +12,7 @@ from tests.services.process import free_port
 from tests.services.redis_server import MakeRedis, RedisServer
 
 USER, PASSWORD = "trimtab", "s3cr3t words"
+TOPICS = "secured"  # what the names of the topics begin with that they may use
 _ADMIN: Any = admin  # its package's annotations leave out what its documentation names
 _MODULES = "org.apache.kafka.common.security"
 
@@ -24,7 +25,10 @@ class SecuredRedis(NamedTuple):
 
 
 def secured_broker(make: MakeBroker, authority: Authority) -> KafkaBroker:
-    """Listeners: SSL asks for a client's certificate; SASL_SSL and SASL_PLAINTEXT for a login of `USER`."""
+    """Listeners: SSL asks for a client's certificate; SASL_SSL and SASL_PLAINTEXT for a login of `USER`.
+
+    Both may read, describe and write the topics of `TOPICS`, and nothing else.
+    """
     broker = make(properties=_properties(authority), listeners=("SSL", "SASL_SSL", "SASL_PLAINTEXT"))
     client = admin.AdminClient({"bootstrap.servers": broker.bootstrap})
     for mechanism in ("SCRAM_SHA_256", "SCRAM_SHA_512"):  # one request may name a user once
@@ -32,7 +36,21 @@ def secured_broker(make: MakeBroker, authority: Authority) -> KafkaBroker:
         login = _ADMIN.UserScramCredentialUpsertion(USER, how, PASSWORD.encode())
         for done in client.alter_user_scram_credentials([login]).values():
             done.result(30)
+    _allow(client)
     return broker
+
+
+def _allow(client: Any) -> None:
+    """What a daemon with dead letters, and a simulated product, may do on topics whose name begins with `TOPICS`."""
+    where = (_ADMIN.ResourceType.TOPIC, TOPICS, _ADMIN.ResourcePatternType.PREFIXED)
+    allow = _ADMIN.AclPermissionType.ALLOW
+    bindings = [
+        _ADMIN.AclBinding(*where, f"User:{who}", "*", operation, allow)
+        for who in (USER, "CN=client")
+        for operation in (_ADMIN.AclOperation.READ, _ADMIN.AclOperation.DESCRIBE, _ADMIN.AclOperation.WRITE)
+    ]
+    for done in client.create_acls(bindings).values():
+        done.result(30)
 
 
 def secured_redis(make: MakeRedis, authority: Authority, *, ask_clients: bool) -> SecuredRedis:
@@ -53,6 +71,8 @@ def _properties(authority: Authority) -> Mapping[str, str]:
     settings = {f"ssl.{store}.type": "PEM" for store in files}
     settings |= {f"ssl.{store}.location": str(path) for store, path in files.items()}
     settings |= {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",  # who comes by the plain listener
         "listener.name.ssl.ssl.client.auth": "required",
         "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
     }

@@ -107,6 +107,16 @@ def test_arms_of_earlier_deals_are_gone(world: World) -> None:
         assert change - low == pytest.approx(high - change)
 
 
+def test_series_do_not_grow_with_the_windows(world: World) -> None:
+    rig = running(world, 4)
+    before = {name: len(found) for name, found in samples(rig.registry).items() if name != "trimtab_carryover_ratio"}
+    for _ in range(6):
+        world.product.settle_window()
+        rig.settle()
+    after = samples(rig.registry)
+    assert {name: len(after[name]) for name in before} == before
+
+
 def test_margins_are_the_room_left_on_the_side_that_hurts(world: World) -> None:
     rig = running(world)
     rail = PLAN.guardrails[0]

@@ -1,5 +1,5 @@
 # `make demo`: the closed loop against a simulated feed; needs Python alone.
-# `make test`: lint, types, import contracts and all tests, with real Redis and Apache Kafka where they can be had.
+# `make test`: lint, types, import contracts and all tests, with real Redis, Apache Kafka and Prometheus where they can be had.
 # `EXTRAS=,peers` tests the arena's heavy peers too: 6 GB.
 
 PYTHON ?= python3

@@ -117,6 +117,7 @@ class Daemon:
         self._held: _Polled | None = None  # its dead letters are not stored: nothing more is polled until they are
         self._dirty = False  # the state is ahead of the journal
         self._unsure = False  # Redis did not answer: whether it holds the table is asked as soon as it does
+        metrics.show(state)
 
     def run(self, stop: threading.Event, until_idle_s: float | None = None) -> None:
         """Work until `stop` is set or, with `until_idle_s`, until the source has had nothing new for so long."""

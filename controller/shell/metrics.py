@@ -133,7 +133,7 @@ class Metrics:
                 self._capped.labels(component.name)
         for outcome in OUTCOMES:
             self._decisions.labels(outcome)
-        self.faults(())
+        self.faults(("start",))
 
     def journal(self, path: Path) -> None:
         """Show the size of the journal at `path` from now on."""

@@ -145,6 +145,13 @@ def test_an_arm_s_events_are_those_of_the_newest_window(world: World) -> None:
     assert {arm: by_arm[arm] for arm in explored} == {arm: served[arm] for arm in explored}
 
 
+def test_a_daemon_that_has_not_polled_is_not_ready_and_shows_where_it_stands(world: World) -> None:
+    rig = world.start()
+    assert (rig.metric("ready"), rig.metric("fault", part="start")) == (0, 1)
+    assert rig.metric("stage", stage="explore") == 1
+    assert rig.metric("assignment_version") == 1_000_001
+
+
 def test_faults_and_publication_are_told(world: World) -> None:
     rig = running(world, 1)
     assert {part: rig.metric("fault", part=part) for part in PARTS} == dict.fromkeys(PARTS, 0)

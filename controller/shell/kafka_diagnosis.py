@@ -10,7 +10,7 @@ import struct
 from typing import Final
 
 from controller.shell.connections import SECRETS, Kafka
-from controller.shell.tls import context
+from controller.shell.tls import CannotConnect, context
 
 _MOST_SERVERS: Final = 3
 _STEP_S: Final = 2.0
@@ -36,7 +36,7 @@ def _why(kafka: Kafka, server: str) -> str:
         with _connected(host, int(port)) as plain, _secured(kafka, plain, host) as connection:
             _speak(kafka, connection)
             return _mechanism(kafka, connection)
-    except _Found as found:
+    except (_Found, CannotConnect) as found:  # a file may have gone since the client was made
         return str(found)
 
 

@@ -68,6 +68,12 @@ def test_each_server_is_asked_but_not_dozens() -> None:
     assert said == "; ".join(f"{address}: no connection (Connection refused)" for address in addresses[:3])
 
 
+def test_a_certificate_that_is_gone_is_named() -> None:
+    with server(lambda request: b"") as address:
+        said = diagnosed(Kafka(address, "events", security="ssl", ca_file="/gone.pem"))
+    assert said == f"{address}: kafka.ca_file: /gone.pem: No such file or directory"
+
+
 def test_a_name_that_nobody_knows_is_named() -> None:
     assert "no connection (" in diagnosed(Kafka("no-such-host.invalid:9092", "events"))
 

@@ -22,7 +22,7 @@ def test_72_hours_promote_a_vector_that_is_truly_better(
     try:
         daemon.wait_until_ready()
         assert world.wait(400) == 0, world.text[-3000:] + daemon.text[-3000:]
-        assert 'trimtab_stage{stage="hold"} 1.0' in daemon.metrics()
+        assert 'trimtab_stage{stage="hold",study="feed"} 1.0' in daemon.metrics()
         assert daemon.stop() == 0, daemon.text[-3000:]
     finally:
         daemon.kill()

@@ -11,12 +11,13 @@ from controller.core.control import Control, Theta, Vector, banning, baseline, c
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, RESUMED, Deal
 
-Verb = Literal["pause", "resume", "rollback", "approve", "choose", "freeze"]
+Verb = Literal["pause", "resume", "rollback", "approve", "reject", "choose", "freeze"]
 
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     """One order. `freeze` is the daemon's own (a fault outside the events, such as lost offsets).
 
+    `candidate`: the vector that `approve` or `reject` means; another one that awaits approval meanwhile is left alone.
     `choose` names a vector and the objective that it is the best for; neither of them: back to the study file's own.
     """
 
@@ -25,6 +26,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
     theta: Theta | None = None
     objective: dict[str, float] | None = None  # metric -> coefficient
+    candidate: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -47,14 +49,29 @@ def apply(plan: Plan, control: Control, command: Command, now_ms: int) -> tuple[
             control = moved(control, "rolled_back", why, now_ms, candidate=None, banned=banned)
         case "resume" if stage in FROZEN:
             control = _resume(control, why, now_ms)
-        case "approve" if control.carry.awaiting_approval:
+        case "approve" if _awaited(control, command):
             control = moved(control, "ramp", why, now_ms)
+        case "reject" if _awaited(control, command):
+            control = _rejected(control, why, now_ms)
         case "choose" if _unfit(plan, control, command) is None:
             control = _chosen(plan, control, command, why, now_ms)
         case _:
             return control, Answer(f"refused: {_expected(plan, control, command)}", None)
     control, table = issue(plan, control, _current(plan, control), now_ms)
     return control, Answer(f"stage is {control.carry.stage}", table)
+
+
+def _awaited(control: Control, command: Command) -> bool:
+    """Whether the candidate that is meant waits for an approval."""
+    carry = control.carry
+    return carry.awaiting_approval and carry.candidate is not None and command.candidate in (None, carry.candidate.arm)
+
+
+def _rejected(control: Control, why: str, now_ms: int) -> Control:
+    """Back to explore, where the vector is not dealt again: a person knows something that no metric tells."""
+    candidate = control.carry.candidate
+    assert candidate is not None  # an approval is awaited for one
+    return moved(control, "explore", why, now_ms, candidate=None, banned=banning(control.carry, candidate.theta))
 
 
 def _resume(control: Control, why: str, now_ms: int) -> Control:
@@ -64,10 +81,16 @@ def _resume(control: Control, why: str, now_ms: int) -> Control:
 
 
 def _current(plan: Plan, control: Control) -> Deal:
-    """All control while frozen or just resumed; the next decision deals what the stage wants."""
+    """All control while frozen or just resumed, else the last deal without what is banned by now.
+
+    The next decision deals what the stage wants.
+    """
     deal = control.deals[control.carry.deal]
-    if control.carry.stage not in FROZEN or len(deal.arms) == 1:
+    if len(deal.arms) == 1:
         return deal
+    if control.carry.stage not in FROZEN:
+        gone = [i for i, arm in enumerate(deal.arms) if arm.theta in control.carry.banned]
+        return rollout.without(deal, control.carry.deals + 1, gone) if gone else deal
     return rollout.all_control(control.carry.deals + 1, control.carry.stage, baseline(plan), plan.buckets)
 
 
@@ -106,8 +129,10 @@ def _expected(plan: Plan, control: Control, command: Command) -> str:
     stage, verb = control.carry.stage, command.command
     if verb == "choose":
         return str(_unfit(plan, control, command))
-    if verb == "approve":
-        return f"nothing awaits approval in stage {stage}"
+    if verb in ("approve", "reject"):
+        waits = control.carry.candidate if control.carry.awaiting_approval else None
+        told = f"nothing awaits approval in stage {stage}"
+        return told if waits is None else f"{waits.arm} awaits approval, not {command.candidate}"
     if verb == "resume":
         return f"stage is {stage}; resume answers paused or rolled_back"
     return f"stage is {stage} already"

@@ -20,6 +20,7 @@ ACCEPTED: dict[Verb, frozenset[Stage]] = {
     "rollback": frozenset(STAGES) - {"rolled_back"},
     "resume": FROZEN,
     "approve": frozenset(),
+    "reject": frozenset(),
     "choose": frozenset(),  # of the study file's objective, which holds already
 }
 
@@ -114,6 +115,28 @@ def test_an_approval_is_asked_for_before_it_is_taken() -> None:
     assert not approved.carry.awaiting_approval
     paused = moved(waiting, "paused", "", START)
     assert apply(PLAN, paused, Command("approve", "ann"), START + HOUR)[0] is paused
+
+
+def awaiting() -> Control:
+    return carrying(at("confirm"), awaiting_approval=True)
+
+
+def test_a_rejected_vector_loses_its_traffic_at_once_and_is_not_dealt_again() -> None:
+    rejected, answer = apply(PLAN, awaiting(), Command("reject", "ann", "editors object"), START + HOUR)
+    carry, table = rejected.carry, table_of(answer.table)
+    assert (carry.stage, carry.candidate, carry.banned, carry.awaiting_approval) == ("explore", None, (THETA,), False)
+    assert carry.reason == "reject by ann: editors object"
+    assert ([arm.arm for arm in table.arms], set(table.buckets)) == (["control"], {0})
+    assert apply(PLAN, at("ramp"), Command("reject", "ann"), START + HOUR)[1].said.startswith("refused: ")
+
+
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+def test_an_answer_to_another_candidate_is_refused(verb: Verb) -> None:
+    waiting = awaiting()
+    same, answer = apply(PLAN, waiting, Command(verb, "ann", candidate="c8"), START + HOUR)
+    assert same is waiting
+    assert answer.said == "refused: c9 awaits approval, not c8"
+    assert apply(PLAN, waiting, Command(verb, "ann", candidate="c9"), START + HOUR)[1].table is not None
 
 
 CHOICE = Command("choose", "ann", "growth", {"all": (1.0, 3.0, 0.5)}, {"watch": 0.4, "ctr": 0.6})

@@ -28,6 +28,9 @@ Run = Callable[[list[str]], int]
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
+_EITHER = "its file, or the address of its daemon (http://HOST:PORT; the token from TRIMTAB_ADMIN_TOKEN)"
+_WAITS = "waits in the inbox: no daemon has taken it yet; the next one that runs will"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 misused."""
@@ -81,8 +84,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--events", metavar="FILE", help="read newline-separated events from a file (- is stdin), not Kafka"
     )
-    parser.add_argument("--listen", type=address, default=("127.0.0.1", 9464), metavar="HOST:PORT",
-                        help="where /livez, /readyz and /metrics are (127.0.0.1:9464; port 0 picks one)")  # fmt: skip
+    parser.add_argument("--listen", type=address, metavar="HOST:PORT",
+                        help="where the console, its interface, /livez, /readyz and /metrics are "
+                        "(admin.listen, else 127.0.0.1:9464; port 0 picks one)")  # fmt: skip
     args = parser.parse_args(argv)
     if args.events not in (None, "-") and not Path(args.events).exists():
         parser.error(f"argument --events: there is no file {args.events!r}")
@@ -159,16 +163,52 @@ def _edits(study: Study) -> tuple[list[str], dict[str, str]]:
 
 
 def status(argv: list[str]) -> int:
-    """Show what a study is doing, from its journal."""
+    """Show what a study is doing: its daemon's word where one answers, else its journal's."""
     parser = _parser("status", json_too=True)
-    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    parser.add_argument("study", metavar="STUDY", help=_EITHER)
     args = parser.parse_args(argv)
-    from controller.shell.story import current, lines
+    from controller.shell import story
+    from controller.shell.client import Remote
 
-    study = config.load(args.study)
+    if _is_url(args.study):
+        seen = Remote(args.study, os.environ).study()
+        _show(args.json, seen, story.live(seen))
+        return 0
+    study = config.load(Path(args.study))
     _own(study)
-    found = current(study.journal)
-    _show(args.json, found, lines(found))
+    found = story.current(study.journal)
+    live = _live(study)
+    _show(args.json, found | {"live": live}, story.lines(found) + ([] if live is None else story.pulse(live)))
+    return 0
+
+
+def _live(study: Study) -> dict[str, Any] | None:
+    """What the daemon that wrote the journal last says now; None where it does not answer, or not to this caller."""
+    from controller.shell.client import Refused, Unreachable, of_journal
+    from controller.shell.journal import Journal
+
+    with Journal.read_only(study.journal) as journal:
+        remote = of_journal(journal)
+    try:
+        seen = None if remote is None else remote.study()
+    except (Unreachable, Refused):
+        return None
+    return seen if seen is not None and seen.get("study") == study.plan.study else None
+
+
+def token(argv: list[str]) -> int:
+    """Make a token for the admin interface; prints it once, and the line that lets its bearer in."""
+    parser = _parser("token", json_too=True)
+    parser.add_argument("name", help="whose it is: it enters the ledger with every order")
+    parser.add_argument("--role", choices=("viewer", "operator"), default="viewer", help="(viewer)")
+    args = parser.parse_args(argv)
+    from controller.shell.access import TOKENS, new_token
+
+    made, line = new_token(args.name, args.role)
+    _show(args.json, {"name": args.name, "role": args.role, "token": made, "line": line}, [
+        f"token, for {args.name} alone, shown this once:  {made}",
+        f"line for admin.tokens_file (or {TOKENS}):  {line}",
+    ])  # fmt: skip
     return 0
 
 
@@ -231,6 +271,11 @@ def approve(argv: list[str]) -> int:
     return _send("approve", argv)
 
 
+def reject(argv: list[str]) -> int:
+    """Send a confirmed vector that awaits approval back to explore, and never deal it again."""
+    return _send("reject", argv)
+
+
 def front(argv: list[str]) -> int:
     """Show the best trade-offs between a study's objectives."""
     parser = _parser("front", json_too=True)
@@ -253,37 +298,84 @@ def choose(argv: list[str]) -> int:
 
 def _send(verb: Any, argv: list[str]) -> int:
     parser = _parser(verb, json_too=True)
-    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    parser.add_argument("study", metavar="STUDY", help="its file" if verb == "choose" else _EITHER)
     if verb == "choose":
         parser.add_argument("point", metavar="N", help="its number or label in `trimtab front`; "
                             "file: back to the study file's own objective")  # fmt: skip
-    parser.add_argument("--why", default="", help="for the ledger")
-    parser.add_argument("--who", default=_user(), help="for the ledger (your user name)")
+    if verb in ("approve", "reject"):
+        parser.add_argument("--candidate", metavar="ARM", help="refused where another vector awaits approval")
+    parser.add_argument("--why", default="", help="for the ledger; the admin interface asks for it")
+    parser.add_argument("--who", help="for the ledger (your user name); the admin interface knows it by the token")
     parser.add_argument("--wait", type=_seconds, default=10.0, metavar="10s", help="how long to wait for the daemon")
     args = parser.parse_args(argv)
+    if _is_url(args.study):
+        if verb == "choose":
+            parser.error("argument STUDY: choose looks into the journal: name the study file")
+        from controller.shell.client import Remote
+
+        return _answered(args, verb, _by_interface(Remote(args.study, os.environ), None, verb, args))
+    study = config.load(Path(args.study))
+    _own(study)
+    return _answered(args, verb, _ordered(study, verb, args))
+
+
+def _ordered(study: Study, verb: Any, args: argparse.Namespace) -> tuple[bool, str]:
+    """By the daemon's interface where there is a token and it answers; else by the journal's inbox."""
+    from controller.shell.client import Unreachable, of_journal
+    from controller.shell.journal import Journal
+
+    with Journal.read_only(study.journal) as journal:
+        remote = of_journal(journal)
+    if remote is not None and remote.has_token and verb != "choose":
+        try:
+            return _by_interface(remote, study.plan.study, verb, args)
+        except Unreachable as error:
+            print(f"trimtab {verb}: no daemon answers ({error}); leaving it in the journal", file=sys.stderr)
+    return _by_inbox(study, verb, args)
+
+
+def _by_interface(remote: Any, study: str | None, verb: Any, args: argparse.Namespace) -> tuple[bool, str]:
+    from controller.shell.client import TOKEN, Refused
+    from controller.shell.messages import Order
+
+    if not args.why.strip():
+        raise Refused('the admin interface asks for a reason: --why "..."')
+    if args.who is not None:
+        raise Refused(f"--who is not for the admin interface, which knows you by the token in {TOKEN}")
+    state = remote.order(Order(verb, args.why, getattr(args, "candidate", None), study), args.wait)
+    return state.applied, state.said or _WAITS
+
+
+def _by_inbox(study: Study, verb: Any, args: argparse.Namespace) -> tuple[bool, str]:
     from controller.shell.journal import Journal
     from controller.shell.story import answer
 
-    study = config.load(args.study)
-    _own(study)
-    order = _chosen(study, args) if verb == "choose" else Command(verb, args.who, args.why)
+    who = args.who or _user()
+    candidate = getattr(args, "candidate", None)
+    order = _chosen(study, args, who) if verb == "choose" else Command(verb, who, args.why, candidate=candidate)
     deadline_s = time.monotonic() + args.wait
     with Journal.open(study.journal, None) as journal:
         id_ = journal.send(order, int(time.time() * 1000))
         while (seq := journal.applied(id_)) is None and time.monotonic() < deadline_s:
             time.sleep(0.05)
-        said = "waits in the inbox: no daemon has taken it yet; the next one that runs will"
-        if seq is not None:
-            said = answer(journal, seq)
-    _show(args.json, {"command": verb, "said": said, "applied": seq is not None}, [f"{verb}: {said}"])
-    return 0 if seq is not None and not said.startswith("refused") else FAILED
+        return seq is not None, _WAITS if seq is None else answer(journal, seq)
 
 
-def _chosen(study: Study, args: argparse.Namespace) -> Command:
+def _answered(args: argparse.Namespace, verb: str, found: tuple[bool, str]) -> int:
+    applied, said = found
+    _show(args.json, {"command": verb, "said": said, "applied": applied}, [f"{verb}: {said}"])
+    return 0 if applied and not said.startswith("refused") else FAILED
+
+
+def _is_url(study: str) -> bool:
+    return study.startswith(("http://", "https://"))
+
+
+def _chosen(study: Study, args: argparse.Namespace, who: str) -> Command:
     from controller.shell import fingerprint, offers
 
     fingerprint.single_threaded()
-    return offers.choice(study, args.point, args.who, args.why)
+    return offers.choice(study, args.point, who, args.why)
 
 
 def _journal(path: Path) -> Path:
@@ -316,15 +408,20 @@ def _user() -> str:
 
 def _foreseen() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a person needs; anything else is a bug and shows its traceback."""
-    from controller.shell.admin import PortTaken
+    from controller.shell.access import TokensRefused
+    from controller.shell.admin import CertificateRefused, PortTaken
     from controller.shell.assemble import ClientMissing
+    from controller.shell.client import Refused, Unreachable
     from controller.shell.journal_file import JournalError
     from controller.shell.offers import NoSuchOffer
     from controller.shell.recorder import PlanRefused, Superseded
     from controller.shell.sources_ndjson import CannotResume
     from controller.shell.tls import CannotConnect
 
-    return (CannotConnect, CannotResume, ClientMissing, JournalError, NoSuchOffer, PlanRefused, PortTaken, Superseded)
+    return (
+        CannotConnect, CannotResume, CertificateRefused, ClientMissing, JournalError, NoSuchOffer, PlanRefused, PortTaken,
+        Refused, Superseded, TokensRefused, Unreachable,
+    )  # fmt: skip
 
 
 def _parser(name: str, json_too: bool = False) -> argparse.ArgumentParser:
@@ -373,11 +470,12 @@ def _seconds(text: str) -> float:
 
 def address(text: str) -> tuple[str, int]:
     """Host and port to listen on, as a command's argument."""
-    host, _, port = text.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not host or not port.isdigit() or int(port) > 65535:
+    from controller.shell import access
+
+    found = access.address(text)
+    if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no address; write it like 127.0.0.1:9464")
-    return host, int(port)
+    return found
 
 
 if __name__ == "__main__":

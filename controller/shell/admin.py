@@ -1,100 +1,114 @@
-"""The daemon's small HTTP side: liveness, readiness, metrics."""
+"""The daemon's HTTP server: Starlette on uvicorn, in a thread of its own beside the loop."""
 
+import asyncio
 import socket
-import socketserver
-import sys
+import ssl
 import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from pathlib import Path
+from typing import Any
 
-import msgspec
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-JSON = "application/json"
-SILENT_S = 10.0  # a client that says nothing for so long is let go, with its thread
-
-
-class Health:
-    """Why the daemon is not ready, by part. Written by the daemon's thread, read by the server's."""
-
-    def __init__(self, changed: Callable[[dict[str, str]], None]) -> None:
-        self._faults: dict[str, str] = {"start": "the daemon has not polled yet"}
-        self._changed = changed
-
-    @property
-    def faults(self) -> dict[str, str]:
-        """part -> what is wrong with it; empty when ready."""
-        return self._faults
-
-    def set(self, part: str, fault: str | None) -> None:
-        """Note a part's fault, or None when it is well; `changed` is told when that is news."""
-        faults = {name: text for name, text in self._faults.items() if name != part}
-        if fault is not None:
-            faults[part] = fault
-        news = faults.keys() != self._faults.keys()
-        self._faults = faults  # one assignment: a reader sees the old or the new dict, never half of one
-        if news:
-            self._changed(faults)
+SILENT_S = 10.0  # a client that says nothing for so long is let go
+MOST_AT_ONCE = 64  # connections; more are answered with 503
+STARTED_S = 10.0  # how long a server may take to listen
 
 
 class PortTaken(Exception):
     """The address to listen on is not to be had."""
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # HTTPServer would ask DNS for the host's name, and may wait long
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # a scraper that hung up is no news
-            super().handle_error(request, client_address)  # type: ignore[arg-type]  # typeshed narrows what is only passed on
+class CertificateRefused(Exception):
+    """The certificate or its key cannot be used."""
 
 
-class _Server6(_Server):
-    address_family = socket.AF_INET6
+class Server:
+    """A server that runs. `address`: where, with the port that was picked for 0."""
+
+    def __init__(self, server: uvicorn.Server, thread: threading.Thread, listener: socket.socket, tls: bool) -> None:
+        self._server, self._thread, self._listener = server, thread, listener
+        host, port = listener.getsockname()[:2]
+        self.address: tuple[str, int] = (str(host), int(port))
+        self.tls = tls
+
+    @property
+    def url(self) -> str:
+        """How this machine reaches it."""
+        host, port = self.address
+        near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"{'https' if self.tls else 'http'}://{f'[{near}]' if ':' in near else near}:{port}"
+
+    def close(self) -> None:
+        """Stop listening, end the requests that are being answered, and the thread."""
+        self._server.should_exit = True
+        self._thread.join(STARTED_S)
+        self._listener.close()
 
 
-def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> ThreadingHTTPServer:
-    """Serve `/livez`, `/readyz` (503 with the reasons while not ready) and `/metrics` from a thread of its own.
+class _Impatient(H11Protocol):
+    """uvicorn lets go of a connection that is silent after an answer; this one also before its first request."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._first = asyncio.get_running_loop().call_later(SILENT_S, self._let_go)
+
+    def _let_go(self) -> None:
+        asked: object = self.cycle
+        if asked is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+def serve(host: str, port: int, app: ASGIApp, cert: Path | None = None, key: Path | None = None) -> Server:
+    """Serve an application until `close`; with `cert` and `key` (PEM) over TLS 1.2 or newer.
 
     Raises:
         PortTaken: another process listens there, or the address is not this machine's.
+        CertificateRefused: no such files, or not a pair.
     """
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = SILENT_S
-
-        def do_GET(self) -> None:
-            match self.path.partition("?")[0]:
-                case "/livez":
-                    self._answer(200, JSON, b'{"live":true}')
-                case "/readyz":
-                    faults = health.faults
-                    body = msgspec.json.encode({"ready": not faults, "faults": faults})
-                    self._answer(503 if faults else 200, JSON, body)
-                case "/metrics":
-                    encode, kind = choose_encoder(self.headers.get("Accept", ""))
-                    self._answer(200, kind, encode(registry))
-                case _:
-                    self._answer(404, JSON, b'{"error":"there are /livez, /readyz and /metrics"}')
-
-        def _answer(self, status: int, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Scrapes every few seconds are no news."""
-
+    config = uvicorn.Config(
+        app,
+        http=_Impatient,
+        ws="none",
+        lifespan="off",
+        loop="asyncio",
+        interface="asgi3",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,  # whoever asks could claim to be on this machine
+        server_header=False,
+        limit_concurrency=MOST_AT_ONCE,
+        timeout_keep_alive=int(SILENT_S),
+        timeout_graceful_shutdown=2,
+        ssl_certfile=None if cert is None else str(cert),
+        ssl_keyfile=None if key is None else str(key),
+    )
     try:
-        server = (_Server6 if ":" in host else _Server)((host, port), Handler)
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateRefused(f"admin.cert_file {cert}, admin.key_file {key}: {error}") from error
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    server, listener = uvicorn.Server(config), _listener(host, port)
+    thread = threading.Thread(target=server.run, args=([listener],), name="trimtab-admin", daemon=True)
+    thread.start()
+    deadline_s = time.monotonic() + STARTED_S
+    while not server.started and thread.is_alive() and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    return Server(server, thread, listener, config.ssl is not None)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
     except OSError as error:
+        listener.close()
         raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; give another --listen HOST:PORT") from error
-    threading.Thread(target=server.serve_forever, name="trimtab-admin", daemon=True).start()
-    return server
+    return listener

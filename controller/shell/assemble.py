@@ -4,17 +4,22 @@ import os
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from controller.shell import fingerprint
-from controller.shell.admin import Health, serve
+from controller.shell.access import Token, address, load_tokens
+from controller.shell.admin import Server, serve
+from controller.shell.api import Site, app
+from controller.shell.board import Board
 from controller.shell.config import Study
 from controller.shell.connections import password
 from controller.shell.daemon import Clock, Daemon, log, readiness_log
 from controller.shell.dead_letters import DeadLetters, KafkaDeadLetters
+from controller.shell.health import Health
 from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics, OfStudy
 from controller.shell.publisher import PublisherUnavailable, RedisPublisher, connect
@@ -35,11 +40,13 @@ def run_daemon(
     start_at: At,
     until_idle_s: float | None,
     events: str | None,
-    listen: tuple[str, int],
+    listen: tuple[str, int] | None,
     stop: threading.Event,
     registry: CollectorRegistry,
 ) -> None:
     """Run a study until `stop` is set (or until idle). `events`: an NDJSON file, "-" for stdin, or None for Kafka.
+
+    `listen`: where the admin interface is; None: where the study file says.
 
     Raises what ends a daemon: see `controller.cli`.
     """
@@ -53,11 +60,10 @@ def run_daemon(
     ProcessCollector(registry=own)
     metrics = Metrics(own, plan, build, clock)
     health = Health(readiness_log(metrics))
+    board = Board(plan, clock)
     with ExitStack() as open_:
-        server = serve(*listen, registry, health)
-        open_.callback(server.server_close)
-        open_.callback(server.shutdown)
-        log.info("listening on http://%s:%d", *server.server_address[:2])
+        server = _listening(study, listen, Site(plan.study, study.journal, board, health, registry))
+        open_.callback(server.close)
         source: Source = _kafka_source(study, clock) if events is None else NdjsonSource(events)
         open_.callback(source.close)
         letters = _dead_letters(study) if events is None else None
@@ -67,15 +73,37 @@ def run_daemon(
         metrics.journal(study.journal)
         reading = f"topic {study.kafka.topic}" if events is None else f"file {events}"
         now_ms = int(time.time() * 1000)
-        recorder, state = Recorder.take_over(plan, journal, _publisher(study), now_ms, clock, reading)
+        recorder, state = Recorder.take_over(plan, journal, _publisher(study), now_ms, clock, reading, server.url)
+        board.recall(journal)
         log.info("study %s: epoch %d, stage %s, clock %s, journal %s", plan.study, recorder.epoch,
                  state.control.carry.stage, clock, study.journal)  # fmt: skip
         daemon = Daemon(
             plan, source, journal, recorder, state,
-            clock=clock, start_at=start_at, health=health, metrics=metrics, dead_letters=letters,
+            clock=clock, start_at=start_at, health=health, metrics=metrics, board=board, dead_letters=letters,
         )  # fmt: skip
         daemon.run(stop, until_idle_s)
         log.info("study %s: ended; rows read: %s", plan.study, metrics.tally())
+
+
+def _listening(study: Study, listen: tuple[str, int] | None, site: Site) -> Server:
+    """The admin interface, serving; says who may come in."""
+    admin = study.admin
+    tokens = load_tokens(None if admin.tokens_file is None else Path(admin.tokens_file), os.environ)
+    pair = [None if name is None else Path(name) for name in (admin.cert_file, admin.key_file)]
+    site = msgspec.structs.replace(site, tokens=tokens, hosts=admin.hosts, tls=pair[0] is not None)
+    where = listen or address(admin.listen)
+    assert where is not None  # checked where the file was read
+    server = serve(*where, app(site), *pair)
+    log.info("console on %s, %s", server.url, _who(tokens))
+    if not server.tls and tokens and not server.url.startswith(("http://127.", "http://[::1]")):
+        log.warning("tokens travel in the clear: set admin.cert_file and admin.key_file, or put TLS in front")
+    return server
+
+
+def _who(tokens: tuple[Token, ...]) -> str:
+    if not tokens:
+        return "no tokens: who is on this machine may look, nobody may act (trimtab token makes one)"
+    return ", ".join(f"{token.caller.name} ({token.caller.role})" for token in tokens)
 
 
 def probe(study: Study) -> dict[str, str]:

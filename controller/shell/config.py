@@ -13,6 +13,7 @@ from controller.core.offline import Prediction
 from controller.core.plan import Plan
 from controller.core.rollout import RolloutPlan, TrafficPlan
 from controller.core.windows import WindowPlan
+from controller.shell.access import Admin
 from controller.shell.connections import SECRETS, Kafka, Redis
 from controller.shell.offline_file import read_predictions
 from controller.shell.study_file import (
@@ -45,6 +46,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     kafka: Kafka
     redis: Redis
     journal: Path
+    admin: Admin = Admin()
     warnings: tuple[str, ...] = ()
     demands: tuple[str, ...] = ()
 
@@ -83,6 +85,7 @@ def load(path: Path | str) -> Study:
         kafka=_with_paths(table.kafka, path.parent),
         redis=_with_paths(table.redis, path.parent),
         journal=path.parent / table.journal.path,
+        admin=_admin(table.admin, path.parent),
         warnings=_warnings(plan),
         demands=demands(table),
     )
@@ -185,6 +188,11 @@ def _rollout(rollout: RolloutTable, length_ms: int) -> RolloutPlan:
 def _with_paths(service: Service, folder: Path) -> Service:
     named = {key: path for key, path in msgspec.structs.asdict(service.tls).items() if path is not None}
     return msgspec.structs.replace(service, **{key: str(folder / path) for key, path in named.items()})
+
+
+def _admin(admin: Admin, folder: Path) -> Admin:
+    files = {name: getattr(admin, name) for name in ("tokens_file", "cert_file", "key_file")}
+    return msgspec.structs.replace(admin, **{n: str(folder / f) for n, f in files.items() if f is not None})
 
 
 def _contradictions(tables: Mapping[str, Any]) -> list[Mistake]:

@@ -17,8 +17,9 @@ from controller.core.operate import Command
 from controller.core.plan import Plan
 from controller.core.step import Effect, State
 from controller.core.windows import Batch, PartBatch, PartitionState
-from controller.shell.admin import Health
+from controller.shell.board import Board
 from controller.shell.dead_letters import DeadLetter, DeadLetters, DeadLettersUnavailable
+from controller.shell.health import Health
 from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics
 from controller.shell.publisher import PublisherUnavailable
@@ -34,6 +35,8 @@ POLL_S = 0.1
 COMMIT_S = 1.0  # without a decision, how much work a crash may make the next start do again
 LOOK_S = 0.2  # how often the inbox is read
 CHECK_S = 5.0  # how often Redis is asked whether it still holds the table
+SHOW_S = 1.0  # how often the board is renewed at most
+SHOW_SHARE = 0.01  # of the loop's time, that it may cost
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.2, 10.0
 
 log = logging.getLogger("trimtab")
@@ -102,17 +105,19 @@ class Daemon:
         start_at: At,
         health: Health,
         metrics: Metrics,
+        board: Board,
         dead_letters: DeadLetters | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._plan, self._source, self._journal, self._recorder = plan, source, journal, recorder
         self._state, self._clock, self._start_at = state, clock, start_at
-        self._health, self._metrics, self._dead_letters = health, metrics, dead_letters
+        self._health, self._metrics, self._board, self._dead_letters = health, metrics, board, dead_letters
         self._monotonic, self._wall_ms = monotonic, wall_ms
         self._rng = core.seeded(plan.seed)
         self._inbox_due, self._commit_due, self._check_due = (Every(s, monotonic) for s in (LOOK_S, COMMIT_S, CHECK_S))
         self._source_backoff, self._letters_backoff, self._redis_backoff = (Backoff(monotonic) for _ in range(3))
+        self._show_next_s = -math.inf
         self._reading = False
         self._held: _Polled | None = None  # its dead letters are not stored: nothing more is polled until they are
         self._dirty = False  # the state is ahead of the journal
@@ -149,6 +154,7 @@ class Daemon:
             self._obey()
         if self._dirty and self._commit_due():
             self._commit(())
+        self._show()
         return came
 
     def finish(self) -> None:
@@ -157,6 +163,16 @@ class Daemon:
         self._publish()
         if self._recorder.pending:
             log.warning("the newest table has not reached Redis; the next start publishes again")
+
+    def _show(self) -> None:
+        """Renew what people see: at once after an entry in the ledger, else now and then, as cheap as it is."""
+        shown = self._board.study
+        if self._monotonic() < self._show_next_s and shown and shown.history == self._board.history.revision:
+            return
+        started_s = time.perf_counter()
+        self._board.show(self._state, self._health.faults, self._now_ms())
+        cost_s = time.perf_counter() - started_s
+        self._show_next_s = self._monotonic() + max(SHOW_S, cost_s / SHOW_SHARE)
 
     def _now_ms(self) -> int:
         return self._wall_ms() if self._clock == "wall" else core.event_clock_ms(self._state)
@@ -235,6 +251,7 @@ class Daemon:
             unknown.update(decoded.unknown_components)
             capped.update(capped_rows(decoded.events, self._plan.events))
         self._metrics.polled(size, poll.behind, unknown, capped)
+        self._board.polled(sum(poll.behind.values()))
         return Batch(tuple(parts), poll.idle, poll.backlog), letters
 
     def _sent(self, letters: list[DeadLetter]) -> bool:
@@ -290,6 +307,7 @@ class Daemon:
         started_s = time.perf_counter()
         self._state = self._recorder.commit(self._state, effects, applied)
         self._metrics.committed(time.perf_counter() - started_s)
+        self._board.committed(effects)
         self._dirty = False
 
     def _publish(self) -> None:

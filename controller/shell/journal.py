@@ -216,6 +216,14 @@ class Journal:
                 data = None if row.data is None else zlib.decompress(row.data)
                 yield Recorded(row.seq, row.at_ms, row.kind.decode(), row.body, data, row.hash)
 
+    def last(self, count: int, kinds: tuple[str, ...]) -> Iterator[Recorded]:
+        """The newest entries of these kinds, at most so many, oldest first."""
+        marks = ", ".join("?" * len(kinds))
+        before = f"SELECT seq FROM ledger WHERE kind IN ({marks}) ORDER BY seq DESC LIMIT 1 OFFSET ?"
+        with named_failures(self.path):
+            first = self._db.execute(before, (*kinds, count)).fetchone()
+        return self.entries(kinds, after=0 if first is None else first[0])
+
     def newest(self, kinds: tuple[str, ...], through: int | None = None) -> Recorded | None:
         """The last entry of these kinds (with seq <= `through`), or None; reads no other entry's body."""
         marks = ", ".join("?" * len(kinds))
@@ -247,6 +255,11 @@ class Journal:
         insert = "INSERT INTO inbox(at_ms, command) VALUES (?, ?)"
         with self._transaction():
             return self._db.execute(insert, (at_ms, _json(command).decode())).lastrowid or 0
+
+    def knows(self, command: int) -> bool:
+        """Whether a command with this id was ever left in the inbox."""
+        with named_failures(self.path):
+            return self._db.execute("SELECT 1 FROM inbox WHERE id = ?", (command,)).fetchone() is not None
 
     def applied(self, command: int) -> int | None:
         """The ledger's seq when the command took effect; None while it waits."""

@@ -46,13 +46,21 @@ class Recorder:
 
     @classmethod
     def take_over(
-        cls, plan: Plan, journal: Journal, publisher: Publisher, now_ms: int, clock: str, source: str = ""
+        cls,
+        plan: Plan,
+        journal: Journal,
+        publisher: Publisher,
+        now_ms: int,
+        clock: str,
+        source: str = "",
+        admin: str = "",
     ) -> tuple["Recorder", State]:
         """Claim the journal for a new epoch and enter the study's start or its continuation.
 
         Args:
             now_ms: the wall clock; with the clock "events" the time of the newest event counts instead.
             source: what is read ("topic engagement"): the journal's offsets mean nothing in another one.
+            admin: the admin interface's address, for commands on this machine.
 
         Raises:
             PlanRefused: the journal belongs to a plan or a source that this one cannot continue; nothing was
@@ -74,7 +82,7 @@ class Recorder:
             first = (Record(now_ms, "study_started", body),)
         elif digest(before) != digest(plan):
             state, first = change_plan(before, plan, state, now_ms)
-        about = fingerprint() | {"version": code_version(), "clock": clock, "source": source}
+        about = fingerprint() | {"version": code_version(), "clock": clock, "source": source, "admin": admin}
         state, record, publish = begin(plan, state, recorder.epoch, now_ms, about)
         return recorder, recorder.commit(state, (*first, record, publish))
 

@@ -75,6 +75,31 @@ def lines(found: dict[str, Any]) -> list[str]:
     return told
 
 
+def live(seen: dict[str, Any]) -> list[str]:
+    """A daemon's own view (`board.StudyView` as JSON) as text."""
+    told = [
+        f"study {seen['study']}: {seen['stage']} ({seen['reason']})",
+        f"decided through {moment(seen['decided_through_ms'])}, table version {seen['version']}",
+    ]
+    if seen["candidate"]:
+        told.append(f"{seen['stage']} vector {seen['candidate']['arm']}: {thetas(seen['candidate']['theta'])}")
+    if seen["awaiting_approval"]:
+        told.append("an operator's approval is awaited: trimtab approve, or trimtab reject")
+    if seen["notice"]:
+        told.append(f"notice: {seen['notice']}")
+    return told + pulse(seen)
+
+
+def pulse(seen: dict[str, Any]) -> list[str]:
+    """What only a running daemon knows."""
+    shares = ", ".join(f"{arm['arm']} {arm['share']:.0%}" for arm in seen["arms"])
+    faults = "; ".join(f"{part}: {fault}" for part, fault in sorted(seen["faults"].items()))
+    return [
+        f"the daemon answers: {f'not ready: {faults}' if faults else 'ready'}, {seen['behind']} records behind",
+        f"traffic: {shares}",
+    ]
+
+
 def timeline(path: Path) -> list[dict[str, Any]]:
     """What happened, in order: starts, stages, guardrails, commands."""
     with Journal.read_only(path) as journal:
@@ -83,9 +108,9 @@ def timeline(path: Path) -> list[dict[str, Any]]:
                 "seq": entry.seq,
                 "at": _at(entry.at_ms),
                 "kind": entry.kind,
-                "what": _SENTENCES[entry.kind](entry.body),
+                "what": SENTENCES[entry.kind](entry.body),
             }
-            for entry in journal.entries(kinds=_SENTENCES)
+            for entry in journal.entries(kinds=SENTENCES)
         ]
 
 
@@ -108,6 +133,11 @@ def _at(ms: int) -> str:
     return moment(ms) if ms else "before any event"  # a run on the events' clock has no time until then
 
 
+def _order(order: dict[str, Any]) -> str:
+    why = f" ({order['why']})" if order.get("why") else ""
+    return f"{order['command']} by {order['who']}{why}"
+
+
 def _lost(body: dict[str, Any]) -> str:
     log = f"the log holds {body['earliest']} to {body['latest']}"
     return f"partition {body['partition']}: records were lost: offset {body['asked']} was asked for, {log}"
@@ -117,7 +147,7 @@ def _percent(value: float | None, sign: str = "+", digits: int = 2) -> str:
     return "unknown" if value is None else f"{value:{sign}.{digits}%}"  # what is not finite is null in the ledger
 
 
-_SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
+SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
     "study_started": lambda body: f"study started, plan {body['digest'][:12]}",
     "plan_changed": lambda body: f"plan changed ({', '.join(body['changed'])}), now {body['digest'][:12]}",
     "daemon_started": lambda body: f"daemon started, epoch {body['epoch']}",
@@ -125,7 +155,7 @@ _SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
     "guardrail_tripped": lambda body: (
         f"guardrail on {body['metric']} tripped by {body['arm']}: {_percent(body['change'])}"
     ),
-    "operator": lambda body: f"{body['order']['command']} by {body['order']['who']}: {body['said']}",
+    "operator": lambda body: _order(body["order"]) + f": {body['said']}",
     "operator_refused": lambda body: f"a command was {body['said']}",
     "offsets_lost": _lost,
 }

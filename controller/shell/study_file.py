@@ -17,6 +17,7 @@ from controller.core.estimate import BUCKETS
 from controller.core.rows import MAX_VALUE
 from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight
+from controller.shell.access import Admin, check_admin
 from controller.shell.connections import Kafka, Redis, check_kafka, check_redis
 from controller.shell.toml_records import Duration, Mistake, join, names, plain, show, within
 
@@ -109,6 +110,7 @@ class StudyTable(msgspec.Struct, frozen=True):
     seed: int = 0
     form: Form = "linear"
     objectives: dict[str, dict[str, float]] = {}
+    admin: Admin = Admin()
 
 
 def check(tables: Mapping[str, Any]) -> list[Mistake]:
@@ -397,4 +399,5 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., Iterator[Mistake]]], ..
     (("kafka",), check_kafka),
     (("redis",), check_redis),
     (("journal",), _journal),
+    (("admin",), check_admin),
 )

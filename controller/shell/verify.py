@@ -55,7 +55,7 @@ def verify(path: Path, progress: Callable[[int, int], None] = lambda done, total
 
 def _comparable(about: object) -> dict[str, object]:
     known = about if isinstance(about, dict) else {}
-    return {name: value for name, value in known.items() if name not in ("clock", "source", "version")}
+    return {name: value for name, value in known.items() if name not in ("admin", "clock", "source", "version")}
 
 
 def _sentence(checked: Checked, same: bool) -> str:

@@ -9,9 +9,10 @@ from prometheus_client import CollectorRegistry
 
 from controller import assignment
 from controller.core.plan import Plan
-from controller.shell.admin import Health
+from controller.shell.board import Board
 from controller.shell.daemon import Clock, Daemon, Turn, readiness_log
 from controller.shell.dead_letters import DeadLetter, DeadLetters, DeadLettersUnavailable
+from controller.shell.health import Health
 from controller.shell.journal import Journal, Recorded
 from controller.shell.metrics import Metrics
 from controller.shell.publisher import MemoryPublisher, Publisher
@@ -80,6 +81,7 @@ class Rig:
     health: Health
     registry: CollectorRegistry
     clock: Hand
+    board: Board
 
     def turn(self, seconds: float = 0.25) -> Turn:
         """A turn of the daemon's loop, so long after the one before that it looks into its inbox."""
@@ -123,18 +125,19 @@ def daemon_of(
     metrics = Metrics(registry, plan, {"version": "test", "code": "test"}, clock)
     health = Health(readiness_log(metrics))
     journal = Journal.open(path, plan.study)
-    hand = Hand()
+    hand, board = Hand(), Board(plan, clock)
     try:
         recorder, state = Recorder.take_over(plan, journal, publisher, now_ms, clock)
     except BaseException:
         journal.close()
         raise
+    board.recall(journal)
     daemon = Daemon(
         plan, source, journal, recorder, state,
-        clock=clock, start_at=start_at, health=health, metrics=metrics, dead_letters=dead_letters,
+        clock=clock, start_at=start_at, health=health, metrics=metrics, board=board, dead_letters=dead_letters,
         monotonic=hand, wall_ms=lambda: now_ms + int(hand.now_s * 1000),
     )  # fmt: skip
-    return Rig(daemon, journal, recorder, health, registry, hand)
+    return Rig(daemon, journal, recorder, health, registry, hand, board)
 
 
 def entries(path: Path, *kinds: str) -> list[Recorded]:

@@ -1,0 +1,90 @@
+"""How commands reach a running daemon: its admin interface, found by its address or by the study's journal.
+
+The token comes from TRIMTAB_ADMIN_TOKEN; a certificate that no public authority signed from TRIMTAB_ADMIN_CA (PEM).
+"""
+
+import json
+import os
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from controller.shell.journal import Journal
+from controller.shell.messages import Order, OrderState
+
+TOKEN, CA = "TRIMTAB_ADMIN_TOKEN", "TRIMTAB_ADMIN_CA"
+ASK_S = 0.1  # how often it is asked whether an order was taken
+_TIMEOUT_S: Final = 5.0
+
+
+class Unreachable(Exception):
+    """Nothing answers at the address, or nothing that speaks this interface."""
+
+
+class Refused(Exception):
+    """The interface said no."""
+
+
+class Remote:
+    """A daemon's admin interface at `url`."""
+
+    def __init__(self, url: str, environ: Mapping[str, str]) -> None:
+        """Raises `Refused` where the address or TRIMTAB_ADMIN_CA cannot be used."""
+        self.url, self._token = url.rstrip("/"), environ.get(TOKEN) or None
+        ca = environ.get(CA) or None
+        try:
+            self._tls = ssl.create_default_context(cafile=ca)
+        except (OSError, ssl.SSLError) as error:
+            raise Refused(f"{CA}: {ca}: {error}") from error
+
+    @property
+    def has_token(self) -> bool:
+        """Whether orders can be given at all."""
+        return self._token is not None
+
+    def study(self) -> dict[str, Any]:
+        """Where the study stands. Raises `Unreachable`, `Refused`."""
+        return self._ask("/api/v1/study")
+
+    def order(self, order: Order, wait_s: float) -> OrderState:
+        """Leave an order, and wait so long for what becomes of it. Raises `Unreachable`, `Refused`."""
+        deadline_s = time.monotonic() + wait_s
+        state = msgspec.convert(self._ask("/api/v1/orders", msgspec.json.encode(order)), OrderState)
+        while not state.applied and time.monotonic() < deadline_s:
+            time.sleep(ASK_S)
+            state = msgspec.convert(self._ask(f"/api/v1/orders/{state.id}"), OrderState)
+        return state
+
+    def _ask(self, path: str, body: bytes | None = None) -> dict[str, Any]:
+        headers = {"content-type": "application/json"} if body else {}
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token}"
+        request = urllib.request.Request(self.url + path, body, headers)  # POST where there is a body
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._tls) as answer:
+                found: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise Refused(f"{self.url}: {_said(error)}") from error
+        except (OSError, ValueError) as error:  # urllib's own errors are OSErrors; what is no JSON a ValueError
+            raise Unreachable(f"{self.url}: {getattr(error, 'reason', error)}") from error
+        return found
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {error.code}"
+
+
+def of_journal(journal: Journal) -> Remote | None:
+    """The daemon that wrote the journal last, where it said where it listens; it may have ended since."""
+    last = journal.newest(("daemon_started",))
+    url = "" if last is None else str(last.body["about"].get("admin", ""))
+    return Remote(url, os.environ) if url else None

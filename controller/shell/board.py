@@ -96,7 +96,8 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     faults: dict[str, str]  # part -> why the daemon is not ready
     objective: dict[str, float]
     weights: tuple[WeightView, ...]
-    arms: tuple[ArmView, ...]  # control first
+    arms: tuple[ArmView, ...]  # of the table in force, control first
+    served: tuple[ArmView, ...]  # of the table before it, where that had other arms
     candidate: Vector | None
     awaiting_approval: bool
     pick: Choice | None  # what would be promoted if the study ended now
@@ -227,7 +228,8 @@ def _view(
         faults=faults,
         objective=plan.objective,
         weights=tuple(WeightView(w.name, w.low, w.high, w.baseline, w.scale, w.fixed) for w in plan.weights),
-        arms=_arms(plan, control, state),
+        arms=_arms(plan, state, control.deals[carry.deal]),
+        served=_served(plan, state),
         candidate=carry.candidate,
         awaiting_approval=carry.awaiting_approval,
         pick=carry.pick,
@@ -242,11 +244,17 @@ def _view(
     )
 
 
-def _arms(plan: Plan, control: Control, state: State) -> tuple[ArmView, ...]:
-    deal: Deal = control.deals[control.carry.deal]
+def _served(plan: Plan, state: State) -> tuple[ArmView, ...]:
+    control = state.control
+    known = (deal for id_, deal in sorted(control.deals.items(), reverse=True) if id_ != control.carry.deal)
+    last = next((d for d in known if len(d.arms) > 1 and deal_sums(control, state.windows.cells, d.id)), None)
+    return () if last is None else _arms(plan, state, last)
+
+
+def _arms(plan: Plan, state: State, deal: Deal) -> tuple[ArmView, ...]:
     count = np.bincount(deal.buckets, minlength=len(deal.arms))
     events = np.zeros(len(deal.arms), np.int64)
-    cell = deal_sums(control, state.windows.cells, deal.id)
+    cell = deal_sums(state.control, state.windows.cells, deal.id)
     effects: tuple[ArmEffects | None, ...] = (None,) * len(deal.arms)
     if cell is not None:
         by_bucket = cell.events.sum(axis=0)

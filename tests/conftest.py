@@ -6,6 +6,7 @@
 `kafka_topic`      makes new topics on the shared broker
 `kafka_broker`     makes private brokers, which a test may stop, kill, pause and restart
 `prometheus`       makes Prometheus servers of a configuration
+`browser`          a Chromium for the module
 
 The shared services are those of TRIMTAB_TEST_REDIS and TRIMTAB_TEST_KAFKA when set; otherwise this session
 starts them when a test first asks, on free ports, with data in its temporary folder, and stops them when it
@@ -20,8 +21,10 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import settings
+from playwright.sync_api import Browser
 from redis import Redis
 
+from tests.services import chromium
 from tests.services import kafka_broker as kafka_service
 from tests.services import prometheus_server as prometheus_service
 from tests.services import redis_server as redis_service
@@ -38,6 +41,7 @@ _FIXTURES = {
     "redis": {"redis_url", "redis_server"},
     "kafka": {"kafka_bootstrap", "kafka_topic", "kafka_broker"},
     "prometheus": {"prometheus"},
+    "chromium": {"browser"},
 }
 _REMEDY = (
     "Install them (python -m tests.services.install) or name running ones: "
@@ -168,6 +172,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakePrometh
             return server
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium; a test opens contexts of its own in it, and closes them."""
+    need(chromium.missing())
+    with chromium.launched() as running:
+        yield running
 
 
 def _empty(url: str) -> None:

@@ -1,4 +1,5 @@
-"""Installs Redis, Prometheus, Java, Maven (Debian, root) and Apache Kafka's jars (Maven Central, into .services/).
+"""Installs Redis, Prometheus, Chromium, Java, Maven (Debian, root) and Apache Kafka's jars (Maven Central, into
+.services/).
 
 Run by `make test` as `python -m tests.services.install`; does nothing where all is there. A service whose
 address is in TRIMTAB_TEST_KAFKA or TRIMTAB_TEST_REDIS is not installed. Where something cannot be had this
@@ -62,6 +63,12 @@ def install_compose() -> None:
     """The validator of compose files. Raises `NotInstalled`."""
     if not shutil.which("docker-compose"):
         _apt_install(["docker-compose"])
+
+
+def install_chromium() -> None:
+    """Raises `NotInstalled`."""
+    if not shutil.which("chromium"):
+        _apt_install(["chromium", "fonts-dejavu-core"])
 
 
 def install_kafka() -> None:
@@ -149,6 +156,7 @@ def main() -> int:
         "Apache Kafka": ("TRIMTAB_TEST_KAFKA", install_kafka),
         "Prometheus": ("", install_prometheus),
         "docker-compose": ("", install_compose),
+        "Chromium": ("TRIMTAB_TEST_CHROMIUM", install_chromium),
     }
     failed = False
     for name, (variable, install) in wanted.items():

@@ -1,101 +1,155 @@
 import json
 import socket
-import urllib.error
+import ssl
+import subprocess
+import threading
 import urllib.request
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
+from pathlib import Path
 
+import msgspec
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
 
-from controller.shell.admin import Health, PortTaken, serve
-
-Server = tuple[ThreadingHTTPServer, Health, list[dict[str, str]]]
+from controller.shell import admin
+from controller.shell.admin import CertificateRefused, PortTaken, serve
+from controller.shell.api import Site, app
+from tests.shell.interface import Interface, blank_site, serving
+from tests.waiting import wait_until
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    registry = CollectorRegistry()
-    Counter("turns", "Turns", registry=registry).inc(3)
-    told: list[dict[str, str]] = []
-    health = Health(told.append)
-    running = serve("127.0.0.1", 0, registry, health)
-    yield running, health, told
-    running.shutdown()
-    running.server_close()
+def site(tmp_path: Path) -> Site:
+    made = blank_site(tmp_path / "none.journal")
+    Counter("turns", "Turns", registry=made.registry).inc(3)
+    return made
 
 
-def get(server: Server, path: str, **headers: str) -> tuple[int, str, str]:
-    request = urllib.request.Request(f"http://127.0.0.1:{server[0].server_address[1]}{path}", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.headers["Content-Type"], answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.headers["Content-Type"], error.read().decode()
+@pytest.fixture
+def interface(site: Site) -> Iterator[Interface]:
+    with serving(site) as running:
+        yield running
 
 
-def test_it_lives_before_it_is_ready(server: Server) -> None:
-    assert get(server, "/livez") == (200, "application/json", '{"live":true}')
-    status, kind, body = get(server, "/readyz")
-    assert (status, kind) == (503, "application/json")
-    assert json.loads(body) == {"ready": False, "faults": {"start": "the daemon has not polled yet"}}
+def test_it_lives_before_it_is_ready(interface: Interface) -> None:
+    live = interface.ask("/livez")
+    assert (live.status, live.headers["content-type"], live.body) == (200, "application/json", b'{"live":true}')
+    ready = interface.ask("/readyz")
+    assert (ready.status, ready.headers["content-type"]) == (503, "application/json")
+    assert ready.json == {"ready": False, "faults": {"start": "the daemon has not polled yet"}}
 
 
-def test_it_is_ready_once_nothing_is_wrong(server: Server) -> None:
-    _, health, told = server
-    health.set("start", None)
-    assert get(server, "/readyz") == (200, "application/json", '{"ready":true,"faults":{}}')
-    health.set("redis", "down")
-    health.set("source", "gone")
-    health.set("source", "gone for longer")
-    assert json.loads(get(server, "/readyz?verbose")[2])["faults"] == {"redis": "down", "source": "gone for longer"}
-    health.set("redis", None)
-    health.set("source", None)
-    assert get(server, "/readyz")[0] == 200
-    assert told == [{}, {"redis": "down"}, {"redis": "down", "source": "gone"}, {"source": "gone for longer"}, {}]
+def test_it_is_ready_once_nothing_is_wrong(interface: Interface, site: Site) -> None:
+    site.health.set("start", None)
+    assert interface.ask("/readyz")[::2] == (200, b'{"ready":true,"faults":{}}')
+    site.health.set("redis", "down")
+    assert interface.ask("/readyz?verbose").json["faults"] == {"redis": "down"}
 
 
-def test_metrics_come_in_the_format_that_is_asked_for(server: Server) -> None:
-    status, kind, body = get(server, "/metrics")
-    assert status == 200
-    assert kind.startswith("text/plain")
-    assert "turns_total 3.0" in body
-    assert get(server, "/metrics", Accept="application/openmetrics-text")[1].startswith("application/openmetrics-text")
+def test_metrics_come_in_the_format_that_is_asked_for(interface: Interface) -> None:
+    found = interface.ask("/metrics")
+    assert found.status == 200
+    assert found.headers["content-type"].startswith("text/plain")
+    assert b"turns_total 3.0" in found.body
+    open_ = interface.ask("/metrics", accept="application/openmetrics-text")
+    assert open_.headers["content-type"].startswith("application/openmetrics-text")
 
 
-def test_another_path_says_which_there_are(server: Server) -> None:
-    status, _, body = get(server, "/")
-    assert status == 404
-    assert "/readyz" in body
+def test_another_path_says_which_there_are(interface: Interface) -> None:
+    found = interface.ask("/nowhere")
+    assert found.status == 404
+    assert "/readyz" in found.json["error"]
 
 
-def test_a_client_that_hangs_up_leaves_no_trace(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_client_that_hangs_up_leaves_no_trace(interface: Interface, capfd: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", int(server[0].server_address[1])), 10) as client:
+        with socket.create_connection(interface.server.address, 10) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # a reset, no goodbye
             client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-    assert get(server, "/livez")[0] == 200
+    assert interface.ask("/livez").status == 200
     assert capfd.readouterr().err == ""
 
 
-def test_a_port_that_is_taken_is_named(server: Server) -> None:
-    port = server[0].server_address[1]
+@pytest.mark.parametrize("said", [b"", b"GET /livez HT", b"POST /api/v1/orders HTTP/1.1\r\nContent-Le"])
+def test_a_client_that_stops_talking_is_let_go(
+    interface: Interface, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "SILENT_S", 0.05)
+    with socket.create_connection(interface.server.address, 10) as client:
+        client.sendall(said)
+        assert client.recv(1) == b"", "the server hangs up"
+
+
+def test_a_port_that_is_taken_is_named(interface: Interface, site: Site) -> None:
+    port = interface.server.address[1]
     with pytest.raises(PortTaken, match=rf"cannot listen on 127\.0\.0\.1:{port}: .*in use; give another --listen"):
-        serve("127.0.0.1", port, CollectorRegistry(), server[1])
+        serve("127.0.0.1", port, app(site))
 
 
-def test_an_address_of_another_machine_is_named() -> None:
+def test_an_address_of_another_machine_is_named(site: Site) -> None:
     with pytest.raises(PortTaken, match=r"192\.0\.2\.1:0"):
-        serve("192.0.2.1", 0, CollectorRegistry(), Health(lambda faults: None))
+        serve("192.0.2.1", 0, app(site))
 
 
-def test_it_listens_on_version_6_too() -> None:
+def test_it_listens_on_version_6_too(site: Site) -> None:
     try:
-        server = serve("::1", 0, CollectorRegistry(), Health(lambda faults: None))
+        server = serve("::1", 0, app(site))
     except PortTaken:
         pytest.skip("this machine has no ::1")
-    with urllib.request.urlopen(f"http://[::1]:{server.server_address[1]}/livez", timeout=10) as answer:
+    assert server.url.startswith("http://[::1]:")
+    with urllib.request.urlopen(f"{server.url}/livez", timeout=10) as answer:
         assert answer.status == 200
-    server.shutdown()
-    server.server_close()
+    server.close()
+
+
+def test_closing_ends_the_thread_and_frees_the_port(site: Site) -> None:
+    server = serve("127.0.0.1", 0, app(site))
+    address = server.address
+    server.close()
+    wait_until(lambda: "trimtab-admin" not in [t.name for t in threading.enumerate()], "the thread ends")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, 1).close()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+def test_it_speaks_tls_where_it_has_a_certificate(site: Site, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    server = serve("127.0.0.1", 0, app(msgspec.structs.replace(site, tls=True)), cert, key)
+    try:
+        assert server.url.startswith("https://")
+        trusting = ssl.create_default_context(cafile=str(cert))
+        with urllib.request.urlopen(f"{server.url}/livez", timeout=10, context=trusting) as answer:
+            assert json.load(answer) == {"live": True}
+            assert answer.headers["strict-transport-security"]
+        with pytest.raises(ssl.SSLCertVerificationError):
+            ssl.create_default_context().wrap_socket(
+                socket.create_connection(server.address, 10), server_hostname="127.0.0.1"
+            )
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            old.wrap_socket(socket.create_connection(server.address, 10))
+    finally:
+        server.close()
+
+
+def test_a_certificate_that_cannot_be_used_is_named(site: Site, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    with pytest.raises(CertificateRefused, match=r"admin\.cert_file .*cert\.pem, admin\.key_file .*none\.pem"):
+        serve("127.0.0.1", 0, app(site), cert, tmp_path / "none.pem")
+    key.write_text("no key")
+    with pytest.raises(CertificateRefused):
+        serve("127.0.0.1", 0, app(site), cert, key)

@@ -1,0 +1,189 @@
+"""The console in a real browser, on a running daemon with real Kafka and Redis: a person clicks, and it happens."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from controller.shell.access import TOKENS
+from controller.shell.journal import Journal
+from simulators.catalog import world_named
+from simulators.study import Services, study_text
+from tests.integration.processes import DaemonProcess, Process, trimtab
+from tests.services import kafka_broker
+from tests.services.redis_server import MakeRedis
+from tests.waiting import wait_until
+
+ANN, BOB = "the-token-of-ann-who-operates", "the-token-of-bob-who-looks-on"
+TOKEN_LINES = {TOKENS: f"ann operator {ANN}\nbob viewer {BOB}"}
+ROLLOUT = """
+[rollout]
+explore_min = "6h"
+explore_max = "8h"
+confirm = "4h"
+ramp_step = "1h"
+require_approval = true
+"""
+HOURS = 24
+RUN = ("--clock", "events", "--from", "earliest")
+
+
+class Running(NamedTuple):
+    """A daemon whose study has come to a candidate that awaits approval."""
+
+    daemon: DaemonProcess
+    study: Path
+    journal: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.daemon.port}"
+
+    def orders(self) -> list[dict[str, Any]]:
+        with Journal.read_only(self.journal) as journal:
+            return [entry.body for entry in journal.entries(("operator",))]
+
+
+def status(study: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(trimtab("status", str(study), "--json").stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, kafka_bootstrap: str, redis_server: MakeRedis
+) -> Iterator[Running]:
+    """One study for all tests here, which follow each other: look, approve, kill."""
+    folder, topic = tmp_path_factory.mktemp("console"), f"console-{uuid4().hex[:12]}"
+    kafka_broker.create_topic(kafka_bootstrap, topic, 2)
+    study = folder / "quick.toml"
+    services = Services(bootstrap=kafka_bootstrap, topic=topic, redis_url=redis_server().url)
+    study.write_text(study_text(world_named("quick"), services) + ROLLOUT)
+    with ExitStack() as ends:
+        daemon = DaemonProcess(study, folder / "daemon.log", *RUN, env=TOKEN_LINES)
+        ends.callback(daemon.kill)
+        hours = ("--hours", str(HOURS), "--lockstep")
+        world = Process(folder / "world.log", "simulate", "quick", "--study", str(study), *hours)
+        ends.callback(world.kill)
+        daemon.wait_until_ready()
+        assert world.wait(200) == 0, world.text[-3000:] + daemon.text[-3000:]
+        assert status(study)["awaiting_approval"], daemon.text[-3000:]
+        yield Running(daemon, study, folder / "quick.journal")
+    kafka_broker.delete_topics(kafka_bootstrap, [topic])
+
+
+def opened(browser: Browser, url: str, token: str, **options: Any) -> Page:
+    """The console as somebody sees it who has signed in."""
+    page = browser.new_context(**options).new_page()
+    page.goto(url)
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=2, name="awaits approval")).to_be_visible()
+    return page
+
+
+def serious(page: Page) -> list[str]:
+    """What axe-core finds that keeps people out."""
+    found = Axe().run(page).response["violations"]
+    return [f"{v['id']}: {v['nodes'][0]['html']}" for v in found if v["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.slow
+def test_the_console_can_be_used_without_a_mouse_and_by_those_who_do_not_see(
+    running: Running, browser: Browser
+) -> None:
+    for scheme in ("light", "dark"):
+        for width in (1440, 390):
+            page = opened(browser, running.url, ANN, color_scheme=scheme, viewport={"width": width, "height": 900})
+            for summary in page.locator("summary").all():
+                summary.click()
+            assert serious(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
+            if (scheme, width) == ("light", 1440):
+                _rejected_by_keyboard_and_thought_better_of(page)
+            page.context.close()
+    viewer = opened(browser, running.url, BOB)
+    assert serious(viewer) == []
+    assert not any(button.is_enabled() for button in viewer.locator("#buttons button").all())
+    expect(viewer.locator("#actions-note")).to_contain_text("You are a viewer")
+    stranger = browser.new_context().new_page()
+    stranger.goto(running.url)
+    stranger.get_by_label("Token").fill("wrong")
+    stranger.keyboard.press("Enter")
+    expect(stranger.get_by_text("this token is not known")).to_be_visible()
+    assert serious(stranger) == []
+    assert running.orders() == []
+
+
+def _rejected_by_keyboard_and_thought_better_of(page: Page) -> None:
+    page.reload()
+    expect(page.get_by_role("heading", level=2, name="awaits approval")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to what the study does")).to_be_focused()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "act-reject":
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert serious(page) == []
+    page.keyboard.type("because")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).not_to_be_visible()
+    expect(page.locator("#act-reject")).to_be_focused()
+
+
+@pytest.mark.slow
+def test_a_person_approves_a_promotion_by_clicking_and_it_happens(running: Running, browser: Browser) -> None:
+    candidate = status(running.study)["candidate"]["arm"]
+    page = opened(browser, running.url, ANN)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    assert not page.get_by_role("button", name="Resume").is_enabled()
+    page.get_by_role("button", name="Approve").click()
+    dialog = page.get_by_role("dialog", name=f"Approve {candidate}?")
+    expect(dialog.get_by_label("Reason, for the ledger")).to_be_focused()
+    dialog.get_by_role("button", name="Approve the promotion").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("A reason is needed")
+    assert running.orders() == []
+    dialog.get_by_label("Reason, for the ledger").fill("gain and guardrails look right")
+    dialog.get_by_role("button", name="Approve the promotion").click()
+    expect(page.get_by_role("heading", level=2, name=f"Ramping up {candidate}")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("Ramping")
+    order = running.orders()[-1]
+    assert order["order"] == {
+        "command": "approve", "who": "ann", "why": "gain and guardrails look right", "candidate": candidate,
+    }  # fmt: skip
+    assert status(running.study)["stage"] == "ramp"
+    expect(page.locator("#timeline")).to_contain_text("approve by ann")
+    assert errors == []
+
+
+@pytest.mark.slow
+def test_an_order_survives_a_kill_between_its_answer_and_the_next_window(running: Running, tmp_path: Path) -> None:
+    daemon, env = running.daemon, {"TRIMTAB_ADMIN_TOKEN": ANN}
+    before = len(running.orders())
+    verbs = ["pause", "resume", "pause"]
+    for number, verb in enumerate(verbs, 1):
+        url = f"http://127.0.0.1:{daemon.port}"
+        sent = Process(tmp_path / f"order{number}", verb, url, "--why", f"order {number}", "--wait", "0s", env=env)
+        sent.wait(60)
+        daemon.kill()
+        daemon = DaemonProcess(running.study, tmp_path / "daemon.log", *RUN, env=TOKEN_LINES)
+        try:
+            daemon.wait_until_ready()
+            wait_until(lambda n=number: len(running.orders()) == before + n, "the order is carried out once")
+        finally:
+            if number == len(verbs):
+                daemon.kill()
+    assert [(o["order"]["who"], o["order"]["why"], o["said"]) for o in running.orders()[before:]] == [
+        ("ann", f"order {n}", f"stage is {'paused' if verb == 'pause' else 'ramp'}") for n, verb in enumerate(verbs, 1)
+    ]
+    assert trimtab("verify", str(running.journal)).returncode == 0

@@ -1,0 +1,32 @@
+"""A real Chromium: Debian's, or the one that TRIMTAB_TEST_CHROMIUM names, driven by Playwright."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, sync_playwright
+
+ARGUMENTS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run"),
+)
+
+
+def path() -> str | None:
+    """Where the browser is; None when there is none."""
+    return os.environ.get("TRIMTAB_TEST_CHROMIUM") or shutil.which("chromium")
+
+
+def missing() -> str | None:
+    """Why there is none, or None."""
+    return None if path() else "Chromium is not installed (apt-get install chromium)"
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A browser that is closed at the end."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path(), args=list(ARGUMENTS))
+        yield browser
+        browser.close()

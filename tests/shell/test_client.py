@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import pytest
+
+from controller import cli
+from controller.shell.client import CA, TOKEN, Refused, Remote, Unreachable, of_journal
+from controller.shell.journal import Journal
+from controller.shell.messages import Order
+from controller.shell.publisher import MemoryPublisher
+from controller.shell.recorder import Recorder
+from simulators.study import Services, study_text
+from tests.services.process import free_port
+from tests.shell.interface import ANN, BOB, Interface, serving_world
+from tests.shell.loop import PLAN, START_MS, WORLD, World
+
+NOWHERE = Services(bootstrap="127.0.0.1:1", redis_url="redis://127.0.0.1:1/0")
+
+
+def test_a_study_is_asked_for_with_the_token_of_the_environment(world: World) -> None:
+    with serving_world(world) as (_, interface):
+        assert Remote(interface.url + "/", {TOKEN: BOB}).study()["study"] == "quick"
+        with pytest.raises(Refused, match=rf"{interface.url}: a token is needed"):
+            Remote(interface.url, {}).study()
+        with pytest.raises(Refused, match="bob is a viewer"):
+            Remote(interface.url, {TOKEN: BOB}).order(Order("pause", "x"), 0.0)
+
+
+def test_an_order_is_waited_for_no_longer_than_asked(world: World) -> None:
+    with serving_world(world) as (rig, interface):
+        remote = Remote(interface.url, {TOKEN: ANN})
+        assert remote.order(Order("pause", "x"), 0.0).applied is False
+        rig.turn()
+        assert world.table.stage == "explore", "the table is published at the turn after"
+
+
+def test_what_does_not_answer_is_told_from_what_refuses(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match="Connection refused"):
+        Remote(f"http://127.0.0.1:{free_port()}", {}).study()
+    with pytest.raises(Refused, match=f"{CA}: .*none.pem"):
+        Remote("https://127.0.0.1:1", {CA: str(tmp_path / "none.pem")})
+
+
+def test_a_journal_names_the_daemon_that_wrote_it_last(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "j", PLAN.study) as journal:
+        assert of_journal(journal) is None
+        Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall")
+        assert of_journal(journal) is None
+        Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall", admin="http://127.0.0.1:9")
+        found = of_journal(journal)
+        assert found is not None
+        assert found.url == "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study file beside the world's journal."""
+    path = tmp_path / "quick.toml"
+    path.write_text(study_text(WORLD, NOWHERE))
+    return path
+
+
+def known(world: World, interface: Interface) -> None:
+    """Enter the interface's address as the daemon's own start does."""
+    with Journal.open(world.path, PLAN.study) as journal:
+        Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "events", admin=interface.url)
+
+
+def test_commands_use_the_interface_with_a_token_and_the_inbox_without(
+    world: World, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving_world(world) as (_, interface):
+        known(world, interface)
+        monkeypatch.setenv(TOKEN, ANN)
+        assert cli.main(["pause", str(study), "--wait", "0s"]) == 1
+        assert 'asks for a reason: --why "..."' in capsys.readouterr().err
+        assert cli.main(["pause", str(study), "--who", "eve", "--why", "x", "--wait", "0s"]) == 1
+        assert "--who is not for the admin interface" in capsys.readouterr().err
+        cli.main(["pause", str(study), "--why", "by interface", "--wait", "0s"])
+        cli.main(["approve", interface.url, "--why", "by address", "--candidate", "c3", "--wait", "0s"])
+        monkeypatch.setenv(TOKEN, BOB)
+        assert cli.main(["reject", str(study), "--why", "x", "--wait", "0s"]) == 1
+        assert "bob is a viewer" in capsys.readouterr().err
+        monkeypatch.delenv(TOKEN)
+        cli.main(["resume", str(study), "--who", "root", "--why", "by inbox", "--wait", "0s"])
+    with Journal.read_only(world.path) as journal:
+        assert [order.command for order in journal.inbox()] == [
+            {"command": "pause", "who": "ann", "why": "by interface"},
+            {"command": "approve", "who": "ann", "why": "by address", "candidate": "c3"},
+            {"command": "resume", "who": "root", "why": "by inbox"},
+        ]
+
+
+def test_an_order_goes_into_the_journal_where_no_daemon_answers(
+    world: World, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving_world(world) as (_, interface):
+        known(world, interface)
+    monkeypatch.setenv(TOKEN, ANN)
+    assert cli.main(["pause", str(study), "--why", "x", "--wait", "0s"]) == 1
+    said = capsys.readouterr()
+    assert "no daemon answers" in said.err
+    assert "waits in the inbox" in said.out
+    with Journal.read_only(world.path) as journal:
+        assert [(order.command["command"], order.command["why"]) for order in journal.inbox()] == [("pause", "x")]
+
+
+def test_status_has_the_daemons_word_where_one_answers(
+    world: World, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving_world(world) as (_, interface):
+        known(world, interface)
+        monkeypatch.setenv(TOKEN, BOB)
+        assert cli.main(["status", str(study)]) == 0
+        assert "the daemon answers: ready, 0 records behind" in capsys.readouterr().out
+        assert cli.main(["status", interface.url]) == 0
+        assert "study quick: explore (the study begins)" in capsys.readouterr().out
+        monkeypatch.setenv(TOKEN, "wrong")
+        assert cli.main(["status", str(study)]) == 0
+        assert "the daemon answers" not in capsys.readouterr().out
+        assert cli.main(["status", interface.url]) == 1
+        assert "this token is not known" in capsys.readouterr().err
+    assert cli.main(["status", str(study)]) == 0
+    assert cli.main(["status", interface.url]) == 1
+    assert "trimtab status: http://127.0.0.1" in capsys.readouterr().err
+
+
+def test_a_token_is_made_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["token", "ann", "--role", "operator"]) == 0
+    out = capsys.readouterr().out
+    assert "shown this once:  trimtab_" in out
+    assert "ann operator sha256:" in out
+    assert cli.main(["token", "a b"]) == 1
+    assert "the name: is no token" in capsys.readouterr().err

@@ -1,0 +1,87 @@
+import msgspec
+import numpy as np
+import pytest
+
+from controller.core.evidence import deal_changes, deal_sums, trial_sums
+from controller.core.safety import Guardrail
+from controller.shell.effects import UNKNOWN, Z95, Effect, arm_effects, effect, margins, measured, pooled
+from tests.core.loop import PLAN, Loop, at_stage, varied
+
+
+def served(loop: Loop) -> int:
+    """The newest deal with vectors and traffic."""
+    control, cells = loop.state.control, loop.state.windows.cells
+    return max(d for d, deal in control.deals.items() if len(deal.arms) > 1 and deal_sums(control, cells, d))
+
+
+def test_an_interval_is_two_standard_errors_to_either_side() -> None:
+    assert effect(0.02, 0.01) == Effect(0.02, 0.02 - Z95 * 0.01, 0.02 + Z95 * 0.01)
+    assert effect(float("nan"), 0.01) == effect(0.0, float("inf")) == UNKNOWN
+
+
+def test_arms_are_told_as_they_are_estimated() -> None:
+    loop = at_stage("explore")
+    loop.windows(2)
+    control, id_ = loop.state.control, served(loop)
+    deal, cell = control.deals[id_], deal_sums(control, loop.state.windows.cells, id_)
+    assert cell is not None
+    changes = deal_changes(PLAN, deal, cell)
+    found = arm_effects(PLAN, cell, deal.buckets.astype(np.int64), len(deal.arms), deal.history)
+    assert len(found) == len(deal.arms) - 1
+    for a, arm in enumerate(found):
+        for m, metric in enumerate(arm.metrics):
+            assert metric.metric == PLAN.metrics[m].name
+            change, se = float(changes.change[m, 0, a]), float(changes.covariance[m, 0, a, a]) ** 0.5
+            assert metric.effect == effect(change, se)
+        watch = arm.metrics[0].effect  # which alone is the objective
+        assert (arm.gain.change, arm.gain.low) == (pytest.approx(watch.change), pytest.approx(watch.low))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "state"), [(-0.04, 0.02, "kept"), (-0.06, -0.02, "unsure"), (-0.09, -0.06, "broken")]
+)
+def test_a_guardrail_is_kept_only_where_the_whole_interval_is(low: float, high: float, state: str) -> None:
+    middle = (low + high) / 2
+    fall = margins(PLAN, {"ctr": Effect(middle, low, high), "watch": UNKNOWN})
+    assert (fall[0].state, fall[0].side, fall[0].margin) == (state, "min", pytest.approx(middle + 0.05))
+    plan = varied(guardrails=(Guardrail("ctr", max_change=0.05),))
+    rise = margins(plan, {"ctr": Effect(-middle, -high, -low), "watch": UNKNOWN})
+    assert (rise[0].state, rise[0].side, rise[0].margin) == (state, "max", pytest.approx(middle + 0.05))
+
+
+def test_what_cannot_be_measured_is_not_kept() -> None:
+    assert margins(PLAN, {"ctr": UNKNOWN, "watch": UNKNOWN})[0].state == "unsure"
+
+
+def test_pooling_weighs_by_precision() -> None:
+    once, twice = pooled([effect(0.01, 0.02)]), pooled([effect(0.01, 0.01), effect(0.04, 0.02)])
+    assert once == pytest.approx(effect(0.01, 0.02))
+    assert twice.change == pytest.approx((4 * 0.01 + 0.04) / 5)
+    assert twice.high - twice.change == pytest.approx(Z95 / (1 / 0.01**2 + 1 / 0.02**2) ** 0.5)
+    assert pooled([UNKNOWN]) == pooled([]) == UNKNOWN
+
+
+def test_exploring_traffic_is_told_as_one_over_the_deals_that_are_open() -> None:
+    loop = Loop()
+    assert measured(PLAN, loop.state.control, loop.state.windows.cells) is None
+    loop.windows(4)
+    found = measured(PLAN, loop.state.control, loop.state.windows.cells)
+    assert found is not None
+    assert (found.what, found.arm) == ("exploring", "")
+    assert found.deals >= 2
+    assert found.events % PLAN.buckets == 0
+    assert [m.metric for m in found.effects.metrics] == ["watch", "ctr"]
+
+
+def test_a_candidate_is_told_by_its_whole_test() -> None:
+    loop = at_stage("confirm")
+    loop.windows(2)
+    control, cells = loop.state.control, loop.state.windows.cells
+    found, cell = measured(PLAN, control, cells), trial_sums(control, cells)
+    assert found is not None
+    assert cell is not None
+    assert control.trial is not None
+    assert (found.what, found.arm, found.events) == ("candidate", control.carry.candidate.arm, int(cell.events.sum()))
+    changes = deal_changes(PLAN, control.trial, cell)
+    assert found.effects.metrics[0].effect.change == pytest.approx(float(changes.change[0, 0, 0]))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found

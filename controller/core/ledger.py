@@ -61,6 +61,12 @@ def unpack(data: bytes, recorded: Cells) -> tuple[Statistics, Cells]:
     return Statistics(seen.end_ms, cells, seen.units, seen.quality, seen.rejected, seen.arrived), recorded
 
 
+def counted(data: bytes) -> tuple[Quality, int, int]:
+    """Of packed statistics: the window's rows, and those refused and all that came since the decision before."""
+    seen = codec.decode(data, _Seen)
+    return seen.quality, seen.rejected, seen.arrived
+
+
 def without(recorded: Cells, end_ms: int) -> Cells:
     """The recorded sums without a window that was sealed."""
     return {key: cell for key, cell in recorded.items() if key[0] != end_ms}

@@ -12,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from controller.shell.access import TOKENS
+from controller.shell.client import TOKEN, Remote
 from controller.shell.journal import Journal
 from simulators.catalog import world_named
 from simulators.study import Services, study_text
@@ -24,13 +25,13 @@ ANN, BOB = "the-token-of-ann-who-operates", "the-token-of-bob-who-looks-on"
 TOKEN_LINES = {TOKENS: f"ann operator {ANN}\nbob viewer {BOB}"}
 ROLLOUT = """
 [rollout]
-explore_min = "6h"
-explore_max = "8h"
-confirm = "4h"
+explore_min = "12h"
+explore_max = "14h"
+confirm = "8h"
 ramp_step = "1h"
 require_approval = true
 """
-HOURS = 24
+HOURS = 120  # at most: the run ends when a candidate awaits approval
 RUN = ("--clock", "events", "--from", "earliest")
 
 
@@ -72,8 +73,14 @@ def running(
         world = Process(folder / "world.log", "simulate", "quick", "--study", str(study), *hours)
         ends.callback(world.kill)
         daemon.wait_until_ready()
-        assert world.wait(200) == 0, world.text[-3000:] + daemon.text[-3000:]
-        assert status(study)["awaiting_approval"], daemon.text[-3000:]
+        remote = Remote(f"http://127.0.0.1:{daemon.port}", {TOKEN: BOB})
+
+        def awaits() -> bool:
+            assert world.running, world.text[-3000:] + daemon.text[-3000:]
+            return bool(remote.study()["awaiting_approval"])
+
+        wait_until(awaits, "a candidate awaits approval", 200, every_s=0.3)
+        world.kill()
         yield Running(daemon, study, folder / "quick.journal")
     kafka_broker.delete_topics(kafka_bootstrap, [topic])
 
@@ -168,7 +175,7 @@ def test_a_person_approves_a_promotion_by_clicking_and_it_happens(running: Runni
 
 @pytest.mark.slow
 def test_an_order_survives_a_kill_between_its_answer_and_the_next_window(running: Running, tmp_path: Path) -> None:
-    daemon, env = running.daemon, {"TRIMTAB_ADMIN_TOKEN": ANN}
+    daemon, env = running.daemon, {TOKEN: ANN}
     before = len(running.orders())
     verbs = ["pause", "resume", "pause"]
     for number, verb in enumerate(verbs, 1):

@@ -1,0 +1,163 @@
+"""What the belief says around a vector: slices of every metric through it, and what each weight is worth.
+
+| symbol | shape | meaning |
+|---|---|---|
+| M, G', d | | judged metrics, groups with weights of their own, free weights |
+| x | (P,) | positions along one side of the unit cube |
+| f | | the objective's posterior mean |
+| A, B, A_B^i | (N, d) | random points; A with its column i from B |
+"""
+
+import msgspec
+import numpy as np
+from scipy.stats import qmc
+
+from controller.assignment import ALL
+from controller.core.belief import Believed, believe, judged_metrics, points
+from controller.core.control import HOUR_MS, Control, Theta, tuned
+from controller.core.evidence import live_evidence
+from controller.core.kernel import Floats
+from controller.core.plan import Plan
+from controller.core.windows import Cell
+
+STEPS = 33  # points of a slice
+SOBOL_POINTS = 512  # N: an index is known to some 0.03
+DRAWS = 2000  # for intervals of a difference
+FLAT = 1e-12  # variance of an objective that no weight moves
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """One group's slice: the metric's relative change along a weight, all else as in the vector."""
+
+    segment: str
+    chosen: float  # the vector's own weight
+    mean: tuple[float, ...]  # P
+    sd: tuple[float, ...]
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """A metric along a weight."""
+
+    metric: str
+    weight: str
+    values: tuple[float, ...]  # P, of the weight
+    curves: tuple[Curve, ...]  # G'
+
+
+class Worth(msgspec.Struct, frozen=True):
+    """What a weight is worth.
+
+    `share`: its total effect on the objective over the whole space, as a part of the variance (interactions count for
+    each weight in them, so shares may add up to more than 1). `kept`: what the vector gains by this weight alone: its
+    objective less that of the vector with this weight back at the baseline; 2.5 and 97.5 % beside it.
+    """
+
+    weight: str
+    share: float
+    kept: float
+    low: float
+    high: float
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """What is expected of the vector in a metric, over groups by their share of the objective."""
+
+    metric: str
+    mean: float
+    sd: float
+
+
+class Surface(msgspec.Struct, frozen=True):
+    """All of it."""
+
+    rows: int  # observations behind it
+    segments: tuple[str, ...]  # G'
+    expected: tuple[Expected, ...]  # M
+    slices: tuple[Slice, ...]
+    worth: tuple[Worth, ...]  # d
+
+
+def surface(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], theta: Theta) -> Surface:
+    """The belief around a vector as of the newest decision. `cells`: sums that are not sealed."""
+    carry, plan = control.carry, tuned(plan, control.carry)
+    seen = {key: cell for key, cell in cells.items() if key[0] <= carry.decided_through_ms}
+    hour = (carry.decided_through_ms - (carry.started_ms or 0)) / HOUR_MS
+    believed = believe(plan, control, live_evidence(plan, control, seen), hour)
+    unit = points(plan, believed.space, believed.groups, theta)  # (G', d)
+    names = (ALL, *plan.segments)
+    return Surface(
+        rows=believed.posterior.rows,
+        segments=tuple(names[group] for group in believed.groups),
+        expected=_expected(plan, believed, unit),
+        slices=tuple(_slices(plan, believed, unit)),
+        worth=tuple(_worth(plan, believed, unit, np.random.default_rng((plan.seed, carry.decided_through_ms)))),
+    )
+
+
+def total_effects(f_a: Floats, f_mixed: Floats) -> Floats:
+    """(d,) total-effect indices from f(A), (N,), and f(A_B^i), (d, N).
+
+    Jansen's estimator: E[(f(A) - f(A_B^i))^2] / 2 V[f] (Saltelli et al. 2010, "Variance based sensitivity analysis of
+    model output", table 2, f). All zero where f does not vary.
+    """
+    variance = float(f_a.var())
+    return np.asarray(
+        ((f_a - f_mixed) ** 2).mean(axis=1) / (2.0 * variance) if variance > FLAT else 0.0 * f_mixed[:, 0]
+    )
+
+
+def _shares(believed: Believed) -> Floats:
+    return np.asarray(believed.shares / believed.shares.sum())
+
+
+def _expected(plan: Plan, believed: Believed, unit: Floats) -> tuple[Expected, ...]:
+    told = [believed.posterior.mean_sd(unit[[k]], g, believed.hour) for k, g in enumerate(believed.groups)]
+    part = _shares(believed)
+    mean = sum(p * m[:, 0] for p, (m, _) in zip(part, told, strict=True))
+    sd = sum(p * s[:, 0] for p, (_, s) in zip(part, told, strict=True))  # groups err together: no smaller than this
+    metrics = [plan.metrics[m].name for m in judged_metrics(plan)]
+    return tuple(Expected(name, float(m), float(s)) for name, m, s in zip(metrics, mean, sd, strict=True))
+
+
+def _slices(plan: Plan, believed: Believed, unit: Floats) -> list[Slice]:
+    metrics = [plan.metrics[m].name for m in judged_metrics(plan)]
+    x, found, names = np.linspace(0.0, 1.0, STEPS), [], (ALL, *plan.segments)
+    for i, free in enumerate(believed.space.free):
+        along = np.repeat(unit[:, None], STEPS, axis=1)  # (G', P, d)
+        along[:, :, i] = x
+        values = believed.space.to_theta(along[0])[:, free]
+        chosen = believed.space.to_theta(unit)[:, free]
+        told = [believed.posterior.mean_sd(along[k], g, believed.hour) for k, g in enumerate(believed.groups)]
+        for m, metric in enumerate(metrics):
+            curves = tuple(
+                Curve(names[g], float(chosen[k]), tuple(told[k][0][m].tolist()), tuple(told[k][1][m].tolist()))
+                for k, g in enumerate(believed.groups)
+            )
+            found.append(Slice(metric, plan.weights[free].name, tuple(values.tolist()), curves))
+    return found
+
+
+def _worth(plan: Plan, believed: Believed, unit: Floats, rng: np.random.Generator) -> list[Worth]:
+    d, coefficients = believed.space.d, np.array(believed.goal.objective)
+    share, gains = np.zeros(d), np.zeros((DRAWS, d))
+    both = qmc.Sobol(2 * d, rng=rng).random(SOBOL_POINTS)
+    mixed = np.repeat(both[None, :, :d], d, axis=0)  # (d, N, d)
+    for i in range(d):
+        mixed[i, :, i] = both[:, d + i]
+    for k, (group, part) in enumerate(zip(believed.groups, _shares(believed), strict=True)):
+
+        def f(at: Floats, group: int = group) -> Floats:
+            return np.asarray(coefficients @ believed.posterior.mean(at, group, believed.hour))
+
+        share += part * total_effects(f(both[:, :d]), np.stack([f(points_) for points_ in mixed]))
+        back = np.repeat(unit[[k]], d + 1, axis=0)  # the vector itself last
+        back[np.arange(d), np.arange(d)] = believed.space.baseline_unit
+        drawn = np.einsum("m,smk->sk", coefficients, believed.posterior.draw(back, group, believed.hour, rng, DRAWS))
+        gains += part * (drawn[:, [d]] - drawn[:, :d])
+    low, high = np.quantile(gains, (0.025, 0.975), axis=0)
+    kept = gains.mean(axis=0)
+    names = [plan.weights[free].name for free in believed.space.free]
+    return [
+        Worth(n, float(s), float(g), float(a), float(b))
+        for n, s, g, a, b in zip(names, share, kept, low, high, strict=True)
+    ]

@@ -1,0 +1,287 @@
+"""What a study found, and how: read from its journal in one pass, bounded however long the study has run."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from controller.assignment import ALL, CONTROL
+from controller.core import ledger
+from controller.core.advance import measured_gain
+from controller.core.control import Control, Theta, tuned
+from controller.core.evidence import trial_sums
+from controller.core.plan import Plan, digest
+from controller.core.step import State
+from controller.core.surface import Surface, surface
+from controller.core.windows import Cell
+from controller.shell.board import HistoryEntry, history_entry
+from controller.shell.effects import ArmEffects, Effect, Measured, arm_effects, effect, measured
+from controller.shell.journal import Journal, Recorded, check_chain
+from controller.shell.recorder import restored
+from controller.shell.story import SENTENCES
+from controller.shell.verdict import Verdict, judged
+
+DAY_MS = 86_400_000
+MAX_DECISIONS = 1500  # in the log, one by one: two months of hourly windows; older ones by day
+MAX_EVENTS = 1500
+MAX_DAYS = 800
+MAX_POINTS = 400  # of the curve of expected gain
+MAX_STARTS = 50
+
+Progress = Callable[[int, int], None]  # entries read, of
+
+
+class Day(msgspec.Struct, frozen=True):
+    """A day (UTC) of decisions and of sealed windows' rows, by what became of them."""
+
+    day_ms: int
+    decisions: dict[str, int] = {}  # outcome -> windows
+    accepted: int = 0
+    misattributed: int = 0
+    fallback: int = 0
+    unknown_version: int = 0
+    rejected: int = 0  # refused before they could be counted to a window
+    sealed: int = 0  # windows
+
+
+class Start(msgspec.Struct, frozen=True):
+    """One start of a daemon, and what it ran on."""
+
+    at_ms: int
+    epoch: int
+    about: dict[str, str]
+
+
+class PlanChange(msgspec.Struct, frozen=True):
+    """An edit of the study file that the study has followed."""
+
+    at_ms: int
+    digest: str
+    changed: tuple[str, ...]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What the candidate gained while it had a share of the traffic, its confirm test first."""
+
+    share: float
+    gain: Effect
+
+
+class SegmentEffects(msgspec.Struct, frozen=True):
+    """What the vector does in one segment."""
+
+    segment: str
+    effects: ArmEffects
+
+
+class Findings(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole story. Changes are relative to control; times in ms since the epoch on the daemon's clock."""
+
+    study: str
+    journal: str
+    entries: int
+    head: str
+    chain: str  # "whole", or what is broken
+    verdict: Verdict
+    plan: Plan | None  # the newest; None: no daemon has run
+    plan_digest: str
+    plan_changes: tuple[PlanChange, ...] = ()
+    starts: tuple[Start, ...] = ()  # the newest
+    started: int = 0  # all
+    began_ms: int = 0
+    decided_through_ms: int = 0
+    sealed_through_ms: int = 0
+    theta: Theta | None = None  # the vector that the report is about
+    measured: Measured | None = None
+    steps: tuple[Step, ...] = ()
+    segments: tuple[SegmentEffects, ...] = ()
+    surface: Surface | None = None
+    vectors: int = 0  # dealt so far
+    banned: int = 0
+    notice: str = ""
+    curve: tuple[HistoryEntry, ...] = ()  # decisions, thinned
+    decisions: tuple[HistoryEntry, ...] = ()  # the newest
+    decided: int = 0  # all
+    outcomes: dict[str, int] = {}
+    events: tuple[HistoryEntry, ...] = ()  # the newest
+    happened: int = 0  # all
+    days: tuple[Day, ...] = ()
+
+
+class _Story:
+    """What one pass over the ledger gathers."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.plan_digest = ""
+        self.plan_changes: list[PlanChange] = []
+        self.starts: deque[Start] = deque(maxlen=MAX_STARTS)
+        self.decisions: deque[HistoryEntry] = deque(maxlen=MAX_DECISIONS)
+        self.events: deque[HistoryEntry] = deque(maxlen=MAX_EVENTS)
+        self.curve: list[HistoryEntry] = []
+        self.days: dict[int, Day] = {}
+        self.counts: Counter[str] = Counter()  # "decided", "events", "starts"
+        self.outcomes: Counter[str] = Counter()
+        self.first_ms = 0
+        self._every = 1  # decisions between two points of the curve
+
+    def take(self, entry: Recorded) -> None:
+        """One entry more."""
+        told = history_entry(entry.at_ms, entry.kind, entry.body) if entry.kind in _TOLD else None
+        if told is not None and told.kind == "decided":
+            self._decided(told, entry)
+        elif told is not None:
+            self.counts["events"] += 1
+            self.events.append(told)
+        match entry.kind:
+            case "study_started" | "plan_changed":
+                self._planned(entry)
+            case "daemon_started":
+                self.counts["starts"] += 1
+                self.starts.append(Start(entry.at_ms, entry.body["epoch"], entry.body["about"]))
+            case "sealed":
+                self._sealed(entry)
+
+    def _planned(self, entry: Recorded) -> None:
+        body = entry.body
+        self.plan, self.plan_digest = msgspec.convert(body["plan"], Plan), body["digest"]
+        if entry.kind == "plan_changed":
+            self.plan_changes.append(PlanChange(entry.at_ms, body["digest"], tuple(body["changed"])))
+
+    def _decided(self, told: HistoryEntry, entry: Recorded) -> None:
+        end_ms = told.window_end_ms or 0
+        self.first_ms = self.first_ms or end_ms
+        self.counts["decided"] += 1
+        self.outcomes[told.outcome] += 1
+        self.decisions.append(told)
+        if self.counts["decided"] % self._every == 0:
+            self.curve.append(msgspec.structs.replace(told, what=""))
+        if len(self.curve) > 2 * MAX_POINTS:
+            self.curve, self._every = self.curve[1::2], 2 * self._every
+        day = self._day(end_ms)
+        seen = day.decisions | {told.outcome: day.decisions.get(told.outcome, 0) + 1}
+        refused = 0 if entry.data is None else ledger.counted(entry.data)[1]
+        self.days[day.day_ms] = msgspec.structs.replace(day, decisions=seen, rejected=day.rejected + refused)
+
+    def _sealed(self, entry: Recorded) -> None:
+        day = self._day(entry.body["window_end_ms"])
+        rows = ledger.counted(entry.data or b"")[0]
+        self.days[day.day_ms] = msgspec.structs.replace(
+            day,
+            accepted=day.accepted + rows.accepted,
+            misattributed=day.misattributed + rows.misattributed,
+            fallback=day.fallback + rows.fallback,
+            unknown_version=day.unknown_version + rows.unknown_version,
+            sealed=day.sealed + 1,
+        )
+
+    def _day(self, end_ms: int) -> Day:
+        day_ms = (end_ms - 1) // DAY_MS * DAY_MS
+        return self.days.get(day_ms, Day(day_ms))
+
+
+_TOLD = frozenset(SENTENCES) | {"decided"}
+_READ = tuple(_TOLD | {"sealed"})
+
+
+def findings(path: Path, progress: Progress = lambda done, total: None) -> Findings:
+    """Everything that the report tells.
+
+    Raises:
+        JournalRefused, JournalFailed: it is no journal of this version, or cannot be read.
+        JournalCorrupt: an entry is damaged so that it cannot be read at all.
+    """
+    broken = check_chain(path)
+    with Journal.read_only(path) as journal, journal.snapshot():
+        head, study, state = journal.head(), journal.study(), restored(journal)
+        story = _read(journal.entries(_READ), head.seq, progress)
+    plan, control = story.plan, None if state is None else state.control
+    found = Findings(
+        study=study,
+        journal=str(path),
+        entries=head.seq,
+        head=head.hash.hex(),
+        chain="whole" if broken is None else str(broken),
+        verdict=judged(plan, control, None, None, story.outcomes),
+        plan=plan,
+        plan_digest=story.plan_digest,
+        plan_changes=tuple(story.plan_changes),
+        starts=tuple(story.starts),
+        started=story.counts["starts"],
+        began_ms=story.first_ms,
+        curve=tuple(story.curve),
+        decisions=tuple(story.decisions),
+        decided=story.counts["decided"],
+        outcomes=dict(story.outcomes),
+        events=tuple(story.events),
+        happened=story.counts["events"],
+        days=tuple(story.days[day] for day in sorted(story.days))[-MAX_DAYS:],
+    )
+    return found if plan is None or state is None else _with_state(found, plan, state)
+
+
+def _read(entries: Iterable[Recorded], total: int, progress: Progress) -> _Story:
+    story = _Story()
+    for entry in entries:
+        story.take(entry)
+        if entry.seq % 64 == 0 or entry.seq == total:
+            progress(entry.seq, total)
+    return story
+
+
+def _with_state(found: Findings, plan: Plan, state: State) -> Findings:
+    control, cells = state.control, state.windows.cells
+    carry, plan = control.carry, tuned(plan, control.carry)
+    vector = carry.candidate or carry.pick
+    theta = {ALL: tuple(w.baseline for w in plan.weights)} if vector is None else vector.theta
+    seen = measured(plan, control, cells)
+    around = surface(plan, control, cells, theta) if carry.decided_through_ms else None
+    return msgspec.structs.replace(
+        found,
+        verdict=judged(plan, control, seen, around, found.outcomes),
+        decided_through_ms=carry.decided_through_ms,
+        sealed_through_ms=carry.sealed_through_ms,
+        theta=None if vector is None else vector.theta,
+        measured=seen,
+        steps=_steps(plan, control, cells),
+        segments=_by_segment(plan, control, cells),
+        surface=around,
+        vectors=carry.arms,
+        banned=len(carry.banned),
+        notice=carry.notice,
+    )
+
+
+def _steps(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[Step, ...]:
+    """The shares that are behind the candidate, and the one that it has now."""
+    steps = [Step(step.share, effect(step.gain, step.se)) for step in control.carry.shares]
+    cell, trial = trial_sums(control, cells), control.trial
+    if control.carry.candidate is not None and trial is not None and cell is not None:
+        now = float(np.mean(trial.buckets == 1))
+        if not steps or abs(steps[-1].share - now) > 1e-9:
+            steps.append(Step(now, effect(*measured_gain(plan, trial, cell))))
+    return tuple(steps)
+
+
+def _by_segment(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[SegmentEffects, ...]:
+    """The candidate's test by segment; nothing without a test."""
+    trial, cell = control.trial, trial_sums(control, cells)
+    if control.carry.candidate is None or trial is None or cell is None or CONTROL not in trial.names:
+        return ()
+    arm_of = trial.buckets.astype(np.int64)
+    return tuple(
+        SegmentEffects(segment, arm_effects(plan, cell, arm_of, len(trial.arms), trial.history, group)[0])
+        for group, segment in enumerate(plan.segments, 1)
+    )
+
+
+def plan_of(found: Findings) -> dict[str, Any]:
+    """The plan as JSON values; {} without one. Its digest is `digest` of the same."""
+    if found.plan is None:
+        return {}
+    assert digest(found.plan) == found.plan_digest or found.chain != "whole"
+    values: dict[str, Any] = msgspec.to_builtins(found.plan)
+    return values

@@ -1,0 +1,136 @@
+"""The answer of a study, first and in plain words: what was promoted, what it gains, and what it keeps."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from controller.core.advance import GATE_BETTER, GATE_FEASIBLE
+from controller.core.control import Carry, Control
+from controller.core.plan import Plan
+from controller.core.surface import Surface
+from controller.shell.effects import Effect, Margin, Measured, effect, margins
+from controller.shell.story import moment
+
+Answer = Literal["promoted", "in progress", "nothing", "stopped", "not begun"]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What to tell somebody who reads one paragraph."""
+
+    answer: Answer
+    headline: str
+    sentences: tuple[str, ...]
+    gain: Effect | None = None  # of the vector that the headline is about
+    basis: str = ""  # what the gain and the margins rest on
+    margins: tuple[Margin, ...] = ()
+
+
+def judged(
+    plan: Plan | None,
+    control: Control | None,
+    seen: Measured | None,
+    around: Surface | None,
+    outcomes: Mapping[str, int],
+) -> Verdict:
+    """The verdict. `seen`: what is measured on live traffic; `around`: what is believed of the vector."""
+    if plan is None or control is None or not control.carry.decided_through_ms:
+        return Verdict("not begun", "This study has decided nothing yet.", ())
+    carry, windows = control.carry, sum(outcomes.values())
+    through = f"{windows} windows were decided on, the last ends {moment(carry.decided_through_ms)} UTC."
+    if carry.stage in ("paused", "rolled_back"):
+        return _stopped(carry, through)
+    if carry.candidate is not None:
+        return _tested(carry, seen, through)
+    if carry.pick is not None:
+        return _exploring(plan, carry, around, through)
+    return _nothing(carry, seen, through)
+
+
+def _tested(carry: Carry, seen: Measured | None, through: str) -> Verdict:
+    assert carry.candidate is not None
+    name, own = carry.candidate.arm, seen is not None and seen.what == "candidate"
+    gain = seen.effects.gain if seen is not None and own else None
+    rails = seen.effects.margins if seen is not None and own else ()
+    basis = (
+        f"{name} against control, all traffic of its test at the present share ({seen.events:,} events)"
+        if seen and own
+        else ""
+    )
+    told = "nothing is measured of it yet" if gain is None else f"it gains {interval(gain)} in the objective"
+    match carry.stage:
+        case "hold":
+            answer: Answer = "promoted"
+            said = f"{name} was promoted and is held: {told}."
+        case "ramp":
+            answer = "promoted"
+            said = f"{name} is confirmed and is being ramped up: {told}."
+        case _ if carry.awaiting_approval:
+            answer = "in progress"
+            said = f"{name} is confirmed and awaits an operator's approval: {told}."
+        case _:
+            answer = "in progress"
+            said = f"{name} is being tested on fresh data and is not confirmed: {told} so far."
+    return Verdict(answer, said, (*_guarded(rails), f"Why this stage: {carry.reason}.", through), gain, basis, rails)
+
+
+def _exploring(plan: Plan, carry: Carry, around: Surface | None, through: str) -> Verdict:
+    pick = carry.pick
+    assert pick is not None
+    gain = effect(pick.gain_mean, pick.gain_sd)
+    rails: tuple[Margin, ...] = ()
+    if around is not None:
+        by_metric = {one.metric: effect(one.mean, one.sd) for one in around.expected}
+        judged_rails = tuple(rail for rail in plan.guardrails if rail.metric in by_metric)
+        rails = margins(msgspec.structs.replace(plan, guardrails=judged_rails), by_metric)
+    sure = pick.p_better >= GATE_BETTER and pick.p_feasible >= GATE_FEASIBLE
+    said = "Nothing has been promoted. " + (
+        f"The best vector known is expected to gain {interval(gain)}, and has yet to prove it on fresh data."
+        if sure
+        else f"No vector is surely better yet: the best known is expected to gain {interval(gain)}."
+    )
+    chances = (
+        f"P(it is better than the baseline) is {pick.p_better:.0%}, {GATE_BETTER:.0%} is asked for before a test; "
+        f"P(it keeps every guardrail) is {pick.p_feasible:.0%}, {GATE_FEASIBLE:.0%} is asked for."
+    )
+    basis = "what the posterior expects of it, from all exploring; chosen as the best, so it may disappoint"
+    answer: Answer = "in progress" if sure else "nothing"
+    return Verdict(answer, said, (chances, f"Why this stage: {carry.reason}.", through), gain, basis, rails)
+
+
+def _nothing(carry: Carry, seen: Measured | None, through: str) -> Verdict:
+    said = "This study has found nothing: no vector is known to be better than the baseline and inside the guardrails."
+    tried = f"{carry.arms} vectors were dealt, {len(carry.banned)} of them stopped or not confirmed."
+    whole = (
+        ()
+        if seen is None
+        else (f"All exploring traffic together, against control: {interval(seen.effects.gain)} in the objective.",)
+    )
+    return Verdict("nothing", said, (tried, *whole, f"Why this stage: {carry.reason}.", through))
+
+
+def _stopped(carry: Carry, through: str) -> Verdict:
+    state = "paused" if carry.stage == "paused" else "rolled back"
+    said = f"This study is {state}: all traffic is on control."
+    left = f"It was in {carry.before} before." + (
+        f" Its candidate was {carry.candidate.arm}." if carry.candidate else ""
+    )
+    return Verdict("stopped", said, (f"Why: {carry.reason}.", left, through))
+
+
+def _guarded(rails: tuple[Margin, ...]) -> tuple[str, ...]:
+    if not rails:
+        return ("No guardrail is measured.",)
+    words = {"kept": "is kept", "unsure": "is not surely kept", "broken": "is broken"}
+    return tuple(
+        f"The guardrail on {rail.metric} ({'at least' if rail.side == 'min' else 'at most'} {rail.limit:+.2%}) "
+        f"{words[rail.state]}: {interval(rail.effect)}."
+        for rail in rails
+    )
+
+
+def interval(found: Effect) -> str:
+    """As in `+5.72% (95 % interval +4.71% to +6.72%)`."""
+    if found.change is None or found.low is None or found.high is None:
+        return "an amount that cannot be measured"
+    return f"{found.change:+.2%} (95 % interval {found.low:+.2%} to {found.high:+.2%})"

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from scipy.stats import qmc
+
+from controller.core.belief import believe, points
+from controller.core.control import HOUR_MS
+from controller.core.evidence import live_evidence
+from controller.core.surface import STEPS, surface, total_effects
+from tests.core.loop import PLAN, Loop, at_stage, indifferent, varied
+
+
+def test_total_effects_are_those_of_ishigami() -> None:
+    """Closed forms: Saltelli et al. 2008, "Global sensitivity analysis: the primer", 4.4, with a = 7, b = 0.1."""
+    a, b, d = 7.0, 0.1, 3
+    both = (2.0 * qmc.Sobol(2 * d, rng=np.random.default_rng(1)).random(2**14) - 1.0) * np.pi
+
+    def f(x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.sin(x[:, 0]) + a * np.sin(x[:, 1]) ** 2 + b * x[:, 2] ** 4 * np.sin(x[:, 0]))
+
+    mixed = []
+    for i in range(d):
+        one = both[:, :d].copy()
+        one[:, i] = both[:, d + i]
+        mixed.append(f(one))
+    alone = 0.5 * (1 + b * np.pi**4 / 5) ** 2
+    joint = b**2 * np.pi**8 * (1 / 18 - 1 / 50)
+    variance = alone + a**2 / 8 + joint
+    expected = [(alone + joint) / variance, a**2 / 8 / variance, joint / variance]
+    assert total_effects(f(both[:, :d]), np.stack(mixed)) == pytest.approx(expected, abs=0.02)
+
+
+def test_nothing_is_important_where_nothing_varies() -> None:
+    assert total_effects(np.ones(8), np.ones((2, 8))).tolist() == [0.0, 0.0]
+
+
+def told(loop: Loop, theta: dict[str, tuple[float, ...]]) -> object:
+    return surface(PLAN, loop.state.control, loop.state.windows.cells, theta)
+
+
+def test_slices_pass_through_the_vector_and_are_the_beliefs_own() -> None:
+    loop = at_stage("confirm")
+    control, cells = loop.state.control, loop.state.windows.cells
+    theta = control.carry.candidate.theta  # type: ignore[union-attr]
+    found = surface(PLAN, control, cells, theta)
+    assert {(s.metric, s.weight) for s in found.slices} == {
+        (m, w) for m in ("watch", "ctr") for w in ("p_watch", "p_share")
+    }
+    assert all(len(s.values) == len(s.curves[0].mean) == len(s.curves[0].sd) == STEPS for s in found.slices)
+    hour = (control.carry.decided_through_ms - (control.carry.started_ms or 0)) / HOUR_MS
+    believed = believe(PLAN, control, live_evidence(PLAN, control, cells), hour)
+    unit = points(PLAN, believed.space, believed.groups, theta)
+    mean, sd = believed.posterior.mean_sd(unit, 0, believed.hour)
+    assert [(e.mean, e.sd) for e in found.expected] == [
+        pytest.approx((m, s)) for m, s in zip(mean[:, 0], sd[:, 0], strict=True)
+    ]
+    watch = next(s for s in found.slices if (s.metric, s.weight) == ("watch", "p_watch"))
+    assert watch.curves[0].chosen == pytest.approx(theta["all"][1])
+    assert np.interp(theta["all"][1], watch.values, watch.curves[0].mean) == pytest.approx(mean[0, 0], abs=0.002)
+    assert (watch.values[0], watch.values[-1]) == (pytest.approx(0.1), pytest.approx(10.0))
+
+
+def test_the_weight_that_moves_the_objective_is_the_important_one() -> None:
+    """In `pleasant` watch time follows p_watch alone."""
+    loop = at_stage("confirm")
+    loop.windows(2)
+    theta = loop.carry.candidate.theta
+    worth = {w.weight: w for w in surface(PLAN, loop.state.control, loop.state.windows.cells, theta).worth}
+    assert worth["p_watch"].share > 0.9
+    assert worth["p_share"].share < 0.2
+    x = np.log10(theta["all"][1])
+    truth = 0.25 * x - 0.1 * x * x
+    assert worth["p_watch"].low < truth < worth["p_watch"].high
+    assert abs(worth["p_share"].kept) < 0.3 * worth["p_watch"].kept
+
+
+def test_where_weights_do_nothing_none_is_worth_anything() -> None:
+    loop = Loop(truth=indifferent)
+    loop.windows(4)
+    theta = {"all": (1.0, 3.0, 0.5)}
+    for weight in surface(PLAN, loop.state.control, loop.state.windows.cells, theta).worth:
+        assert weight.low < 0.0 < weight.high
+
+
+def test_every_segment_has_a_curve_of_its_own() -> None:
+    plan = varied(segments=("new", "old"))
+    loop = Loop(plan)
+    loop.windows(3)
+    theta = {"all": (1.0, 1.0, 0.0), "new": (1.0, 2.0, 0.0), "old": (1.0, 4.0, 0.0)}
+    found = surface(plan, loop.state.control, loop.state.windows.cells, theta)
+    assert found.segments == ("new", "old")
+    assert [curve.chosen for curve in found.slices[0].curves] == [pytest.approx(2.0), pytest.approx(4.0)]
+
+
+def test_the_same_journal_gives_the_same_figures() -> None:
+    loop = at_stage("confirm")
+    theta = loop.carry.candidate.theta
+    assert told(loop, theta) == told(loop, theta)

@@ -32,6 +32,10 @@ _EITHER = "its file, or the address of its daemon (http://HOST:PORT; the token f
 _WAITS = "waits in the inbox: no daemon has taken it yet; the next one that runs will"
 
 
+class Unwritable(Exception):
+    """A file that cannot be written where a person wants it."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 misused."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -213,19 +217,48 @@ def token(argv: list[str]) -> int:
 
 
 def report(argv: list[str]) -> int:
-    """Tell a study's whole story from its journal."""
+    """Write what a study found, and how, from its journal: one HTML file."""
     parser = _parser("report", json_too=True)
     parser.add_argument("journal", type=Path, metavar="JOURNAL", help="its file, or the study file that names it")
+    parser.add_argument(
+        "--out", metavar="FILE", help="where the HTML goes (JOURNAL's name with .html, here; - is stdout)"
+    )
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="write the figures there too, as SVG")
+    parser.add_argument("--text", action="store_true", help="print it as text instead")
     args = parser.parse_args(argv)
-    from controller.shell.story import current, lines, timeline
+    from controller.shell import findings, fingerprint, story
+    from controller.shell import report as pages
 
+    fingerprint.single_threaded()
     journal = _journal(args.journal)
-    found = current(journal)
-    events = timeline(journal)
-    _show(args.json, found | {"timeline": events}, [
-        *lines(found), "", "how it got there:", *(f"  {event['at']}  {event['what']}" for event in events),
-    ])  # fmt: skip
+    quiet = args.json or not sys.stderr.isatty()
+    found = findings.findings(journal, (lambda done, total: None) if quiet else _reading)
+    if args.figures is not None:
+        _write_figures(args.figures, pages.drawn(found))
+    if args.text or args.json:
+        as_data = {"timeline": story.timeline(journal), "findings": msgspec.to_builtins(found)}
+        _show(args.json, story.current(journal) | as_data, pages.text(found))
+        return 0
+    page, out = pages.page(found), Path(args.out or f"{journal.stem}.html")
+    if args.out == "-":
+        print(page)
+        return 0
+    _written(out, page)
+    print(f"{out} ({len(page.encode()) / 1024:.0f} KB): {found.verdict.headline}")
     return 0
+
+
+def _write_figures(folder: Path, figures: dict[str, str]) -> None:
+    for name, figure in figures.items():
+        _written(folder / name, figure)
+
+
+def _written(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise Unwritable(f"{path}: {error.strerror}; name another place by --out or --figures") from error
 
 
 def verify(argv: list[str]) -> int:
@@ -420,7 +453,7 @@ def _foreseen() -> tuple[type[Exception], ...]:
 
     return (
         CannotConnect, CannotResume, CertificateRefused, ClientMissing, JournalError, NoSuchOffer, PlanRefused, PortTaken,
-        Refused, Superseded, TokensRefused, Unreachable,
+        Refused, Superseded, TokensRefused, Unreachable, Unwritable,
     )  # fmt: skip
 
 
@@ -447,6 +480,11 @@ def _summary(entry: EntryPoint) -> str:
 
 def _show(as_json: bool, found: dict[str, Any], lines: Sequence[str]) -> None:
     print(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+
+
+def _reading(done: int, total: int) -> None:
+    end = "\n" if done == total else "\r"
+    print(f"reading entry {done} of {total}", end=end, file=sys.stderr, flush=True)
 
 
 def _progress(done: int, total: int) -> None:

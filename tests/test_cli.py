@@ -22,7 +22,21 @@ from tests.services.process import free_port
 from tests.shell.loop import PLAN, START_MS, WORLD, Product, entries
 from tests.waiting import wait_until
 
-OWN = ("run", "check", "status", "pause", "resume", "rollback", "approve", "front", "choose", "report", "verify")
+OWN = (
+    "run",
+    "check",
+    "status",
+    "pause",
+    "resume",
+    "rollback",
+    "approve",
+    "reject",
+    "token",
+    "front",
+    "choose",
+    "report",
+    "verify",
+)
 NOWHERE = Services(bootstrap="127.0.0.1:1", redis_url="redis://127.0.0.1:1/0")  # nobody listens on port 1
 
 
@@ -211,7 +225,7 @@ def test_status_report_and_verify_of_a_study_that_has_decided_nothing(
     assert (done.status, done.out.splitlines()[0]) == (0, "study quick: explore (the study begins)")
     assert Done(capsys, "status", str(study), "--json").json["stage"] == "explore"
     for named in (journal, study):
-        done = Done(capsys, "report", str(named))
+        done = Done(capsys, "report", str(named), "--text")
         assert done.status == 0
         assert "daemon started, epoch 1" in done.out
     events = Done(capsys, "report", str(journal), "--json").json["timeline"]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 import msgspec
+import numpy as np
 
 from controller.core.surface import Slice
 from controller.shell.board import HistoryEntry
@@ -23,7 +24,8 @@ STYLE = """
 _CLASSES = """
 text{font:12px system-ui,"DejaVu Sans",sans-serif;fill:var(--soft)}.grid{stroke:var(--line)}.zero{stroke:var(--field)}
 .band{fill:var(--accent-soft)}.curve{fill:none;stroke:var(--accent);stroke-width:2}.dot{fill:var(--accent)}
-.limit{stroke:var(--bad);stroke-dasharray:5 3;stroke-width:1.5}.beyond{fill:var(--bad-soft)}.name{fill:var(--ink);font-weight:600}
+.limit{stroke:var(--bad);stroke-dasharray:5 3;stroke-width:1.5}.beyond{fill:var(--bad-soft)}
+.name{fill:var(--ink);font-weight:600}
 .reach{stroke:var(--accent);stroke-width:3;stroke-linecap:round}.stage{stroke:var(--field);stroke-dasharray:3 3}
 .base{stroke:var(--field);stroke-width:1.5}.bar{fill:var(--accent)}.rest{fill:var(--line)}
 .c1{stroke:var(--second)}.c2{stroke:var(--third)}.c3{stroke:var(--fourth)}
@@ -154,9 +156,10 @@ def _hours(start_ms: int, end_ms: int, x: _Axis) -> list[str]:
     parts = []
     for at in range(-(-start_ms // step) * step, end_ms + 1, step):
         day, clock = _moment(at)
-        parts.append(_text(clock if step < 24 * hour else day[5:], x(at), 250, "middle"))
+        side = "end" if x(at) > 690 else "middle"
+        parts.append(_text(clock if step < 24 * hour else day[5:], x(at), 250, side))
         if step < 24 * hour and at % (24 * hour) < step:
-            parts.append(_text(day[5:], x(at), 266, "middle"))
+            parts.append(_text(day[5:], x(at), 266, side))
     return parts
 
 
@@ -203,10 +206,10 @@ def slice_figure(one: Slice, log: bool, baseline: float, limits: Sequence[float]
     parts.append(_tag("line", class_="base", x1=x(baseline), x2=x(baseline), y1=132, y2=144))
     alone_ = len(one.curves) == 1
     for k, curve in enumerate(one.curves):
-        mean = [min(max(m, bounds[0]), bounds[1]) for m in curve.mean]
+        mean = [_kept(m, bounds) for m in curve.mean]
         if alone_:
-            high = [min(m + Z95 * s, bounds[1]) for m, s in zip(curve.mean, curve.sd, strict=True)]
-            low = [max(m - Z95 * s, bounds[0]) for m, s in zip(curve.mean, curve.sd, strict=True)]
+            high = [_kept(m + Z95 * s, bounds) for m, s in zip(curve.mean, curve.sd, strict=True)]
+            low = [_kept(m - Z95 * s, bounds) for m, s in zip(curve.mean, curve.sd, strict=True)]
             there = [(x(v), y(h)) for v, h in zip(one.values, high, strict=True)]
             back = [(x(v), y(h)) for v, h in zip(reversed(one.values), reversed(low), strict=True)]
             parts.insert(1, _tag("path", class_="band", d=_path([*there, *back]) + "Z"))
@@ -217,19 +220,23 @@ def slice_figure(one: Slice, log: bool, baseline: float, limits: Sequence[float]
                 d=_path((x(v), y(m)) for v, m in zip(one.values, mean, strict=True)),
             )
         )
-        parts.append(_tag("circle", class_="dot", cx=x(curve.chosen), cy=y(_at(one.values, mean, curve.chosen)), r=4))
+        parts.append(
+            _tag(
+                "circle", class_="dot", cx=x(curve.chosen), cy=y(float(np.interp(curve.chosen, one.values, mean))), r=4
+            )
+        )
     parts += [_text(_number(v), x(v), 158, anchor) for v, anchor in ((one.values[0], "start"), (one.values[-1], "end"))]
-    first = one.curves[0]
-    label = f"{one.metric} along {one.weight}: {first.mean[0]:+.2%} at {_number(one.values[0])}, {first.mean[-1]:+.2%} at {_number(one.values[-1])}; the vector is at {_number(first.chosen)}"
-    return _svg(260, 164, label, parts)
+    return _svg(260, 164, _described(one), parts)
 
 
-def _at(values: Sequence[float], mean: Sequence[float], chosen: float) -> float:
-    """The curve at a weight between two of its points."""
-    for (a, b), (p, q) in zip(zip(values, values[1:], strict=False), zip(mean, mean[1:], strict=False), strict=True):
-        if a <= chosen <= b:
-            return p + (q - p) * ((chosen - a) / (b - a) if b > a else 0.0)
-    return mean[-1] if chosen > values[-1] else mean[0]
+def _kept(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(value, bounds[0]), bounds[1])
+
+
+def _described(one: Slice) -> str:
+    curve, (low, high) = one.curves[0], (_number(one.values[0]), _number(one.values[-1]))
+    ends = f"{curve.mean[0]:+.2%} at {low}, {curve.mean[-1]:+.2%} at {high}"
+    return f"{one.metric} along {one.weight}: {ends}; the vector is at {_number(curve.chosen)}"
 
 
 def slice_bounds(slices: Sequence[Slice]) -> tuple[float, float]:

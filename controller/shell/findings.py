@@ -11,15 +11,16 @@ import numpy as np
 from controller.assignment import ALL, CONTROL
 from controller.core import ledger
 from controller.core.advance import measured_gain
-from controller.core.control import Control, Theta, tuned
+from controller.core.control import Carry, Control, Theta, tuned
 from controller.core.evidence import trial_sums
-from controller.core.plan import Plan, digest
+from controller.core.plan import Plan
 from controller.core.step import State
 from controller.core.surface import Surface, surface
 from controller.core.windows import Cell
 from controller.shell.board import HistoryEntry, history_entry
 from controller.shell.effects import ArmEffects, Effect, Measured, arm_effects, effect, measured
 from controller.shell.journal import Journal, Recorded, check_chain
+from controller.shell.journal_file import JournalRefused
 from controller.shell.recorder import restored
 from controller.shell.story import SENTENCES
 from controller.shell.verdict import Verdict, judged
@@ -102,6 +103,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     vectors: int = 0  # dealt so far
     banned: int = 0
     notice: str = ""
+    lacks: str = ""  # why measurements and surfaces are not here, "" when they are
     curve: tuple[HistoryEntry, ...] = ()  # decisions, thinned
     decisions: tuple[HistoryEntry, ...] = ()  # the newest
     decided: int = 0  # all
@@ -126,6 +128,8 @@ class _Story:
         self.counts: Counter[str] = Counter()  # "decided", "events", "starts"
         self.outcomes: Counter[str] = Counter()
         self.first_ms = 0
+        self.carry: dict[str, Any] = {}
+        self.shares: tuple[str, list[dict[str, float]]] = ("", [])  # a candidate, and what it gained at each share
         self._every = 1  # decisions between two points of the curve
 
     def take(self, entry: Recorded) -> None:
@@ -136,6 +140,9 @@ class _Story:
         elif told is not None:
             self.counts["events"] += 1
             self.events.append(told)
+        self.carry = entry.body.get("carry", self.carry)
+        if self.carry.get("candidate") and self.carry.get("shares"):
+            self.shares = (self.carry["candidate"]["arm"], self.carry["shares"])
         match entry.kind:
             case "study_started" | "plan_changed":
                 self._planned(entry)
@@ -196,16 +203,18 @@ def findings(path: Path, progress: Progress = lambda done, total: None) -> Findi
     """
     broken = check_chain(path)
     with Journal.read_only(path) as journal, journal.snapshot():
-        head, study, state = journal.head(), journal.study(), restored(journal)
+        head, study = journal.head(), journal.study()
+        state, lacks = _state(journal)
         story = _read(journal.entries(_READ), head.seq, progress)
-    plan, control = story.plan, None if state is None else state.control
+    plan = story.plan
     found = Findings(
         study=study,
         journal=str(path),
         entries=head.seq,
         head=head.hash.hex(),
         chain="whole" if broken is None else str(broken),
-        verdict=judged(plan, control, None, None, story.outcomes),
+        verdict=judged(plan, _carry(story), None, None, story.outcomes),
+        lacks=lacks,
         plan=plan,
         plan_digest=story.plan_digest,
         plan_changes=tuple(story.plan_changes),
@@ -220,7 +229,19 @@ def findings(path: Path, progress: Progress = lambda done, total: None) -> Findi
         happened=story.counts["events"],
         days=tuple(story.days[day] for day in sorted(story.days))[-MAX_DAYS:],
     )
-    return found if plan is None or state is None else _with_state(found, plan, state)
+    return found if plan is None or state is None else _with_state(found, plan, state, story)
+
+
+def _state(journal: Journal) -> tuple[State | None, str]:
+    """The newest state; without one of this version, what is read is what any version can read: the ledger."""
+    try:
+        return restored(journal), ""
+    except JournalRefused as error:
+        return None, str(error)
+
+
+def _carry(story: _Story) -> Carry | None:
+    return msgspec.convert(story.carry, Carry) if story.carry else None
 
 
 def _read(entries: Iterable[Recorded], total: int, progress: Progress) -> _Story:
@@ -232,21 +253,22 @@ def _read(entries: Iterable[Recorded], total: int, progress: Progress) -> _Story
     return story
 
 
-def _with_state(found: Findings, plan: Plan, state: State) -> Findings:
+def _with_state(found: Findings, plan: Plan, state: State, story: _Story) -> Findings:
     control, cells = state.control, state.windows.cells
     carry, plan = control.carry, tuned(plan, control.carry)
     vector = carry.candidate or carry.pick
     theta = {ALL: tuple(w.baseline for w in plan.weights)} if vector is None else vector.theta
     seen = measured(plan, control, cells)
     around = surface(plan, control, cells, theta) if carry.decided_through_ms else None
+    steps = _steps(plan, control, cells, story)
     return msgspec.structs.replace(
         found,
-        verdict=judged(plan, control, seen, around, found.outcomes),
+        verdict=judged(plan, carry, seen, around, found.outcomes, [(step.share, step.gain) for step in steps]),
         decided_through_ms=carry.decided_through_ms,
         sealed_through_ms=carry.sealed_through_ms,
         theta=None if vector is None else vector.theta,
         measured=seen,
-        steps=_steps(plan, control, cells),
+        steps=steps,
         segments=_by_segment(plan, control, cells),
         surface=around,
         vectors=carry.arms,
@@ -255,11 +277,13 @@ def _with_state(found: Findings, plan: Plan, state: State) -> Findings:
     )
 
 
-def _steps(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[Step, ...]:
-    """The shares that are behind the candidate, and the one that it has now."""
-    steps = [Step(step.share, effect(step.gain, step.se)) for step in control.carry.shares]
+def _steps(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], story: _Story) -> tuple[Step, ...]:
+    """The shares that are behind the candidate, its confirm test first, and the one that it has now."""
+    candidate = control.carry.candidate
+    behind = story.shares[1] if candidate is not None and candidate.arm == story.shares[0] else []
+    steps = [Step(step["share"], effect(step["gain"], step["se"])) for step in behind]
     cell, trial = trial_sums(control, cells), control.trial
-    if control.carry.candidate is not None and trial is not None and cell is not None:
+    if candidate is not None and trial is not None and cell is not None:
         now = float(np.mean(trial.buckets == 1))
         if not steps or abs(steps[-1].share - now) > 1e-9:
             steps.append(Step(now, effect(*measured_gain(plan, trial, cell))))
@@ -276,12 +300,3 @@ def _by_segment(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]
         SegmentEffects(segment, arm_effects(plan, cell, arm_of, len(trial.arms), trial.history, group)[0])
         for group, segment in enumerate(plan.segments, 1)
     )
-
-
-def plan_of(found: Findings) -> dict[str, Any]:
-    """The plan as JSON values; {} without one. Its digest is `digest` of the same."""
-    if found.plan is None:
-        return {}
-    assert digest(found.plan) == found.plan_digest or found.chain != "whole"
-    values: dict[str, Any] = msgspec.to_builtins(found.plan)
-    return values

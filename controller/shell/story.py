@@ -57,8 +57,9 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["pick"]:
         pick = found["pick"]
         told.append(
-            f"best known: {thetas(pick['theta'])}, expected gain {_percent(pick['gain_mean'])} "
-            f"+- {_percent(pick['gain_sd'], sign='')}, P(keeps every guardrail) {_percent(pick['p_feasible'], '', 0)}"
+            f"best known: {thetas(pick['theta'])}, expected gain {percent_of(pick['gain_mean'])} "
+            f"+- {percent_of(pick['gain_sd'], sign='')}, "
+            f"P(keeps every guardrail) {percent_of(pick['p_feasible'], '', 0)}"
         )
     if found["objective"]:
         terms = " ".join(f"{coefficient:+.3g} {metric}" for metric, coefficient in found["objective"].items())
@@ -143,7 +144,8 @@ def _lost(body: dict[str, Any]) -> str:
     return f"partition {body['partition']}: records were lost: offset {body['asked']} was asked for, {log}"
 
 
-def _percent(value: float | None, sign: str = "+", digits: int = 2) -> str:
+def percent_of(value: float | None, sign: str = "+", digits: int = 2) -> str:
+    """A share of 1 as a percentage; "unknown" where there is none."""
     return "unknown" if value is None else f"{value:{sign}.{digits}%}"  # what is not finite is null in the ledger
 
 
@@ -153,7 +155,7 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
     "daemon_started": lambda body: f"daemon started, epoch {body['epoch']}",
     "stage_changed": lambda body: f"{body['from']} -> {body['to']}: {body['why']}",
     "guardrail_tripped": lambda body: (
-        f"guardrail on {body['metric']} tripped by {body['arm']}: {_percent(body['change'])}"
+        f"guardrail on {body['metric']} tripped by {body['arm']}: {percent_of(body['change'])}"
     ),
     "operator": lambda body: _order(body["order"]) + f": {body['said']}",
     "operator_refused": lambda body: f"a command was {body['said']}",

@@ -1,12 +1,12 @@
 """The answer of a study, first and in plain words: what was promoted, what it gains, and what it keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from controller.core.advance import GATE_BETTER, GATE_FEASIBLE
-from controller.core.control import Carry, Control
+from controller.core.control import Carry
 from controller.core.plan import Plan
 from controller.core.surface import Surface
 from controller.shell.effects import Effect, Margin, Measured, effect, margins
@@ -28,35 +28,44 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def judged(
     plan: Plan | None,
-    control: Control | None,
+    carry: Carry | None,
     seen: Measured | None,
     around: Surface | None,
     outcomes: Mapping[str, int],
+    steps: Sequence[tuple[float, Effect]] = (),
 ) -> Verdict:
-    """The verdict. `seen`: what is measured on live traffic; `around`: what is believed of the vector."""
-    if plan is None or control is None or not control.carry.decided_through_ms:
+    """The verdict.
+
+    Args:
+        plan: the newest.
+        carry: the newest.
+        seen: what is measured on live traffic.
+        around: what is believed of the vector.
+        outcomes: decisions by outcome.
+        steps: what the candidate gained at each share of the traffic so far.
+    """
+    if plan is None or carry is None or not carry.decided_through_ms:
         return Verdict("not begun", "This study has decided nothing yet.", ())
-    carry, windows = control.carry, sum(outcomes.values())
-    through = f"{windows} windows were decided on, the last ends {moment(carry.decided_through_ms)} UTC."
+    through = f"{sum(outcomes.values())} windows were decided on, the last ends {moment(carry.decided_through_ms)} UTC."
     if carry.stage in ("paused", "rolled_back"):
         return _stopped(carry, through)
     if carry.candidate is not None:
-        return _tested(carry, seen, through)
+        return _tested(carry, seen, steps, through)
     if carry.pick is not None:
         return _exploring(plan, carry, around, through)
     return _nothing(carry, seen, through)
 
 
-def _tested(carry: Carry, seen: Measured | None, through: str) -> Verdict:
+def _tested(carry: Carry, seen: Measured | None, steps: Sequence[tuple[float, Effect]], through: str) -> Verdict:
     assert carry.candidate is not None
-    name, own = carry.candidate.arm, seen is not None and seen.what == "candidate"
-    gain = seen.effects.gain if seen is not None and own else None
-    rails = seen.effects.margins if seen is not None and own else ()
-    basis = (
-        f"{name} against control, all traffic of its test at the present share ({seen.events:,} events)"
-        if seen and own
-        else ""
-    )
+    name, gain, basis = carry.candidate.arm, None, ""
+    rails: tuple[Margin, ...] = ()
+    if seen is not None and seen.what == "candidate":
+        gain, rails = seen.effects.gain, seen.effects.margins
+        basis = f"{name} against control, all traffic of its test at the present share ({seen.events:,} events)"
+    elif steps:
+        gain = steps[-1][1]
+        basis = f"{name} against control at {steps[-1][0]:.0%} of the traffic: the present share is new"
     told = "nothing is measured of it yet" if gain is None else f"it gains {interval(gain)} in the objective"
     match carry.stage:
         case "hold":
@@ -123,7 +132,7 @@ def _guarded(rails: tuple[Margin, ...]) -> tuple[str, ...]:
         return ("No guardrail is measured.",)
     words = {"kept": "is kept", "unsure": "is not surely kept", "broken": "is broken"}
     return tuple(
-        f"The guardrail on {rail.metric} ({'at least' if rail.side == 'min' else 'at most'} {rail.limit:+.2%}) "
+        f"The guardrail on {rail.metric} ({'at least' if rail.side == 'min' else 'at most'} {signed(rail.limit)}) "
         f"{words[rail.state]}: {interval(rail.effect)}."
         for rail in rails
     )
@@ -133,4 +142,9 @@ def interval(found: Effect) -> str:
     """As in `+5.72% (95 % interval +4.71% to +6.72%)`."""
     if found.change is None or found.low is None or found.high is None:
         return "an amount that cannot be measured"
-    return f"{found.change:+.2%} (95 % interval {found.low:+.2%} to {found.high:+.2%})"
+    return f"{signed(found.change)} (95 % interval {signed(found.low)} to {signed(found.high)})"
+
+
+def signed(value: float) -> str:
+    """As in `+5.72%`, with a minus sign that is one."""
+    return f"{value:+.2%}".replace("-", "\u2212")

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import qmc
 
 from controller.core.belief import believe, points
-from controller.core.control import HOUR_MS
+from controller.core.control import HOUR_MS, Theta
 from controller.core.evidence import live_evidence
 from controller.core.surface import STEPS, surface, total_effects
 from tests.core.loop import PLAN, Loop, at_stage, indifferent, varied
@@ -33,7 +33,7 @@ def test_nothing_is_important_where_nothing_varies() -> None:
     assert total_effects(np.ones(8), np.ones((2, 8))).tolist() == [0.0, 0.0]
 
 
-def told(loop: Loop, theta: dict[str, tuple[float, ...]]) -> object:
+def told(loop: Loop, theta: Theta) -> object:
     return surface(PLAN, loop.state.control, loop.state.windows.cells, theta)
 
 
@@ -50,13 +50,12 @@ def test_slices_pass_through_the_vector_and_are_the_beliefs_own() -> None:
     believed = believe(PLAN, control, live_evidence(PLAN, control, cells), hour)
     unit = points(PLAN, believed.space, believed.groups, theta)
     mean, sd = believed.posterior.mean_sd(unit, 0, believed.hour)
-    assert [(e.mean, e.sd) for e in found.expected] == [
-        pytest.approx((m, s)) for m, s in zip(mean[:, 0], sd[:, 0], strict=True)
-    ]
+    assert [e.mean for e in found.expected] == pytest.approx(mean[:, 0].tolist())
+    assert [e.sd for e in found.expected] == pytest.approx(sd[:, 0].tolist())
     watch = next(s for s in found.slices if (s.metric, s.weight) == ("watch", "p_watch"))
     assert watch.curves[0].chosen == pytest.approx(theta["all"][1])
     assert np.interp(theta["all"][1], watch.values, watch.curves[0].mean) == pytest.approx(mean[0, 0], abs=0.002)
-    assert (watch.values[0], watch.values[-1]) == (pytest.approx(0.1), pytest.approx(10.0))
+    assert [watch.values[0], watch.values[-1]] == pytest.approx([0.1, 10.0])
 
 
 def test_the_weight_that_moves_the_objective_is_the_important_one() -> None:
@@ -76,7 +75,7 @@ def test_the_weight_that_moves_the_objective_is_the_important_one() -> None:
 def test_where_weights_do_nothing_none_is_worth_anything() -> None:
     loop = Loop(truth=indifferent)
     loop.windows(4)
-    theta = {"all": (1.0, 3.0, 0.5)}
+    theta: Theta = {"all": (1.0, 3.0, 0.5)}
     for weight in surface(PLAN, loop.state.control, loop.state.windows.cells, theta).worth:
         assert weight.low < 0.0 < weight.high
 
@@ -85,7 +84,7 @@ def test_every_segment_has_a_curve_of_its_own() -> None:
     plan = varied(segments=("new", "old"))
     loop = Loop(plan)
     loop.windows(3)
-    theta = {"all": (1.0, 1.0, 0.0), "new": (1.0, 2.0, 0.0), "old": (1.0, 4.0, 0.0)}
+    theta: Theta = {"all": (1.0, 1.0, 0.0), "new": (1.0, 2.0, 0.0), "old": (1.0, 4.0, 0.0)}
     found = surface(plan, loop.state.control, loop.state.windows.cells, theta)
     assert found.segments == ("new", "old")
     assert [curve.chosen for curve in found.slices[0].curves] == [pytest.approx(2.0), pytest.approx(4.0)]

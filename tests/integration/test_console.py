@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from controller.shell.access import TOKENS
 from controller.shell.client import TOKEN, Remote
 from controller.shell.journal import Journal
+from controller.shell.messages import Order
 from simulators.catalog import world_named
 from simulators.study import Services, study_text
 from tests.integration.processes import DaemonProcess, Process, trimtab
@@ -49,6 +50,9 @@ class Running(NamedTuple):
     def orders(self) -> list[dict[str, Any]]:
         with Journal.read_only(self.journal) as journal:
             return [entry.body for entry in journal.entries(("operator",))]
+
+    def wait_for_orders(self, count: int) -> None:
+        wait_until(lambda: len(self.orders()) == count, f"{count} orders are carried out, each once")
 
 
 def status(study: Path) -> dict[str, Any]:
@@ -175,22 +179,26 @@ def test_a_person_approves_a_promotion_by_clicking_and_it_happens(running: Runni
 
 @pytest.mark.slow
 def test_an_order_survives_a_kill_between_its_answer_and_the_next_window(running: Running, tmp_path: Path) -> None:
-    daemon, env = running.daemon, {TOKEN: ANN}
-    before = len(running.orders())
-    verbs = ["pause", "resume", "pause"]
+    """The kill follows the answer at once: mostly before the loop, which looks every 0.2 s, has seen the order."""
+    daemon, before = running.daemon, len(running.orders())
+    verbs: tuple[Literal["pause", "resume"], ...] = ("pause", "resume", "pause")
+    waited = 0
     for number, verb in enumerate(verbs, 1):
-        url = f"http://127.0.0.1:{daemon.port}"
-        sent = Process(tmp_path / f"order{number}", verb, url, "--why", f"order {number}", "--wait", "0s", env=env)
-        sent.wait(60)
+        remote = Remote(f"http://127.0.0.1:{daemon.port}", {TOKEN: ANN})
+        assert not remote.order(Order(verb, f"order {number}"), 0.0).applied
         daemon.kill()
+        waited += len(running.orders()) < before + number
         daemon = DaemonProcess(running.study, tmp_path / "daemon.log", *RUN, env=TOKEN_LINES)
         try:
             daemon.wait_until_ready()
-            wait_until(lambda n=number: len(running.orders()) == before + n, "the order is carried out once")
+            running.wait_for_orders(before + number)
         finally:
             if number == len(verbs):
                 daemon.kill()
+    assert waited, "no kill came before the loop had seen the order: the test shows nothing"
     assert [(o["order"]["who"], o["order"]["why"], o["said"]) for o in running.orders()[before:]] == [
-        ("ann", f"order {n}", f"stage is {'paused' if verb == 'pause' else 'ramp'}") for n, verb in enumerate(verbs, 1)
+        ("ann", "order 1", "stage is paused"),
+        ("ann", "order 2", "stage is ramp"),
+        ("ann", "order 3", "stage is paused"),
     ]
     assert trimtab("verify", str(running.journal)).returncode == 0

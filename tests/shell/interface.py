@@ -70,7 +70,7 @@ TOKENS = (token("ann", "operator", ANN), token("bob", "viewer", BOB))
 
 def site_of(rig: Rig, path: Path, **options: Any) -> Site:
     """A rig's interface, which asks for a token and may be asked often."""
-    chosen = {"tokens": TOKENS, "reads": OFTEN, "orders": OFTEN} | options
+    chosen: dict[str, Any] = {"tokens": TOKENS, "reads": OFTEN, "orders": OFTEN} | options
     return Site(PLAN.study, path, rig.board, rig.health, rig.registry, **chosen)
 
 

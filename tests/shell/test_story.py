@@ -97,7 +97,7 @@ def test_the_story_tells_starts_stages_commands_and_losses(world: World) -> None
     rig.settle()
     told = [event["what"] for event in timeline(world.path)]
     assert told[1] == "daemon started, epoch 1"
-    assert "pause by ann: stage is paused" in told
+    assert "pause by ann (a holiday): stage is paused" in told
     assert "explore -> paused: pause by ann: a holiday" in told
     assert any(what.startswith("a command was refused: ") for what in told)
     assert any(what.startswith("partition 0: records were lost: offset 0 was asked for") for what in told)

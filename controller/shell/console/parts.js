@@ -89,14 +89,23 @@ export function glance(view) {
     : broken.length ? [`${broken.length} of ${margins.length} broken`, "bad", broken.map((one) => one.metric).join(", ")]
     : unsure.length ? [`${margins.length - unsure.length} of ${margins.length} sure`, "warn", `not sure yet: ${unsure.map((one) => one.metric).join(", ")}`]
     : [`all ${margins.length} kept`, "good", `nearest: ${nearest(margins)}`];
+  const own = atLastShare(view);
   return [
-    tile("Objective, measured now", measured ? percent(measured.effects.gain.change) : "nothing yet",
+    own ?? tile("Objective, measured now", measured ? percent(measured.effects.gain.change) : "nothing yet",
       measured ? `${range(measured.effects.gain)}; ${what}` : "no vector has had traffic yet", measured ? sure(measured.effects.gain) : ""),
     tile("Best vector known, expected", pick ? percent(pick.gain_mean) : "none yet",
       pick ? `${percent(pick.gain_mean - 1.96 * pick.gain_sd)} to ${percent(pick.gain_mean + 1.96 * pick.gain_sd)}; keeps every guardrail: ${chance(pick.p_feasible)}` : "none is known to be better and feasible"),
     tile("Guardrails", guard[0], guard[2], guard[1]),
     fresh(view),
   ];
+}
+
+// At the first window of a share nothing is measured at it yet: then what was measured at the one before.
+function atLastShare(view) {
+  const last = view.steps.at(-1);
+  if (!view.candidate || !last || view.measured?.what === "candidate") return null;
+  const effect = { change: last.gain, low: last.gain - 1.96 * last.se, high: last.gain + 1.96 * last.se };
+  return tile("Objective, measured last", percent(effect.change), `${range(effect)}; ${view.candidate.arm} at ${share(last.share)} of traffic`, sure(effect));
 }
 
 function nearest(margins) {

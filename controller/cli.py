@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
@@ -29,7 +28,6 @@ Run = Callable[[list[str]], int]
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 _EITHER = "its file, or the address of its daemon (http://HOST:PORT; the token from TRIMTAB_ADMIN_TOKEN)"
-_WAITS = "waits in the inbox: no daemon has taken it yet; the next one that runs will"
 
 
 class Unwritable(Exception):
@@ -338,77 +336,43 @@ def _send(verb: Any, argv: list[str]) -> int:
     if verb in ("approve", "reject"):
         parser.add_argument("--candidate", metavar="ARM", help="refused where another vector awaits approval")
     parser.add_argument("--why", default="", help="for the ledger; the admin interface asks for it")
-    parser.add_argument("--who", help="for the ledger (your user name); the admin interface knows it by the token")
+    parser.add_argument(
+        "--who", default="", help="for the ledger (your user name); the admin interface knows it by the token"
+    )
     parser.add_argument("--wait", type=_seconds, default=10.0, metavar="10s", help="how long to wait for the daemon")
     args = parser.parse_args(argv)
-    if _is_url(args.study):
-        if verb == "choose":
-            parser.error("argument STUDY: choose looks into the journal: name the study file")
-        from controller.shell.client import Remote
+    if verb == "choose" and _is_url(args.study):
+        parser.error("argument STUDY: choose looks into the journal: name the study file")
+    from controller.shell import orders
 
-        return _answered(args, verb, _by_interface(Remote(args.study, os.environ), None, verb, args))
+    command = Command(verb, args.who, args.why, candidate=getattr(args, "candidate", None))
+    if _is_url(args.study):
+        return _answered(args, verb, orders.to_address(args.study, command, args.wait))
     study = config.load(Path(args.study))
     _own(study)
-    return _answered(args, verb, _ordered(study, verb, args))
+    if verb == "choose":
+        command = _chosen(study, args)
+    return _answered(args, verb, orders.to_study(study, command, _user(), args.wait, _tell(verb)))
 
 
-def _ordered(study: Study, verb: Any, args: argparse.Namespace) -> tuple[bool, str]:
-    """By the daemon's interface where there is a token and it answers; else by the journal's inbox."""
-    from controller.shell.client import Unreachable, of_journal
-    from controller.shell.journal import Journal
-
-    with Journal.read_only(study.journal) as journal:
-        remote = of_journal(journal)
-    if remote is not None and remote.has_token and verb != "choose":
-        try:
-            return _by_interface(remote, study.plan.study, verb, args)
-        except Unreachable as error:
-            print(f"trimtab {verb}: no daemon answers ({error}); leaving it in the journal", file=sys.stderr)
-    return _by_inbox(study, verb, args)
+def _tell(verb: str) -> Callable[[str], None]:
+    return lambda said: print(f"trimtab {verb}: {said}", file=sys.stderr)
 
 
-def _by_interface(remote: Any, study: str | None, verb: Any, args: argparse.Namespace) -> tuple[bool, str]:
-    from controller.shell.client import TOKEN, Refused
-    from controller.shell.messages import Order
-
-    if not args.why.strip():
-        raise Refused('the admin interface asks for a reason: --why "..."')
-    if args.who is not None:
-        raise Refused(f"--who is not for the admin interface, which knows you by the token in {TOKEN}")
-    state = remote.order(Order(verb, args.why, getattr(args, "candidate", None), study), args.wait)
-    return state.applied, state.said or _WAITS
-
-
-def _by_inbox(study: Study, verb: Any, args: argparse.Namespace) -> tuple[bool, str]:
-    from controller.shell.journal import Journal
-    from controller.shell.story import answer
-
-    who = args.who or _user()
-    candidate = getattr(args, "candidate", None)
-    order = _chosen(study, args, who) if verb == "choose" else Command(verb, who, args.why, candidate=candidate)
-    deadline_s = time.monotonic() + args.wait
-    with Journal.open(study.journal, None) as journal:
-        id_ = journal.send(order, int(time.time() * 1000))
-        while (seq := journal.applied(id_)) is None and time.monotonic() < deadline_s:
-            time.sleep(0.05)
-        return seq is not None, _WAITS if seq is None else answer(journal, seq)
-
-
-def _answered(args: argparse.Namespace, verb: str, found: tuple[bool, str]) -> int:
-    applied, said = found
-    _show(args.json, {"command": verb, "said": said, "applied": applied}, [f"{verb}: {said}"])
-    return 0 if applied and not said.startswith("refused") else FAILED
+def _answered(args: argparse.Namespace, verb: str, found: Any) -> int:
+    _show(args.json, {"command": verb, "said": found.said, "applied": found.applied}, [f"{verb}: {found.said}"])
+    return 0 if found.applied and not found.said.startswith("refused") else FAILED
 
 
 def _is_url(study: str) -> bool:
     return study.startswith(("http://", "https://"))
 
 
-def _chosen(study: Study, args: argparse.Namespace, who: str) -> Command:
+def _chosen(study: Study, args: argparse.Namespace) -> Command:
     from controller.shell import fingerprint, offers
 
     fingerprint.single_threaded()
-    return offers.choice(study, args.point, who, args.why)
+    return offers.choice(study, args.point, args.who, args.why)
 
 
 def _journal(path: Path) -> Path:

@@ -142,7 +142,7 @@ def _stages(decisions: Sequence[HistoryEntry], x: _Axis) -> list[str]:
             continue
         if before:
             parts.append(_tag("line", class_="stage", x1=at, x2=at, y1=12, y2=232))
-        if at - last > 62:
+        if at - last > 50:
             parts.append(_text(one.stage.replace("_", " "), at + 4, 226))
             last = at
         before = one.stage

@@ -80,7 +80,9 @@ def _tested(carry: Carry, seen: Measured | None, steps: Sequence[tuple[float, Ef
         case _:
             answer = "in progress"
             said = f"{name} is being tested on fresh data and is not confirmed: {told} so far."
-    return Verdict(answer, said, (*_guarded(rails), f"Why this stage: {carry.reason}.", through), gain, basis, rails)
+    proven = () if not steps else (f"In its confirm test, on fresh data, it gained {interval(steps[0][1])}.",)
+    told_too = (*proven, *_guarded(rails), f"Why this stage: {carry.reason}.", through)
+    return Verdict(answer, said, told_too, gain, basis, rails)
 
 
 def _exploring(plan: Plan, carry: Carry, around: Surface | None, through: str) -> Verdict:

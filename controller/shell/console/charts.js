@@ -110,7 +110,7 @@ function stageLines(plot, decisions) {
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
     }
-    if (x - last > 52 * scale) {
+    if (x - last > 40 * scale) {
       ctx.fillText(one.stage, x + 4 * scale, bbox.top + bbox.height - 6 * scale);
       last = x;
     }

@@ -159,6 +159,7 @@ function confirmOrder(command) {
   const order = ORDERS[command], named = ["approve", "reject"].includes(command) ? ` ${asked.candidate}` : "";
   text("confirm-title", `${order.word}${named || ` study ${view.study}`}?`);
   text("confirm-what", order.what);
+  text("confirm-evidence", named ? parts.evidence(view) : "");
   text("confirm-fault", "");
   text("confirm-yes", order.yes);
   el("confirm-yes").className = order.look || "primary";

@@ -150,6 +150,14 @@ function guardrail(margin) {
   return [" ", h("span", { class: `chip ${state}` }, word), h("div", { class: "note" }, `${margin.side === "min" ? "at least" : "at most"} ${percent(margin.limit)}${inside}`)];
 }
 
+// What a person who answers for a promotion should have seen.
+export function evidence(view) {
+  if (view.measured?.what !== "candidate") return "";
+  const { gain, margins } = view.measured.effects;
+  const rails = margins.map((one) => `${one.metric} ${percent(one.effect.change)}, ${CHIPS[one.state][1]} (${one.side === "min" ? "at least" : "at most"} ${percent(one.limit)})`);
+  return `Measured: ${percent(gain.change)} (${range(gain)}) in the objective. Guardrails: ${rails.join("; ") || "none"}.`;
+}
+
 export function metricsWhat(view) {
   const { measured } = view;
   if (!measured) return "";

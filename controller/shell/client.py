@@ -27,7 +27,11 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """The interface said no."""
+    """The interface said no. `status`: with which HTTP status; 0 where it was not even asked."""
+
+    def __init__(self, said: str, status: int = 0) -> None:
+        super().__init__(said)
+        self.status = status
 
 
 class Remote:
@@ -70,7 +74,7 @@ class Remote:
                 found: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
-                raise Refused(f"{self.url}: {_said(error)}") from error
+                raise Refused(f"{self.url}: {_said(error)}", error.code) from error
         except (OSError, ValueError) as error:  # urllib's own errors are OSErrors; what is no JSON a ValueError
             raise Unreachable(f"{self.url}: {getattr(error, 'reason', error)}") from error
         return found

@@ -107,7 +107,8 @@ def arm_effects(
     coefficients = np.array([plan.objective.get(metric.name, 0.0) for metric in plan.metrics])
     aimed = coefficients != 0.0
     own = tuple(metric for metric, counts in zip(plan.metrics, aimed, strict=True) if counts)
-    gain = coefficients[aimed] @ found.change[aimed, group]
+    with np.errstate(invalid="ignore"):  # what cannot be measured may be infinite on both sides
+        gain = coefficients[aimed] @ found.change[aimed, group]
     gain_se = combined_se(coefficients[aimed], own, components, cell.sums, arm_of, arms, history)
     told = []
     for a in range(arms - 1):

@@ -14,6 +14,7 @@ from controller.shell.messages import Order
 from controller.shell.story import answer
 
 WAITS = "waits in the inbox: no daemon has taken it yet; the next one that runs will"
+ANOTHER_STUDY = 409  # the status of a daemon that has taken the address over
 ASK_S = 0.05  # how often the inbox is asked
 
 
@@ -53,6 +54,10 @@ def to_study(study: Study, command: Command, user: str, wait_s: float, told: Cal
             return _by_interface(remote, command, wait_s, study.plan.study)
         except Unreachable as error:
             told(f"no daemon answers ({error}); leaving it in the journal")
+        except Refused as error:
+            if error.status != ANOTHER_STUDY:
+                raise
+            told(f"{error}; leaving it in the journal")
     return _by_inbox(study, msgspec.structs.replace(command, who=command.who or user), wait_s)
 
 

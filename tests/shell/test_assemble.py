@@ -1,11 +1,12 @@
-"""What `trimtab check` finds out from services that answer."""
+"""What `trimtab check` finds out from services that answer, and of who may come in."""
 
 from pathlib import Path
 
 import pytest
 
 from controller.shell import config
-from controller.shell.assemble import probe
+from controller.shell.access import TOKENS
+from controller.shell.assemble import admin_fault, probe
 from simulators.catalog import world_named
 from simulators.study import Services, study_text
 from tests.services.kafka_broker import MakeTopic
@@ -28,3 +29,18 @@ def test_each_topic_has_to_be_there(study: Path, kafka_bootstrap: str, kafka_top
     absent = f"Kafka at {kafka_bootstrap} has no topic 'absent': make it, or mend kafka.topic"
     assert faults(study, kafka_bootstrap, topic, "absent", redis_url) == {"dead letters": absent}
     assert faults(study, kafka_bootstrap, "absent", letters, redis_url) == {"kafka": absent}
+
+
+def test_what_keeps_everybody_out_is_found_before_the_daemon_starts(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = study_text(world_named("quick")) + '\n[admin]\ntokens_file = "tokens"\n'
+    study.write_text(text)
+    assert f"{tmp_path / 'tokens'}" in (admin_fault(config.load(study)) or "")
+    (tmp_path / "tokens").write_text("ann operator sha256:" + 64 * "0")
+    assert admin_fault(config.load(study)) is None
+    monkeypatch.setenv(TOKENS, "bob king x")
+    assert TOKENS in (admin_fault(config.load(study)) or "")
+    monkeypatch.delenv(TOKENS)
+    study.write_text(text + 'cert_file = "cert.pem"\nkey_file = "key.pem"\n')
+    assert "No such file" in (admin_fault(config.load(study)) or "")

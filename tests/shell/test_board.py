@@ -43,6 +43,18 @@ def test_arms_are_told_as_soon_as_they_have_traffic() -> None:
     assert all(arm.effects is not None and arm.events > 0 for arm in after.arms[1:])
 
 
+def test_what_cannot_be_measured_is_shown_as_unknown() -> None:
+    """A denominator that is zero everywhere, of the objective and of a guardrail."""
+    loop = Loop()
+    for _ in range(3):
+        loop.window(lambda row: row._replace(values=(0.0, *row.values[1:])))
+    view = shown(loop)
+    assert view.measured is not None
+    assert view.measured.effects.gain.change is None
+    assert [margin.state for margin in view.measured.effects.margins] == ["unsure"]
+    assert msgspec.json.decode(msgspec.json.encode(view), type=StudyView) == view
+
+
 def test_an_action_is_possible_exactly_when_an_order_is_followed() -> None:
     for stage in ("explore", "confirm", "ramp", "hold"):
         loop = at_stage(stage)

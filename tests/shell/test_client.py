@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from controller import cli
 from controller.shell.client import CA, TOKEN, Refused, Remote, Unreachable, of_journal
@@ -10,7 +11,7 @@ from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
 from simulators.study import Services, study_text
 from tests.services.process import free_port
-from tests.shell.interface import ANN, BOB, Interface, serving_world
+from tests.shell.interface import ANN, BOB, Interface, serving, serving_world, site_of
 from tests.shell.loop import PLAN, START_MS, WORLD, World
 
 NOWHERE = Services(bootstrap="127.0.0.1:1", redis_url="redis://127.0.0.1:1/0")
@@ -102,6 +103,18 @@ def test_an_order_goes_into_the_journal_where_no_daemon_answers(
     assert "waits in the inbox" in said.out
     with Journal.read_only(world.path) as journal:
         assert [(order.command["command"], order.command["why"]) for order in journal.inbox()] == [("pause", "x")]
+
+
+def test_another_studys_daemon_at_the_address_is_not_obeyed_by(
+    world: World, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving_world(world) as (rig, _), serving(replace(site_of(rig, world.path), study="other")) as other:
+        known(world, other)
+        monkeypatch.setenv(TOKEN, ANN)
+        cli.main(["pause", str(study), "--why", "x", "--wait", "0s"])
+        assert "runs study 'other', the order is for 'quick'; leaving it in the journal" in "".join(capsys.readouterr())
+    with Journal.read_only(world.path) as journal:
+        assert [order.command["command"] for order in journal.inbox()] == ["pause"]
 
 
 def test_status_has_the_daemons_word_where_one_answers(

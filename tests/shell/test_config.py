@@ -353,3 +353,15 @@ def holds(tree: Any, key: str | int) -> bool:
     if isinstance(tree, dict):
         return key in tree
     return isinstance(tree, list) and isinstance(key, int) and key < len(tree)
+
+
+def test_who_may_come_in_stands_beside_the_study(tmp_path: Path) -> None:
+    admin = (
+        'listen = "[::]:0"\ntokens_file = "tokens"\ncert_file = "tls/c.pem"\nkey_file = "/etc/k.pem"\nhosts = ["a.b"]'
+    )
+    found = read(tmp_path, f"{SMALL}[admin]\n{admin}\n").admin
+    assert (found.tokens_file, found.cert_file) == (str(tmp_path / "tokens"), str(tmp_path / "tls/c.pem"))
+    assert (found.listen, found.key_file, found.hosts) == ("[::]:0", "/etc/k.pem", ("a.b",))
+    assert read(tmp_path, SMALL).admin.listen == "127.0.0.1:9464"
+    with pytest.raises(ConfigError, match=r"admin\.listen: found \"9464\"; accepted: an address"):
+        read(tmp_path, f"{SMALL}[admin]\nlisten = '9464'\n")

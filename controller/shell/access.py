@@ -76,10 +76,10 @@ def address(text: str) -> tuple[str, int] | None:
 
 def new_token(name: str, role: Role) -> tuple[str, str]:
     """A fresh token, and the line that lets its bearer in. Raises `TokensRefused` for a name that cannot be one."""
+    if not _NAME.fullmatch(name):
+        raise TokensRefused(f"{name!r} is no name; accepted: 1 to 64 of the letters, digits and . _ @ + -")
     token = f"trimtab_{secrets.token_urlsafe(32)}"
-    line = f"{name} {role} sha256:{hashlib.sha256(token.encode()).hexdigest()}"
-    _token(line, "the name", clear=False)
-    return token, line
+    return token, f"{name} {role} sha256:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 def load_tokens(path: Path | None, environ: Mapping[str, str]) -> tuple[Token, ...]:

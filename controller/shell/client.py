@@ -76,8 +76,15 @@ class Remote:
             with error:
                 raise Refused(f"{self.url}: {_said(error)}", error.code) from error
         except (OSError, ValueError) as error:  # urllib's own errors are OSErrors; what is no JSON a ValueError
-            raise Unreachable(f"{self.url}: {getattr(error, 'reason', error)}") from error
+            raise Unreachable(f"no daemon answers at {self.url}: {_reason(error)}") from error
         return found
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({reason.verify_message}): name who signed it in {CA}"
+    return str(reason.strerror if isinstance(reason, OSError) and reason.strerror else reason)
 
 
 def _said(error: urllib.error.HTTPError) -> str:

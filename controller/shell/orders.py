@@ -52,10 +52,8 @@ def to_study(study: Study, command: Command, user: str, wait_s: float, told: Cal
     if remote is not None and remote.has_token and command.command != "choose":
         try:
             return _by_interface(remote, command, wait_s, study.plan.study)
-        except Unreachable as error:
-            told(f"no daemon answers ({error}); leaving it in the journal")
-        except Refused as error:
-            if error.status != ANOTHER_STUDY:
+        except (Unreachable, Refused) as error:
+            if isinstance(error, Refused) and error.status != ANOTHER_STUDY:
                 raise
             told(f"{error}; leaving it in the journal")
     return _by_inbox(study, msgspec.structs.replace(command, who=command.who or user), wait_s)

@@ -83,7 +83,7 @@ def running(
             assert world.running, world.text[-3000:] + daemon.text[-3000:]
             return bool(remote.study()["awaiting_approval"])
 
-        wait_until(awaits, "a candidate awaits approval", 200, every_s=0.3)
+        wait_until(awaits, "a candidate awaits approval", 600, every_s=0.3)
         world.kill()
         yield Running(daemon, study, folder / "quick.journal")
     kafka_broker.delete_topics(kafka_bootstrap, [topic])

@@ -4,6 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from controller import cli
+from controller.shell.admin import serve
+from controller.shell.api import app
 from controller.shell.client import CA, TOKEN, Refused, Remote, Unreachable, of_journal
 from controller.shell.journal import Journal
 from controller.shell.messages import Order
@@ -11,8 +13,9 @@ from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
 from simulators.study import Services, study_text
 from tests.services.process import free_port
-from tests.shell.interface import ANN, BOB, Interface, serving, serving_world, site_of
+from tests.shell.interface import ANN, BOB, Interface, blank_site, serving, serving_world, site_of
 from tests.shell.loop import PLAN, START_MS, WORLD, World
+from tests.shell.test_admin import certificate
 
 NOWHERE = Services(bootstrap="127.0.0.1:1", redis_url="redis://127.0.0.1:1/0")
 
@@ -39,6 +42,19 @@ def test_what_does_not_answer_is_told_from_what_refuses(tmp_path: Path) -> None:
         Remote(f"http://127.0.0.1:{free_port()}", {}).study()
     with pytest.raises(Refused, match=f"{CA}: .*none.pem"):
         Remote("https://127.0.0.1:1", {CA: str(tmp_path / "none.pem")})
+
+
+def test_a_certificate_is_trusted_by_the_environment_only(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    site = blank_site(tmp_path / "none.journal")
+    server = serve("127.0.0.1", 0, app(site), cert, key)
+    try:
+        with pytest.raises(Unreachable, match=f"its certificate is not trusted .*: name who signed it in {CA}"):
+            Remote(server.url, {}).study()
+        with pytest.raises(Refused, match="has not shown anything yet"):
+            Remote(server.url, {CA: str(cert)}).study()
+    finally:
+        server.close()
 
 
 def test_a_journal_names_the_daemon_that_wrote_it_last(tmp_path: Path) -> None:
@@ -134,7 +150,7 @@ def test_status_has_the_daemons_word_where_one_answers(
         assert "this token is not known" in capsys.readouterr().err
     assert cli.main(["status", str(study)]) == 0
     assert cli.main(["status", interface.url]) == 1
-    assert "trimtab status: http://127.0.0.1" in capsys.readouterr().err
+    assert "trimtab status: no daemon answers at http://127.0.0.1" in capsys.readouterr().err
 
 
 def test_a_token_is_made_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,4 +159,4 @@ def test_a_token_is_made_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "shown this once:  trimtab_" in out
     assert "ann operator sha256:" in out
     assert cli.main(["token", "a b"]) == 1
-    assert "the name: is no token" in capsys.readouterr().err
+    assert "'a b' is no name; accepted: 1 to 64 of the letters" in capsys.readouterr().err

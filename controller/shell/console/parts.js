@@ -12,7 +12,12 @@ export function h(tag, attributes = {}, ...children) {
   return node;
 }
 
-export const percent = (x, digits = 2) => (x == null ? "unknown" : `${x > 0 ? "+" : x < 0 ? "\u2212" : ""}${(Math.abs(x) * 100).toFixed(digits)}\u00a0%`);
+export function percent(x, digits = 2) {
+  if (x == null) return "unknown";
+  const size = (Math.abs(x) * 100).toFixed(digits), sign = Number(size) === 0 ? "" : x > 0 ? "+" : "\u2212";
+  return `${sign}${size}\u00a0%`;
+}
+
 const share = (x) => `${(x * 100).toFixed(x > 0 && x < 0.1 ? 1 : 0)}\u00a0%`;
 const chance = (p) => (p == null ? "unknown" : p > 0.995 ? "over 99\u00a0%" : p < 0.005 ? "under 1\u00a0%" : `${Math.round(p * 100)}\u00a0%`);
 const number = (x) => Number(x.toPrecision(4)).toString().replace("-", "\u2212");
@@ -172,7 +177,7 @@ export function arms(view, segment) {
     const theta = arm.theta[segment] ?? arm.theta.all;
     return h("tr", {}, h("th", { scope: "row" }, h("span", { class: `dot ${arm.role}` }), arm.arm, arm.role === "control" ? "" : h("span", { class: "note" }, ` ${arm.role}`)),
       h("td", { class: "number" }, share(arm.share)), h("td", { class: "number" }, count(arm.events)),
-      ...theta.map((value, k) => h("td", {}, number(value), view.weights[k].fixed ? null : place(view.weights[k], value))),
+      ...theta.map((value, k) => h("td", {}, h("span", { class: "value" }, number(value)), view.weights[k].fixed ? null : place(view.weights[k], value))),
       h("td", {}, ...soFar(arm)));
   });
   return [head, h("tbody", {}, ...rows)];

@@ -127,6 +127,7 @@ class Daemon:
     def run(self, stop: threading.Event, until_idle_s: float | None = None) -> None:
         """Work until `stop` is set or, with `until_idle_s`, until the source has had nothing new for so long."""
         last_news_s = self._monotonic()
+        self._show()  # before it is ready: whoever waits for that finds something to see
         while not stop.is_set():
             came = self.turn()
             if came == "news":

@@ -158,6 +158,7 @@ def test_a_person_approves_a_promotion_by_clicking_and_it_happens(running: Runni
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
     assert not page.get_by_role("button", name="Resume").is_enabled()
+    expect(page.locator("#rows")).to_contain_text("rows accepted")
     page.get_by_role("button", name="Approve").click()
     dialog = page.get_by_role("dialog", name=f"Approve {candidate}?")
     expect(dialog.get_by_label("Reason, for the ledger")).to_be_focused()

@@ -30,7 +30,7 @@ def test_every_reference_leads_somewhere() -> None:
 def test_a_fuzz_run_finds_no_fault_of_the_server(world: World, tmp_path: Path) -> None:
     fuzz = Path(sys.executable).with_name("schemathesis")
     with serving_world(world) as (rig, interface), (tmp_path / "told").open("w") as told:
-        command = [str(fuzz), "run", f"{interface.url}/api/v1/openapi.json", "--seed", "1", "--max-examples", "40",
+        command = [str(fuzz), "run", f"{interface.url}/api/v1/openapi.json", "--seed", "1", "--max-examples", "25",
                    "--phases", "examples,coverage,fuzzing", "--checks", f"{CHECKS},{MORE}", "--workers", "1",
                    "--suppress-health-check", "all", "-H", f"Authorization: Bearer {ANN}"]  # fmt: skip
         run = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=told, stderr=told)

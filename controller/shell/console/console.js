@@ -113,6 +113,7 @@ function show() {
   reveal("faults", Object.entries(view.faults).map(([part, fault]) => `${part}: ${fault}`).join("; "));
   buttons();
   renew("traffic", () => parts.traffic(view), view.arms.map((arm) => [arm.arm, arm.role, arm.share]));
+  text("rows", parts.rowsSaid(view));
   renew("glance", () => parts.glance(view), [view.measured, view.pick, view.decided_through_ms, view.now_ms, view.behind]);
   renew("metrics", () => parts.metricRows(view), [view.measured, view.objective]);
   text("metrics-what", parts.metricsWhat(view));

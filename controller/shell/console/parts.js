@@ -75,6 +75,14 @@ export function traffic(view) {
   return [bar, legend];
 }
 
+// What became of the rows of the newest window: whether data flows, and whether it can be believed.
+export function rowsSaid(view) {
+  if (!view.window) return "No event has come yet.";
+  const { end_ms, accepted, misattributed, fallback, unknown_version } = view.window;
+  const odd = [[misattributed, "misattributed"], [fallback, "served by the fallback"], [unknown_version, "of an unknown table"]].filter(([rows]) => rows);
+  return `Window to ${time(end_ms)} UTC: ${count(accepted)} rows accepted${odd.map(([rows, what]) => `, ${count(rows)} ${what}`).join("")}.`;
+}
+
 function tile(name, figure, beside, state = "") {
   return h("div", { class: "tile" }, h("dt", {}, name), h("dd", { class: `figure ${state}` }, figure), h("dd", { class: "beside" }, beside));
 }

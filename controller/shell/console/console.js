@@ -15,6 +15,9 @@ const ORDERS = { // in the order of the buttons, which never change places
   rollback: { word: "Roll back", look: "danger", yes: "Roll back", what: "All traffic goes to control, and the candidate, if there is one, is never dealt again." },
 };
 
+const STILL_S = 30; // a loop on the wall's clock that has not moved for so long hangs: a decision takes seconds
+
+let movedAt = performance.now();
 let me = null, view = null, history = null, asked = null, lastAnswer = null, timer = null;
 const rendered = new Map();
 
@@ -64,6 +67,7 @@ async function turn() {
     view = await ask("/api/v1/study");
     if (!history || history.revision !== view.history) history = await ask("/api/v1/history");
     lastAnswer = new Date();
+    if (before?.now_ms !== view.now_ms) movedAt = performance.now();
     show();
     if (before && before.stage !== view.stage) announce(`The stage is ${view.stage} now. ${parts.headline(view)}`);
     if (before && !before.awaiting_approval && view.awaiting_approval) announce(parts.headline(view));
@@ -110,7 +114,7 @@ function show() {
   const last = history.decisions.at(-1);
   text("why", last ? `Last decision, window to ${parts.time(last.window_end_ms)} UTC: ${last.what}` : "No window has been decided on yet.");
   reveal("notice", view.notice);
-  reveal("faults", Object.entries(view.faults).map(([part, fault]) => `${part}: ${fault}`).join("; "));
+  reveal("faults", [...Object.entries(view.faults).map(([part, fault]) => `${part}: ${fault}`), ...hanging()].join("; "));
   buttons();
   renew("traffic", () => parts.traffic(view), view.arms.map((arm) => [arm.arm, arm.role, arm.share]));
   text("rows", parts.rowsSaid(view));
@@ -120,6 +124,11 @@ function show() {
   showArms();
   showHistory();
   text("foot", `Plan ${view.plan.slice(0, 12)} \u00b7 epoch ${view.epoch} \u00b7 table version ${view.version}, ${view.valid_until_ms ? `holds until ${parts.time(view.valid_until_ms)} UTC` : "does not expire"} \u00b7 sealed through ${parts.time(view.sealed_through_ms)} \u00b7 ${view.banned} vectors banned \u00b7 times are on the daemon's clock (${view.clock === "wall" ? "the wall's" : "its events'"})`);
+}
+
+function hanging() {
+  const still = (performance.now() - movedAt) / 1000;
+  return view.clock === "wall" && still > STILL_S ? [`the daemon's loop has not moved for ${Math.round(still)} s`] : [];
 }
 
 function showArms() {

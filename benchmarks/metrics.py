@@ -21,9 +21,10 @@ from rich.table import Table
 
 from controller import assignment
 from controller.core.plan import Plan
-from controller.shell.admin import Health
+from controller.shell.board import Board
 from controller.shell.daemon import Daemon, readiness_log
 from controller.shell.fingerprint import single_threaded
+from controller.shell.health import Health
 from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics, OfStudy
 from controller.shell.publisher import MemoryPublisher
@@ -92,6 +93,7 @@ def measure(events: int) -> Measure:
         daemon = Daemon(
             plan, NdjsonSource(str(path)), journal, recorder, state,
             clock="events", start_at="earliest", health=Health(readiness_log(metrics)), metrics=metrics,
+            board=Board(plan, "events"),
         )  # fmt: skip
         return _run(daemon, registry, len(rows), spent)
 

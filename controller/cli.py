@@ -416,8 +416,8 @@ def _foreseen() -> tuple[type[Exception], ...]:
     from controller.shell.tls import CannotConnect
 
     return (
-        CannotConnect, CannotResume, CertificateRefused, ClientMissing, JournalError, NoSuchOffer, PlanRefused, PortTaken,
-        Refused, Superseded, TokensRefused, Unreachable, Unwritable,
+        CannotConnect, CannotResume, CertificateRefused, ClientMissing, JournalError, NoSuchOffer, PlanRefused,
+        PortTaken, Refused, Superseded, TokensRefused, Unreachable, Unwritable,
     )  # fmt: skip
 
 

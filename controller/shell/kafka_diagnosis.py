@@ -17,6 +17,7 @@ _STEP_S: Final = 2.0
 _API_VERSIONS, _SASL_HANDSHAKE = (18, 0), (17, 1)
 _UNSUPPORTED_MECHANISM: Final = 33
 _TLS_ALERT: Final = b"\x15\x03"
+_MOST_BYTES: Final = 4096  # of an answer; what promises more is not Kafka's
 
 
 class _Found(Exception):
@@ -45,6 +46,8 @@ def _connected(host: str, port: int) -> socket.socket:
         return socket.create_connection((host, port), _STEP_S)
     except OSError as error:
         raise _Found(f"no connection ({error.strerror or error})") from error
+    except UnicodeError as error:
+        raise _Found(f"no name of a host ({error})") from error
 
 
 def _secured(kafka: Kafka, plain: socket.socket, host: str) -> socket.socket:
@@ -53,7 +56,7 @@ def _secured(kafka: Kafka, plain: socket.socket, host: str) -> socket.socket:
     try:
         return context("kafka", kafka.tls).wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
-        hint = "see kafka.ca_file" if "certificate" in error.verify_message else "see kafka.bootstrap"
+        hint = "see kafka.bootstrap" if "mismatch" in error.verify_message else "see kafka.ca_file"
         raise _Found(f"its certificate is not trusted ({error.verify_message}); {hint}") from error
     except OSError as error:
         if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
@@ -87,10 +90,11 @@ def _mechanism(kafka: Kafka, connection: socket.socket) -> str:
     try:
         answer = _asked(connection, _SASL_HANDSHAKE, struct.pack(">h", len(name)) + name)
         code = struct.unpack(">h", answer[8:10])[0]
-    except (OSError, struct.error):
+        others = ", ".join(_texts(answer[10:]))
+    except (OSError, struct.error, UnicodeDecodeError):
         return f"it takes no login by {kafka.sasl_mechanism}; see kafka.security"
     if code == _UNSUPPORTED_MECHANISM:
-        return f"it has no login by {kafka.sasl_mechanism}, but by {', '.join(_texts(answer[10:]))}"
+        return f"it has no login by {kafka.sasl_mechanism}, but by {others}"
     if code:
         return "it takes no login there; see kafka.security"
     return (
@@ -105,10 +109,19 @@ def _asked(connection: socket.socket, api: tuple[int, int], body: bytes) -> byte
     request = struct.pack(">hhih", *api, 1, len(client)) + client + body
     connection.settimeout(_STEP_S)
     connection.sendall(struct.pack(">i", len(request)) + request)
-    answer = connection.recv(4096)
-    if not answer:
-        raise ConnectionError("it closed the connection")
+    answer = b""
+    while not _whole(answer):
+        more = connection.recv(_MOST_BYTES)
+        if not more:
+            raise ConnectionError("it closed the connection")
+        answer += more
     return answer
+
+
+def _whole(answer: bytes) -> bool:
+    """Whether all is there that its first 4 bytes promise; what is no answer of Kafka's is not waited for."""
+    size = int.from_bytes(answer[:4], signed=True)
+    return len(answer) >= 4 and (len(answer) >= 4 + size or size > _MOST_BYTES)
 
 
 def _texts(data: bytes) -> list[str]:

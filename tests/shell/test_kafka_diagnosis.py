@@ -1,16 +1,19 @@
 """What a server answers, step by step, and what is said of it. Real brokers: tests/integration/test_security.py."""
 
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from controller.shell import kafka_diagnosis
 from controller.shell.connections import Kafka
 from controller.shell.kafka_diagnosis import diagnosed
+from tests.services.certificates import Authority
 from tests.services.process import free_port
 
 Answer = Callable[[bytes], bytes]
@@ -19,17 +22,19 @@ LOGIN = {"security": "sasl_plaintext", "sasl_mechanism": "PLAIN", "username": "m
 
 
 @contextmanager
-def server(answer: Answer) -> Iterator[str]:
+def server(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Answers each request by what `answer` makes of it; b"" closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                while request := connection.recv(4096):
-                    if not (reply := answer(request)):
-                        return
-                    connection.sendall(reply)
+            plain, _ = listening.accept()
+            with plain, suppress(ssl.SSLError, ConnectionError):  # a client that has found out hangs up
+                with plain if tls is None else tls.wrap_socket(plain, server_side=True) as connection:
+                    while request := connection.recv(4096):
+                        if not (reply := answer(request)):
+                            return
+                        for byte in reply:  # a network may cut anywhere
+                            connection.sendall(bytes((byte,)))
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -51,6 +56,8 @@ def handshake(code: int, *mechanisms: bytes) -> Answer:
         (lambda request: VERSIONS, {}, "it answers, but not this client: it wants a login"),
         (handshake(33, b"GSSAPI", b"SCRAM-SHA-256"), LOGIN, "has no login by PLAIN, but by GSSAPI, SCRAM-SHA-256"),
         (handshake(34), LOGIN, "it takes no login there"),
+        (handshake(33, b"\xff"), LOGIN, "it takes no login by PLAIN"),
+        (lambda request: VERSIONS, LOGIN, "it takes no login by PLAIN"),
         (handshake(0, b"PLAIN"), LOGIN, "refuses the login of 'me' by PLAIN: the user name or the password"),
         (lambda request: VERSIONS if request[4:6] == b"\x00\x12" else b"", LOGIN, "it takes no login by PLAIN"),
     ],
@@ -74,8 +81,20 @@ def test_a_certificate_that_is_gone_is_named() -> None:
     assert said == f"{address}: kafka.ca_file: /gone.pem: No such file or directory"
 
 
-def test_a_name_that_nobody_knows_is_named() -> None:
+def test_a_name_that_nobody_knows_or_can_have_is_named() -> None:
     assert "no connection (" in diagnosed(Kafka("no-such-host.invalid:9092", "events"))
+    assert diagnosed(Kafka("a..b:9092", "events")).startswith("a..b:9092: no name of a host (")
+
+
+def test_a_certificate_of_another_host_is_not_the_authority_s_fault(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files = authority.server("elsewhere")
+    speaking = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    speaking.load_cert_chain(files.certificate, files.key)
+    with server(lambda request: b"", speaking) as address:
+        said = diagnosed(Kafka(address, "events", security="ssl", ca_file=str(authority.ca)))
+    assert said.startswith(f"{address}: its certificate is not trusted (IP address mismatch")
+    assert said.endswith("; see kafka.bootstrap")
 
 
 def test_a_server_that_hangs_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

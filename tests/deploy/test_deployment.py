@@ -40,6 +40,8 @@ def test_compose_is_valid_and_the_daemon_is_locked_down() -> None:
         service = config["services"][name]
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
+        assert service["image"] == "trimtab"
+    assert [name for name, service in config["services"].items() if "build" in service] == ["study"]
     published = [port for service in config["services"].values() for port in service.get("ports", ())]
     assert all("127.0.0.1" in str(port) for port in published), "nothing is reached from outside the machine"
 

@@ -85,7 +85,10 @@ def _speak(kafka: Kafka, connection: socket.socket) -> None:
 
 def _mechanism(kafka: Kafka, connection: socket.socket) -> str:
     if kafka.sasl_mechanism is None:
-        return 'it answers, but not this client: it wants a login (kafka.security = "sasl_...") or is too slow'
+        return (
+            'it answers, but not this client: it wants a login (kafka.security = "sasl_..."), names brokers that are '
+            "not reached from here (advertised.listeners), or is too slow"
+        )
     name = kafka.sasl_mechanism.encode()
     try:
         answer = _asked(connection, _SASL_HANDSHAKE, struct.pack(">h", len(name)) + name)

@@ -82,6 +82,7 @@ class ConfluentSource:
         except KafkaException as error:
             raise SourceUnavailable(
                 f"no Kafka broker is of use within {self._answer_s:g} s: {diagnosed(self._kafka)}"
+                f" [{error.args[0].str()}]"
             ) from error
         self._consumer = confluent_kafka.Consumer({**_SETTINGS, **self._login})
         self._assigned = False

@@ -28,13 +28,16 @@ def server(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[str]:
 
         def serve() -> None:
             plain, _ = listening.accept()
-            with plain, suppress(ssl.SSLError, ConnectionError):  # a client that has found out hangs up
-                with plain if tls is None else tls.wrap_socket(plain, server_side=True) as connection:
-                    while request := connection.recv(4096):
-                        if not (reply := answer(request)):
-                            return
-                        for byte in reply:  # a network may cut anywhere
-                            connection.sendall(bytes((byte,)))
+            with (
+                plain,
+                suppress(ssl.SSLError, ConnectionError),  # a client that has found out hangs up
+                plain if tls is None else tls.wrap_socket(plain, server_side=True) as connection,
+            ):
+                while request := connection.recv(4096):
+                    if not (reply := answer(request)):
+                        return
+                    for byte in reply:  # a network may cut anywhere
+                        connection.sendall(bytes((byte,)))
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()

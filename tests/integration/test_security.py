@@ -217,7 +217,7 @@ def test_daemon_and_simulated_product_run_on_secured_services(
         tmp_path / "world.log", "simulate", "quick", "--study", str(study), "--hours", str(WINDOWS), env=secrets
     )
     try:
-        assert world.wait(60) == 0, world.text[-3000:] + daemon.text[-3000:]
+        assert world.wait(180) == 0, world.text[-3000:] + daemon.text[-3000:]
         assert daemon.stop() == 0, daemon.text[-3000:]
     finally:
         daemon.kill()

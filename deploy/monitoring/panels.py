@@ -55,12 +55,13 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Dashboard(msgspec.Struct, frozen=True):
-    """A page. `about`: what it answers."""
+    """A page. `about`: what it answers; `one_study`: its panels would mix several."""
 
     uid: str
     title: str
     about: str
     rows: tuple[Row, ...]
+    one_study: bool = False
 
 
 def rendered(page: Dashboard) -> str:
@@ -76,7 +77,7 @@ def rendered(page: Dashboard) -> str:
         .time("now-24h", "now")
         .tooltip(grafana.DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("source").label("data source").type("prometheus"))
-        .with_variable(_studies())
+        .with_variable(_studies(page))
         .link(
             dashboard.DashboardLink("Trimtab")
             .type(grafana.DashboardLinkType.DASHBOARDS)
@@ -93,16 +94,15 @@ def rendered(page: Dashboard) -> str:
     return json.dumps(builder.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 
-def _studies() -> Any:
-    return (
+def _studies(page: Dashboard) -> Any:
+    studies = (
         dashboard.QueryVariable("study")
         .label("study")
         .datasource(SOURCE)
         .query("label_values(trimtab_build_info, study)")
         .refresh(grafana.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .include_all(True)
-        .all_value(".*")
     )
+    return studies if page.one_study else studies.include_all(True).all_value(".*")
 
 
 def _panel(panel: Panel) -> Any:

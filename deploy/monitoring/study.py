@@ -62,4 +62,5 @@ STUDY = Dashboard(
     "Trimtab / Study",
     "What the controller is doing to live traffic, and why",
     (Row("Now", _NOW), Row("What it does", _WHAT), Row("Why", _WHY)),
+    one_study=True,
 )

@@ -93,6 +93,12 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap(page: Dashboard) -> Non
     assert len(set(taken)) == len(taken)
 
 
+def test_arms_of_several_studies_are_not_shown_as_one_s() -> None:
+    for page in DASHBOARDS:
+        (studies,) = (v for v in json.loads(rendered(page))["templating"]["list"] if v["name"] == "study")
+        assert bool(studies.get("includeAll")) is (page.uid != "trimtab-study")
+
+
 def test_grafana_finds_the_dashboards_by_file() -> None:
     provider = yaml.safe_load((PROVISIONING / "dashboards" / "trimtab.yaml").read_text())["providers"][0]
     assert provider["options"]["path"] == "/var/lib/grafana/dashboards"

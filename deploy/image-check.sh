@@ -42,6 +42,8 @@ if box touch /written 2>/dev/null; then
     exit 1
 fi
 box id
+box python -c "import confluent_kafka, pyarrow.ipc"
+box test -s /usr/lib/ssl/certs/ca-certificates.crt   # whom TLS trusts where the study names no ca_file
 box trimtab simulate quick --write-study quick.toml --bootstrap "$TRIMTAB_TEST_KAFKA" --redis-url "$TRIMTAB_TEST_REDIS"
 box trimtab run quick.toml --clock events --from earliest --until-idle 10s --listen 127.0.0.1:19464 &
 daemon=$!

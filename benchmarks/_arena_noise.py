@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from benchmarks._arena_traffic import crowd, hour_sums
-from benchmarks._arena_worlds import Scenario
 from controller.assignment import Arm
 from controller.core import rollout
 from controller.core.control import baseline
@@ -11,7 +9,9 @@ from controller.core.evidence import deal_changes
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
 from simulators.closed_loop import START_MS
+from simulators.scenarios import Scenario
 from simulators.study import study_of
+from simulators.sums import crowd, hour_sums
 from simulators.worlds import HOUR_MS, Floats, World
 
 ATTAINABLE = 3.0  # standard errors that a limit is to be away from no change

@@ -19,9 +19,7 @@ from benchmarks._arena_botorch import Qlognei, Scbo
 from benchmarks._arena_optuna import OptunaTuner
 from benchmarks._arena_peers import Coordinates, HyperZeroLike, Random, Static
 from benchmarks._arena_protocol import Brief, Tuner, brief_of, history_of
-from benchmarks._arena_traffic import arrivals, crowd
 from benchmarks._arena_vizier import Vizier
-from benchmarks._arena_worlds import Scenario
 from controller.assignment import ALL, Arm
 from controller.core import operate, rollout
 from controller.core.control import Control, Statistics, Theta, baseline, carrying, initial, issue
@@ -34,7 +32,9 @@ from controller.core.step import seeded
 from controller.core.windows import Cell, Quality
 from controller.shell.fingerprint import single_threaded
 from simulators.closed_loop import START_MS
+from simulators.scenarios import Scenario
 from simulators.study import study_of
+from simulators.sums import arrivals, crowd
 from simulators.worlds import HOUR_MS, Floats
 
 TRIMTAB = "trimtab"

@@ -2,7 +2,7 @@
 
 | word | meaning |
 |---|---|
-| truth | the volume-weighted mean of the relative changes over the next 24 hours (`_arena_truth`) |
+| truth | the volume-weighted mean of the relative changes over the next 24 hours (`simulators.truth`) |
 | feasible | every margin is at least -0.1 x the limit's size; figures called strict allow no such slack |
 | score | true gain / best gain of a strictly feasible vector with the same freedom, at most 1, 0 when infeasible |
 | check | after each hour: what was recommended then, by the 24 hours that follow |
@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._arena_run import TRIMTAB, Hour, Run
-from benchmarks._arena_truth import best_gain, truth
-from benchmarks._arena_worlds import SCENARIOS, Scenario
+from benchmarks._arena_worlds import SCENARIOS
 from controller.core.control import Theta
+from simulators.scenarios import Scenario
+from simulators.truth import best_gain, truth
 from simulators.worlds import Floats, World, gain, margins, true_change, volume
 
 SLACK = 0.1  # of a limit

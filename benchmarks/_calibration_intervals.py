@@ -17,15 +17,16 @@ import numpy as np
 from scipy import stats
 
 from benchmarks._arena_run import Hour, Trimtab, hours_of
-from benchmarks._arena_truth import truth
-from benchmarks._arena_worlds import SCENARIOS, Scenario, drifted
+from benchmarks._arena_worlds import SCENARIOS
 from benchmarks._calibration_figures import Figure, Spread, clustered
 from controller.core.belief import believe, judged_metrics, points
 from controller.core.control import HOUR_MS, Control, Evidence, Statistics, Theta, carrying
 from controller.core.evidence import live_evidence
 from controller.core.plan import Plan
 from controller.shell.fingerprint import single_threaded
+from simulators.scenarios import Scenario, drifted
 from simulators.study import study_of
+from simulators.truth import truth
 from simulators.worlds import Floats, World, true_change
 
 WORLDS, RUNS, HOURS = ("three", "feed", "late", "heavy"), 12, 36

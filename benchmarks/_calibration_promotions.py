@@ -11,12 +11,13 @@ import numpy as np
 
 from benchmarks._arena_run import Hour, Trimtab, hours_of
 from benchmarks._arena_scores import Promotion, promotions_of
-from benchmarks._arena_shapes import Shape, generated
-from benchmarks._arena_worlds import AVAILABLE, SCENARIOS, Scenario
+from benchmarks._arena_worlds import AVAILABLE, SCENARIOS
 from benchmarks._calibration_figures import Figure, Spread, share
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
 from controller.shell.fingerprint import single_threaded
+from simulators.scenarios import Scenario
+from simulators.shapes import Shape, generated
 from simulators.study import study_of
 from simulators.worlds import World
 

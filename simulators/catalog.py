@@ -1,11 +1,17 @@
-"""The worlds that ship with Trimtab, by name."""
+"""The worlds that ship with Trimtab, by name: still ones made by hand, and all of them over time."""
 
 import msgspec
 
 from controller.core.estimate import Metric
 from controller.core.safety import Guardrail
 from controller.core.space import Weight
+from simulators.rails import RAILS, TRAP
+from simulators.scenarios import Drift, Late, Scenario
+from simulators.shapes import SHAPES, generated
 from simulators.worlds import Polynomial, Quantity, Season, World
+
+JUMP_HOUR = 36
+MILD, STRONG = Drift(0.20, 0.20, 1), Drift(0.35, 0.40, 2)
 
 FEED = World(
     name="feed",
@@ -164,11 +170,89 @@ TENURE = msgspec.structs.replace(
     units=60_000,
 )
 
-WORLDS: dict[str, World] = {world.name: world for world in (FEED, QUICK, TENURE, AA)}
+MADE = {name: generated(name, summary, shape) for name, (summary, shape) in SHAPES.items()}
+STILL = ("three", "small", "trap")  # of the worlds below that could drift
+
+WEEKEND = msgspec.structs.replace(
+    QUICK,
+    name="weekend",
+    summary="the quick feed with a weekly clock: more traffic and longer watches on Saturdays and Sundays",
+    quantities=tuple(
+        msgspec.structs.replace(q, season=msgspec.structs.replace(q.season, weekend=0.12)) if q.law == "amount" else q
+        for q in QUICK.quantities
+    ),
+    week=(0.92, 0.93, 0.94, 0.96, 1.03, 1.12, 1.10),
+)
+
+SURFACES = msgspec.structs.replace(
+    QUICK,
+    name="surfaces",
+    summary=f"the quick feed on two surfaces that want different weights; at hour {JUMP_HOUR} people move",
+    quantities=_with_tilts(QUICK, {"watch_s": {"home": {("p_watch",): 0.12}, "related": {("p_watch",): -0.5}}}),
+    segments={"home": 0.75, "related": 0.25},
+    segment_by="event",
+    events_per_hour=12_000.0,
+)
+
+
+def _turned(world: World) -> World:
+    """The world after a jump: people want less of what they wanted, and mind reports more."""
+    quantities = tuple(
+        msgspec.structs.replace(q, response=_mirrored(q.response)) if q.law == "amount" else q for q in world.quantities
+    )
+    return msgspec.structs.replace(world, quantities=quantities)
+
+
+def _mirrored(response: Polynomial) -> Polynomial:
+    """The same peak with the sign of every other weight's linear term turned round."""
+    singles = sorted(names[0] for names in response if len(names) == 1)
+    turned = set(singles[::2])
+    return {names: -c if len(names) == 1 and names[0] in turned else c for names, c in response.items()}
+
+
+def _over_time(world: World) -> Scenario:
+    drift = STRONG if world.name == "drift" else None if world.name in STILL else MILD
+    return Scenario(
+        name=world.name,
+        summary=world.summary,
+        world=world,
+        drift=drift,
+        late=Late("watch_s") if world.name == "late" else None,
+        bad_hours=(20, 45) if world.name == "badhour" else (),
+    )
+
+
+_ALL = (
+    *(Scenario(name=world.name, summary=world.summary, world=world) for world in (FEED, QUICK, TENURE, AA)),
+    *(_over_time(world) for world in (*MADE.values(), RAILS, TRAP)),
+    Scenario(
+        name="jump",
+        summary=f"the 3 weights, whose peak moves at hour {JUMP_HOUR}",
+        world=MADE["three"],
+        later=_turned(MADE["three"]),
+        drift=MILD,
+        jump_hour=JUMP_HOUR,
+    ),
+    Scenario(name="weekend", summary=WEEKEND.summary, world=WEEKEND),
+    Scenario(
+        name="surfaces",
+        summary=SURFACES.summary,
+        world=SURFACES,
+        later=msgspec.structs.replace(SURFACES, segments={"home": 0.35, "related": 0.65}),
+        jump_hour=JUMP_HOUR,
+    ),
+)
+SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _ALL}
+WORLDS: dict[str, World] = {name: scenario.world for name, scenario in SCENARIOS.items()}
+
+
+def scenario_named(name: str) -> Scenario:
+    """A world over time by its name; raises `ValueError` naming those there are."""
+    if name not in SCENARIOS:
+        raise ValueError(f"no world is called {name!r}; there are {', '.join(SCENARIOS)}")
+    return SCENARIOS[name]
 
 
 def world_named(name: str) -> World:
-    """A world by its name; raises `ValueError` naming those there are."""
-    if name not in WORLDS:
-        raise ValueError(f"no world is called {name!r}; there are {', '.join(WORLDS)}")
-    return WORLDS[name]
+    """The world that a scenario of this name begins with; raises `ValueError` naming those there are."""
+    return scenario_named(name).world

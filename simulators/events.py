@@ -18,10 +18,9 @@ from simulators.worlds import (
     Floats,
     Quantity,
     World,
-    hour_of,
     rate_changes,
     segment_names,
-    volume,
+    traffic,
 )
 
 ID_BYTES = 16
@@ -30,7 +29,7 @@ _ROW_BITS = 23  # an id is (span's begin in ms, row) mixed: 41 + 23 bits
 _LOOKUP = 2**20  # entries of the table that draws a unit by its activity
 
 # Streams of randomness, each keyed with the seed (and the span).
-_ACTIVITY, _SEGMENT, _TRAIT, _HOUR, _VISITS, _THINNING, _DELIVERY, _BEAT, _QUANTITY = range(9)
+_ACTIVITY, _SEGMENT, _TRAIT, _HOUR, _VISITS, _THINNING, _DELIVERY, _BEAT, _QUANTITY, _SURFACE = range(10)
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -47,7 +46,7 @@ class Population(msgspec.Struct, frozen=True, eq=False):
     names: NDArray[np.bytes_]
     unit_hash: NDArray[np.uint64]
     bucket: NDArray[np.int32]
-    segment: NDArray[np.int16]  # index into the world's segments
+    segment: NDArray[np.int16]  # index into the world's segments, where these are people's
     partition: NDArray[np.int32]  # where all events of the unit travel
     lookup: NDArray[np.int32]
     traits: tuple[Floats, ...]  # Q times (B,): standard normal, for ever the bucket's
@@ -70,6 +69,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     ts_ms: NDArray[np.int64]  # (n,)
     arrival_ms: NDArray[np.int64]  # (n,)
     unit: NDArray[np.int32]  # (n,) index into the population
+    segment: NDArray[np.int16]  # (n,) index into the world's segments
     version: NDArray[np.int64]  # (n,)
     arm: NDArray[np.int32]  # (n,) index into names
     names: tuple[str, ...]
@@ -111,12 +111,13 @@ def exposures(
     """
     effects = _effects(world, served)  # (A, S, 1 + Q)
     ts_ms, unit = _visits(world, people, begin_ms, end_ms, float(effects[..., 0].max()))
-    kept = _thinned(world, people, served, effects[..., 0], unit, begin_ms)
-    ts_ms, unit = ts_ms[kept], unit[kept]
+    segment = _segments(world, people, unit, begin_ms)
+    kept = _thinned(world, people, served, effects[..., 0], unit, segment, begin_ms)
+    ts_ms, unit, segment = ts_ms[kept], unit[kept], segment[kept]
     if len(ts_ms) >= 2**_ROW_BITS // 2:
         raise ValueError(f"{len(ts_ms)} events in one span of {end_ms - begin_ms} ms: use shorter spans")
-    values = _values(world, people, served, effects[..., 1:], ts_ms, unit, begin_ms)
-    rows = _rows(people, served, ts_ms, unit, values, _ids(people.seed, begin_ms, np.arange(len(ts_ms))))
+    values = _values(world, people, served, effects[..., 1:], ts_ms, unit, segment, begin_ms)
+    rows = _rows(people, served, ts_ms, unit, segment, values, _ids(people.seed, begin_ms, np.arange(len(ts_ms))))
     return _delivered(rows, delivery, _rng(people.seed, _DELIVERY, begin_ms)) if delivery else rows
 
 
@@ -127,10 +128,10 @@ def heartbeats(world: World, people: Population, served: Served, at_ms: int, par
         [rng.choice(np.flatnonzero(people.partition == partition)) for partition in range(partitions)], np.int32
     )
     ts_ms = np.full(partitions, at_ms, np.int64)
-    values = _values(world, people, served, _effects(world, served)[..., 1:], ts_ms, unit, at_ms)
-    return _rows(
-        people, served, ts_ms, unit, values, _ids(people.seed, at_ms, 2**_ROW_BITS - 1 - np.arange(partitions))
-    )
+    segment = _segments(world, people, unit, at_ms)
+    values = _values(world, people, served, _effects(world, served)[..., 1:], ts_ms, unit, segment, at_ms)
+    ids = _ids(people.seed, at_ms, 2**_ROW_BITS - 1 - np.arange(partitions))
+    return _rows(people, served, ts_ms, unit, segment, values, ids)
 
 
 def joined(first: Rows, second: Rows) -> Rows:
@@ -172,7 +173,7 @@ def _visits(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Times, in order, and units of a Poisson process that follows the volume curve, `boost` times as many."""
     grid = np.linspace(begin_ms, end_ms, max(2, (end_ms - begin_ms) // _MINUTE_MS + 1))
-    density = volume(world, hour_of(grid))
+    density = traffic(world, grid)
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(grid) / HOUR_MS)])
     rng = _rng(people.seed, _VISITS, begin_ms)
     n = int(rng.poisson(mass[-1] * world.events_per_hour * boost))
@@ -181,13 +182,27 @@ def _visits(
     return np.minimum(ts.astype(np.int64), end_ms - 1), unit
 
 
+def _segments(world: World, people: Population, unit: NDArray[np.int32], begin_ms: int) -> NDArray[np.int16]:
+    """The segment of every visit (n,)."""
+    if world.segment_by == "unit":
+        return people.segment[unit]
+    edges = np.cumsum(list(world.segments.values()))[:-1]
+    return np.searchsorted(edges, _rng(people.seed, _SURFACE, begin_ms).random(len(unit))).astype(np.int16)
+
+
 def _thinned(
-    world: World, people: Population, served: Served, effect: Floats, unit: NDArray[np.int32], begin_ms: int
+    world: World,
+    people: Population,
+    served: Served,
+    effect: Floats,
+    unit: NDArray[np.int32],
+    segment: NDArray[np.int16],
+    begin_ms: int,
 ) -> NDArray[np.bool_]:
     """Which visits take place (n,), given each arm's and segment's multiplier (A, S) of them."""
     if not world.visits:
         return np.ones(len(unit), np.bool_)
-    chance = effect[served.arm_of[people.bucket[unit]], people.segment[unit]] / effect.max()
+    chance = effect[served.arm_of[people.bucket[unit]], segment] / effect.max()
     return np.asarray(_rng(people.seed, _THINNING, begin_ms).random(len(unit)) < chance)
 
 
@@ -198,6 +213,7 @@ def _values(
     effects: Floats,
     ts_ms: NDArray[np.int64],
     unit: NDArray[np.int32],
+    segment: NDArray[np.int16],
     begin_ms: int,
 ) -> Floats:
     """Draw every quantity, parents first -> (n, Q)."""
@@ -205,11 +221,10 @@ def _values(
     first_hour = int(ts_ms.min()) // HOUR_MS if len(ts_ms) else 0
     hours = (int(ts_ms.max()) // HOUR_MS - first_hour + 1) if len(ts_ms) else 1
     cell = (ts_ms // HOUR_MS - first_hour) * world.buckets + people.bucket[unit]
-    cell = cell * effects.shape[1] + people.segment[unit]
-    hour = hour_of(ts_ms)
+    cell = cell * effects.shape[1] + segment
     for q, quantity in enumerate(world.quantities):
         table = _rate_table(world, people, q, first_hour, hours) * effects[served.arm_of, :, q]  # (H, B, S)
-        rate = table.reshape(-1)[cell] * quantity.season.factor(hour)
+        rate = table.reshape(-1)[cell] * quantity.season.factor(ts_ms)
         parent = values[:, world.index(quantity.of)] if quantity.of else None
         values[:, q] = _draw(quantity, rate, parent, _rng(people.seed, _QUANTITY, q, begin_ms))
     return values
@@ -249,12 +264,13 @@ def _rows(
     served: Served,
     ts_ms: NDArray[np.int64],
     unit: NDArray[np.int32],
+    segment: NDArray[np.int16],
     values: Floats,
     ids: NDArray[np.bytes_],
 ) -> Rows:
     arm = served.arm_of[people.bucket[unit]].astype(np.int32)
     version = np.full(len(ts_ms), served.version, np.int64)
-    return Rows(ids, ts_ms, ts_ms, unit, version, arm, served.names, values)
+    return Rows(ids, ts_ms, ts_ms, unit, segment, version, arm, served.names, values)
 
 
 def _ids(seed: int, begin_ms: int, row: NDArray[np.integer]) -> NDArray[np.bytes_]:

@@ -26,7 +26,7 @@ def json_events(world: World, people: Population, rows: Rows) -> list[bytes]:
         list(map(values, *(_numbers(world, rows, q) for q in range(len(world.quantities))))),
     ]
     if world.segments:
-        columns.append(np.array(list(world.segments))[people.segment[rows.unit]].tolist())
+        columns.append(np.array(list(world.segments))[rows.segment].tolist())
     return list(map(msgspec.json.Encoder().encode, map(event, *columns)))
 
 
@@ -52,7 +52,7 @@ def decoded(world: World, people: Population, rows: Rows, plan: EventPlan, first
         id=_text(rows.ids),
         unit=_text(people.names[rows.unit]),
         arm=Names(rows.arm, tuple(name.encode() for name in rows.names)),
-        segment=_segments(world, people, rows),
+        segment=_segments(world, rows),
         ts_ms=rows.ts_ms,
         version=rows.version,
         bucket=np.full(n, -1, np.int64),
@@ -84,10 +84,10 @@ def _components(world: World, rows: Rows, plan: EventPlan) -> NDArray[np.float64
     return values
 
 
-def _segments(world: World, people: Population, rows: Rows) -> Names:
+def _segments(world: World, rows: Rows) -> Names:
     if not world.segments:
         return Names(np.zeros(len(rows), np.int32), (b"",))
-    return Names(people.segment[rows.unit].astype(np.int32), tuple(name.encode() for name in world.segments))
+    return Names(rows.segment.astype(np.int32), tuple(name.encode() for name in world.segments))
 
 
 def _text(texts: NDArray[np.bytes_]) -> Text:

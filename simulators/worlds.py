@@ -27,17 +27,20 @@ Floats = NDArray[np.float64]
 Polynomial = dict[tuple[str, ...], float]  # product of these weights' x -> its coefficient
 Tail = Literal["gamma", "lognormal"]
 HOUR_MS = 3_600_000
+SATURDAY = 5  # days of the week count from Monday, 0
 
 
 class Season(msgspec.Struct, frozen=True):
-    """A rate's daily curve, `1 + swing cos`, highest at `peak_hour` (UTC)."""
+    """A rate over time: `1 + swing cos`, highest at `peak_hour` (UTC), and `weekend` more on Saturday and Sunday."""
 
     swing: float = 0.0
     peak_hour: float = 0.0
+    weekend: float = 0.0
 
-    def factor(self, hour: Floats) -> Floats:
-        """Multiplier of a rate at these hours of the day; its mean over the day is 1."""
-        return 1.0 + self.swing * np.cos((hour - self.peak_hour) * (2 * np.pi / 24))
+    def factor(self, ts_ms: NDArray[np.int64]) -> Floats:
+        """Multiplier of a rate at these times; its mean over a weekday is 1."""
+        daily = 1.0 + self.swing * np.cos((hour_of(ts_ms) - self.peak_hour) * (2 * np.pi / 24))
+        return daily * (1.0 + self.weekend * (weekday_of(ts_ms) >= SATURDAY)) if self.weekend else daily
 
 
 class Quantity(msgspec.Struct, frozen=True):
@@ -74,9 +77,11 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     metrics: tuple[Metric, ...]
     objective: dict[str, float]
     guardrails: tuple[Guardrail, ...]
-    segments: dict[str, float] = {}  # name -> share of units
+    segments: dict[str, float] = {}  # name -> share of units, or of events
+    segment_by: Literal["unit", "event"] = "unit"  # tenure is a person's, a surface an event's
     events_per_hour: float = 60_000.0  # mean over the day
     volume_swing: float = 8.0  # busiest hour / quietest hour
+    week: tuple[float, ...] = (1.0,) * 7  # traffic of the days from Monday on, as multiples of their mean
     units: int = 200_000
     activity_sd: float = 0.7  # of the log of a unit's activity
     trait_share: float = 0.5
@@ -182,6 +187,11 @@ def volume(world: World, hour: Floats) -> Floats:
     return np.asarray(np.exp(exponent * _harmonics(hour)) / mean)
 
 
+def traffic(world: World, ts_ms: NDArray[np.int64] | Floats) -> Floats:
+    """Traffic at these times as a multiple of the weekly mean: the day's curve and the day of the week."""
+    return np.asarray(volume(world, hour_of(ts_ms)) * np.array(world.week)[weekday_of(ts_ms)])
+
+
 def _harmonics(hour: Floats) -> Floats:
     angle = hour * (2 * np.pi / 24)
     return np.asarray(np.cos(angle - 2 * np.pi * 18 / 24) + 0.45 * np.cos(2 * angle - 4 * np.pi * 11 / 24))
@@ -190,3 +200,8 @@ def _harmonics(hour: Floats) -> Floats:
 def hour_of(ts_ms: NDArray[np.int64] | Floats) -> Floats:
     """The hour of the day (UTC), with its fraction."""
     return np.asarray((ts_ms % (24 * HOUR_MS)) / HOUR_MS)
+
+
+def weekday_of(ts_ms: NDArray[np.int64] | Floats) -> NDArray[np.int64]:
+    """The day of the week (UTC), 0 for a Monday; the epoch began on a Thursday."""
+    return np.asarray((ts_ms // (24 * HOUR_MS)).astype(np.int64) + 3) % 7

@@ -5,10 +5,10 @@ import pytest
 from benchmarks._arena_report import ALL, HARD, ahead, lines
 from benchmarks._arena_run import Claim, Hour, Run
 from benchmarks._arena_scores import Scores, scored
-from benchmarks._arena_truth import optimum
-from benchmarks._arena_worlds import JUMP_HOUR, SCENARIOS
+from benchmarks._arena_worlds import SCENARIOS
 from controller.core.control import Theta
-from simulators.catalog import QUICK
+from simulators.catalog import JUMP_HOUR, QUICK
+from simulators.truth import optimum
 from simulators.worlds import gain, margins, true_change, volume
 
 BASELINE: Theta = {"all": tuple(QUICK.baseline.tolist())}

@@ -7,7 +7,7 @@ import pytest
 from controller.core.space import Space
 from simulators.catalog import AA, FEED, TENURE, WORLDS, world_named
 from simulators.optimum import best_feasible
-from simulators.worlds import Floats, World, gain, hour_of, margins, true_change, volume
+from simulators.worlds import HOUR_MS, Floats, World, gain, hour_of, margins, true_change, volume
 
 ALL_WORLDS = pytest.mark.parametrize("world", list(WORLDS.values()), ids=list(WORLDS))
 
@@ -89,11 +89,11 @@ def test_traffic_swings_eightfold_and_keeps_its_mean() -> None:
 
 def test_the_click_rate_moves_over_the_day_as_real_ones_do() -> None:
     clicks = FEED.quantities[FEED.index("clicks")]
-    rates = clicks.rate * clicks.season.factor(np.arange(24.0))
+    rates = clicks.rate * clicks.season.factor(np.arange(24) * HOUR_MS)
     assert 0.36 < rates.min() < 0.37
     assert 0.40 < rates.max() < 0.41
 
 
 def test_an_unknown_world_is_named_beside_those_there_are() -> None:
-    with pytest.raises(ValueError, match="'fed'; there are feed, quick, tenure, aa"):
+    with pytest.raises(ValueError, match="'fed'; there are feed, quick, tenure, aa, "):
         world_named("fed")

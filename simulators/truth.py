@@ -2,7 +2,7 @@
 
 A jump counts once its own hour has been seen: nobody can foresee it. What is best is that of the world whose
 coefficients are the mean of those hours': with a drift the two differ by the curvature of the exponential, .2 % of the
-gain (`tests/benchmarks/test_arena_truth.py`).
+gain (`tests/simulators/test_truth.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from functools import cache
 import msgspec
 import numpy as np
 
-from benchmarks._arena_worlds import SCENARIOS, Scenario
 from controller.core.control import Theta
 from simulators.optimum import Best, best_feasible
+from simulators.scenarios import Scenario
 from simulators.worlds import Floats, Polynomial, World, segment_names, true_change, volume, weights_of
 
 AHEAD_H, KNOT_H = 24, 3
@@ -43,16 +43,14 @@ def best_gain(scenario: Scenario, hour: int, *, common: bool, seen: int | None =
 
 def optimum(scenario: Scenario, hour: int, *, common: bool, seen: int | None = None) -> Best:
     """The best feasible vector of the 24 hours from `hour` on; one vector for everyone where `common`."""
-    jumped = scenario.jumped(hour if seen is None else seen)
     common = common or len(segment_names(scenario.world)) == 1
-    return _optimum(scenario.name, 0 if scenario.drift is None else hour, jumped, common)
+    hour, seen = (0 if scenario.drift is None else hour), scenario.last_change(hour if seen is None else seen)
+    return _optimum(scenario, hour, seen, common)
 
 
 @cache
-def _optimum(name: str, hour: int, jumped: bool, common: bool) -> Best:
-    scenario = SCENARIOS[name]
-    seen = (scenario.jump_hour or 0) if jumped else 0
-    near = None if hour == 0 else dict(_optimum(name, 0, jumped, common).theta)
+def _optimum(scenario: Scenario, hour: int, seen: int, common: bool) -> Best:
+    near = None if hour == 0 else dict(_optimum(scenario, 0, seen, common).theta)
     return best_feasible(_mean_world(_ahead(scenario, hour, seen)), common=common, near=near)
 
 

@@ -2,11 +2,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks._arena_truth import best_gain, optimum, truth
-from benchmarks._arena_worlds import JUMP_HOUR, PERIOD_H, SCENARIOS, Drift, Scenario, drifted
 from controller.core.control import Theta
 from controller.core.space import Space
-from simulators.catalog import QUICK
+from simulators.catalog import JUMP_HOUR, QUICK, SCENARIOS
+from simulators.scenarios import PERIOD_H, Drift, Scenario, drifted
+from simulators.truth import best_gain, optimum, truth
 from simulators.worlds import gain, margins, true_change, volume
 
 DRIFT = Drift(swing=0.3, wander=0.5, seed=1)

@@ -4,9 +4,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks._arena_traffic import LATENESS_H, Crowd, arrivals, crowd, hour_sums
-from benchmarks._arena_truth import optimum
-from benchmarks._arena_worlds import SCENARIOS
 from controller.assignment import ALL, Arm
 from controller.core import rollout
 from controller.core.control import baseline
@@ -16,9 +13,11 @@ from controller.core.evidence import deal_changes
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
-from simulators.catalog import QUICK, TENURE
+from simulators.catalog import QUICK, SCENARIOS, TENURE
 from simulators.events import Served, exposures, pieces, population
 from simulators.study import study_of
+from simulators.sums import LATENESS_H, Crowd, arrivals, crowd, hour_sums
+from simulators.truth import optimum
 from simulators.worlds import HOUR_MS, World, true_change
 
 BEGIN_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS

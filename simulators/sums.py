@@ -3,7 +3,7 @@
 Sums of events are drawn from their own laws, so they are exact given a rate: visits are Poisson, a count of at least
 one per visit is n + Poisson(n (rate - 1)), a part of n is Binomial(n, rate), an amount is a sum of n pieces. Rates are
 those of `simulators.events` with one difference: the season stands still within an hour.
-`tests/benchmarks/test_arena_traffic.py` holds both, and the closed form, beside one another.
+`tests/simulators/test_sums.py` holds both, and the closed form, beside one another.
 
 Notation: B buckets, S segments, G1 = 1 + segments (1 without any), Q quantities, C components, A arms.
 """
@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._arena_worlds import Late
 from controller.assignment import Arm
 from controller.core.events import FIXED_POINT
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
 from simulators.events import pieces, population
-from simulators.worlds import HOUR_MS, Floats, Quantity, World, hour_of, rate_changes, segment_names, volume
+from simulators.scenarios import Late
+from simulators.worlds import HOUR_MS, Floats, Quantity, World, rate_changes, segment_names, traffic
 
 _TRAFFIC, _WILD = 101, 102  # streams of randomness, beside those of `simulators.events`
 LATENESS_H = 6  # of the study that `simulators.study` writes: by then everything has arrived
@@ -71,9 +71,9 @@ def arrivals(
     rng = np.random.default_rng((people.seed, _TRAFFIC, begin_ms))
     log_rates = _log_rates(world, deal, weights)
     effect = np.exp(log_rates)[deal.buckets].transpose(2, 1, 0)  # (1 + Q, S, B)
-    hour = hour_of(np.array([begin_ms + HOUR_MS // 2]))
-    mean = world.events_per_hour * float(volume(world, hour_of(begin_ms + _MINUTES * 60_000.0)).mean())
-    events = rng.poisson(mean * people.share * effect[0])
+    middle = np.array([begin_ms + HOUR_MS // 2])
+    mean = world.events_per_hour * float(traffic(world, begin_ms + _MINUTES * 60_000.0).mean())
+    events = rng.poisson(mean * _share(world, people) * effect[0])
     values: dict[str | None, Floats] = {None: events.astype(np.float64)}
     wildness = _wildness(world, people, deal, begin_ms) if wild else np.ones((len(world.quantities), world.buckets))
     tardy: list[Floats] = []  # by age, of the late quantity
@@ -81,7 +81,7 @@ def arrivals(
         trait = np.sqrt(world.trait_share) * people.traits[q]
         trait = trait + np.sqrt(1 - world.trait_share) * rng.standard_normal(world.buckets)
         rate = quantity.rate * np.exp(quantity.spread * trait - quantity.spread**2 / 2) * effect[1 + q] * wildness[q]
-        rate = rate * float(quantity.season.factor(hour)[0])
+        rate = rate * float(quantity.season.factor(middle)[0])
         if late is not None and late.quantity == quantity.name:
             tardy = late_sums(quantity, late, rate, values[quantity.of], rng)
             values[quantity.name] = tardy[-1]
@@ -89,6 +89,13 @@ def arrivals(
             values[quantity.name] = _drawn(quantity, rate, values[quantity.of], rng)
     ages = [values | {late.quantity: some} for some in tardy] if late is not None else [values]
     return tuple(_cell(world, found, events, components) for found in ages)
+
+
+def _share(world: World, people: Crowd) -> Floats:
+    """(S, B) of all visits: people are what they are, surfaces change with the world."""
+    if world.segment_by == "unit":
+        return people.share
+    return np.asarray(np.array(list(world.segments.values()))[:, None] * people.share.sum(axis=0))
 
 
 def _cell(

@@ -4,12 +4,14 @@ Nothing here decides. Columns take the place of Kafka, a variable that of Redis;
 daemon's own, so the journal is one that `trimtab verify` accepts.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from controller import assignment
+from controller.core.events import decode
 from controller.core.plan import Plan
 from controller.core.step import Info, State, event_clock_ms, seeded, step
 from controller.core.windows import Batch, PartBatch, PartitionState, WindowPlan
@@ -17,8 +19,10 @@ from controller.shell.fingerprint import single_threaded
 from controller.shell.journal import Journal
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
-from simulators.events import Delivery, Population, Rows, arrived, exposures, heartbeats, joined, population
-from simulators.serving import served
+from simulators.events import Delivery, Rows, population
+from simulators.faults import Fault
+from simulators.scenarios import Scenario, over_time
+from simulators.traffic import Traffic
 from simulators.wire import by_partition, decoded
 from simulators.worlds import World
 
@@ -37,18 +41,20 @@ class Turn(msgspec.Struct, frozen=True, eq=False):
 
 def run(
     plan: Plan,
-    world: World,
+    world: World | Scenario,
     windows: int,
     seed: int,
     journal: Path,
     watch: Callable[[Turn], None] = lambda turn: None,
     delivery: Delivery | None = None,
+    faults: Sequence[Fault] = (),
 ) -> State:
     """Let a study tune a world for so many windows; returns the state after the last one was decided on.
 
     The world's randomness follows from `seed`, the decisions' from the plan's. Raises `JournalRefused` or
     `PlanRefused` when the journal exists and is not this study's.
     """
+    scenario = over_time(world)
     with single_threaded(), Journal.open(journal, plan.study) as book:
         shelf = MemoryPublisher()
         recorder, state = Recorder.take_over(plan, book, shelf, 0, "events")
@@ -56,11 +62,11 @@ def run(
         state = msgspec.structs.replace(state, windows=msgspec.structs.replace(state.windows, partitions=parts))
         state = recorder.commit(state, ())
         recorder.publish(0)
-        people = population(world, seed, plan.salt, PARTITIONS)
+        people = population(scenario.world, seed, plan.salt, PARTITIONS)
+        traffic = Traffic(scenario, people, PARTITIONS, START_MS, delivery=delivery or Delivery(), faults=faults)
         events = 0
-        for rows in traffic(plan, world, people, windows, shelf, delivery or Delivery()):
-            batch = _batch(plan, world, people, state, rows)
-            state, effects, info = step(plan, state, batch, None, seeded(plan.seed))
+        for rows in _polls(plan, traffic, windows, shelf):
+            state, effects, info = step(plan, state, _batch(plan, traffic, state, rows), None, seeded(plan.seed))
             state = recorder.commit(state, effects)
             recorder.publish(event_clock_ms(state))
             events += len(rows)
@@ -68,16 +74,10 @@ def run(
     return state
 
 
-def traffic(
-    plan: Plan, world: World, people: Population, windows: int, shelf: MemoryPublisher, delivery: Delivery
-) -> Iterator[Rows]:
+def _polls(plan: Plan, traffic: Traffic, windows: int, shelf: MemoryPublisher) -> Iterator[Rows]:
     """Polls of events in order of arrival, each served by the table of its moment."""
-    waiting: Rows | None = None
     for begin, end, settles in spans(plan.window, START_MS, windows, POLLS):
-        table = served(world, assignment.decode(shelf.table) if shelf.table else None, begin)
-        fresh = exposures(world, people, table, begin, end, delivery)
-        due, waiting = arrived(fresh if waiting is None else joined(waiting, fresh), end)
-        yield joined(due, heartbeats(world, people, table, end, PARTITIONS)) if settles else due
+        yield traffic.until(assignment.decode(shelf.table) if shelf.table else None, begin, end, beat=settles)
 
 
 def spans(window: WindowPlan, start_ms: int, windows: int, polls: int = 1) -> Iterator[tuple[int, int, bool]]:
@@ -94,10 +94,16 @@ def spans(window: WindowPlan, start_ms: int, windows: int, polls: int = 1) -> It
             begin = end
 
 
-def _batch(plan: Plan, world: World, people: Population, state: State, rows: Rows) -> Batch:
+def _batch(plan: Plan, traffic: Traffic, state: State, rows: Rows) -> Batch:
+    world, people = traffic.scenario.world, traffic.people
     parts = []
     for partition, part in enumerate(by_partition(people, rows, PARTITIONS)):
         offset = state.windows.partitions[partition].next_offset
-        events = decoded(world, people, part, plan.events, offset)
-        parts.append(PartBatch(partition, events, {}, offset + len(part)))
+        if traffic.breaks_bytes:
+            offsets = range(offset, offset + len(part))
+            found = decode(traffic.events(part, partition, offset), offsets, plan.events)
+        else:
+            found = decoded(world, people, part, plan.events, offset)
+        refused = Counter(row.reason for row in found.rejected)
+        parts.append(PartBatch(partition, found.events, dict(refused), offset + len(part)))
     return Batch(tuple(parts))

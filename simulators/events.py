@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from controller.unit_hash import buckets_of, unit_hashes
+from simulators.scenarios import Late
 from simulators.worlds import (
     HOUR_MS,
     Floats,
@@ -27,9 +28,12 @@ ID_BYTES = 16
 _MINUTE_MS = 60_000
 _ROW_BITS = 23  # an id is (span's begin in ms, row) mixed: 41 + 23 bits
 _LOOKUP = 2**20  # entries of the table that draws a unit by its activity
+LATENESS_H = 6  # of the study that `simulators.study` writes: by then everything has arrived
+WILD_EFFECT, WILD_SD = 0.3, 0.5
 
 # Streams of randomness, each keyed with the seed (and the span).
-_ACTIVITY, _SEGMENT, _TRAIT, _HOUR, _VISITS, _THINNING, _DELIVERY, _BEAT, _QUANTITY, _SURFACE = range(10)
+_ACTIVITY, _SEGMENT, _TRAIT, _HOUR, _VISITS, _THINNING, _DELIVERY, _BEAT, _QUANTITY, _SURFACE, _LATE = range(11)
+_WILD = 102
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -103,21 +107,37 @@ def population(world: World, seed: int, salt: str, partitions: int = 1) -> Popul
 
 
 def exposures(
-    world: World, people: Population, served: Served, begin_ms: int, end_ms: int, delivery: Delivery | None = None
+    world: World,
+    people: Population,
+    served: Served,
+    begin_ms: int,
+    end_ms: int,
+    delivery: Delivery | None = None,
+    *,
+    late: Late | None = None,
+    wild: bool = False,
 ) -> Rows:
     """All events whose exposure lies in [begin, end), served by one table; copies and late ones included.
 
-    Raises `ValueError` when the span would hold more events than ids can tell apart (8 million).
+    What is `late` of an exposure follows in events of its own; a `wild` span lies within one hour (`wildness`). Raises
+    `ValueError` when the span would hold more events than ids can tell apart (4 million; 1.3 million with `late`).
     """
     effects = _effects(world, served)  # (A, S, 1 + Q)
     ts_ms, unit = _visits(world, people, begin_ms, end_ms, float(effects[..., 0].max()))
     segment = _segments(world, people, unit, begin_ms)
     kept = _thinned(world, people, served, effects[..., 0], unit, segment, begin_ms)
     ts_ms, unit, segment = ts_ms[kept], unit[kept], segment[kept]
-    if len(ts_ms) >= 2**_ROW_BITS // 2:
+    if len(ts_ms) >= 2**_ROW_BITS // (6 if late else 2):
         raise ValueError(f"{len(ts_ms)} events in one span of {end_ms - begin_ms} ms: use shorter spans")
-    values = _values(world, people, served, effects[..., 1:], ts_ms, unit, segment, begin_ms)
-    rows = _rows(people, served, ts_ms, unit, segment, values, _ids(people.seed, begin_ms, np.arange(len(ts_ms))))
+    rates = _rates(world, people, served, effects[..., 1:], ts_ms, unit, segment)
+    if wild:
+        noise = wildness(world, people.seed, served.arm_of, len(served.theta), begin_ms // HOUR_MS * HOUR_MS)
+        rates *= noise[:, people.bucket[unit]]
+    values = _values(world, people.seed, rates, begin_ms)
+    ids = _ids(people.seed, begin_ms, np.arange(len(ts_ms)))
+    rows = _rows(people, served, ts_ms, unit, segment, values, ids)
+    if late:
+        rows = _followed_up(world, people.seed, late, rows, rates, begin_ms)
     return _delivered(rows, delivery, _rng(people.seed, _DELIVERY, begin_ms)) if delivery else rows
 
 
@@ -129,7 +149,8 @@ def heartbeats(world: World, people: Population, served: Served, at_ms: int, par
     )
     ts_ms = np.full(partitions, at_ms, np.int64)
     segment = _segments(world, people, unit, at_ms)
-    values = _values(world, people, served, _effects(world, served)[..., 1:], ts_ms, unit, segment, at_ms)
+    rates = _rates(world, people, served, _effects(world, served)[..., 1:], ts_ms, unit, segment)
+    values = _values(world, people.seed, rates, at_ms)
     ids = _ids(people.seed, at_ms, 2**_ROW_BITS - 1 - np.arange(partitions))
     return _rows(people, served, ts_ms, unit, segment, values, ids)
 
@@ -206,7 +227,7 @@ def _thinned(
     return np.asarray(_rng(people.seed, _THINNING, begin_ms).random(len(unit)) < chance)
 
 
-def _values(
+def _rates(
     world: World,
     people: Population,
     served: Served,
@@ -214,20 +235,63 @@ def _values(
     ts_ms: NDArray[np.int64],
     unit: NDArray[np.int32],
     segment: NDArray[np.int16],
-    begin_ms: int,
 ) -> Floats:
-    """Draw every quantity, parents first -> (n, Q)."""
-    values = np.empty((len(ts_ms), len(world.quantities)))
+    """Every quantity's rate at every visit (Q, n)."""
+    rates = np.empty((len(world.quantities), len(ts_ms)))
     first_hour = int(ts_ms.min()) // HOUR_MS if len(ts_ms) else 0
     hours = (int(ts_ms.max()) // HOUR_MS - first_hour + 1) if len(ts_ms) else 1
     cell = (ts_ms // HOUR_MS - first_hour) * world.buckets + people.bucket[unit]
     cell = cell * effects.shape[1] + segment
     for q, quantity in enumerate(world.quantities):
         table = _rate_table(world, people, q, first_hour, hours) * effects[served.arm_of, :, q]  # (H, B, S)
-        rate = table.reshape(-1)[cell] * quantity.season.factor(ts_ms)
+        rates[q] = table.reshape(-1)[cell] * quantity.season.factor(ts_ms)
+    return rates
+
+
+def _values(world: World, seed: int, rates: Floats, begin_ms: int) -> Floats:
+    """Draw every quantity, parents first -> (n, Q)."""
+    values = np.empty(rates.shape[::-1])
+    for q, quantity in enumerate(world.quantities):
         parent = values[:, world.index(quantity.of)] if quantity.of else None
-        values[:, q] = _draw(quantity, rate, parent, _rng(people.seed, _QUANTITY, q, begin_ms))
+        values[:, q] = _draw(quantity, rates[q], parent, _rng(seed, _QUANTITY, q, begin_ms))
     return values
+
+
+def wildness(world: World, seed: int, arm_of: NDArray[np.integer], arms: int, hour_ms: int) -> Floats:
+    """Factors (Q, B) of the rates in an hour that means nothing.
+
+    WILD_EFFECT more or less in about half of the arms, and WILD_SD of noise in every bucket.
+    """
+    rng = np.random.default_rng((seed, _WILD, hour_ms))
+    shape = (len(world.quantities), arms)
+    effect = np.where(rng.random(shape) < 0.5, WILD_EFFECT * np.where(rng.random(shape) < 0.5, -1.0, 1.0), 0.0)
+    noise = WILD_SD * rng.standard_normal((shape[0], world.buckets))
+    return np.asarray((1.0 + effect)[:, arm_of] * np.exp(noise - WILD_SD**2 / 2))
+
+
+def _followed_up(world: World, seed: int, late: Late, rows: Rows, rates: Floats, begin_ms: int) -> Rows:
+    """The late quantity in events that follow their exposure: one for its long pieces, one for its short ones."""
+    q, n = world.index(late.quantity), len(rows)
+    quantity, rng = world.quantities[q], _rng(seed, _LATE, begin_ms)
+    parent = rows.values[:, world.index(str(quantity.of))]
+    long = rng.binomial(parent.astype(np.int64), 0.5).astype(np.float64)
+    until_h = (rows.ts_ms // HOUR_MS + 1 + LATENESS_H) - rows.ts_ms / HOUR_MS
+    first = msgspec.structs.replace(rows, values=rows.values * (np.arange(len(world.quantities)) != q))
+    for part, (number, size) in enumerate(((long, 1.0 + late.spread), (parent - long, 1.0 - late.spread))):
+        rate = size * rates[q]
+        amount = np.round(rate * pieces(quantity, number, rng), 3)
+        mean_h = late.mean_h * rate / quantity.rate
+        delay_h = -mean_h * np.log1p(-rng.random(n) * -np.expm1(-until_h / mean_h))  # exponential, cut off
+        values = np.zeros_like(rows.values)
+        values[:, q] = amount
+        more = msgspec.structs.replace(
+            rows,
+            ids=_ids(seed, begin_ms, np.arange(n) + (part + 1) * n),
+            arrival_ms=rows.ts_ms + (delay_h * HOUR_MS).astype(np.int64),
+            values=values,
+        )
+        first = joined(first, taken(more, amount > 0))
+    return first
 
 
 def _rate_table(world: World, people: Population, q: int, first_hour: int, hours: int) -> Floats:

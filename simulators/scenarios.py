@@ -9,7 +9,7 @@ from functools import cache
 import msgspec
 import numpy as np
 
-from simulators.worlds import Floats, Polynomial, World
+from simulators.worlds import Floats, Polynomial, World, recalibrated
 
 PERIOD_H = 240.0
 
@@ -39,6 +39,20 @@ class Late(msgspec.Struct, frozen=True):
     spread: float = 0.6
 
 
+class Swap(msgspec.Struct, frozen=True):
+    """A new ranking model: from an hour on, every other weight's prediction is `scale` times as large, others as small.
+
+    Scaling all of them alike would change no order.
+    """
+
+    hour: int
+    scale: float = 1.5
+
+    def scales(self, world: World) -> dict[str, float]:
+        """By weight."""
+        return {weight.name: self.scale ** (-1) ** i for i, weight in enumerate(world.weights)}
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A world per span of hours: `later` takes over at `jump_hour`, where there is one."""
 
@@ -47,6 +61,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     world: World
     later: World | None = None
     jump_hour: int | None = None
+    swap: Swap | None = None
     drift: Drift | None = None
     late: Late | None = None
     bad_hours: tuple[int, ...] = ()  # in which some arms' rates and all buckets go wild, for no reason of the weights
@@ -56,8 +71,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return self.foreseen(hour, hour)
 
     def foreseen(self, now: int, hour: int) -> World:
-        """The world of a later hour as far as it can be known now: without the jump between."""
+        """The world of a later hour as far as it can be known now: without the changes at once between."""
         world = self.later if self.later is not None and self.jumped(now) else self.world
+        if self.swap is not None and now >= self.swap.hour:
+            world = recalibrated(world, self.swap.scales(world))
         return world if self.drift is None else drifted(world, self.drift, hour + 0.5)
 
     def jumped(self, hour: int) -> bool:
@@ -66,7 +83,18 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     def last_change(self, hour: int) -> int:
         """The hour since which nothing has changed that nobody could foresee."""
-        return (self.jump_hour or 0) if self.jumped(hour) else 0
+        changes = (self.jump_hour, None if self.swap is None else self.swap.hour)
+        return max((change for change in changes if change is not None and change <= hour), default=0)
+
+    @property
+    def still(self) -> bool:
+        """Whether every hour is like every other."""
+        return not (self.jump_hour or self.swap or self.drift or self.bad_hours)
+
+
+def over_time(world: World | Scenario) -> Scenario:
+    """A world that never changes, as a scenario."""
+    return world if isinstance(world, Scenario) else Scenario(name=world.name, summary=world.summary, world=world)
 
 
 def drifted(world: World, drift: Drift, hour: float) -> World:
@@ -79,6 +107,9 @@ def drifted(world: World, drift: Drift, hour: float) -> World:
     def moved(terms: Polynomial, swing: Floats) -> Polynomial:
         found = {}
         for names, coefficient in terms.items():
+            if not names:  # a level, no response
+                found[names] = coefficient
+                continue
             i = position[names[0]]
             found[names] = float(coefficient * swing[i] * (wander[i] if len(names) == 1 else 1.0))
         return found

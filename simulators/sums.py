@@ -18,13 +18,11 @@ from controller.assignment import Arm
 from controller.core.events import FIXED_POINT
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
-from simulators.events import pieces, population
+from simulators.events import LATENESS_H, pieces, population, wildness
 from simulators.scenarios import Late
 from simulators.worlds import HOUR_MS, Floats, Quantity, World, rate_changes, segment_names, traffic
 
-_TRAFFIC, _WILD = 101, 102  # streams of randomness, beside those of `simulators.events`
-LATENESS_H = 6  # of the study that `simulators.study` writes: by then everything has arrived
-WILD_EFFECT, WILD_SD = 0.3, 0.5
+_TRAFFIC = 101  # stream of randomness, beside those of `simulators.events`
 
 
 class Crowd(msgspec.Struct, frozen=True, eq=False):
@@ -65,8 +63,7 @@ def arrivals(
 ) -> tuple[Cell, ...]:
     """What has arrived of the hour from `begin_ms` at its end and every hour after, until nothing is missing.
 
-    One cell where nothing is `late`. In a `wild` hour every quantity's rate is WILD_EFFECT higher or lower in about
-    half of the arms, and every bucket's rates have WILD_SD more noise.
+    One cell where nothing is `late`; of a `wild` hour see `events.wildness`.
     """
     rng = np.random.default_rng((people.seed, _TRAFFIC, begin_ms))
     log_rates = _log_rates(world, deal, weights)
@@ -75,12 +72,16 @@ def arrivals(
     mean = world.events_per_hour * float(traffic(world, begin_ms + _MINUTES * 60_000.0).mean())
     events = rng.poisson(mean * _share(world, people) * effect[0])
     values: dict[str | None, Floats] = {None: events.astype(np.float64)}
-    wildness = _wildness(world, people, deal, begin_ms) if wild else np.ones((len(world.quantities), world.buckets))
+    wildnesses = (
+        wildness(world, people.seed, deal.buckets, len(deal.arms), begin_ms)
+        if wild
+        else np.ones((len(world.quantities), world.buckets))
+    )
     tardy: list[Floats] = []  # by age, of the late quantity
     for q, quantity in enumerate(world.quantities):
         trait = np.sqrt(world.trait_share) * people.traits[q]
         trait = trait + np.sqrt(1 - world.trait_share) * rng.standard_normal(world.buckets)
-        rate = quantity.rate * np.exp(quantity.spread * trait - quantity.spread**2 / 2) * effect[1 + q] * wildness[q]
+        rate = quantity.rate * np.exp(quantity.spread * trait - quantity.spread**2 / 2) * effect[1 + q] * wildnesses[q]
         rate = rate * float(quantity.season.factor(middle)[0])
         if late is not None and late.quantity == quantity.name:
             tardy = late_sums(quantity, late, rate, values[quantity.of], rng)
@@ -104,15 +105,6 @@ def _cell(
     nothing = np.zeros(events.shape)
     sums = np.stack([np.round(values.get(name, nothing) * FIXED_POINT) for name in components], axis=-1)
     return Cell(_slots(world, sums.astype(np.int64)), _slots(world, events))
-
-
-def _wildness(world: World, people: Crowd, deal: Deal, begin_ms: int) -> Floats:
-    """Factors (Q, B) of the rates in an hour that means nothing."""
-    rng = np.random.default_rng((people.seed, _WILD, begin_ms))
-    shape = (len(world.quantities), len(deal.arms))
-    effect = np.where(rng.random(shape) < 0.5, WILD_EFFECT * np.where(rng.random(shape) < 0.5, -1.0, 1.0), 0.0)
-    noise = WILD_SD * rng.standard_normal((shape[0], world.buckets))
-    return np.asarray((1.0 + effect)[:, deal.buckets] * np.exp(noise - WILD_SD**2 / 2))
 
 
 def late_sums(quantity: Quantity, late: Late, rate: Floats, parent: Floats, rng: np.random.Generator) -> list[Floats]:

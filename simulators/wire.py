@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.column_rows import Columns, Names
-from controller.core.events import EventPlan, Events, from_columns
+from controller.core.events import Decoded, EventPlan, from_columns
 from controller.core.rows import Text
 from simulators.events import Population, Rows, taken
 from simulators.worlds import World
@@ -43,7 +43,7 @@ def _types(names: tuple[str, ...], segments: bool) -> tuple[type[msgspec.Struct]
     return msgspec.defstruct("Event", [*fields, *([("segment", str)] if segments else [])], gc=False), values
 
 
-def decoded(world: World, people: Population, rows: Rows, plan: EventPlan, first_offset: int = 0) -> Events:
+def decoded(world: World, people: Population, rows: Rows, plan: EventPlan, first_offset: int = 0) -> Decoded:
     """Every row as the controller reads it from columns, one row a record from `first_offset` on."""
     n = len(rows)
     columns = Columns(
@@ -63,7 +63,7 @@ def decoded(world: World, people: Population, rows: Rows, plan: EventPlan, first
         unknown={},
         show=lambda positions: [b""] * len(positions),
     )
-    return from_columns(columns, plan).events
+    return from_columns(columns, plan)
 
 
 def by_partition(people: Population, rows: Rows, partitions: int) -> list[Rows]:

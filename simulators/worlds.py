@@ -131,6 +131,53 @@ def _offset(weight: Weight, value: Floats) -> Floats:
     return np.asarray((scaled(value) - scaled(weight.baseline)) / (scaled(weight.high) - scaled(weight.low)))
 
 
+def recalibrated(world: World, scale: Mapping[str, float]) -> World:
+    """The world once each weight's prediction is `scale` times what it was: all weights act as if multiplied by that.
+
+    A weight's coordinate x becomes a x + s, with a = 1, s = log(scale) / log(high / low) on a log scale, and a = scale,
+    s = (scale - 1) baseline / (high - low) on a linear one. What this does at the baseline moves the rates; where it
+    is a segment's own, it stays in the segment's terms.
+    """
+    moves = {weight.name: _affine(weight, scale.get(weight.name, 1.0)) for weight in world.weights}
+    visits, more = _rated(_expanded(world.visits, moves))
+    quantities = []
+    for quantity in world.quantities:
+        response, level = _rated(_expanded(quantity.response, moves))
+        tilts = {segment: _expanded(terms, moves) for segment, terms in quantity.tilts.items()}
+        quantities.append(msgspec.structs.replace(quantity, rate=quantity.rate * level, response=response, tilts=tilts))
+    return msgspec.structs.replace(
+        world, events_per_hour=world.events_per_hour * more, visits=visits, quantities=tuple(quantities)
+    )
+
+
+def _affine(weight: Weight, scale: float) -> tuple[float, float]:
+    if weight.scale == "log":
+        return 1.0, float(np.log(scale) / np.log(weight.high / weight.low))
+    return scale, (scale - 1.0) * weight.baseline / (weight.high - weight.low)
+
+
+def _expanded(terms: Polynomial, moves: Mapping[str, tuple[float, float]]) -> Polynomial:
+    """The polynomial of a x + s, multiplied out."""
+    found: Polynomial = {}
+    for names, coefficient in terms.items():
+        parts: Polynomial = {(): coefficient}
+        for name in names:
+            a, s = moves[name]
+            grown: Polynomial = {}
+            for done, c in parts.items():
+                grown[(*done, name)] = grown.get((*done, name), 0.0) + a * c
+                grown[done] = grown.get(done, 0.0) + s * c
+            parts = grown
+        for key, c in parts.items():
+            found[key] = found.get(key, 0.0) + c
+    return found
+
+
+def _rated(terms: Polynomial) -> tuple[Polynomial, float]:
+    """The terms that are zero at the baseline, and the factor that the constant one is."""
+    return {names: c for names, c in terms.items() if names}, float(np.exp(terms.get((), 0.0)))
+
+
 def _polynomial(terms: Polynomial, x: Mapping[str, Floats]) -> Floats:
     total = np.zeros(())
     for names, coefficient in terms.items():
@@ -139,7 +186,10 @@ def _polynomial(terms: Polynomial, x: Mapping[str, Floats]) -> Floats:
 
 
 def component_levels(world: World, theta: Theta, segment: str) -> Floats:
-    """Expected components per bucket of a segment, (..., Q), each as a multiple of its own baseline."""
+    """Expected components per bucket of a segment, (..., Q), each as a multiple of its own baseline.
+
+    Where a segment's tilt has a constant term: of what the baseline would be without it.
+    """
     rates = rate_changes(world, theta, segment)
     log_levels: dict[str | None, Floats] = {None: rates[..., 0]}
     for i, quantity in enumerate(world.quantities):
@@ -150,8 +200,11 @@ def component_levels(world: World, theta: Theta, segment: str) -> Floats:
 def true_change(world: World, theta: Theta) -> Floats:
     """The exact relative change of every metric against the baseline, (..., M)."""
     shares = world.segments or {ALL: 1.0}
-    levels = sum(share * component_levels(world, theta, segment) for segment, share in shares.items())
-    level = {q.name: np.asarray(levels)[..., i] for i, q in enumerate(world.quantities)}
+    levels, base = (
+        sum(share * component_levels(world, vector, segment) for segment, share in shares.items())
+        for vector in (theta, world.baseline)
+    )
+    level = {q.name: np.asarray(levels / base)[..., i] for i, q in enumerate(world.quantities)}
     changes = [level[m.numerator] / level.get(m.denominator, 1.0) - 1.0 for m in world.metrics]
     return np.stack(changes, axis=-1)
 

@@ -14,9 +14,9 @@ from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
 from simulators.catalog import QUICK, SCENARIOS, TENURE
-from simulators.events import Served, exposures, pieces, population
+from simulators.events import LATENESS_H, Served, exposures, pieces, population
 from simulators.study import study_of
-from simulators.sums import LATENESS_H, Crowd, arrivals, crowd, hour_sums
+from simulators.sums import Crowd, arrivals, crowd, hour_sums
 from simulators.truth import optimum
 from simulators.worlds import HOUR_MS, World, true_change
 

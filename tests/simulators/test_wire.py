@@ -43,7 +43,7 @@ def test_json_and_columns_hold_the_same_rows(world: World, names: list[str], seg
     )
     lines = json_events(world, people, rows)
     read = decode(lines, range(100, 100 + len(lines)), plan)
-    columns = decoded(world, people, rows, plan, first_offset=100)
+    columns = decoded(world, people, rows, plan, first_offset=100).events
     assert not read.rejected
     for name in set(Events.__struct_fields__) - {"arm", "arm_names"}:
         assert np.array_equal(getattr(read.events, name), getattr(columns, name)), name

@@ -1,0 +1,241 @@
+"""Each fault in the closed loop: the controller does what it promises (docs/simulators.md has the table)."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.assignment import CONTROL, decode
+from controller.core.replay import window_sums
+from controller.shell.journal import Journal
+from simulators.catalog import QUICK, WORLDS
+from simulators.closed_loop import START_MS, Turn, run
+from simulators.events import Delivery
+from simulators.faults import FAULTS, parse, summary
+from simulators.scenarios import Scenario
+from simulators.study import study_of
+from simulators.worlds import HOUR_MS, World
+
+THREE = msgspec.structs.replace(WORLDS["three"], events_per_hour=30_000.0)
+BUSY = msgspec.structs.replace(QUICK, events_per_hour=60_000.0, units=200_000, volume_swing=1.0)
+
+
+class Played(msgspec.Struct, frozen=True, eq=False):
+    turns: list[Turn]
+    entries: list[Any]
+    tables: list[Any]
+    sums: list[Any]
+
+    @property
+    def counts(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for turn in self.turns:
+            total.update(turn.info.ingested.counts)
+        return total
+
+    @property
+    def decided(self) -> list[int]:
+        """Ends of the windows decided on, in hours."""
+        return [(d.end_ms - START_MS) // HOUR_MS for turn in self.turns for d in turn.info.decisions]
+
+    @property
+    def moves(self) -> list[tuple[str, str]]:
+        return [(e.body["to"], e.body["why"]) for e in self.entries if e.kind == "stage_changed"]
+
+    def all_on_control(self) -> bool:
+        return set(self.tables[-1].buckets) == {[arm.arm for arm in self.tables[-1].arms].index(CONTROL)}
+
+
+Play = Callable[..., Played]
+
+
+@pytest.fixture(scope="module")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
+    def played(world: World | Scenario, windows: int, *faults: str, delivery: Delivery | None = None) -> Played:
+        turns: list[Turn] = []
+        first = world.world if isinstance(world, Scenario) else world
+        path = tmp_path_factory.mktemp("faults") / "x.journal"
+        asked = [parse(text, first) for text in faults]
+        run(study_of(first).plan, world, windows, 0, path, turns.append, delivery, asked)
+        with Journal.read_only(path) as journal:
+            entries = list(journal.entries())
+        tables = [decode(entry.body["table"].encode()) for entry in entries if entry.body.get("table")]
+        return Played(turns, entries, tables, list(window_sums(entries)))
+
+    return played
+
+
+@pytest.fixture(scope="module")
+def clean(play: Play) -> Played:
+    return play(QUICK, 9)
+
+
+def same_sums(one: Played, other: Played) -> bool:
+    return len(one.sums) == len(other.sums) and all(
+        a[0] == b[0]
+        and a[1].keys() == b[1].keys()
+        and all(np.array_equal(a[1][key].sums, b[1][key].sums) for key in a[1])
+        for a, b in zip(one.sums, other.sums, strict=True)
+    )
+
+
+def test_without_a_fault_nothing_stops(clean: Played) -> None:
+    assert clean.moves == []
+    assert clean.decided == list(range(1, 10))
+
+
+def test_copies_are_dropped_and_leave_no_trace_in_the_sums(play: Play, clean: Played) -> None:
+    found = play(QUICK, 9, "copied:share=0.2")
+    assert found.counts["duplicate"] > clean.counts["duplicate"] + 0.15 * clean.counts["accepted"]
+    assert found.counts["accepted"] == clean.counts["accepted"]
+    assert same_sums(found, clean)
+    assert found.tables == clean.tables
+
+
+def test_late_events_are_amended_or_counted_as_expired(play: Play, clean: Played) -> None:
+    found = play(QUICK, 9, "late:share=0.3,mean_h=3")
+    assert found.moves == []
+    assert found.counts["expired"] > 50
+    sent = sum(found.counts.values())
+    assert sent == found.turns[-1].events
+    assert found.counts["accepted"] + found.counts["expired"] + found.counts["duplicate"] == sent
+
+
+def test_lost_events_of_all_arms_alike_stop_nothing(play: Play, clean: Played) -> None:
+    found = play(QUICK, 9, "lost:share=0.3")
+    assert found.moves == []
+    assert 0.65 < found.counts["accepted"] / clean.counts["accepted"] < 0.75
+
+
+def test_a_few_corrupt_events_are_refused_one_by_one_and_many_freeze_the_study(play: Play) -> None:
+    few, many = play(QUICK, 6, "corrupt"), play(QUICK, 6, "corrupt:share=0.2")
+    assert few.moves == []
+    assert 0.98 < few.counts["accepted"] / few.turns[-1].events < 0.995
+    assert few.decided == list(range(1, 7))
+    assert many.moves[0][0] == "paused"
+    assert "impossible values" in many.moves[0][1]
+    assert many.all_on_control()
+
+
+def test_while_a_partition_stands_still_nothing_is_decided_and_then_everything_in_order(play: Play) -> None:
+    found = play(QUICK, 9, "stopped:at=3,hours=3")
+    at = {
+        (d.end_ms - START_MS) // HOUR_MS: turn.info.now_ms - START_MS
+        for turn in found.turns
+        for d in turn.info.decisions
+    }
+    assert found.decided == list(range(1, 10))
+    assert all(not 3.2 * HOUR_MS < seen < 6 * HOUR_MS for seen in at.values())
+    assert found.counts["expired"] == 0
+    assert found.moves == []
+    held = [end for end, seen in at.items() if seen == at[4]]
+    assert held == [3, 4, 5, 6]  # caught up at once, and the newest alone published
+    published = [entry for entry in found.entries if entry.kind == "published"]
+    assert len(published) == 1 + len(found.decided) - 3
+
+
+def test_an_outage_of_the_product_is_no_data_to_decide_on(play: Play) -> None:
+    found = play(QUICK, 9, "outage:at=3,hours=3")
+    assert found.decided == [1, 2, 3, 6, 7, 8, 9]
+    assert found.counts["expired"] == 0
+    assert found.moves == []
+
+
+def test_clocks_that_are_ahead_or_behind_are_believed_or_counted(play: Play) -> None:
+    ahead, behind = play(QUICK, 9, "skewed:minutes=30"), play(QUICK, 9, "skewed:minutes=-600")
+    assert ahead.decided == behind.decided == list(range(1, 10))
+    assert ahead.moves == behind.moves == []
+    assert ahead.counts["expired"] == ahead.counts["future"] == 0
+    share = behind.counts["expired"] / behind.turns[-1].events
+    assert 0.03 < share < 0.07
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("vanished:at=2", "missing data: arm e5 has no event in the window"),
+        ("vanished:at=2,share=0.5", "sample ratio mismatch"),
+        ("vanished:arm=0,at=2,share=0.3", "sample ratio mismatch"),
+    ],
+)
+def test_an_arm_whose_events_vanish_freezes_the_study(play: Play, fault: str, why: str) -> None:
+    found = play(BUSY, 5, fault)
+    [(to, said)] = found.moves
+    assert to == "paused"
+    assert why in said
+    assert found.all_on_control()
+
+
+def test_a_serving_bug_that_ignores_assignments_freezes_the_study(play: Play) -> None:
+    found = play(QUICK, 4, "ignored:share=0.1,at=2")
+    [(to, said)] = found.moves
+    assert to == "paused"
+    assert "misattribution" in said
+    assert found.counts["misattributed"] > 0
+    assert found.all_on_control()
+
+
+def test_a_guarded_metric_that_explodes_in_an_arm_stops_it_within_its_window(play: Play) -> None:
+    found = play(THREE, 3, "exploded:quantity=reports,factor=10,at=1.2")
+    tripped = [entry for entry in found.entries if entry.kind == "breaker_tripped"]
+    assert tripped
+    assert tripped[0].at_ms < START_MS + 2 * HOUR_MS
+    [stopped] = [e.body["arm"] for e in found.entries if e.kind == "guardrail_tripped" and e.at_ms == tripped[0].at_ms]
+    table = decode(tripped[0].body["table"].encode())
+    names = [arm.arm for arm in table.arms]
+    assert stopped not in [names[index] for index in table.buckets]
+
+
+def test_values_that_cannot_be_freeze_the_study(play: Play) -> None:
+    found = play(QUICK, 3, "exploded:quantity=watch_s,factor=1e12,arm=-1,at=1")
+    assert [to for to, _ in found.moves] == ["paused"]
+    assert "impossible values" in found.moves[0][1]
+
+
+def test_bots_raise_no_alarm(play: Play) -> None:
+    found = play(BUSY, 5, "bots:share=0.2")
+    assert found.moves == []
+    assert not [entry for entry in found.entries if entry.kind in ("breaker_tripped", "guardrail_tripped")]
+
+
+def test_a_model_swap_sends_the_study_back_to_explore(play: Play) -> None:
+    found = play(THREE, 40, "swap:at=30,scale=3")
+    assert [to for to, _ in found.moves] == ["confirm", "explore"]
+    assert "the world has changed" in found.moves[1][1]
+
+
+def test_faults_add_up(play: Play) -> None:
+    found = play(QUICK, 4, "copied:share=0.2", "lost:share=0.2", "skewed:minutes=10", "corrupt")
+    assert found.moves == []
+    assert found.counts["duplicate"] > 100
+
+
+def test_the_same_seed_gives_the_same_faults(play: Play) -> None:
+    one, other = (play(QUICK, 3, "bots", "corrupt:share=0.05") for _ in range(2))
+    assert one.counts == other.counts
+    assert one.tables == other.tables
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("srm", "no fault is called 'srm'; there are corrupt, copied, late, "),
+        ("lost:part=1", r"fault lost: 'part=1'; write share=..., at=..., hours=..."),
+        ("lost:share", "fault lost: 'share'; write share="),
+        ("lost:share=2", r"fault lost:share=2: Expected `float` <= 1.0 - at `\$.share`"),
+        ("lost:share=some", r"fault lost:share=some: Expected `float`, got `str` - at `\$.share`"),
+        ("exploded:quantity=likes", "the world sends no 'likes'; it sends impressions, clicks, watch_s"),
+    ],
+)
+def test_a_mistake_in_a_fault_is_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(text, QUICK)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_has_a_line_and_defaults(name: str) -> None:
+    assert parse(name, QUICK) == FAULTS[name]()
+    assert 30 < len(summary(name)) < 200

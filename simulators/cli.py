@@ -2,36 +2,31 @@
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
 
 from controller.cli import address
-from controller.serving import Client, wall_clock_ms
-from controller.serving_metrics import ServingCollector
-from controller.shell import publisher
-from controller.shell.config import Study, load
-from controller.shell.connections import password
+from controller.shell.config import load
 from controller.shell.journal_file import JournalError
-from simulators import closed_loop, produce, view
-from simulators.catalog import WORLDS, world_named
-from simulators.events import Delivery
-from simulators.optimum import best_feasible
-from simulators.produce import NoAnswer, Product, Progress
+from simulators import closed_loop, processes, view
+from simulators.catalog import SCENARIOS, scenario_named
+from simulators.faults import FAULTS, Fault, faulty, parse, summary
+from simulators.processes import Job, ProcessFailed, scenario_of
+from simulators.produce import NoAnswer, Progress
 from simulators.report import Report, report, report_lines
-from simulators.sinks import KafkaSink, NdjsonSink, Sink, SinkFailed
+from simulators.scenarios import Scenario
+from simulators.sinks import ENDINGS, SinkFailed
 from simulators.study import Services, mismatches, study_of, study_text
+from simulators.truth import optimum
 from simulators.worlds import World
 
 FAILED, MISUSED = 1, 2
-POLL_S = 0.5  # how often the table is read besides its announcements
 
 
 def demo(argv: list[str]) -> int:
@@ -39,17 +34,19 @@ def demo(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="trimtab demo", description=demo.__doc__)
     parser.add_argument("--hours", type=_count, default=72, metavar="N", help="simulated hours (72)")
     parser.add_argument("--seed", type=_seed, default=0, help="of the world and of the study (0)")
-    parser.add_argument("--world", choices=list(WORLDS), default="feed")
+    parser.add_argument("--world", choices=list(SCENARIOS), default="feed", metavar="WORLD", help="see simulate --list")
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME[:ARGS]", help="see simulate --list")
     parser.add_argument("--journal", type=Path, metavar="PATH", help="a new file (one in a new temporary folder)")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     parser.add_argument("--plain", action="store_true", help="a line a window instead of the live view")
     args = parser.parse_args(argv)
-    world = world_named(args.world)
-    journal = args.journal or Path(tempfile.mkdtemp(prefix="trimtab-demo-")) / f"{world.name}.journal"
+    scenario = scenario_named(args.world)
+    faults = _faults(parser, args.fault, scenario.world)
+    journal = args.journal or Path(tempfile.mkdtemp(prefix="trimtab-demo-")) / f"{scenario.name}.journal"
     if journal.exists():
         return _say("demo", f"--journal {journal}: exists already; name a new file", MISUSED)
     try:
-        found = _closed_loop(world, args.seed, args.hours, journal, plain=args.plain, quiet=args.json)
+        found = _closed_loop(scenario, args.seed, args.hours, journal, faults, plain=args.plain, quiet=args.json)
     except (JournalError, OSError) as error:
         return _say("demo", str(error), FAILED)
     print(json.dumps(msgspec.to_builtins(found), indent=2) if args.json else "\n".join(report_lines(found)))
@@ -57,32 +54,59 @@ def demo(argv: list[str]) -> int:
 
 
 def simulate(argv: list[str]) -> int:
-    """Produce a world's events to Kafka, served by the table in Redis."""
+    """Produce a world's events: to Kafka, served by the table in Redis, or to files."""
     parser = _simulate_parser()
     args = parser.parse_args(argv)
     if args.list:
         _list(args.json)
         return 0
     if args.world is None:
-        parser.error(f"name a WORLD: {', '.join(WORLDS)}")
-    world = WORLDS[args.world]
-    if args.events_per_hour:
-        world = msgspec.structs.replace(world, events_per_hour=args.events_per_hour)
+        parser.error(f"name a WORLD: {', '.join(SCENARIOS)}")
+    job = _job(args)
+    _faults(parser, args.fault, scenario_of(job).world)
     if args.write_study:
-        return _write_study(world, args)
-    if args.study is None:
-        parser.error("--study STUDY.toml is needed (--write-study FILE makes one that fits the world)")
-    study = load(args.study)
-    wrong = mismatches(world, study)
+        return _write_study(scenario_of(job).world, args)
+    if args.study is None and args.out is None:
+        parser.error(
+            "name where the events go: --study STUDY.toml for Kafka (--write-study FILE makes one), or --out FILE"
+        )
+    wrong = [] if args.study is None else mismatches(scenario_of(job).world, load(args.study))
     if wrong:
-        return _say("simulate", f"{args.study} does not fit the world {world.name}:\n  " + "\n  ".join(wrong), MISUSED)
+        return _say("simulate", f"{args.study} does not fit the world {args.world}:\n  " + "\n  ".join(wrong), MISUSED)
+    tell = _Teller(args.world if args.study is None else load(args.study).plan.study, args.json, args.out == "-")
     try:
-        return _simulate(world, study, args)
-    except (NoAnswer, SinkFailed, ValueError) as error:
+        processes.run(job, args.processes, tell)
+    except (NoAnswer, SinkFailed, ProcessFailed, ValueError) as error:
         return _say("simulate", str(error), FAILED)
+    except KeyboardInterrupt:
+        tell.end()
+        return 130
+    tell.end()
+    return 0
 
 
-def _closed_loop(world: World, seed: int, windows: int, journal: Path, *, plain: bool, quiet: bool) -> Report:
+def _job(args: argparse.Namespace) -> Job:
+    return Job(
+        world=args.world,
+        study=None if args.study is None else str(args.study),
+        out=args.out,
+        realtime=args.realtime,
+        hours=args.hours,
+        start_ms=args.start_ms,
+        events_per_hour=args.events_per_hour,
+        events_per_record=args.events_per_record,
+        seed=args.seed,
+        partitions=args.partitions,
+        wait_s=args.wait,
+        listen=args.listen,
+        faults=tuple(args.fault),
+    )
+
+
+def _closed_loop(
+    scenario: Scenario, seed: int, windows: int, journal: Path, faults: Sequence[Fault], *, plain: bool, quiet: bool
+) -> Report:
+    truly, world = faulty(scenario, faults), scenario.world
     study = journal.with_suffix(".toml")
     if not study.exists():
         study.write_text(study_text(world, Services(journal=journal.name), seed))
@@ -93,7 +117,7 @@ def _closed_loop(world: World, seed: int, windows: int, journal: Path, *, plain:
     elif plain or not sys.stdout.isatty():
         shown = view.Lines(plan, windows, lambda line: print(line, file=sys.stderr, flush=True))
     else:
-        shown = view.Screen(plan, world, windows, Console())
+        shown = view.Screen(plan, truly, windows, Console())
     last: list[closed_loop.Turn] = []
 
     def watch(turn: closed_loop.Turn) -> None:
@@ -102,30 +126,38 @@ def _closed_loop(world: World, seed: int, windows: int, journal: Path, *, plain:
 
     began_s = time.monotonic()
     with shown:
-        closed_loop.run(plan, world, windows, seed, journal, watch)
+        closed_loop.run(plan, scenario, windows, seed, journal, watch, faults=faults)
     spent_s = time.monotonic() - began_s
-    return report(world, seed, windows, last[0], spent_s, best_feasible(world), str(journal), str(study))
+    best = optimum(truly, windows, common=False, seen=windows - 1)
+    return report(truly, seed, windows, last[0], spent_s, best, str(journal), str(study))
 
 
 def _simulate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trimtab simulate", description=simulate.__doc__)
-    parser.add_argument("world", nargs="?", choices=list(WORLDS), metavar="WORLD", help=", ".join(WORLDS))
-    parser.add_argument("--list", action="store_true", help="say what worlds there are")
+    parser.add_argument("world", nargs="?", choices=list(SCENARIOS), metavar="WORLD", help="see --list")
+    parser.add_argument("--list", action="store_true", help="say what worlds and faults there are")
     parser.add_argument("--study", type=Path, metavar="STUDY.toml", help="whose topic and table are used")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--lockstep", action="store_true", help="wait for every decision: days in minutes (default)")
     mode.add_argument("--realtime", action="store_true", help="traffic on the wall clock")
     parser.add_argument("--hours", type=_count, default=72, metavar="N", help="how much traffic (72)")
-    parser.add_argument("--start-ms", type=int, metavar="MS", help="begin of the first window, in lockstep")
+    parser.add_argument(
+        "--start-ms", type=int, metavar="MS", help="begin of the first window, in lockstep and in files"
+    )
     parser.add_argument("--events-per-hour", type=float, metavar="N", help="mean over the day (the world's)")
     parser.add_argument("--events-per-record", type=_count, default=20, metavar="N", help="newline-separated (20)")
     parser.add_argument("--seed", type=_seed, default=0, help="of the world (0)")
-    parser.add_argument("--partitions", type=_count, default=4, metavar="N", help="of a topic that is made new (4)")
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="NAME[:ARGS]", help="what goes wrong; repeatable, see --list"
+    )
+    parser.add_argument("--partitions", type=_count, metavar="N", help="of a topic that is made new (4), of files (1)")
+    parser.add_argument("--processes", type=_count, default=1, metavar="N", help="that share the partitions (1)")
     parser.add_argument("--wait", type=float, default=120.0, metavar="S", help="seconds to wait for a decision (120)")
     parser.add_argument(
-        "--ndjson",
+        "--out",
         metavar="FILE",
-        help="write lines to a file (- is stdout), not to Kafka; served by the table in Redis all the same",
+        help=f"files instead of Kafka; the ending names the format ({', '.join(ENDINGS)}; - is NDJSON on stdout). "
+        "Without --study one fixed table of random vectors serves, written beside them",
     )
     parser.add_argument("--listen", type=address, metavar="HOST:PORT", help="where /metrics of its serving client is")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
@@ -138,59 +170,12 @@ def _simulate_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _simulate(world: World, study: Study, args: argparse.Namespace) -> int:
-    sink = _sink(study, args)
-    redis = publisher.connect(study.redis.url, password(os.environ, "redis"), study.redis.tls)
-    baseline = {weight.name: weight.baseline for weight in world.weights}
-    tell = _Teller(study, args.json)
-    try:
-        clock = wall_clock_ms if args.realtime else tell.now_ms
-        with Client(study.plan.study, redis, baseline, form=study.plan.form, poll_s=POLL_S, clock=clock) as tables:
-            if args.listen is not None:
-                _show_metrics(tables, *args.listen)
-            product = Product(
-                study.plan, world, sink, args.seed, events_per_record=args.events_per_record, delivery=Delivery()
-            )
-            if args.realtime:
-                until_ms = time.time_ns() // 1_000_000 + args.hours * 3_600_000
-                produce.realtime(product, tables, until_ms, tell)
-            else:
-                windows = -(-args.hours * 3_600_000 // study.plan.window.length_ms)
-                produce.lockstep(study.plan, product, tables, args.start_ms, windows, args.wait, tell)
-    except NoAnswer as error:
-        unread = tables.status()
-        if unread.connected or unread.last_error is None:
-            raise
-        raise NoAnswer(f"Redis at {study.redis.url} does not answer: {unread.last_error}") from error
-    except KeyboardInterrupt:
-        tell.end()
-        return 130
-    finally:
-        sink.close()
-    tell.end()
-    return 0
-
-
-def _sink(study: Study, args: argparse.Namespace) -> Sink:
-    if args.ndjson is not None:
-        return NdjsonSink(args.ndjson)
-    return KafkaSink(study.kafka, args.partitions, password(os.environ, "kafka"))
-
-
-def _show_metrics(client: Client, host: str, port: int) -> None:
-    registry = CollectorRegistry()
-    registry.register(ServingCollector(client))
-    try:
-        start_http_server(port, host, registry)
-    except OSError as error:
-        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}; give another --listen") from error
-
-
 class _Teller:
     """One line of progress, kept up to date on a terminal; a summary at the end."""
 
-    def __init__(self, study: Study, as_json: bool) -> None:
+    def __init__(self, study: str, as_json: bool, aside: bool) -> None:
         self._study, self._json = study, as_json
+        self._to = sys.stderr if aside else sys.stdout  # of the summary: standard output may hold the events
         self._began_s = self._told_s = time.monotonic()
         self._last: Progress | None = None
 
@@ -202,17 +187,13 @@ class _Teller:
             print(f"\r\033[K{self._line(progress)}" if terminal else self._line(progress),
                   end="" if terminal else "\n", file=sys.stderr, flush=True)  # fmt: skip
 
-    def now_ms(self) -> int:
-        """The time that the traffic has reached, which is the daemon's clock in lockstep."""
-        return 0 if self._last is None else self._last.through_ms
-
     def end(self) -> None:
         """Say how it went."""
         if self._last is None:
             return
         if sys.stderr.isatty():
             print(file=sys.stderr)
-        print(json.dumps(self._summary(self._last), indent=2) if self._json else self._line(self._last))
+        print(json.dumps(self._summary(self._last), indent=2) if self._json else self._line(self._last), file=self._to)
 
     def _line(self, progress: Progress) -> str:
         summary = self._summary(progress)
@@ -226,7 +207,7 @@ class _Teller:
         seconds = time.monotonic() - self._began_s
         table = progress.table
         return {
-            "study": self._study.plan.study,
+            "study": self._study,
             "through_ms": progress.through_ms,
             "events": progress.events,
             "seconds": round(seconds, 1),
@@ -252,12 +233,22 @@ def _write_study(world: World, args: argparse.Namespace) -> int:
     return 0
 
 
+def _faults(parser: argparse.ArgumentParser, asked: Sequence[str], world: World) -> list[Fault]:
+    try:
+        return [parse(text, world) for text in asked]
+    except ValueError as error:
+        parser.error(f"--fault: {error}")
+
+
 def _list(as_json: bool) -> None:
+    worlds = {name: scenario.summary for name, scenario in SCENARIOS.items()}
+    faults = {name: summary(name) for name in FAULTS}
     if as_json:
-        print(json.dumps({name: world.summary for name, world in WORLDS.items()}, indent=2))
+        print(json.dumps({"worlds": worlds, "faults": faults}, indent=2))
         return
-    width = max(map(len, WORLDS))
-    print("\n".join(f"{name:<{width}}  {world.summary}" for name, world in WORLDS.items()))
+    width = max(map(len, (*worlds, *faults)))
+    for title, found in (("worlds", worlds), ("faults (--fault NAME:argument=value,...)", faults)):
+        print(title, *(f"  {name:<{width}}  {line}" for name, line in found.items()), sep="\n")
 
 
 def _say(command: str, message: str, status: int) -> int:

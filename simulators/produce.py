@@ -2,10 +2,13 @@
 
 In lockstep with the daemon's `--clock events` days pass in minutes: the traffic up to a window's end + grace is sent on
 every partition, then the product waits for the table that was decided on that window, and serves by it from there on.
+
+Several products may share the work, each with its own partitions: every one draws all of the traffic and sends its
+part, so the events are the same, to the byte, for any number of them.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -13,10 +16,12 @@ import msgspec
 from controller.assignment import Assignment
 from controller.core.plan import Plan
 from simulators.closed_loop import START_MS, spans
-from simulators.events import Delivery, Population, Rows, arrived, exposures, heartbeats, joined, population
-from simulators.serving import served
-from simulators.sinks import Sink
-from simulators.wire import by_partition, json_events
+from simulators.events import Delivery, Rows, population
+from simulators.faults import Fault
+from simulators.scenarios import Scenario, over_time
+from simulators.sinks import ColumnSink, Sink
+from simulators.traffic import Traffic
+from simulators.wire import arrow_batch, by_partition
 from simulators.worlds import World
 
 TICK_MS = 250  # of real time
@@ -49,37 +54,67 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Product:
-    """A world whose traffic goes to a sink, in order of arrival."""
+    """A world whose traffic goes to a sink, in order of arrival.
+
+    Args:
+        start_ms: hour 0 of the scenario and of its faults.
+        mine: the partitions that this one sends, of all that the sink has.
+
+    Raises:
+        ValueError: columns are asked for where a fault breaks the events' bytes.
+    """
 
     def __init__(
-        self, plan: Plan, world: World, sink: Sink, seed: int, *, events_per_record: int = 1, delivery: Delivery | None
+        self,
+        plan: Plan,
+        world: World | Scenario,
+        sink: Sink | ColumnSink,
+        seed: int,
+        *,
+        events_per_record: int = 1,
+        delivery: Delivery | None,
+        faults: Sequence[Fault] = (),
+        start_ms: int = START_MS,
+        mine: Sequence[int] | None = None,
     ) -> None:
-        self.world, self.events = world, 0
+        self.events = 0
         self._sink, self._per_record = sink, events_per_record
-        self._people: Population = population(world, seed, plan.salt, sink.partitions)
-        self._delivery = delivery
-        self._waiting: Rows | None = None
+        self._mine = range(sink.partitions) if mine is None else mine
+        scenario = over_time(world)
+        people = population(scenario.world, seed, plan.salt, sink.partitions)
+        self._traffic = Traffic(scenario, people, sink.partitions, start_ms, delivery=delivery, faults=faults)
+        self._sent = [0] * sink.partitions
+        if isinstance(sink, ColumnSink) and self._traffic.breaks_bytes:
+            raise ValueError("the fault `corrupt` breaks JSON: write NDJSON, or send to Kafka")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every partition's watermark has passed the end of what was sent last."""
+        return self._traffic.complete
 
     def send_span(self, table: Assignment | None, begin_ms: int, end_ms: int, *, beat: bool) -> None:
         """Send what arrives until `end_ms`; `beat`: then an event of `end_ms` on every partition, for its watermark."""
-        now = served(self.world, table, begin_ms)
-        fresh = exposures(self.world, self._people, now, begin_ms, end_ms, self._delivery)
-        due, self._waiting = arrived(fresh if self._waiting is None else joined(self._waiting, fresh), end_ms)
-        if beat:
-            due = joined(due, heartbeats(self.world, self._people, now, end_ms, self._sink.partitions))
-        self._send(due)
+        self._send(self._traffic.until(table, begin_ms, end_ms, beat=beat))
 
     def finish(self) -> None:
         """Send what is still on its way."""
-        if self._waiting is not None:
-            rest, self._waiting = arrived(self._waiting, 2**62)
+        rest = self._traffic.rest()
+        if rest is not None:
             self._send(rest)
 
     def _send(self, rows: Rows) -> None:
-        for partition, part in enumerate(by_partition(self._people, rows, self._sink.partitions)):
-            self._sink.send(partition, _records(json_events(self.world, self._people, part), self._per_record))
+        world, people = self._traffic.scenario.world, self._traffic.people
+        parts = by_partition(people, rows, self._sink.partitions)
+        for partition in self._mine:
+            part = parts[partition]
+            if isinstance(self._sink, ColumnSink):
+                self._sink.send_columns(partition, arrow_batch(world, people, part))
+            else:
+                events = self._traffic.events(part, partition, self._sent[partition])
+                self._sink.send(partition, _records(events, self._per_record))
+            self._sent[partition] += len(part)
+            self.events += len(part)
         self._sink.flush()
-        self.events += len(rows)
 
 
 def lockstep(
@@ -103,7 +138,8 @@ def lockstep(
     for begin, end, _ in spans(plan.window, start_ms, windows):
         product.send_span(table, max(begin, sent_ms), end, beat=True)
         asked_s = time.monotonic()
-        table = await_table(tables, end - plan.window.grace_ms, wait_s)
+        if product.complete:  # while a partition stands still there is no decision to wait for
+            table = await_table(tables, end - plan.window.grace_ms, wait_s)
         waited_s += time.monotonic() - asked_s
         watch(Progress(end, product.events, table, waited_s))
     product.finish()
@@ -117,16 +153,37 @@ def realtime(
     watch: Callable[[Progress], None],
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     sleep: Callable[[float], None] = time.sleep,
+    tick_ms: int = TICK_MS,
 ) -> None:
-    """Send traffic as it would come by itself, on the wall clock, until `until_ms` (or KeyboardInterrupt)."""
-    begin = now_ms()
+    """Send traffic as it would come by itself, on the wall clock, until `until_ms` (or KeyboardInterrupt).
+
+    Ticks lie on one grid for all processes, so that these draw the same traffic.
+    """
+    begin = now_ms() // tick_ms * tick_ms
     while begin < until_ms:
-        sleep(TICK_MS / 1000)
-        end = min(now_ms(), until_ms)
-        product.send_span(tables.table, begin, end, beat=False)
-        watch(Progress(end, product.events, tables.table, 0.0))
-        begin = end
+        sleep(tick_ms / 1000)
+        for end in range(begin + tick_ms, min(now_ms(), until_ms) + 1, tick_ms):
+            product.send_span(tables.table, begin, end, beat=False)
+            watch(Progress(end, product.events, tables.table, 0.0))
+            begin = end
     product.finish()
+
+
+def written(
+    plan: Plan,
+    product: Product,
+    table: Assignment | None,
+    start_ms: int | None,
+    windows: int,
+    watch: Callable[[Progress], None],
+) -> int:
+    """Send so many windows under one table, without a daemon; returns the start of the first."""
+    start_ms = (START_MS if start_ms is None else start_ms) // plan.window.length_ms * plan.window.length_ms
+    for begin, end, _ in spans(plan.window, start_ms, windows):
+        product.send_span(table, begin, end, beat=True)
+        watch(Progress(end, product.events, table, 0.0))
+    product.finish()
+    return start_ms
 
 
 def await_table(tables: Tables, decided_through_ms: int, wait_s: float) -> Assignment:

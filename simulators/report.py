@@ -5,7 +5,9 @@ import msgspec
 from controller.core.control import Theta
 from simulators.closed_loop import Turn
 from simulators.optimum import Best
-from simulators.worlds import World, gain, margins, true_change
+from simulators.scenarios import Scenario, over_time
+from simulators.truth import truth
+from simulators.worlds import World, gain, margins
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -38,13 +40,17 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def report(
-    world: World, seed: int, windows: int, turn: Turn, seconds: float, best: Best, journal: str, study: str
+    product: World | Scenario, seed: int, windows: int, turn: Turn, seconds: float, best: Best, journal: str, study: str
 ) -> Report:
-    """Judge what the study recommends: its candidate, or the best vector so far; the baseline when there is neither."""
-    carry = turn.state.control.carry
+    """Judge what the study recommends: its candidate, or the best vector so far; the baseline when there is neither.
+
+    What is true, is so in the day after the last window, as far as the world of that window foretells it.
+    """
+    scenario = over_time(product)
+    world, carry = scenario.world, turn.state.control.carry
     chosen = carry.candidate or carry.pick
     theta: Theta = {"all": tuple(world.baseline.tolist())} if chosen is None else chosen.theta
-    change = true_change(world, theta)
+    change = truth(scenario, windows, [theta], seen=windows - 1)[0]
     gained = float(gain(world, change))
     guardrails = [
         Kept(g.metric, g.limit, float(m)) for g, m in zip(world.guardrails, margins(world, change), strict=True)

@@ -2,9 +2,14 @@
 
 import numpy as np
 
-from controller.assignment import ALL, CONTROL, Arm, Assignment
+from controller.assignment import ALL, CONTROL, VERSIONS_PER_EPOCH, Arm, Assignment, UnitHash
+from controller.core.plan import Plan
+from controller.core.rollout import shuffled
+from controller.core.space import Space
 from simulators.events import Served
 from simulators.worlds import World
+
+_FIXED = 103  # stream of randomness
 
 
 def served(world: World, table: Assignment | None, now_ms: int) -> Served:
@@ -37,3 +42,26 @@ def _weights(world: World, arm: Arm, names: tuple[str, ...]) -> dict[str, tuple[
 
 def _baseline(world: World) -> dict[str, float]:
     return {weight.name: weight.baseline for weight in world.weights}
+
+
+def fixed_table(plan: Plan, seed: int) -> Assignment:
+    """A table for events without a daemon: control, and as many random vectors of the cube as the study explores."""
+    rng, space, traffic = np.random.default_rng((seed, _FIXED)), Space(plan.weights), plan.traffic
+    vectors = space.to_theta(rng.random((traffic.explore_arms, space.d)))
+    control = Arm(CONTROL, "control", {ALL: tuple(weight.baseline for weight in plan.weights)})
+    arms = (Arm(f"e{k}", "explore", {ALL: tuple(theta)}) for k, theta in enumerate(vectors.tolist(), 1))
+    return Assignment(
+        study=plan.study,
+        version=VERSIONS_PER_EPOCH + 1,
+        epoch=1,
+        stage="explore",
+        published_ms=0,
+        decided_through_ms=0,
+        valid_until_ms=None,
+        unit_hash=UnitHash(plan.salt, plan.buckets),
+        form=plan.form,
+        weights=tuple(weight.name for weight in plan.weights),
+        fallback=CONTROL,
+        arms=(control, *arms),
+        buckets=tuple(shuffled(plan.buckets, traffic.explore_arms, traffic.explore_share, rng).tolist()),
+    )

@@ -1,9 +1,14 @@
-"""Where a simulation's events go: a Kafka topic, or a file."""
+"""Where a simulation's events go: a Kafka topic, or files of NDJSON (also gzipped), Parquet or Arrow."""
 
+import gzip
 import sys
 from collections.abc import Sequence
-from typing import IO, Any, Protocol
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, Protocol, runtime_checkable
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -93,29 +98,153 @@ class KafkaSink:
         return SinkFailed(f"topic {self._topic!r} at {self._bootstrap}: {type(error).__name__}: {error}")
 
 
-class NdjsonSink:
-    """Lines of a file, or of standard output ("-"): one partition, in the order sent."""
+@runtime_checkable
+class ColumnSink(Protocol):
+    """Takes events as columns, in the order of each partition."""
 
-    partitions = 1
+    @property
+    def partitions(self) -> int:
+        """See `Sink.partitions`."""
+        ...
 
-    def __init__(self, path: str) -> None:
-        try:
-            self._file: IO[bytes] = sys.stdout.buffer if path == "-" else open(path, "wb")  # noqa: SIM115  # closed below
-        except OSError as error:
-            raise SinkFailed(f"{path}: {error.strerror}") from error
-
-    def send(self, partition: int, records: Sequence[bytes]) -> None:
-        """See `Sink.send`."""
-        self._file.writelines(record + b"\n" for record in records)
+    def send_columns(self, partition: int, batch: pa.RecordBatch) -> None:
+        """Hand rows over, with the columns of `wire.arrow_batch`; raises `SinkFailed`."""
+        ...
 
     def flush(self) -> None:
         """See `Sink.flush`."""
-        self._file.flush()
+        ...
 
     def close(self) -> None:
         """See `Sink.close`."""
-        if self._file is not sys.stdout.buffer:
-            self._file.close()
+        ...
+
+
+def file_sink(path: str, partitions: int, mine: Sequence[int]) -> Sink | ColumnSink:
+    """The files of those partitions that are `mine`, in the format that the path's ending names ("-": standard output).
+
+    Raises `SinkFailed` when one exists already or cannot be written, or the ending is none of `ENDINGS`.
+    """
+    if path == "-" or path.endswith((".ndjson", ".ndjson.gz")):
+        return NdjsonSink(path, partitions, mine)
+    if path.endswith((".parquet", ".arrow", ".arrows")):
+        return ColumnFiles(path, partitions, mine)
+    raise SinkFailed(f"{path}: the file's ending must be one of {', '.join(ENDINGS)}")
+
+
+ENDINGS = (".ndjson", ".ndjson.gz", ".parquet", ".arrow", ".arrows")
+
+
+def partition_path(path: str, partition: int, partitions: int) -> Path:
+    """`events.ndjson.gz`, or `events-2.ndjson.gz` where there are several partitions."""
+    whole = Path(path)
+    if partitions == 1:
+        return whole
+    stem, dot, ending = whole.name.partition(".")
+    return whole.with_name(f"{stem}-{partition}{dot}{ending}")
+
+
+class NdjsonSink:
+    """Lines of a file for each partition, or of standard output ("-")."""
+
+    def __init__(self, path: str, partitions: int = 1, mine: Sequence[int] = (0,)) -> None:
+        self.partitions = partitions
+        self._open = ExitStack()
+        self._files: dict[int, Any] = {p: self._lines(path, p) for p in mine}
+
+    def send(self, partition: int, records: Sequence[bytes]) -> None:
+        """See `Sink.send`."""
+        try:
+            self._files[partition].writelines(record + b"\n" for record in records)
+        except OSError as error:
+            raise _unwritable(error) from error
+
+    def flush(self) -> None:
+        """See `Sink.flush`; a gzipped file is whole once it is closed."""
+        try:
+            for file in self._files.values():
+                if not isinstance(file, gzip.GzipFile):  # each flush would cost it a block
+                    file.flush()
+        except OSError as error:
+            raise _unwritable(error) from error
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._open.close()
+
+    def _lines(self, path: str, partition: int) -> Any:
+        if path == "-":
+            return sys.stdout.buffer
+        file = self._open.enter_context(created(partition_path(path, partition, self.partitions)))
+        # without a name and a time in its header the same events are the same bytes
+        return self._open.enter_context(gzip.GzipFile("", "wb", 6, file, 0)) if path.endswith(".gz") else file
+
+
+class ColumnFiles:
+    """A Parquet file, an Arrow file (`.arrow`) or an Arrow stream (`.arrows`) for each partition."""
+
+    def __init__(self, path: str, partitions: int, mine: Sequence[int]) -> None:
+        self.partitions = partitions
+        self._paths = {p: partition_path(path, p, partitions) for p in mine}
+        for file in self._paths.values():
+            if file.exists():
+                raise SinkFailed(f"{file}: exists already; name a new file")
+        self._files: dict[int, IO[bytes]] = {}  # made with the first rows: what is refused before leaves no file
+        self._writers: dict[int, Any] = {}
+        self._held: dict[int, list[pa.RecordBatch]] = {p: [] for p in mine}
+
+    def send_columns(self, partition: int, batch: pa.RecordBatch) -> None:
+        """See `ColumnSink.send_columns`; rows are stored in groups of at least GROUP, and at the end."""
+        held = self._held[partition]
+        held.append(batch)
+        if sum(part.num_rows for part in held) >= GROUP:
+            self._store(partition)
+
+    def flush(self) -> None:
+        """A file of columns is whole once it is closed."""
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        for partition, held in self._held.items():
+            if held:
+                self._store(partition)
+            if partition in self._writers:
+                self._writers[partition].close()
+                self._files[partition].close()
+
+    def _store(self, partition: int) -> None:
+        table = pa.Table.from_batches(self._held[partition]).combine_chunks()
+        self._held[partition].clear()
+        try:
+            if partition not in self._writers:
+                self._writers[partition] = self._writer(partition, table.schema)
+            self._writers[partition].write_table(table)
+        except (OSError, pa.ArrowException) as error:
+            raise _unwritable(error) from error
+
+    def _writer(self, partition: int, schema: pa.Schema) -> Any:
+        file = self._files[partition] = created(self._paths[partition])
+        ending = self._paths[partition].suffix
+        if ending == ".parquet":
+            return pq.ParquetWriter(file, schema, compression="zstd")
+        return pa.ipc.new_stream(file, schema) if ending == ".arrows" else pa.ipc.new_file(file, schema)
+
+
+GROUP = 131_072  # rows
+
+
+def created(path: Path) -> IO[bytes]:
+    """A new file; raises `SinkFailed` when there is one, or none can be made."""
+    try:
+        return path.open("xb")
+    except FileExistsError as error:
+        raise SinkFailed(f"{path}: exists already; name a new file") from error
+    except OSError as error:
+        raise SinkFailed(f"{path}: {error.strerror}") from error
+
+
+def _unwritable(error: Exception) -> SinkFailed:
+    return SinkFailed(f"the events cannot be written: {getattr(error, 'strerror', None) or error}")
 
 
 def _make_topic(options: dict[str, Any], topic: str, partitions: int) -> None:

@@ -17,7 +17,9 @@ from controller.core.decide import Decision
 from controller.core.plan import Plan
 from simulators.closed_loop import START_MS, Turn
 from simulators.report import vector_line
-from simulators.worlds import World, gain, margins, true_change
+from simulators.scenarios import Scenario, over_time
+from simulators.truth import truth
+from simulators.worlds import World, gain, margins
 
 Z95 = 1.96
 
@@ -70,8 +72,8 @@ class Lines(Silent):
 class Screen:
     """The live view."""
 
-    def __init__(self, plan: Plan, world: World, windows: int, console: Console) -> None:
-        self._plan, self._world, self._windows = plan, world, windows
+    def __init__(self, plan: Plan, product: World | Scenario, windows: int, console: Console) -> None:
+        self._plan, self._scenario, self._windows = plan, over_time(product), windows
         self._live = Live(console=console, refresh_per_second=8, transient=False)
         self._started_s = time.monotonic()
 
@@ -92,13 +94,13 @@ class Screen:
         number = window_number(self._plan, decision)
         spent_s = time.monotonic() - self._started_s
         head = Text.assemble(
-            (f" {self._world.name} ", "reverse"),
+            (f" {self._scenario.name} ", "reverse"),
             f"  window {number} of {self._windows}   stage ",
             (carry.stage, "bold"),
             f"   table {carry.version}   {turn.events:,} events in {spent_s:.0f} s",
         )
         bar = ProgressBar(total=self._windows, completed=number, width=80)
-        return Group(head, bar, Text(f" {decision.why}", style="dim"), self._arms(decision), *self._best(carry))
+        return Group(head, bar, Text(f" {decision.why}", style="dim"), self._arms(decision), *self._best(carry, number))
 
     def _arms(self, decision: Decision) -> Table:
         """Every arm's estimated change against control, with its 95 % interval."""
@@ -118,20 +120,19 @@ class Screen:
         limits = [f"{'>=' if g.sign > 0 else '<='} {g.limit:+.1%}" for g in self._plan.guardrails if g.metric == metric]
         return " ".join([metric, *limits])
 
-    def _best(self, carry: Carry) -> list[Text]:
-        choice = carry.pick
+    def _best(self, carry: Carry, hour: int) -> list[Text]:
+        choice, world = carry.pick, self._scenario.world
         if choice is None:
             return [Text(" no vector is known to be better yet")]
-        change = true_change(self._world, choice.theta)
-        room = margins(self._world, change)
-        truth = f" in truth: gain {float(gain(self._world, change)):+.2%}, room under the guardrails " + ", ".join(
-            f"{g.metric} {m:+.2%}" for g, m in zip(self._world.guardrails, room.tolist(), strict=True)
+        change = truth(self._scenario, hour, [choice.theta], seen=hour - 1)[0]
+        room = margins(world, change)
+        told = f" in truth: gain {float(gain(world, change)):+.2%}, room under the guardrails " + ", ".join(
+            f"{g.metric} {m:+.2%}" for g, m in zip(world.guardrails, room.tolist(), strict=True)
         )
-        kept = bool((room >= 0).all())
         return [
-            Text(f" best so far: {vector_line(self._world, choice.theta)}", style="bold"),
+            Text(f" best so far: {vector_line(world, choice.theta)}", style="bold"),
             Text(f" expected: {expected(choice)}"),
-            Text(truth, style="green" if kept else "red"),
+            Text(told, style="green" if (room >= 0).all() else "red"),
         ]
 
 

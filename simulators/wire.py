@@ -1,10 +1,11 @@
-"""Rows of traffic in the two forms that the controller reads: JSON events, and decoded columns."""
+"""Rows of traffic in the forms that the controller reads: JSON events, Arrow, and decoded columns."""
 
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from controller.core.column_rows import Columns, Names
@@ -41,6 +42,25 @@ def _types(names: tuple[str, ...], segments: bool) -> tuple[type[msgspec.Struct]
     values = msgspec.defstruct("Values", [(name, float) for name in names], gc=False)
     fields = [("id", str), ("ts_ms", int), ("unit", str), ("version", int), ("arm", str), ("values", values)]
     return msgspec.defstruct("Event", [*fields, *([("segment", str)] if segments else [])], gc=False), values
+
+
+def arrow_batch(world: World, people: Population, rows: Rows) -> pa.RecordBatch:
+    """Every row with the contract's columns; `values` is a struct of doubles."""
+    arms = pa.array(rows.names, pa.string())
+    columns = {
+        "id": pa.array(rows.ids.astype("U"), pa.string()),
+        "ts_ms": pa.array(rows.ts_ms, pa.int64()),
+        "unit": pa.array(people.names[rows.unit].astype("U"), pa.string()),
+        "version": pa.array(rows.version, pa.int64()),
+        "arm": arms.take(pa.array(rows.arm)),
+        "values": pa.StructArray.from_arrays(
+            [pa.array(rows.values[:, q], pa.float64()) for q in range(len(world.quantities))],
+            [quantity.name for quantity in world.quantities],
+        ),
+    }
+    if world.segments:
+        columns["segment"] = pa.array(list(world.segments), pa.string()).take(pa.array(rows.segment))
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def decoded(world: World, people: Population, rows: Rows, plan: EventPlan, first_offset: int = 0) -> Decoded:

@@ -10,9 +10,10 @@ from rich.console import Console
 from controller.shell.config import load
 from controller.shell.journal import check_chain
 from simulators import closed_loop
-from simulators.catalog import AA, QUICK, WORLDS
+from simulators.catalog import AA, QUICK, SCENARIOS, WORLDS
 from simulators.cli import demo, simulate
 from simulators.closed_loop import Turn
+from simulators.faults import FAULTS
 from simulators.optimum import best_feasible
 from simulators.report import report, report_lines
 from simulators.study import study_of
@@ -84,9 +85,12 @@ def test_a_world_without_gains_is_reported_without_a_share(tmp_path: Path) -> No
 
 def test_simulate_lists_the_worlds(capsys: Output) -> None:
     assert simulate(["--list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(WORLDS)
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
+    assert listed == [*SCENARIOS, *FAULTS]
     assert simulate(["--list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["quick"] == QUICK.summary
+    found = json.loads(capsys.readouterr().out)
+    assert found["worlds"]["quick"] == QUICK.summary
+    assert found["faults"].keys() == FAULTS.keys()
 
 
 def test_simulate_writes_a_study_once(tmp_path: Path, capsys: Output) -> None:
@@ -103,7 +107,7 @@ def test_simulate_writes_a_study_once(tmp_path: Path, capsys: Output) -> None:
 def test_simulate_refuses_a_study_of_another_world(tmp_path: Path, capsys: Output) -> None:
     path = tmp_path / "q.toml"
     simulate(["quick", "--write-study", str(path)])
-    assert simulate(["feed", "--study", str(path), "--ndjson", str(tmp_path / "e")]) == 2
+    assert simulate(["feed", "--study", str(path), "--out", str(tmp_path / "e.ndjson")]) == 2
     assert "the study has no 'p_share'" in capsys.readouterr().err
 
 
@@ -111,7 +115,7 @@ def test_simulate_without_redis_names_it(tmp_path: Path, capsys: Output) -> None
     path = tmp_path / "q.toml"
     url = f"redis://127.0.0.1:{free_port()}/0"
     simulate(["quick", "--write-study", str(path), "--redis-url", url])
-    assert simulate(["quick", "--study", str(path), "--ndjson", str(tmp_path / "e"), "--wait", "1"]) == 1
+    assert simulate(["quick", "--study", str(path), "--out", str(tmp_path / "e.ndjson"), "--wait", "1"]) == 1
     assert f"Redis at {url} does not answer: ConnectionError" in capsys.readouterr().err
 
 

@@ -1,0 +1,108 @@
+"""Logs of actions, rewards and propensities from files: CSV, Parquet, Arrow or NDJSON, also gzipped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from simulators.ope import Floats, Log
+from simulators.tables import read
+
+
+class LogError(Exception):
+    """A log cannot be used; the message names the file, the column and what was found."""
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """Which columns mean what."""
+
+    reward: str = "reward"
+    propensity: str = "propensity"
+    action: str = "action"
+    context: tuple[str, ...] = ()  # what the target policy may look at; none: it does the same everywhere
+
+
+def read_logs(paths: Sequence[Path], columns: Columns) -> list[Log]:
+    """Logs over the same actions and contexts, numbered alike. Raises `LogError`."""
+    tables = [_table(path, columns) for path in paths]
+    actions = _codes([table[columns.action] for table in tables])
+    contexts = _codes([_context(table, columns.context) for table in tables])
+    return [
+        Log(
+            reward=_numbers(path, table, columns.reward),
+            propensity=_propensity(path, table, columns.propensity),
+            action=action,
+            context=context,
+            actions=int(max(part.max() for part in actions)) + 1,
+            contexts=int(max(part.max() for part in contexts)) + 1,
+        )
+        for path, table, action, context in zip(paths, tables, actions, contexts, strict=True)
+    ]
+
+
+def column(path: Path, name: str) -> Floats:
+    """One column of numbers, such as a target policy's probabilities. Raises `LogError`."""
+    table = _read(path)
+    _need(path, table, [name])
+    return _numbers(path, table, name)
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return read(path)
+    except OSError as error:
+        raise LogError(f"{path}: {error.strerror}") from error
+    except pa.ArrowException as error:
+        raise LogError(f"{path}: {error}") from error
+
+
+def _table(path: Path, columns: Columns) -> pa.Table:
+    table = _read(path)
+    _need(path, table, [columns.reward, columns.propensity, columns.action, *columns.context])
+    if not table.num_rows:
+        raise LogError(f"{path}: no rows")
+    return table
+
+
+def _need(path: Path, table: pa.Table, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        shown = ", ".join(table.column_names[:12]) + (", ..." if len(table.column_names) > 12 else "")
+        raise LogError(f"{path}: no column {', '.join(map(repr, missing))}; it has {shown}")
+
+
+def _numbers(path: Path, table: pa.Table, name: str) -> Floats:
+    try:
+        values = np.asarray(table[name].cast(pa.float64()).to_numpy(), np.float64)
+    except pa.ArrowException as error:
+        raise LogError(f"{path}: column {name!r}: {error}") from error
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise LogError(f"{path}: column {name!r}, row {wrong[0] + 1}: not a number")
+    return values
+
+
+def _propensity(path: Path, table: pa.Table, name: str) -> Floats:
+    values = _numbers(path, table, name)
+    wrong = np.flatnonzero((values <= 0.0) | (values > 1.0))
+    if len(wrong):
+        found = f"found {values[wrong[0]]:g}, a propensity is above 0 and at most 1"
+        raise LogError(f"{path}: column {name!r}, row {wrong[0] + 1}: {found}")
+    return values
+
+
+def _context(table: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
+    if not names:
+        return pa.chunked_array([pa.array(np.zeros(table.num_rows, np.int8))])
+    texts = [table[name].cast(pa.string()) for name in names]
+    return pc.binary_join_element_wise(*texts, "\x1f", null_handling="replace")
+
+
+def _codes(parts: Sequence[pa.ChunkedArray]) -> list[np.ndarray]:
+    """Numbers from 0 for the values of all parts together."""
+    whole = pa.chunked_array([chunk for part in parts for chunk in part.cast(pa.string()).chunks])
+    codes = whole.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.split(codes, np.cumsum([len(part) for part in parts])[:-1])

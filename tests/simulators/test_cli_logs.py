@@ -1,0 +1,100 @@
+"""`trimtab replay` and `trimtab ope`, as they are typed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+
+from simulators import ope, processes
+from simulators.cli_logs import ope_command, replay_command
+from simulators.processes import Job
+from tests.simulators.test_ope import bandit
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    made, target, _ = bandit(0)
+    path = tmp_path / "log.csv"
+    columns = {
+        "reward": made.reward,
+        "propensity": made.propensity,
+        "action": [f"item-{a}" for a in made.action],
+        "place": [f"p{c}" for c in made.context],
+        "device": ["phone"] * len(made.reward),
+        "target": target[made.context, made.action],
+    }
+    csv.write_csv(pa.table(columns), path)
+    return path
+
+
+def test_a_uniform_target_by_default(log: Path, capsys: Output) -> None:
+    assert ope_command([str(log), "--context", "place", "--context", "device", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    made, _, _ = bandit(0)
+    estimates, weights = ope.evaluate(made, ope.uniform(made))
+    assert [each["name"] for each in found["estimates"]] == ["logged", "ips", "snips", "dr"]
+    assert [each["value"] for each in found["estimates"][1:]] == pytest.approx([e.value for e in estimates], rel=1e-9)
+    assert found["weights"]["effective"] == pytest.approx(weights.effective)
+    assert found["enough"]
+
+
+def test_a_target_that_another_log_shows_or_a_column_holds(log: Path, tmp_path: Path, capsys: Output) -> None:
+    other = tmp_path / "other.parquet"
+    pq.write_table(csv.read_csv(log).slice(0, 3_000), other)
+    assert ope_command([str(log), "--context", "place", "--target-log", str(other)]) == 0
+    shown = capsys.readouterr().out
+    assert "4,000 rows, 5 actions, 3 contexts" in shown
+    assert "effective rows, mean 1.0" in shown
+    assert [line.split()[0] for line in shown.splitlines()[3:]] == ["logged", "ips", "snips", "dr", "on_policy"]
+    assert ope_command([str(log), "--target-column", "target", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    made, target, _ = bandit(0)
+    expected = ope.ips(made.reward, target[made.context, made.action] / made.propensity)
+    assert [each["name"] for each in found["estimates"]] == ["logged", "ips", "snips"]
+    assert found["estimates"][1]["value"] == pytest.approx(expected.value, rel=1e-9)
+
+
+def test_too_few_effective_rows_are_said_aloud(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "log.csv"
+    action = np.where(np.arange(2_000) < 3, 1, 0)
+    csv.write_csv(pa.table({"reward": action, "propensity": np.where(action, 1e-4, 0.9999), "action": action}), path)
+    assert ope_command([str(path)]) == 0
+    assert "fewer than 100 effective rows: this log cannot speak for that policy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["none.csv"], "none.csv: No such file or directory"),
+        (["log.csv", "--reward", "click"], "no column 'click'; it has reward, propensity, action, place"),
+        (
+            ["log.csv", "--propensity", "reward"],
+            "column 'reward', row 1: found 0, a propensity is above 0 and at most 1",
+        ),
+        (["log.csv", "--reward", "place"], "column 'place': Failed to parse string"),
+    ],
+)
+def test_a_log_that_cannot_be_used_is_named(log: Path, argv: list[str], message: str, capsys: Output) -> None:
+    assert ope_command([str(log.parent / argv[0]), *argv[1:]]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_replay_changes_the_format_and_refuses_to_write_over(tmp_path: Path, capsys: Output) -> None:
+    made, again = tmp_path / "e.parquet", tmp_path / "e.ndjson"
+    processes.run(Job(world="quick", out=str(made), hours=1), 1, lambda progress: None)
+    assert replay_command([str(made), "--out", str(again), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["events"] == len(again.read_bytes().splitlines()) == pq.read_table(made).num_rows
+    assert replay_command([str(made), "--out", str(again)]) == 1
+    assert "e.ndjson: exists already" in capsys.readouterr().err
+    assert replay_command([str(tmp_path / "none"), "--out", "-"]) == 1
+    assert "none: No such file or directory" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        replay_command([str(made), "--out", "-", "--speed", "0"])
+    assert ended.value.code == 2

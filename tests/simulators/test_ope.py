@@ -1,0 +1,132 @@
+"""Off-policy estimates against the truth, by calibration, and beside the Open Bandit Pipeline's."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulators import ope
+from simulators.ope import Estimate, Floats, Log
+from simulators.reward_log import Columns, read_logs
+
+ACTIONS, CONTEXTS = 5, 3
+OBD = Columns("click", "propensity_score", "item_id", ("position",))
+
+# obp 0.4.1 on the same rows with the same predicted rewards: InverseProbabilityWeighting,
+# SelfNormalizedInverseProbabilityWeighting, DoublyRobust
+OBP_SYNTHETIC = (0.1399501240883113, 0.14231977631337975, 0.14264597142081778)
+OBP_OBD = {  # Open Bandit Dataset, small release (Saito et al. 2020, CC BY 4.0): logged by, campaign
+    ("bts", "men"): (0.003008626327256482, 0.0031894231622774027, 0.003220389504321897),
+    ("bts", "women"): (0.00743757754192316, 0.0023730461434477677, -0.0021939791927457646),
+    ("random", "men"): (0.005656266700835461, 0.005739864701951365, 0.005652039296585522),
+    ("random", "women"): (0.0058056917829497874, 0.005833036087191038, 0.005854133784375976),
+}
+
+
+def bandit(seed: int, n: int = 4000) -> tuple[Log, Floats, float]:
+    """A log, a target policy and its true value."""
+    rng = np.random.default_rng(seed)
+    logging, target = (rng.dirichlet(np.full(ACTIONS, 2.0), CONTEXTS) for _ in range(2))
+    means = rng.uniform(0.02, 0.3, (CONTEXTS, ACTIONS))
+    context = rng.integers(0, CONTEXTS, n)
+    action = (rng.random(n)[:, None] > np.cumsum(logging, axis=1)[context]).sum(axis=1).clip(0, ACTIONS - 1)
+    reward = (rng.random(n) < means[context, action]).astype(float)
+    log = Log(reward, logging[context, action], action, context, ACTIONS, CONTEXTS)
+    return log, target, float((means * target).sum(axis=1).mean())
+
+
+def values(found: list[Estimate]) -> list[float]:
+    return [each.value for each in found]
+
+
+def test_estimates_equal_the_open_bandit_pipelines() -> None:
+    log, target, _ = bandit(0)
+    assert values(ope.evaluate(log, target)[0]) == pytest.approx(OBP_SYNTHETIC, rel=1e-12)
+
+
+def test_estimates_equal_an_installed_open_bandit_pipelines() -> None:
+    theirs = pytest.importorskip("obp.ope", exc_type=ImportError)
+    for seed in range(5):
+        log, target, _ = bandit(seed)
+        predicted = ope.rewards(log)
+        rows = {
+            "reward": log.reward,
+            "action": log.action,
+            "pscore": log.propensity,
+            "position": log.context,
+            "action_dist": np.repeat(target.T[None], len(log.reward), axis=0),
+        }
+        expected = [
+            theirs.InverseProbabilityWeighting().estimate_policy_value(**rows),
+            theirs.SelfNormalizedInverseProbabilityWeighting().estimate_policy_value(**rows),
+            theirs.DoublyRobust().estimate_policy_value(
+                **rows, estimated_rewards_by_reg_model=np.repeat(predicted[:, :, None], CONTEXTS, axis=2)
+            ),
+        ]
+        assert values(ope.evaluate(log, target)[0]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    covered, strays = [], []
+    for seed in range(400):
+        log, target, truth = bandit(seed, n=1500)
+        found, _ = ope.evaluate(log, target)
+        covered.append([each.low <= truth <= each.high for each in found])
+        strays.append([(each.value - truth) / each.se for each in found])
+    assert np.mean(covered, axis=0).min() > 0.92  # 0.95 - 3 standard errors of 400 runs
+    assert np.abs(np.mean(strays, axis=0)).max() < 3.5 / np.sqrt(400)
+    assert np.std(strays, axis=0) == pytest.approx(np.ones(3), abs=0.12)
+
+
+def test_of_the_three_the_doubly_robust_errs_least_where_rewards_can_be_predicted() -> None:
+    errors = []
+    for seed in range(100):
+        log, target, truth = bandit(seed)
+        errors.append(np.array(values(ope.evaluate(log, target)[0])) - truth)
+    ips, snips, dr = np.sqrt(np.mean(np.square(errors), axis=0))
+    assert dr < snips
+    assert dr < ips
+
+
+def test_the_policy_that_made_the_log_has_weights_of_one() -> None:
+    log, _, _ = bandit(1)
+    w = np.ones(len(log.reward))
+    assert ope.weights(w) == ope.Weights(4000, 4000.0, 1.0, 1.0)
+    assert ope.ips(log.reward, w).value == ope.snips(log.reward, w).value == log.reward.mean()
+    own = ope.on_policy(log.reward)
+    assert own.se == pytest.approx(log.reward.std(ddof=1) / np.sqrt(4000))
+    assert own.high - own.value == pytest.approx(1.959964 * own.se, rel=1e-6)
+
+
+def test_few_rows_speak_for_a_policy_that_the_log_hardly_tried() -> None:
+    w = np.concatenate([np.full(9_900, 0.01), np.full(100, 100.0)])
+    assert ope.weights(w).effective == pytest.approx(102, abs=1)
+
+
+def test_a_rows_own_reward_does_not_predict_it() -> None:
+    log, _, _ = bandit(2, n=50)
+    before = ope.rewards(log)
+    reward = log.reward.copy()
+    reward[7] = 1_000.0
+    after = ope.rewards(Log(reward, log.propensity, log.action, log.context, ACTIONS, CONTEXTS))
+    assert np.array_equal(after[7], before[7])
+    assert not np.array_equal(after, before)
+
+
+@pytest.mark.skipif("TRIMTAB_DATA" not in os.environ, reason="TRIMTAB_DATA does not name the shared data")
+@pytest.mark.parametrize("campaign", ["men", "women"])
+def test_the_open_bandit_data_say_of_one_policy_what_the_other_earned(campaign: str) -> None:
+    folder = Path(os.environ["TRIMTAB_DATA"]) / "obd_small"
+    random, bts = read_logs([folder / policy / campaign / f"{campaign}.csv" for policy in ("random", "bts")], OBD)
+    assert (len(random.reward), len(bts.reward), random.contexts) == (10_000, 10_000, 3)
+    for log, target, other, name in (
+        (bts, ope.uniform(bts), random, "bts"),
+        (random, ope.allocation(bts), bts, "random"),
+    ):
+        found, about = ope.evaluate(log, target)
+        assert values(found) == pytest.approx(OBP_OBD[name, campaign], rel=1e-12)
+        earned = ope.on_policy(other.reward)
+        for each in found:
+            assert abs(each.value - earned.value) < 1.96 * np.hypot(each.se, earned.se)
+        assert (about.effective < 100) == (name == "bts" and campaign == "women")

@@ -170,7 +170,7 @@ def _expanded(terms: Polynomial, moves: Mapping[str, tuple[float, float]]) -> Po
             parts = grown
         for key, c in parts.items():
             found[key] = found.get(key, 0.0) + c
-    return found
+    return {names: coefficient for names, coefficient in found.items() if coefficient}
 
 
 def _rated(terms: Polynomial) -> tuple[Polynomial, float]:

@@ -48,7 +48,7 @@ def test_segments_mix_by_their_share() -> None:
     assert served_apart[0] == pytest.approx(0.7 * apart[1][0])
 
 
-@ALL_WORLDS
+@pytest.mark.parametrize("world", [FEED, TENURE, AA], ids=["feed", "tenure", "aa"])
 def test_no_random_vector_beats_the_optimum(world: World) -> None:
     best = best_feasible(world)
     theta = random_vectors(world, 200_000, seed=2)

@@ -1,0 +1,53 @@
+"""`trimtab simulate` and `trimtab replay` on real Kafka and Redis, by one process and by two."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from tests.integration.processes import DaemonProcess, Process, trimtab
+from tests.services.kafka_broker import MakeTopic
+from tests.simulators.test_sinks import read_topic
+
+PARTITIONS = 3
+
+
+@pytest.mark.slow
+def test_two_processes_send_what_one_sends_and_a_replay_sends_it_again(
+    tmp_path: Path,
+    kafka_topic: MakeTopic,
+    kafka_bootstrap: str,
+    redis_url: str,
+    study_file: Callable[..., Path],
+) -> None:
+    """In lockstep with a daemon, with copies on the way and a partition that stands still for an hour."""
+    topics = []
+    for processes in (1, 2):
+        topics.append(kafka_topic(partitions=PARTITIONS))
+        study = study_file("quick", topics[-1])
+        daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
+        argv = ["simulate", "quick", "--study", str(study), "--hours", "4", "--processes", str(processes), "--json"]
+        faults = ["--fault", "copied", "--fault", "stopped:at=1,hours=1,partition=1"]
+        world = Process(tmp_path / f"world-{processes}.log", *argv, *faults)
+        try:
+            daemon.wait_until_ready()
+            assert world.wait(120) == 0, world.text[-3000:] + daemon.text[-3000:]
+            assert daemon.stop() == 0, daemon.text[-3000:]
+        finally:
+            daemon.kill()
+            world.kill()
+        assert json.loads(trimtab("status", str(study), "--json").stdout)["windows_decided"] == 4
+        (tmp_path / "quick.journal").rename(tmp_path / f"{processes}.journal")
+        with Redis.from_url(redis_url) as client:
+            client.flushdb()  # the next daemon's epoch is the first again
+    alone, together = ([read_topic(kafka_bootstrap, topic, p) for p in range(PARTITIONS)] for topic in topics)
+    assert sum(map(len, alone)) > 300
+    assert alone == together
+
+    lines = [line for part in alone for record in part for line in record.split(b"\n")]
+    (tmp_path / "e.ndjson").write_bytes(b"\n".join(lines))
+    study = study_file("quick", kafka_topic(partitions=PARTITIONS))
+    again = trimtab("replay", str(tmp_path / "e.ndjson"), "--study", str(study), "--json")
+    assert json.loads(again.stdout)["events"] == len(lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.ope import made_up
 from simulators import ope
 from simulators.ope import Estimate, Floats, Log
 from simulators.reward_log import Columns, read_logs
@@ -26,14 +27,7 @@ OBP_OBD = {  # Open Bandit Dataset, small release (Saito et al. 2020, CC BY 4.0)
 
 def bandit(seed: int, n: int = 4000) -> tuple[Log, Floats, float]:
     """A log, a target policy and its true value."""
-    rng = np.random.default_rng(seed)
-    logging, target = (rng.dirichlet(np.full(ACTIONS, 2.0), CONTEXTS) for _ in range(2))
-    means = rng.uniform(0.02, 0.3, (CONTEXTS, ACTIONS))
-    context = rng.integers(0, CONTEXTS, n)
-    action = (rng.random(n)[:, None] > np.cumsum(logging, axis=1)[context]).sum(axis=1).clip(0, ACTIONS - 1)
-    reward = (rng.random(n) < means[context, action]).astype(float)
-    log = Log(reward, logging[context, action], action, context, ACTIONS, CONTEXTS)
-    return log, target, float((means * target).sum(axis=1).mean())
+    return made_up(seed, n, ACTIONS, CONTEXTS)
 
 
 def values(found: list[Estimate]) -> list[float]:

@@ -79,7 +79,7 @@ def _lines(name: str, log: Log, target: Floats, earned: float) -> list[Line]:
     found, weights = ope.evaluate(log, target)
     theirs = _obp(log, target)
     return [
-        Line(name, each.name, each.value, each.se, weights.effective, earned, theirs and theirs[i])
+        Line(name, each.name, each.value, each.se, weights.effective, earned, None if theirs is None else theirs[i])
         for i, each in enumerate(found)
     ]
 

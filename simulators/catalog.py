@@ -7,7 +7,7 @@ from controller.core.safety import Guardrail
 from controller.core.space import Weight
 from simulators.rails import RAILS, TRAP
 from simulators.scenarios import Drift, Late, Scenario
-from simulators.shapes import SHAPES, generated
+from simulators.shapes import SHAPES, Shape, generated
 from simulators.worlds import Polynomial, Quantity, Season, World
 
 JUMP_HOUR = 36
@@ -173,6 +173,21 @@ TENURE = msgspec.structs.replace(
 MADE = {name: generated(name, summary, shape) for name, (summary, shape) in SHAPES.items()}
 STILL = ("three", "small", "trap")  # of the worlds below that could drift
 
+_BEYOND = generated(
+    "corner",
+    "4 weights, 3 guardrails, the optimum at the edge of the cube",
+    Shape(d=4, seed=44, active=4, peak=0.7, pull=0.004, push=0.03),
+)
+CORNER = msgspec.structs.replace(
+    _BEYOND,
+    quantities=(
+        msgspec.structs.replace(_BEYOND.quantities[0], response={("w0",): -0.01, ("w1",): 0.01}),
+        *_BEYOND.quantities[1:],
+    ),
+    metrics=(*_BEYOND.metrics, Metric("impressions", "impressions", "buckets")),
+    guardrails=(*_BEYOND.guardrails, Guardrail("impressions", min_change=-0.02)),
+)
+
 WEEKEND = msgspec.structs.replace(
     QUICK,
     name="weekend",
@@ -233,6 +248,7 @@ _ALL = (
         drift=MILD,
         jump_hour=JUMP_HOUR,
     ),
+    Scenario(name="corner", summary=CORNER.summary, world=CORNER),
     Scenario(name="weekend", summary=WEEKEND.summary, world=WEEKEND),
     Scenario(
         name="surfaces",

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 from controller.assignment import CONTROL, decode
+from controller.core import step as core
 from controller.core.replay import window_sums
+from controller.core.windows import Batch, PartBatch
 from controller.shell.journal import Journal
 from simulators.catalog import QUICK, WORLDS
 from simulators.closed_loop import START_MS, Turn, run
-from simulators.events import Delivery
+from simulators.events import Delivery, population
 from simulators.faults import FAULTS, parse, summary
-from simulators.scenarios import Scenario
+from simulators.scenarios import Scenario, over_time
 from simulators.study import study_of
+from simulators.traffic import Traffic
+from simulators.wire import decoded
 from simulators.worlds import HOUR_MS, World
 
 THREE = msgspec.structs.replace(WORLDS["three"], events_per_hour=30_000.0)
@@ -151,6 +155,25 @@ def test_clocks_that_are_ahead_or_behind_are_believed_or_counted(play: Play) -> 
     assert ahead.counts["expired"] == ahead.counts["future"] == 0
     share = behind.counts["expired"] / behind.turns[-1].events
     assert 0.03 < share < 0.07
+
+
+def test_on_the_wall_clock_events_of_the_future_are_refused_and_counted() -> None:
+    plan = study_of(QUICK).plan
+    traffic = Traffic(
+        over_time(QUICK), population(QUICK, 0, plan.salt), 1, START_MS, faults=[parse("skewed:minutes=20", QUICK)]
+    )
+    state, _, first = core.begin(plan, core.start(plan), 1, START_MS, {})
+    counts: Counter[str] = Counter()
+    for begin in range(START_MS, START_MS + 4 * HOUR_MS, HOUR_MS // 4):
+        end = begin + HOUR_MS // 4
+        rows = traffic.until(decode(first.table), begin, end, beat=False)
+        part = PartBatch(0, decoded(QUICK, traffic.people, rows, plan.events).events, {}, 0)
+        state, _, info = core.step(plan, state, Batch((part,)), end, core.seeded(0))
+        counts.update(info.ingested.counts)
+    assert 0.03 < counts["future"] / sum(counts.values()) < 0.07
+    assert counts["accepted"] + counts["fallback"] + counts["future"] == sum(counts.values())
+    assert state.windows.watermark_ms is not None
+    assert state.windows.watermark_ms <= START_MS + 4 * HOUR_MS + 300_000
 
 
 @pytest.mark.parametrize(

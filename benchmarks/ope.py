@@ -77,14 +77,14 @@ def made_up(seed: int, n: int, actions: int = 20, contexts: int = 3) -> tuple[Lo
 
 def _lines(name: str, log: Log, target: Floats, earned: float) -> list[Line]:
     found, weights = ope.evaluate(log, target)
-    theirs = _obp(log, target)
+    theirs = obp_values(log, target)
     return [
         Line(name, each.name, each.value, each.se, weights.effective, earned, None if theirs is None else theirs[i])
         for i, each in enumerate(found)
     ]
 
 
-def _obp(log: Log, target: Floats) -> list[float] | None:
+def obp_values(log: Log, target: Floats) -> list[float] | None:
     """Their three estimates; None where obp is not installed."""
     try:
         from obp import ope as theirs

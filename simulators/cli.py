@@ -47,7 +47,7 @@ def demo(argv: list[str]) -> int:
         return _say("demo", f"--journal {journal}: exists already; name a new file", MISUSED)
     try:
         found = _closed_loop(scenario, args.seed, args.hours, journal, faults, plain=args.plain, quiet=args.json)
-    except (JournalError, OSError) as error:
+    except (JournalError, OSError, ValueError) as error:
         return _say("demo", str(error), FAILED)
     print(json.dumps(msgspec.to_builtins(found), indent=2) if args.json else "\n".join(report_lines(found)))
     return 0

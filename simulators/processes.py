@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -45,7 +45,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     out: str | None = None  # files instead of Kafka
     realtime: bool = False
     hours: int = 72
-    start_ms: int | None = None
+    start_ms: int | None = None  # hour 0 of the world and its faults; None: `closed_loop.START_MS`
     events_per_hour: float | None = None  # the world's
     events_per_record: int = 20
     seed: int = 0
@@ -72,8 +72,9 @@ def run(job: Job, processes: int, watch: Callable[[Progress], None]) -> None:
 
     Raises `NoAnswer`, `SinkFailed` or `ValueError`; of several processes `ProcessFailed`, with what one of them met.
     """
-    if job.realtime and job.start_ms is None:  # hour 0 is the same for all
-        job = msgspec.structs.replace(job, start_ms=time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS)
+    start_ms = time.time_ns() // 1_000_000 if job.realtime else job.start_ms
+    if start_ms is not None:  # hour 0 is the same for all
+        job = msgspec.structs.replace(job, start_ms=start_ms // HOUR_MS * HOUR_MS)
     if processes == 1:
         work(job, 0, 1, watch)
     else:
@@ -94,7 +95,7 @@ def work(job: Job, process: int, processes: int, watch: Callable[[Progress], Non
             delivery=Delivery(),
             faults=[parse(text, scenario_of(job).world) for text in job.faults],
             mine=mine,
-            start_ms=job.start_ms if job.realtime and job.start_ms is not None else START_MS,
+            start_ms=START_MS if job.start_ms is None else job.start_ms,
         )
         if process == 0 and job.study is None and job.out not in (None, "-"):
             _write_table(job, study)
@@ -176,7 +177,7 @@ def _together(job: Job, processes: int, watch: Callable[[Progress], None]) -> No
     running = set(range(processes))
     try:
         while running:
-            process, news = _next(told, lambda: [i for i in running if workers[i].exitcode])
+            process, news = _next(told, lambda: {i: workers[i].exitcode for i in running if workers[i].exitcode})
             if isinstance(news, str):
                 raise ProcessFailed(f"process {process}: {news}")
             if news is None:
@@ -192,14 +193,14 @@ def _together(job: Job, processes: int, watch: Callable[[Progress], None]) -> No
             worker.join()
 
 
-def _next(told: "Queue[Told]", died: Callable[[], Sequence[int]]) -> Told:
-    """The next news of any process; of a dead one when it has left none."""
+def _next(told: "Queue[Told]", died: Callable[[], Mapping[int, int | None]]) -> Told:
+    """The next news of any process; of one that has died, by its exit status, when there is none."""
     while True:
         try:
             return told.get(timeout=_LOOK_S)
         except Empty:
-            if dead := died():
-                return dead[0], "it was killed"
+            for process, status in died().items():
+                return process, f"ended with status {status}"
 
 
 def _child(job: Job, process: int, processes: int, told: "Queue[Told]") -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from controller.assignment import Assignment
 from simulators.events import Delivery, Population, Rows, arrived, exposures, heartbeats, joined
-from simulators.faults import Fault, Moment, OnRecords, OnRows, OnServing, faulty
+from simulators.faults import Fault, Moment, OnRecords, OnRows, OnServing, Stopped, faulty
 from simulators.scenarios import Scenario
 from simulators.serving import served
 from simulators.wire import json_events
@@ -20,6 +20,9 @@ class Traffic:
 
     Args:
         start_ms: hour 0 of the scenario and of its faults.
+
+    Raises:
+        ValueError: a fault stops a partition that is not there.
     """
 
     def __init__(
@@ -36,6 +39,9 @@ class Traffic:
         self.complete = True  # whether the last beat let every partition's watermark pass its time
         self._partitions, self._delivery, self._start_ms = partitions, delivery, start_ms
         self._waiting: Rows | None = None
+        for fault in faults:
+            if isinstance(fault, Stopped) and fault.partition >= partitions:
+                raise ValueError(f"fault stopped: partition {fault.partition}; there are {partitions}, from 0 on")
 
     def until(self, table: Assignment | None, begin_ms: int, end_ms: int, *, beat: bool) -> Rows:
         """What arrives until `end_ms`; `beat`: then an event of `end_ms` on every partition, for its watermark."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.ope import made_up
+from benchmarks.ope import made_up, obp_values
 from simulators import ope
 from simulators.ope import Estimate, Floats, Log
 from simulators.reward_log import Columns, read_logs
@@ -40,25 +40,10 @@ def test_estimates_equal_the_open_bandit_pipelines() -> None:
 
 
 def test_estimates_equal_an_installed_open_bandit_pipelines() -> None:
-    theirs = pytest.importorskip("obp.ope", exc_type=ImportError)
+    pytest.importorskip("obp.ope", exc_type=ImportError)
     for seed in range(5):
         log, target, _ = bandit(seed)
-        predicted = ope.rewards(log)
-        rows = {
-            "reward": log.reward,
-            "action": log.action,
-            "pscore": log.propensity,
-            "position": log.context,
-            "action_dist": np.repeat(target.T[None], len(log.reward), axis=0),
-        }
-        expected = [
-            theirs.InverseProbabilityWeighting().estimate_policy_value(**rows),
-            theirs.SelfNormalizedInverseProbabilityWeighting().estimate_policy_value(**rows),
-            theirs.DoublyRobust().estimate_policy_value(
-                **rows, estimated_rewards_by_reg_model=np.repeat(predicted[:, :, None], CONTEXTS, axis=2)
-            ),
-        ]
-        assert values(ope.evaluate(log, target)[0]) == pytest.approx(expected, rel=1e-12)
+        assert values(ope.evaluate(log, target)[0]) == pytest.approx(obp_values(log, target), rel=1e-12)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:

@@ -95,6 +95,7 @@ def _job(args: argparse.Namespace) -> Job:
         start_ms=args.start_ms,
         events_per_hour=args.events_per_hour,
         events_per_record=args.events_per_record,
+        arrow=args.arrow,
         seed=args.seed,
         partitions=args.partitions,
         wait_s=args.wait,
@@ -145,7 +146,8 @@ def _simulate_parser() -> argparse.ArgumentParser:
         "--start-ms", type=int, metavar="MS", help="begin of the first window, in lockstep and in files"
     )
     parser.add_argument("--events-per-hour", type=float, metavar="N", help="mean over the day (the world's)")
-    parser.add_argument("--events-per-record", type=_count, default=20, metavar="N", help="newline-separated (20)")
+    parser.add_argument("--events-per-record", type=_count, default=20, metavar="N", help="together (20)")
+    parser.add_argument("--arrow", action="store_true", help="records to Kafka are Arrow streams, not lines of JSON")
     parser.add_argument("--seed", type=_seed, default=0, help="of the world (0)")
     parser.add_argument(
         "--fault", action="append", default=[], metavar="NAME[:ARGS]", help="what goes wrong; repeatable, see --list"

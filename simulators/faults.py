@@ -115,16 +115,17 @@ class Vanished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Stopped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A partition stops, and what was sent to it comes after `hours`."""
+    """A partition stops (-1: all do), and what was sent to it comes after `hours`."""
 
-    partition: Index = 0
+    partition: Annotated[int, msgspec.Meta(ge=-1)] = 0
     at: Hour = 20.0
     hours: Positive = 3.0
 
     def rows(self, rows: Rows, moment: Moment, rng: np.random.Generator) -> Rows:
         """See `OnRows`."""
         begin, end = (moment.start_ms + int(hour * HOUR_MS) for hour in (self.at, self.at + self.hours))
-        held = (moment.people.partition[rows.unit] == self.partition) & (rows.arrival_ms >= begin)
+        mine = (moment.people.partition[rows.unit] == self.partition) | (self.partition < 0)
+        held = mine & (rows.arrival_ms >= begin)
         return msgspec.structs.replace(
             rows, arrival_ms=np.where(held, np.maximum(rows.arrival_ms, end), rows.arrival_ms)
         )
@@ -215,7 +216,7 @@ class Exploded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A few units send a share of all events: they see what everyone sees, at all hours, and never engage."""
+    """A few units send a share of all events: they see as much as everyone a visit, and never engage."""
 
     share: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.1
     units: Count = 20

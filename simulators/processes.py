@@ -25,7 +25,7 @@ from simulators.faults import parse
 from simulators.produce import NoAnswer, Product, Progress
 from simulators.scenarios import Scenario
 from simulators.serving import fixed_table
-from simulators.sinks import ColumnSink, KafkaSink, Sink, SinkFailed, created, file_sink
+from simulators.sinks import ArrowKafkaSink, ColumnSink, KafkaSink, Sink, SinkFailed, created, file_sink
 from simulators.study import study_of
 from simulators.worlds import HOUR_MS
 
@@ -48,6 +48,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     start_ms: int | None = None  # hour 0 of the world and its faults; None: `closed_loop.START_MS`
     events_per_hour: float | None = None  # the world's
     events_per_record: int = 20
+    arrow: bool = False  # records to Kafka are Arrow streams
     seed: int = 0
     partitions: int | None = None  # of files (1), and of a topic that is made new (4)
     wait_s: float = 120.0
@@ -150,7 +151,8 @@ def _sink(job: Job, study: Study, process: int, processes: int) -> tuple[Sink | 
         mine = range(process, partitions, processes)
         return file_sink(job.out, partitions, mine), mine
     kafka = KafkaSink(study.kafka, job.partitions or NEW_PARTITIONS, password(os.environ, "kafka"))
-    return kafka, range(process, kafka.partitions, processes)
+    mine = range(process, kafka.partitions, processes)
+    return ArrowKafkaSink(kafka, job.events_per_record) if job.arrow else kafka, mine
 
 
 def _write_table(job: Job, study: Study) -> None:

@@ -85,7 +85,7 @@ class Product:
         self._traffic = Traffic(scenario, people, sink.partitions, start_ms, delivery=delivery, faults=faults)
         self._sent = [0] * sink.partitions
         if isinstance(sink, ColumnSink) and self._traffic.breaks_bytes:
-            raise ValueError("the fault `corrupt` breaks JSON: write NDJSON, or send to Kafka")
+            raise ValueError("the fault `corrupt` breaks JSON: write NDJSON, or send to Kafka without --arrow")
 
     @property
     def complete(self) -> bool:

@@ -16,6 +16,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from controller.shell.connections import Kafka
 from controller.shell.kafka_diagnosis import diagnosed
 from controller.shell.kafka_python import client_options, connect
+from controller.shell.sources import ARROW
 
 ANSWER_S = 10.0
 _NEW_TOPIC_S = 30
@@ -71,11 +72,11 @@ class KafkaSink:
         """Of the topic as it is."""
         return self._partitions
 
-    def send(self, partition: int, records: Sequence[bytes]) -> None:
+    def send(self, partition: int, records: Sequence[bytes], headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """See `Sink.send`."""
-        send, topic = self._producer.send, self._topic
+        send, topic, about = self._producer.send, self._topic, list(headers)
         try:
-            self._sent.extend([send(topic, record, partition=partition) for record in records])
+            self._sent.extend([send(topic, record, headers=about, partition=partition) for record in records])
         except KafkaError as error:
             raise self._failed(error) from error
 
@@ -96,6 +97,42 @@ class KafkaSink:
 
     def _failed(self, error: Exception) -> SinkFailed:
         return SinkFailed(f"topic {self._topic!r} at {self._bootstrap}: {type(error).__name__}: {error}")
+
+
+class ArrowKafkaSink:
+    """A topic whose records are Arrow IPC streams of so many events."""
+
+    def __init__(self, kafka: KafkaSink, per_record: int) -> None:
+        self._kafka, self._per_record = kafka, per_record
+
+    @property
+    def partitions(self) -> int:
+        """Of the topic as it is."""
+        return self._kafka.partitions
+
+    def send_columns(self, partition: int, batch: pa.RecordBatch) -> None:
+        """See `ColumnSink.send_columns`."""
+        parts = (batch.slice(at, self._per_record) for at in range(0, batch.num_rows, self._per_record))
+        self._kafka.send(partition, [_stream(part) for part in parts], ARROW_HEADERS)
+
+    def flush(self) -> None:
+        """See `Sink.flush`."""
+        self._kafka.flush()
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._kafka.close()
+
+
+ARROW_HEADERS = (("content-type", ARROW),)
+
+
+def _stream(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
 
 
 @runtime_checkable

@@ -51,3 +51,25 @@ def test_two_processes_send_what_one_sends_and_a_replay_sends_it_again(
     study = study_file("quick", kafka_topic(partitions=PARTITIONS))
     again = trimtab("replay", str(tmp_path / "e.ndjson"), "--study", str(study), "--json")
     assert json.loads(again.stdout)["events"] == len(lines)
+
+
+@pytest.mark.slow
+def test_arrow_records_are_decided_on_like_lines(
+    tmp_path: Path, kafka_topic: MakeTopic, study_file: Callable[..., Path]
+) -> None:
+    study = study_file("surfaces", kafka_topic(partitions=2))
+    daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
+    argv = ["simulate", "surfaces", "--study", str(study), "--hours", "3", "--arrow", "--events-per-record", "500"]
+    world = Process(tmp_path / "world.log", *argv, "--json")
+    try:
+        daemon.wait_until_ready()
+        assert world.wait(120) == 0, world.text[-3000:] + daemon.text[-3000:]
+        counted = daemon.metrics()
+        assert daemon.stop() == 0, daemon.text[-3000:]
+    finally:
+        daemon.kill()
+        world.kill()
+    assert json.loads(trimtab("status", str(study), "--json").stdout)["windows_decided"] == 3
+    accepted = next(line for line in counted.splitlines() if 'accepted"' in line and not line.startswith("#"))
+    assert float(accepted.split()[-1]) > 10_000, accepted
+    assert "rejected" not in daemon.text.split("rows read:")[-1]

@@ -141,6 +141,13 @@ def test_while_a_partition_stands_still_nothing_is_decided_and_then_everything_i
     assert len(published) == 1 + len(found.decided) - 3
 
 
+def test_when_all_partitions_stand_still_they_catch_up_as_well(play: Play, clean: Played) -> None:
+    found = play(QUICK, 9, "stopped:partition=-1,at=3,hours=3")
+    assert found.decided == list(range(1, 10))
+    assert found.counts["expired"] == 0
+    assert found.moves == []
+
+
 def test_an_outage_of_the_product_is_no_data_to_decide_on(play: Play) -> None:
     found = play(QUICK, 9, "outage:at=3,hours=3")
     assert found.decided == [1, 2, 3, 6, 7, 8, 9]

@@ -156,10 +156,13 @@ def _sink(job: Job, study: Study, process: int, processes: int) -> tuple[Sink | 
 
 
 def _write_table(job: Job, study: Study) -> None:
-    """The table that the files' events were served by, beside them."""
-    whole = Path(str(job.out))
-    with created(whole.with_name(f"{whole.name.partition('.')[0]}.table.json")) as file:
-        file.write(encode(fixed_table(study.plan, job.seed)))
+    """The table that the files' events were served by, beside them; the same one may lie there already."""
+    whole, table = Path(str(job.out)), encode(fixed_table(study.plan, job.seed))
+    path = whole.with_name(f"{whole.name.partition('.')[0]}.table.json")
+    if path.exists() and path.read_bytes() == table:
+        return
+    with created(path) as file:
+        file.write(table)
 
 
 class ProcessFailed(Exception):

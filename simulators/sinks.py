@@ -1,6 +1,8 @@
 """Where a simulation's events go: a Kafka topic, or files of NDJSON (also gzipped), Parquet or Arrow."""
 
+import errno
 import gzip
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -186,12 +188,15 @@ class NdjsonSink:
 
     def __init__(self, path: str, partitions: int = 1, mine: Sequence[int] = (0,)) -> None:
         self.partitions = partitions
+        self._paths = {p: path if path == "-" else free(partition_path(path, p, partitions)) for p in mine}
         self._open = ExitStack()
-        self._files: dict[int, Any] = {p: self._lines(path, p) for p in mine}
+        self._files: dict[int, Any] = {}  # made with the first lines: what is refused before leaves no file
 
     def send(self, partition: int, records: Sequence[bytes]) -> None:
         """See `Sink.send`."""
         try:
+            if partition not in self._files:
+                self._files[partition] = self._lines(self._paths[partition])
             self._files[partition].writelines(record + b"\n" for record in records)
         except OSError as error:
             raise _unwritable(error) from error
@@ -209,12 +214,12 @@ class NdjsonSink:
         """See `Sink.close`."""
         self._open.close()
 
-    def _lines(self, path: str, partition: int) -> Any:
+    def _lines(self, path: str | Path) -> Any:
         if path == "-":
             return sys.stdout.buffer
-        file = self._open.enter_context(created(partition_path(path, partition, self.partitions)))
+        file = self._open.enter_context(created(Path(path)))
         # without a name and a time in its header the same events are the same bytes
-        return self._open.enter_context(gzip.GzipFile("", "wb", 6, file, 0)) if path.endswith(".gz") else file
+        return self._open.enter_context(gzip.GzipFile("", "wb", 6, file, 0)) if str(path).endswith(".gz") else file
 
 
 class ColumnFiles:
@@ -222,10 +227,7 @@ class ColumnFiles:
 
     def __init__(self, path: str, partitions: int, mine: Sequence[int]) -> None:
         self.partitions = partitions
-        self._paths = {p: partition_path(path, p, partitions) for p in mine}
-        for file in self._paths.values():
-            if file.exists():
-                raise SinkFailed(f"{file}: exists already; name a new file")
+        self._paths = {p: free(partition_path(path, p, partitions)) for p in mine}
         self._files: dict[int, IO[bytes]] = {}  # made with the first rows: what is refused before leaves no file
         self._writers: dict[int, Any] = {}
         self._held: dict[int, list[pa.RecordBatch]] = {p: [] for p in mine}
@@ -268,6 +270,15 @@ class ColumnFiles:
 
 
 GROUP = 131_072  # rows
+
+
+def free(path: Path) -> Path:
+    """The path of a file that can be made; raises `SinkFailed` when there is one, or no folder for it."""
+    if path.exists():
+        raise SinkFailed(f"{path}: exists already; name a new file")
+    if not path.parent.is_dir():
+        raise SinkFailed(f"{path}: {os.strerror(errno.ENOENT)}")
+    return path
 
 
 def created(path: Path) -> IO[bytes]:

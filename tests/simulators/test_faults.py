@@ -13,14 +13,14 @@ from controller.core import step as core
 from controller.core.replay import window_sums
 from controller.core.windows import Batch, PartBatch
 from controller.shell.journal import Journal
-from simulators.catalog import QUICK, WORLDS
+from simulators.catalog import QUICK, SCENARIOS, WORLDS
 from simulators.closed_loop import START_MS, Turn, run
 from simulators.events import Delivery, population
 from simulators.faults import FAULTS, parse, summary
 from simulators.scenarios import Scenario, over_time
 from simulators.study import study_of
 from simulators.traffic import Traffic
-from simulators.wire import decoded
+from simulators.wire import arrow_batch, decoded
 from simulators.worlds import HOUR_MS, World
 
 THREE = msgspec.structs.replace(WORLDS["three"], events_per_hour=30_000.0)
@@ -241,6 +241,20 @@ def test_faults_add_up(play: Play) -> None:
     found = play(QUICK, 4, "copied:share=0.2", "lost:share=0.2", "skewed:minutes=10", "corrupt")
     assert found.moves == []
     assert found.counts["duplicate"] > 100
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_hardly_any_traffic_under_all_faults_at_once_is_still_traffic(name: str) -> None:
+    scenario = SCENARIOS[name]
+    world = msgspec.structs.replace(scenario.world, events_per_hour=1.0, units=500)
+    few = msgspec.structs.replace(scenario, world=world, later=None)
+    people = population(world, 0, "few:", 3)
+    traffic = Traffic(
+        few, people, 3, START_MS, delivery=Delivery(0.3), faults=[parse(fault, world) for fault in FAULTS]
+    )
+    for hour in range(34, 38):
+        rows = traffic.until(None, START_MS + hour * HOUR_MS, START_MS + (hour + 1) * HOUR_MS, beat=True)
+        assert len(traffic.events(rows, 0, hour)) == arrow_batch(world, people, rows).num_rows == len(rows)
 
 
 def test_the_same_seed_gives_the_same_faults(play: Play) -> None:

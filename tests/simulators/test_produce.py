@@ -156,3 +156,21 @@ def test_real_time_traffic_follows_the_clock_and_falls_back_without_a_table(loop
     assert len(events) == made.events > 4_000
     assert {(event["version"], event["arm"]) for event in events} == {(0, "control")}
     assert loop.counts["fallback"] + loop.counts["duplicate"] == made.events
+
+
+def test_in_real_time_too_products_that_share_the_partitions_send_what_one_sends(store: fakeredis.FakeRedis) -> None:
+    def sent(*mine: int) -> dict[int, list[bytes]]:
+        clock = [START_MS + 100]  # not on the grid of ticks
+
+        def sleep(seconds: float) -> None:
+            clock[0] += int(seconds * 1000) + 37 * len(mine)
+
+        sink = Loopback(lambda table: _put(store, table))
+        made = Product(PLAN, QUICK, sink, 0, delivery=Delivery(), mine=mine)
+        realtime(made, Held(), START_MS + HOUR_MS // 4, lambda progress: None, lambda: clock[0], sleep, 5_000)
+        return sink.records
+
+    whole, first, rest = sent(0, 1, 2), sent(0, 2), sent(1)
+    assert min(map(len, whole.values())) > 50
+    assert first[1] == rest[0] == rest[2] == []
+    assert whole == {0: first[0], 1: rest[1], 2: first[2]}

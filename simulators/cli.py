@@ -70,6 +70,8 @@ def simulate(argv: list[str]) -> int:
         parser.error(
             "name where the events go: --study STUDY.toml for Kafka (--write-study FILE makes one), or --out FILE"
         )
+    if args.realtime and args.study is None:
+        parser.error("--realtime needs --study STUDY.toml: files without a daemon are written as fast as can be")
     wrong = [] if args.study is None else mismatches(scenario_of(job).world, load(args.study))
     if wrong:
         return _say("simulate", f"{args.study} does not fit the world {args.world}:\n  " + "\n  ".join(wrong), MISUSED)

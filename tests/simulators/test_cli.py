@@ -13,10 +13,11 @@ from simulators import closed_loop
 from simulators.catalog import AA, QUICK, SCENARIOS, WORLDS
 from simulators.cli import demo, simulate
 from simulators.closed_loop import Turn
-from simulators.faults import FAULTS
+from simulators.faults import FAULTS, faulty, parse
 from simulators.optimum import best_feasible
 from simulators.report import report, report_lines
 from simulators.study import study_of
+from simulators.truth import optimum, truth
 from simulators.view import Screen
 from simulators.worlds import World, gain, margins, true_change
 from tests.services.process import free_port
@@ -74,6 +75,26 @@ def test_the_screen_shows_arms_intervals_and_the_best_so_far(world: World, tmp_p
     assert all(arm.arm in shown for arm in last.arms[1:])
 
 
+def test_demo_reports_the_truth_of_a_world_that_has_changed(tmp_path: Path, capsys: Output) -> None:
+    argv = [
+        "--world",
+        "quick",
+        "--hours",
+        "3",
+        "--fault",
+        "swap:at=2,scale=3",
+        "--journal",
+        str(tmp_path / "x.journal"),
+    ]
+    assert demo([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    scenario = faulty(SCENARIOS["quick"], [parse("swap:at=2,scale=3", QUICK)])
+    assert found["best_gain"] == pytest.approx(optimum(scenario, 3, common=False).gain)
+    theta = {segment: tuple(vector.values()) for segment, vector in found["recommended"].items()}
+    assert found["true_gain"] == pytest.approx(float(gain(QUICK, truth(scenario, 3, [theta])[0])))
+    assert found["best_gain"] > best_feasible(QUICK).gain + 0.1
+
+
 def test_a_world_without_gains_is_reported_without_a_share(tmp_path: Path) -> None:
     plan, turns = study_of(AA).plan, list[Turn]()
     closed_loop.run(plan, AA, 1, 0, tmp_path / "aa.journal", turns.append)
@@ -119,7 +140,18 @@ def test_simulate_without_redis_names_it(tmp_path: Path, capsys: Output) -> None
     assert f"Redis at {url} does not answer: ConnectionError" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [[], ["quick"], ["nowhere"], ["quick", "--hours", "0"], ["quick", "--seed", "-1"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["quick"],
+        ["nowhere"],
+        ["quick", "--hours", "0"],
+        ["quick", "--seed", "-1"],
+        ["quick", "--out", "e.ndjson", "--realtime"],
+        ["quick", "--out", "e.ndjson", "--fault", "lost:share=2"],
+    ],
+)
 def test_misuse_ends_with_status_2(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         simulate(argv)

@@ -226,7 +226,9 @@ class Bots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def rows(self, rows: Rows, moment: Moment, rng: np.random.Generator) -> Rows:
         """See `OnRows`."""
         odds = min(1.0, self.share / (1.0 - self.share))
-        seen = taken(rows, _now(self.at, self.hours, rows, moment) & (rng.random(len(rows)) < odds))
+        once = np.zeros(len(rows), np.bool_)
+        once[np.unique(rows.ids, return_index=True)[1]] = True  # a copy's bot would bear the id of its original's
+        seen = taken(rows, once & _now(self.at, self.hours, rows, moment) & (rng.random(len(rows)) < odds))
         people, served = moment.people, moment.served
         chosen = np.random.default_rng(people.seed).choice(len(people.names), self.units, replace=False)
         unit = chosen[rng.integers(0, self.units, len(seen))].astype(np.int32)

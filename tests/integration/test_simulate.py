@@ -22,14 +22,17 @@ def test_two_processes_send_what_one_sends_and_a_replay_sends_it_again(
     redis_url: str,
     study_file: Callable[..., Path],
 ) -> None:
-    """In lockstep with a daemon, with copies on the way and a partition that stands still for an hour."""
+    """In lockstep with a daemon, with bots, and copies on the way.
+
+    No partition stands still: how many decisions a daemon then catches up with in one poll, so its versions, is chance.
+    """
     topics = []
     for processes in (1, 2):
         topics.append(kafka_topic(partitions=PARTITIONS))
         study = study_file("quick", topics[-1])
         daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
         argv = ["simulate", "quick", "--study", str(study), "--hours", "4", "--processes", str(processes), "--json"]
-        faults = ["--fault", "copied", "--fault", "stopped:at=1,hours=1,partition=1"]
+        faults = ["--fault", "copied", "--fault", "bots"]
         world = Process(tmp_path / f"world-{processes}.log", *argv, *faults)
         try:
             daemon.wait_until_ready()
@@ -73,3 +76,22 @@ def test_arrow_records_are_decided_on_like_lines(
     accepted = next(line for line in counted.splitlines() if 'accepted"' in line and not line.startswith("#"))
     assert float(accepted.split()[-1]) > 10_000, accepted
     assert "rejected" not in daemon.text.split("rows read:")[-1]
+
+
+@pytest.mark.slow
+def test_a_partition_that_stands_still_is_waited_for(
+    tmp_path: Path, kafka_topic: MakeTopic, study_file: Callable[..., Path]
+) -> None:
+    study = study_file("quick", kafka_topic(partitions=PARTITIONS))
+    daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
+    argv = ["simulate", "quick", "--study", str(study), "--hours", "4", "--fault", "stopped:at=1,hours=1,partition=1"]
+    world = Process(tmp_path / "world.log", *argv, "--json")
+    try:
+        daemon.wait_until_ready()
+        assert world.wait(120) == 0, world.text[-3000:] + daemon.text[-3000:]
+        assert daemon.stop() == 0, daemon.text[-3000:]
+    finally:
+        daemon.kill()
+        world.kill()
+    found = json.loads(trimtab("status", str(study), "--json").stdout)
+    assert (found["windows_decided"], found["stage"]) == (4, "explore")

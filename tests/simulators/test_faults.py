@@ -231,6 +231,17 @@ def test_bots_raise_no_alarm(play: Play) -> None:
     assert not [entry for entry in found.entries if entry.kind in ("breaker_tripped", "guardrail_tripped")]
 
 
+def test_an_id_has_one_unit_whatever_goes_wrong() -> None:
+    people = population(QUICK, 0, "ids:", 3)
+    faults = [
+        parse(text, QUICK) for text in ("copied:share=0.5", "bots:share=0.5,units=50", "late", "copied:share=0.5")
+    ]
+    traffic = Traffic(over_time(QUICK), people, 3, START_MS, delivery=Delivery(duplicate_share=0.5), faults=faults)
+    rows = traffic.until(None, START_MS, START_MS + 3 * HOUR_MS, beat=False)
+    pairs = np.unique(np.stack([np.unique(rows.ids, return_inverse=True)[1], rows.unit]), axis=1)
+    assert pairs.shape[1] == len(np.unique(rows.ids)) < 0.7 * len(rows)
+
+
 def test_a_model_swap_sends_the_study_back_to_explore(play: Play) -> None:
     found = play(THREE, 40, "swap:at=30,scale=3")
     assert [to for to, _ in found.moves] == ["confirm", "explore"]

@@ -4,7 +4,7 @@ import sys
 
 import msgspec
 
-from simulators.catalog import WORLDS
+from simulators.catalog import SCENARIOS
 from simulators.cli import simulate
 from simulators.worlds import World
 
@@ -17,5 +17,5 @@ def broken(world: World) -> World:
 
 
 if __name__ == "__main__":
-    WORLDS["quick"] = broken(WORLDS["quick"])
+    SCENARIOS["quick"] = msgspec.structs.replace(SCENARIOS["quick"], world=broken(SCENARIOS["quick"].world))
     sys.exit(simulate(["quick", *sys.argv[1:]]))

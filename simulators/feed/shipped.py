@@ -1,0 +1,57 @@
+"""The feeds that ship with Trimtab: one law, fitted to KuaiRand, and two kinds of people."""
+
+import msgspec
+
+from controller.core.estimate import Metric
+from controller.core.safety import Guardrail
+from controller.core.space import Weight
+from simulators.feed import calibrated
+from simulators.feed.product import Feed, Loyalty, Ranker
+
+SHORTVIDEO = Feed(
+    name="shortvideo",
+    summary="a short-video feed: people, items, a ranker, a value model of 7 predictions; calibrated on KuaiRand",
+    weights=(
+        Weight("p_click", 0.2, 5.0, 1.0, "log", fixed=True),
+        Weight("p_long_view", 0.05, 6.0, 0.6, "log"),
+        Weight("p_like", 0.3, 30.0, 3.0, "log"),
+        Weight("p_comment", 0.8, 80.0, 8.0, "log"),
+        Weight("p_follow", 1.5, 150.0, 15.0, "log"),
+        Weight("p_forward", 1.5, 150.0, 15.0, "log"),
+        Weight("p_hate", -300.0, 0.0, -30.0, "linear"),
+    ),
+    metrics=(
+        Metric("watch", "watch_s", "buckets"),
+        Metric("likes", "likes", "buckets"),
+        Metric("ctr", "clicks", "impressions"),
+        Metric("returns", "returned", "buckets", "delayed"),
+    ),
+    objective={"watch": 1.0, "likes": 0.2},
+    guardrails=(Guardrail("ctr", min_change=-0.015), Guardrail("returns", min_change=-0.01)),
+    law=calibrated.LAW,
+    loyalty=Loyalty(
+        taste=0.5,
+        quality=0.5,
+        bait=0.6,
+        slope=0.6,
+        offset=calibrated.SHORTVIDEO.offset,
+        back=calibrated.SHORTVIDEO.back,
+    ),
+    pages_per_day=calibrated.SHORTVIDEO.pages_per_day,
+    ranker=Ranker(scale={"core": 1.0, "casual": 0.75}, shift={"core": 0.0, "casual": 0.25}),
+    segments={"core": 0.658, "casual": 0.342},
+)
+
+CLICKBAIT = msgspec.structs.replace(
+    SHORTVIDEO,
+    name="clickbait",
+    summary="a trap: the short-video feed tuned for clicks, where bait drives people away days later",
+    objective={"ctr": 1.0},
+    guardrails=(Guardrail("returns", min_change=-0.01),),
+    loyalty=Loyalty(
+        taste=0.4, quality=0.6, bait=1.2, slope=1.0, offset=calibrated.CLICKBAIT.offset, back=calibrated.CLICKBAIT.back
+    ),
+    pages_per_day=calibrated.CLICKBAIT.pages_per_day,
+)
+
+FEEDS: dict[str, Feed] = {feed.name: feed for feed in (SHORTVIDEO, CLICKBAIT)}

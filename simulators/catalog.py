@@ -5,6 +5,9 @@ import msgspec
 from controller.core.estimate import Metric
 from controller.core.safety import Guardrail
 from controller.core.space import Weight
+from simulators.feed.scenario import FeedScenario
+from simulators.feed.shipped import FEEDS
+from simulators.kinds import AnyScenario
 from simulators.rails import RAILS, TRAP
 from simulators.scenarios import Drift, Late, Scenario
 from simulators.shapes import SHAPES, Shape, generated
@@ -260,6 +263,14 @@ _ALL = (
 )
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _ALL}
 WORLDS: dict[str, World] = {name: scenario.world for name, scenario in SCENARIOS.items()}
+PRODUCTS: dict[str, AnyScenario] = {**SCENARIOS, **{name: FeedScenario(feed) for name, feed in FEEDS.items()}}
+
+
+def product_named(name: str) -> AnyScenario:
+    """A world or a feed by its name; raises `ValueError` naming those there are."""
+    if name not in PRODUCTS:
+        raise ValueError(f"no world is called {name!r}; there are {', '.join(PRODUCTS)}")
+    return PRODUCTS[name]
 
 
 def scenario_named(name: str) -> Scenario:

@@ -15,16 +15,14 @@ from controller.cli import address
 from controller.shell.config import load
 from controller.shell.journal_file import JournalError
 from simulators import closed_loop, processes, view
-from simulators.catalog import SCENARIOS, scenario_named
+from simulators.catalog import PRODUCTS, product_named
 from simulators.faults import FAULTS, Fault, faulty, parse, summary
+from simulators.kinds import AnyScenario, AnyWorld, optimum
 from simulators.processes import Job, ProcessFailed, scenario_of
 from simulators.produce import NoAnswer, Progress
 from simulators.report import Report, report, report_lines
-from simulators.scenarios import Scenario
 from simulators.sinks import ENDINGS, SinkFailed
 from simulators.study import Services, mismatches, study_of, study_text
-from simulators.truth import optimum
-from simulators.worlds import World
 
 FAILED, MISUSED = 1, 2
 
@@ -34,13 +32,13 @@ def demo(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="trimtab demo", description=demo.__doc__)
     parser.add_argument("--hours", type=_count, default=72, metavar="N", help="simulated hours (72)")
     parser.add_argument("--seed", type=_seed, default=0, help="of the world and of the study (0)")
-    parser.add_argument("--world", choices=list(SCENARIOS), default="feed", metavar="WORLD", help="see simulate --list")
+    parser.add_argument("--world", choices=list(PRODUCTS), default="feed", metavar="WORLD", help="see simulate --list")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[:ARGS]", help="see simulate --list")
     parser.add_argument("--journal", type=Path, metavar="PATH", help="a new file (one in a new temporary folder)")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     parser.add_argument("--plain", action="store_true", help="a line a window instead of the live view")
     args = parser.parse_args(argv)
-    scenario = scenario_named(args.world)
+    scenario = product_named(args.world)
     faults = _faults(parser, args.fault, scenario.world)
     journal = args.journal or Path(tempfile.mkdtemp(prefix="trimtab-demo-")) / f"{scenario.name}.journal"
     if journal.exists():
@@ -61,7 +59,7 @@ def simulate(argv: list[str]) -> int:
         _list(args.json)
         return 0
     if args.world is None:
-        parser.error(f"name a WORLD: {', '.join(SCENARIOS)}")
+        parser.error(f"name a WORLD: {', '.join(PRODUCTS)}")
     job = _job(args)
     _faults(parser, args.fault, scenario_of(job).world)
     if args.write_study:
@@ -107,7 +105,7 @@ def _job(args: argparse.Namespace) -> Job:
 
 
 def _closed_loop(
-    scenario: Scenario, seed: int, windows: int, journal: Path, faults: Sequence[Fault], *, plain: bool, quiet: bool
+    scenario: AnyScenario, seed: int, windows: int, journal: Path, faults: Sequence[Fault], *, plain: bool, quiet: bool
 ) -> Report:
     truly, world = faulty(scenario, faults), scenario.world
     study = journal.with_suffix(".toml")
@@ -137,7 +135,7 @@ def _closed_loop(
 
 def _simulate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trimtab simulate", description=simulate.__doc__)
-    parser.add_argument("world", nargs="?", choices=list(SCENARIOS), metavar="WORLD", help="see --list")
+    parser.add_argument("world", nargs="?", choices=list(PRODUCTS), metavar="WORLD", help="see --list")
     parser.add_argument("--list", action="store_true", help="say what worlds and faults there are")
     parser.add_argument("--study", type=Path, metavar="STUDY.toml", help="whose topic and table are used")
     mode = parser.add_mutually_exclusive_group()
@@ -223,7 +221,7 @@ class _Teller:
         }
 
 
-def _write_study(world: World, args: argparse.Namespace) -> int:
+def _write_study(world: AnyWorld, args: argparse.Namespace) -> int:
     services = Services(args.bootstrap, args.topic, args.redis_url, args.journal)
     try:
         with args.write_study.open("x") as file:
@@ -237,7 +235,7 @@ def _write_study(world: World, args: argparse.Namespace) -> int:
     return 0
 
 
-def _faults(parser: argparse.ArgumentParser, asked: Sequence[str], world: World) -> list[Fault]:
+def _faults(parser: argparse.ArgumentParser, asked: Sequence[str], world: AnyWorld) -> list[Fault]:
     try:
         return [parse(text, world) for text in asked]
     except ValueError as error:
@@ -245,7 +243,7 @@ def _faults(parser: argparse.ArgumentParser, asked: Sequence[str], world: World)
 
 
 def _list(as_json: bool) -> None:
-    worlds = {name: scenario.summary for name, scenario in SCENARIOS.items()}
+    worlds = {name: scenario.summary for name, scenario in PRODUCTS.items()}
     faults = {name: summary(name) for name in FAULTS}
     if as_json:
         print(json.dumps({"worlds": worlds, "faults": faults}, indent=2))

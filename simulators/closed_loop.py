@@ -19,12 +19,11 @@ from controller.shell.fingerprint import single_threaded
 from controller.shell.journal import Journal
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
-from simulators.events import Delivery, Rows, population
+from simulators.events import Delivery, Rows
 from simulators.faults import Fault
-from simulators.scenarios import Scenario, over_time
+from simulators.kinds import AnyScenario, AnyWorld, over_time, population
 from simulators.traffic import Traffic
 from simulators.wire import by_partition, decoded
-from simulators.worlds import World
 
 START_MS = 1_699_920_000_000  # a Tuesday, 0:00 UTC
 PARTITIONS = 2
@@ -41,7 +40,7 @@ class Turn(msgspec.Struct, frozen=True, eq=False):
 
 def run(
     plan: Plan,
-    world: World | Scenario,
+    world: AnyWorld | AnyScenario,
     windows: int,
     seed: int,
     journal: Path,

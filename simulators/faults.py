@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators.events import ID_BYTES, Population, Rows, Served, joined, taken
-from simulators.scenarios import Scenario, Swap
-from simulators.worlds import HOUR_MS, World
+from simulators.kinds import AnyScenario, AnyWorld
+from simulators.scenarios import Swap
+from simulators.worlds import HOUR_MS
 
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 Hour = Annotated[float, msgspec.Meta(ge=0.0)]
@@ -27,7 +28,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 class Moment(msgspec.Struct, frozen=True, eq=False):
     """Where a span of traffic lies, and what served it."""
 
-    world: World
+    world: AnyWorld
     people: Population
     served: Served
     start_ms: int  # of the scenario
@@ -38,7 +39,7 @@ class Moment(msgspec.Struct, frozen=True, eq=False):
 class OnScenario(Protocol):
     """Changes what people do, so what is true."""
 
-    def scenario(self, scenario: Scenario) -> Scenario:
+    def scenario(self, scenario: AnyScenario) -> AnyScenario:
         """The scenario with the fault in it."""
         ...
 
@@ -79,7 +80,7 @@ class Swapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at: Index = 30
     scale: Positive = 1.5
 
-    def scenario(self, scenario: Scenario) -> Scenario:
+    def scenario(self, scenario: AnyScenario) -> AnyScenario:
         """See `OnScenario`."""
         return msgspec.structs.replace(scenario, swap=Swap(self.at, self.scale))
 
@@ -283,7 +284,7 @@ def summary(name: str) -> str:
     return f"{(kind.__doc__ or '').splitlines()[0]} [{arguments}]"
 
 
-def parse(text: str, world: World) -> Fault:
+def parse(text: str, world: AnyWorld) -> Fault:
     """The fault written as `NAME` or `NAME:argument=value,...`; raises `ValueError` saying what would be accepted."""
     name, _, rest = text.partition(":")
     if name not in FAULTS:
@@ -314,7 +315,7 @@ def _number(text: str) -> float | str:
     return text
 
 
-def faulty(scenario: Scenario, faults: Sequence[Fault]) -> Scenario:
+def faulty(scenario: AnyScenario, faults: Sequence[Fault]) -> AnyScenario:
     """The scenario with those faults that change the product itself."""
     for fault in faults:
         if isinstance(fault, OnScenario):

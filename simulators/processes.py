@@ -18,12 +18,13 @@ from controller.shell import publisher
 from controller.shell.config import Study, load
 from controller.shell.connections import password
 from simulators import produce
-from simulators.catalog import scenario_named
+from simulators.catalog import product_named
 from simulators.closed_loop import START_MS
 from simulators.events import Delivery
 from simulators.faults import parse
+from simulators.feed.scenario import FeedScenario
+from simulators.kinds import AnyScenario
 from simulators.produce import NoAnswer, Product, Progress
-from simulators.scenarios import Scenario
 from simulators.serving import fixed_table
 from simulators.sinks import ArrowKafkaSink, ColumnSink, KafkaSink, Sink, SinkFailed, created, file_sink
 from simulators.study import study_of
@@ -56,11 +57,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[str, ...] = ()
 
 
-def scenario_of(job: Job) -> Scenario:
+def scenario_of(job: Job) -> AnyScenario:
     """The world asked for, at the volume asked for."""
-    scenario = scenario_named(job.world)
+    scenario = product_named(job.world)
     if job.events_per_hour is None:
         return scenario
+    if isinstance(scenario, FeedScenario):
+        feed = msgspec.structs.replace(scenario.world, events_per_hour=job.events_per_hour)
+        return msgspec.structs.replace(scenario, world=feed)
     world, later = (
         each and msgspec.structs.replace(each, events_per_hour=job.events_per_hour)
         for each in (scenario.world, scenario.later)

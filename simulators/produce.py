@@ -16,13 +16,12 @@ import msgspec
 from controller.assignment import Assignment
 from controller.core.plan import Plan
 from simulators.closed_loop import START_MS, spans
-from simulators.events import Delivery, Rows, population
+from simulators.events import Delivery, Rows
 from simulators.faults import Fault
-from simulators.scenarios import Scenario, over_time
+from simulators.kinds import AnyScenario, AnyWorld, over_time, population
 from simulators.sinks import ColumnSink, Sink
 from simulators.traffic import Traffic
 from simulators.wire import arrow_batch, by_partition
-from simulators.worlds import World
 
 TICK_MS = 250  # of real time
 
@@ -67,7 +66,7 @@ class Product:
     def __init__(
         self,
         plan: Plan,
-        world: World | Scenario,
+        world: AnyWorld | AnyScenario,
         sink: Sink | ColumnSink,
         seed: int,
         *,

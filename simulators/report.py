@@ -4,10 +4,9 @@ import msgspec
 
 from controller.core.control import Theta
 from simulators.closed_loop import Turn
+from simulators.kinds import AnyScenario, AnyWorld, over_time, true_changes
 from simulators.optimum import Best
-from simulators.scenarios import Scenario, over_time
-from simulators.truth import truth
-from simulators.worlds import World, gain, margins
+from simulators.worlds import gain, margins
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -40,7 +39,14 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def report(
-    product: World | Scenario, seed: int, windows: int, turn: Turn, seconds: float, best: Best, journal: str, study: str
+    product: AnyWorld | AnyScenario,
+    seed: int,
+    windows: int,
+    turn: Turn,
+    seconds: float,
+    best: Best,
+    journal: str,
+    study: str,
 ) -> Report:
     """Judge what the study recommends: its candidate, or the best vector so far; the baseline when there is neither.
 
@@ -50,7 +56,7 @@ def report(
     world, carry = scenario.world, turn.state.control.carry
     chosen = carry.candidate or carry.pick
     theta: Theta = {"all": tuple(world.baseline.tolist())} if chosen is None else chosen.theta
-    change = truth(scenario, windows, [theta], seen=windows - 1)[0]
+    change = true_changes(scenario, windows, [theta], seen=windows - 1)[0]
     gained = float(gain(world, change))
     guardrails = [
         Kept(g.metric, g.limit, float(m)) for g, m in zip(world.guardrails, margins(world, change), strict=True)
@@ -97,13 +103,13 @@ def report_lines(found: Report) -> list[str]:
     ]
 
 
-def named(world: World, theta: Theta) -> dict[str, dict[str, float]]:
+def named(world: AnyWorld, theta: Theta) -> dict[str, dict[str, float]]:
     """Weights by name, per segment."""
     names = [weight.name for weight in world.weights]
     return {segment: dict(zip(names, values, strict=True)) for segment, values in theta.items()}
 
 
-def vector_line(world: World, theta: Theta) -> str:
+def vector_line(world: AnyWorld, theta: Theta) -> str:
     """A vector on one line."""
     return "; ".join(_vector(segment, values) for segment, values in named(world, theta).items())
 

@@ -9,6 +9,7 @@ from functools import cache
 import msgspec
 import numpy as np
 
+from controller.core.space import Weight
 from simulators.worlds import Floats, Polynomial, World, recalibrated
 
 PERIOD_H = 240.0
@@ -48,9 +49,9 @@ class Swap(msgspec.Struct, frozen=True):
     hour: int
     scale: float = 1.5
 
-    def scales(self, world: World) -> dict[str, float]:
+    def scales(self, weights: tuple[Weight, ...]) -> dict[str, float]:
         """By weight."""
-        return {weight.name: self.scale ** (-1) ** i for i, weight in enumerate(world.weights)}
+        return {weight.name: self.scale ** (-1) ** i for i, weight in enumerate(weights)}
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -74,7 +75,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """The world of a later hour as far as it can be known now: without the changes at once between."""
         world = self.later if self.later is not None and self.jumped(now) else self.world
         if self.swap is not None and now >= self.swap.hour:
-            world = recalibrated(world, self.swap.scales(world))
+            world = recalibrated(world, self.swap.scales(world.weights))
         return world if self.drift is None else drifted(world, self.drift, hour + 0.5)
 
     def jumped(self, hour: int) -> bool:

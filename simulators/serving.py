@@ -7,12 +7,12 @@ from controller.core.plan import Plan
 from controller.core.rollout import shuffled
 from controller.core.space import Space
 from simulators.events import Served
-from simulators.worlds import World
+from simulators.kinds import AnyWorld
 
 _FIXED = 103  # stream of randomness
 
 
-def served(world: World, table: Assignment | None, now_ms: int) -> Served:
+def served(world: AnyWorld, table: Assignment | None, now_ms: int) -> Served:
     """Without a table the baseline serves, after its end the fallback arm: both echo version 0."""
     if table is None:
         return _everyone(world, Arm(CONTROL, "control", {ALL: tuple(world.baseline.tolist())}), ())
@@ -27,12 +27,12 @@ def served(world: World, table: Assignment | None, now_ms: int) -> Served:
     )
 
 
-def _everyone(world: World, arm: Arm, names: tuple[str, ...]) -> Served:
+def _everyone(world: AnyWorld, arm: Arm, names: tuple[str, ...]) -> Served:
     names = names or tuple(weight.name for weight in world.weights)
     return Served(0, (arm.arm,), np.zeros(world.buckets, np.int16), (_weights(world, arm, names),))
 
 
-def _weights(world: World, arm: Arm, names: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+def _weights(world: AnyWorld, arm: Arm, names: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
     """The arm's weights per segment in the world's order; a weight that the table lacks is at its baseline."""
     return {
         segment: tuple({**_baseline(world), **dict(zip(names, theta, strict=True))}[w.name] for w in world.weights)
@@ -40,7 +40,7 @@ def _weights(world: World, arm: Arm, names: tuple[str, ...]) -> dict[str, tuple[
     }
 
 
-def _baseline(world: World) -> dict[str, float]:
+def _baseline(world: AnyWorld) -> dict[str, float]:
     return {weight.name: weight.baseline for weight in world.weights}
 
 

@@ -10,7 +10,7 @@ import msgspec
 from controller.core.estimate import BUCKETS
 from controller.core.rollout import TrafficPlan
 from controller.shell.config import Study, load
-from simulators.worlds import World
+from simulators.kinds import AnyWorld
 
 WAIVER = "a simulated world: its truth tells what the denominator does"
 
@@ -24,7 +24,7 @@ class Services(msgspec.Struct, frozen=True):
     journal: str = ""  # "" is the world's name with .journal
 
 
-def study_text(world: World, services: Services | None = None, seed: int = 0) -> str:
+def study_text(world: AnyWorld, services: Services | None = None, seed: int = 0) -> str:
     """The TOML of a study that tunes this world."""
     services = services or Services()
     journal = services.journal or f"{world.name}.journal"
@@ -44,7 +44,7 @@ def study_text(world: World, services: Services | None = None, seed: int = 0) ->
     return "\n\n".join(tables) + "\n"
 
 
-def study_of(world: World, seed: int = 0) -> Study:
+def study_of(world: AnyWorld, seed: int = 0) -> Study:
     """The checked study of a world; raises `ConfigError` when the world asks for an impossible one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{world.name}.toml"
@@ -52,7 +52,7 @@ def study_of(world: World, seed: int = 0) -> Study:
         return load(path)
 
 
-def mismatches(world: World, study: Study) -> list[str]:
+def mismatches(world: AnyWorld, study: Study) -> list[str]:
     """Why a study cannot be run on this world's events; empty when it can."""
     plan = study.plan
     names, tuned = ({weight.name for weight in weights} for weights in (world.weights, plan.weights))
@@ -68,7 +68,7 @@ def mismatches(world: World, study: Study) -> list[str]:
     return found
 
 
-def _traffic(world: World) -> dict[str, object]:
+def _traffic(world: AnyWorld) -> dict[str, object]:
     share = world.explore_share
     at_risk = {"max_share_at_risk": share} if share > TrafficPlan().max_share_at_risk else {}
     return {"explore_arms": world.explore_arms, "explore_share": share, **at_risk, "buckets": world.buckets}

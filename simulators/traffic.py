@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 
 from controller.assignment import Assignment
-from simulators.events import Delivery, Population, Rows, arrived, exposures, heartbeats, joined
+from simulators.events import Delivery, Population, Rows, arrived, joined
 from simulators.faults import Fault, Moment, OnRecords, OnRows, OnServing, Stopped, faulty
-from simulators.scenarios import Scenario
+from simulators.kinds import AnyScenario, AnyWorld, source
 from simulators.serving import served
 from simulators.wire import json_events
-from simulators.worlds import HOUR_MS, World
+from simulators.worlds import HOUR_MS
 
 
 class Traffic:
@@ -27,7 +27,7 @@ class Traffic:
 
     def __init__(
         self,
-        scenario: Scenario,
+        scenario: AnyScenario,
         people: Population,
         partitions: int,
         start_ms: int,
@@ -37,7 +37,8 @@ class Traffic:
     ) -> None:
         self.scenario, self.people, self.faults = faulty(scenario, faults), people, tuple(faults)
         self.complete = True  # whether the last beat let every partition's watermark pass its time
-        self._partitions, self._delivery, self._start_ms = partitions, delivery, start_ms
+        self._source = source(self.scenario, people, delivery)
+        self._partitions, self._start_ms = partitions, start_ms
         self._waiting: Rows | None = None
         for fault in faults:
             if isinstance(fault, Stopped) and fault.partition >= partitions:
@@ -79,23 +80,15 @@ class Traffic:
     def _span(self, table: Assignment | None, begin_ms: int, end_ms: int) -> Rows:
         hour = (begin_ms - self._start_ms) // HOUR_MS
         moment = self._moment(table, self.scenario.at(hour), begin_ms)
-        rows = exposures(
-            moment.world,
-            self.people,
-            moment.served,
-            begin_ms,
-            end_ms,
-            self._delivery,
-            late=self.scenario.late,
-            wild=hour in self.scenario.bad_hours,
-        )
+        wild = hour in self.scenario.bad_hours
+        rows = self._source.exposures(moment.world, moment.served, begin_ms, end_ms, wild=wild)
         return self._sent(rows, moment)
 
     def _beats(self, table: Assignment | None, begin_ms: int, end_ms: int) -> Rows:
         """Those heartbeats that no fault keeps from coming at once."""
         world = self.scenario.at((end_ms - self._start_ms) // HOUR_MS)
         moment = self._moment(table, world, begin_ms)
-        beats = self._sent(heartbeats(world, self.people, moment.served, end_ms, self._partitions), moment)
+        beats = self._sent(self._source.heartbeats(world, moment.served, end_ms, self._partitions), moment)
         now, late = arrived(beats, end_ms + 1)
         reached = self.people.partition[now.unit[now.ts_ms >= end_ms]]
         self.complete = len(np.unique(reached)) == self._partitions
@@ -103,7 +96,7 @@ class Traffic:
             self._waiting = late if self._waiting is None else joined(self._waiting, late)
         return now
 
-    def _moment(self, table: Assignment | None, world: World, begin_ms: int) -> Moment:
+    def _moment(self, table: Assignment | None, world: AnyWorld, begin_ms: int) -> Moment:
         moment = Moment(world, self.people, served(world, table, begin_ms), self._start_ms, begin_ms)
         for fault in self.faults:
             if isinstance(fault, OnServing):

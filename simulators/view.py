@@ -16,10 +16,9 @@ from controller.core.control import Carry, Choice
 from controller.core.decide import Decision
 from controller.core.plan import Plan
 from simulators.closed_loop import START_MS, Turn
+from simulators.kinds import AnyScenario, AnyWorld, over_time, true_changes
 from simulators.report import vector_line
-from simulators.scenarios import Scenario, over_time
-from simulators.truth import truth
-from simulators.worlds import World, gain, margins
+from simulators.worlds import gain, margins
 
 Z95 = 1.96
 
@@ -72,7 +71,7 @@ class Lines(Silent):
 class Screen:
     """The live view."""
 
-    def __init__(self, plan: Plan, product: World | Scenario, windows: int, console: Console) -> None:
+    def __init__(self, plan: Plan, product: AnyWorld | AnyScenario, windows: int, console: Console) -> None:
         self._plan, self._scenario, self._windows = plan, over_time(product), windows
         self._live = Live(console=console, refresh_per_second=8, transient=False)
         self._started_s = time.monotonic()
@@ -124,7 +123,7 @@ class Screen:
         choice, world = carry.pick, self._scenario.world
         if choice is None:
             return [Text(" no vector is known to be better yet")]
-        change = truth(self._scenario, hour, [choice.theta], seen=hour - 1)[0]
+        change = true_changes(self._scenario, hour, [choice.theta], seen=hour - 1)[0]
         room = margins(world, change)
         told = f" in truth: gain {float(gain(world, change)):+.2%}, room under the guardrails " + ", ".join(
             f"{g.metric} {m:+.2%}" for g, m in zip(world.guardrails, room.tolist(), strict=True)

@@ -12,10 +12,10 @@ from controller.core.column_rows import Columns, Names
 from controller.core.events import Decoded, EventPlan, from_columns
 from controller.core.rows import Text
 from simulators.events import Population, Rows, taken
-from simulators.worlds import World
+from simulators.kinds import AnyWorld
 
 
-def json_events(world: World, people: Population, rows: Rows) -> list[bytes]:
+def json_events(world: AnyWorld, people: Population, rows: Rows) -> list[bytes]:
     """Every row as the contract's JSON object (n,)."""
     event, values = _types(tuple(quantity.name for quantity in world.quantities), bool(world.segments))
     columns = [
@@ -31,7 +31,7 @@ def json_events(world: World, people: Population, rows: Rows) -> list[bytes]:
     return list(map(msgspec.json.Encoder().encode, map(event, *columns)))
 
 
-def _numbers(world: World, rows: Rows, q: int) -> list[Any]:
+def _numbers(world: AnyWorld, rows: Rows, q: int) -> list[Any]:
     column = rows.values[:, q]
     numbers: list[Any] = (column if world.quantities[q].law == "amount" else column.astype(np.int64)).tolist()
     return numbers
@@ -44,7 +44,7 @@ def _types(names: tuple[str, ...], segments: bool) -> tuple[type[msgspec.Struct]
     return msgspec.defstruct("Event", [*fields, *([("segment", str)] if segments else [])], gc=False), values
 
 
-def arrow_batch(world: World, people: Population, rows: Rows) -> pa.RecordBatch:
+def arrow_batch(world: AnyWorld, people: Population, rows: Rows) -> pa.RecordBatch:
     """Every row with the contract's columns; `values` is a struct of doubles."""
     arms = pa.array(rows.names, pa.string())
     columns = {
@@ -63,7 +63,7 @@ def arrow_batch(world: World, people: Population, rows: Rows) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def decoded(world: World, people: Population, rows: Rows, plan: EventPlan, first_offset: int = 0) -> Decoded:
+def decoded(world: AnyWorld, people: Population, rows: Rows, plan: EventPlan, first_offset: int = 0) -> Decoded:
     """Every row as the controller reads it from columns, one row a record from `first_offset` on."""
     n = len(rows)
     columns = Columns(
@@ -94,17 +94,17 @@ def by_partition(people: Population, rows: Rows, partitions: int) -> list[Rows]:
     return [taken(rows, order[bounds[p] : bounds[p + 1]]) for p in range(partitions)]
 
 
-def _components(world: World, rows: Rows, plan: EventPlan) -> NDArray[np.float64]:
+def _components(world: AnyWorld, rows: Rows, plan: EventPlan) -> NDArray[np.float64]:
     """The study's components (n, C); those that the world does not have are 0."""
-    position = {quantity.name: q for q, quantity in enumerate(world.quantities)}
+    names = [quantity.name for quantity in world.quantities]
     values = np.zeros((len(rows), len(plan.brought)))
     for c, component in enumerate(plan.brought):
-        if component.name in position:
-            values[:, c] = rows.values[:, position[component.name]]
+        if component.name in names:
+            values[:, c] = rows.values[:, names.index(component.name)]
     return values
 
 
-def _segments(world: World, rows: Rows) -> Names:
+def _segments(world: AnyWorld, rows: Rows) -> Names:
     if not world.segments:
         return Names(np.zeros(len(rows), np.int32), (b"",))
     return Names(rows.segment.astype(np.int32), tuple(name.encode() for name in world.segments))

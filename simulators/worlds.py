@@ -12,7 +12,7 @@ Notation: W weights, d free weights, Q quantities, M metrics, S segments (1 when
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -97,6 +97,25 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     def index(self, quantity: str) -> int:
         """The position of a quantity by its name."""
         return [q.name for q in self.quantities].index(quantity)
+
+
+class Aims(Protocol):
+    """What a study of a world wants."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """In the order of changes (..., M)."""
+        ...
+
+    @property
+    def objective(self) -> dict[str, float]:
+        """Metric -> coefficient."""
+        ...
+
+    @property
+    def guardrails(self) -> tuple[Guardrail, ...]:
+        """Limits on changes."""
+        ...
 
 
 Theta = ArrayLike | Mapping[str, ArrayLike]  # (..., W) for everyone, or per segment with `all` for the others
@@ -209,13 +228,13 @@ def true_change(world: World, theta: Theta) -> Floats:
     return np.stack(changes, axis=-1)
 
 
-def gain(world: World, change: Floats) -> Floats:
+def gain(world: Aims, change: Floats) -> Floats:
     """The objective (...,) of these metric changes (..., M)."""
     coefficients = np.array([world.objective.get(metric.name, 0.0) for metric in world.metrics])
     return np.asarray(change @ coefficients)
 
 
-def margins(world: World, change: Floats) -> Floats:
+def margins(world: Aims, change: Floats) -> Floats:
     """Room left under every guardrail (..., number of guardrails); negative where it is broken."""
     position = {metric.name: i for i, metric in enumerate(world.metrics)}
     columns = []

@@ -1,7 +1,7 @@
 """A feed's people as a closed loop or a product meets them: events span by span, over any number of processes.
 
-The people of a seed, and what each does next, are the crowd's state. Shards are worked on here or in processes; either way
-their events are put together in the order of the shards and of time, so they are the same to the byte.
+The people of a seed, and what each does next, are the crowd's state. Shards are worked on here or in processes; either
+way their events are put together in the order of the shards and of time, so they are the same to the byte.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,11 @@ from typing import Protocol, Self
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.unit_hash import buckets_of, unit_hashes
 from simulators.events import Delivery, Population, Rows, Served, joined, taken
 from simulators.events import _delivered as delivered
-from simulators.feed.pages import Shelf, hour_of_day, now, served_pages, shelf_of
-from simulators.feed.pages import MOMENT_MS
+from simulators.feed.pages import MOMENT_MS, Shelf, hour_of_day, now, served_pages, shelf_of
 from simulators.feed.people import People, people_of
 from simulators.feed.product import SHARDS, Feed
 from simulators.feed.traffic import (
@@ -39,7 +37,7 @@ class Workforce(Protocol):
     """Works on all shards."""
 
     def rows(self, served: Served, bounds: tuple[int, int]) -> list[Rows]:
-        """The events of [begin, end), shard by shard; the first span begins whenever it does, the next where it ended."""
+        """The events of [begin, end), shard by shard; a span begins where the last one ended."""
         ...
 
 
@@ -87,20 +85,24 @@ class Processes:
 class Crowd:
     """The people of a feed and a seed. `at_work`: who works on the shards; this process if nobody is named."""
 
-    def __init__(self, feed: Feed, people: Population, at_work: Workforce | None = None) -> None:
+    def __init__(
+        self, feed: Feed, people: Population, delivery: Delivery | None = None, at_work: Workforce | None = None
+    ) -> None:
         self._shelf = shelf_of(feed)
         self._people = people_of(feed, self._shelf.items, len(people.names), people.seed)
-        self._population = people
+        self._population, self._delivery = people, delivery
         self._at_work = at_work or Here(self._shelf, self._people, people, range(SHARDS))
 
-    def exposures(self, served: Served, begin_ms: int, end_ms: int, delivery: Delivery | None = None) -> Rows:
+    def exposures(self, served: Served, begin_ms: int, end_ms: int) -> Rows:
         """All events whose exposure lies in [begin, end), served by one table; later signals and copies included.
 
         Spans follow each other without gaps. Raises `ValueError` when one holds more events than ids can tell apart.
         """
         rows = _together(self._at_work.rows(served, (begin_ms, end_ms)))
         rows = taken(rows, np.argsort(rows.ts_ms, kind="stable"))
-        return delivered(rows, delivery, _rng(self._population.seed, _DELIVER, begin_ms)) if delivery else rows
+        if self._delivery is None:
+            return rows
+        return delivered(rows, self._delivery, _rng(self._population.seed, _DELIVER, begin_ms))
 
     def heartbeats(self, served: Served, at_ms: int, partitions: int) -> Rows:
         """One page at `at_ms` on every partition, which lets its watermark pass that time; nobody remembers it."""
@@ -135,6 +137,15 @@ def feed_population(feed: Feed, seed: int, salt: str, partitions: int = 1) -> Po
         traits=(),
         seed=seed,
     )
+
+
+def acting(feed: Feed, served: Served) -> Served:
+    """The table with the weights as they act: on predictions that a later ranker has scaled."""
+    if all(factor == 1.0 for factor in feed.rescaled):
+        return served
+    scale = np.array(feed.rescaled)
+    theta = tuple({name: np.asarray(arm[name]) * scale for name in arm} for arm in served.theta)
+    return msgspec.structs.replace(served, theta=theta)
 
 
 def _work(pipe: Connection, feed: Feed, seed: int, salt: str, numbers: list[int]) -> None:

@@ -1,8 +1,8 @@
 """Fit the response law to what is known of real people: `python -m simulators.feed.fit` prints `calibrated.py`.
 
-What is fitted, each to one figure of `simulators.feed.targets`, as seen on the pages that the baseline serves: 7 rates, 21
-pairs of signals, 24 hourly click rates, 24 hours' and 7 weekdays' volume, the share of gaps of one day. Where targets come
-from chances that are known (all but the clock) nothing is drawn but people, times and candidates.
+What is fitted, each to one figure of `simulators.feed.targets`, as seen on the pages that the baseline serves: 7
+rates, 21 pairs of signals, 24 hourly click rates, 24 hours' and 7 weekdays' volume, the share of gaps of one day.
+Chances are known, so nothing is drawn but people, times and candidates.
 """
 
 import pprint
@@ -15,8 +15,8 @@ from simulators.feed import targets
 from simulators.feed.clock import LONGER_DAYS
 from simulators.feed.pages import EXAMINED, leaving, now, ordered, true_chances
 from simulators.feed.product import Feed, Law
+from simulators.feed.response import COMMON, RARE, together
 from simulators.feed.traffic import TURN_MS
-from simulators.feed.response import COMMON, RARE, Chances, together
 from simulators.feed.truth import Truth, page_means
 from simulators.worlds import Floats
 
@@ -57,7 +57,7 @@ def real_together() -> Floats:
 def hourly_clicks() -> Floats:
     """(24,) click rate by hour: KuaiRand-27K's curve at KuaiRand-Pure's level."""
     shown, clicked = np.array(targets.HOURLY_IMPRESSIONS), np.array(targets.HOURLY_CLICKS)
-    return clicked / shown * (shown.sum() / clicked.sum()) * real_together()[0, 0]
+    return np.asarray(clicked / shown * (shown.sum() / clicked.sum()) * real_together()[0, 0])
 
 
 def weekly() -> Floats:
@@ -66,7 +66,7 @@ def weekly() -> Floats:
     weekday = (np.array(days) + targets.FIRST_WEEKDAY) % 7
     volume = np.array(targets.DAILY_IMPRESSIONS)[days]
     mean = np.array([volume[weekday == w].mean() for w in range(7)])
-    return mean / mean.mean()
+    return np.asarray(mean / mean.mean())
 
 
 def seen_of(feed: Feed) -> Seen:

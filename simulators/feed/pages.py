@@ -2,7 +2,7 @@
 
 A request has 16 candidates: four from each of three favourite tags, and four fresh ones. The ranker predicts, the value
 model orders them by weights x predictions, the best six make the page. The person sees one item after the other until
-the page ends or something makes them leave; an item that is seen is examined with a chance that falls with its position.
+the page ends or something makes them leave; an item that is seen is examined with a chance that falls with position.
 """
 
 import msgspec
@@ -57,8 +57,9 @@ def shelf_of(feed: Feed) -> Shelf:
     """Draw a feed's items."""
     ranker = feed.ranker
     scale, shift = ([by[name] for name in feed.segments] for by in (ranker.scale, ranker.shift))
-    wide = np.ones((len(SIGNALS), 1), np.float32)
-    return Shelf(feed, catalogue(feed), wide * np.float32(scale), wide * np.float32(shift))
+    shape = (len(SIGNALS), len(feed.segments))
+    wide = [np.broadcast_to(np.array(each, np.float32), shape) for each in (scale, shift)]
+    return Shelf(feed, catalogue(feed), *wide)
 
 
 def now(shelf: Shelf, at_ms: int) -> Now:
@@ -90,7 +91,9 @@ def predicted(
     segment = people.segment[person]
     scale, shift = shelf.scale[:, segment], shelf.shift[:, segment]
     intercept = np.array(shelf.feed.law.intercept, np.float32)[:, None]
-    offset = people.hat_bias[:, person] + (shift + (np.float32(1.0) - scale) * intercept) / scale
+    offset = np.asarray(
+        people.hat_bias[:, person] + (shift + (np.float32(1.0) - scale) * intercept) / scale, np.float32
+    )
     item, taste = (shelf.items.hat_taste, at.hat_bias), people.hat_taste
     eta, _ = log_odds((candidates, person), item, (taste, offset), SLOPE)
     eta *= scale[:, :, None]  # about the intercept
@@ -108,7 +111,7 @@ def ordered(predictions: Singles, theta: Singles) -> NDArray[np.intp]:
 def true_chances(
     shelf: Shelf, people: People, at: Now, person: NDArray[np.int32], items: NDArray[np.int32], hour: NDArray[np.int64]
 ) -> tuple[Chances, Singles]:
-    """The chances (7 signals, n, c) of what people would do if they examined items, and how they would enjoy them (n, c)."""
+    """What people would do with items if they examined them, and how they would enjoy them (n, c)."""
     bias = people.bias[:, person]
     bias[0] += np.array(shelf.feed.law.hour, np.float32)[hour]
     eta, f = log_odds((items, person), (shelf.items.taste, at.bias), (people.taste, bias), SLOPE)
@@ -154,5 +157,5 @@ def served_pages(
         signals=signals,
         watch_s=watched(shelf.items.duration_s[shown], seen, signals, rng),
         enjoyment=(enjoyment * seen).sum(axis=1) / seen.sum(axis=1),
-        left=(leaves & seen).any(axis=1),
+        left=np.asarray((leaves & seen).any(axis=1)),
     )

@@ -59,7 +59,7 @@ def people_of(feed: Feed, items: Catalogue, n: int, seed: int) -> People:
 
 
 def _tastes(items: Catalogue, n: int, rng: np.random.Generator) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """Favourite tags by their share of the catalogue, without repeats (Gumbel's trick), and the taste that goes with them."""
+    """Favourite tags by share of the catalogue, none twice (Gumbel's trick), and the taste that goes with them."""
     share = np.log(list(VIDEOS["tag"].values()))
     keys = share + rng.gumbel(size=(n, len(share))).astype(np.float32)
     favourites = np.argpartition(-keys, FAVOURITES, axis=1)[:, :FAVOURITES]

@@ -4,6 +4,8 @@ Where the closed-form worlds (`simulators.worlds`) say how metrics respond to we
 what they are shown; how metrics respond to weights follows from that (`simulators.feed.truth`).
 """
 
+import operator
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -96,7 +98,7 @@ class Level(msgspec.Struct, frozen=True):
     pages_per_day: float
 
 
-class Feed(msgspec.Struct, frozen=True, kw_only=True):
+class Feed(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A simulated short-video feed. `catalogue_seed` draws its items and what the ranker thinks of them."""
 
     name: str
@@ -115,6 +117,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     explore_arms: int = 8
     explore_share: float = 0.32
     catalogue_seed: int = 20_220_408
+    rescaled: tuple[float, ...] = (1.0,) * len(SIGNALS)  # what a later ranker does to each prediction
 
     @property
     def baseline(self) -> Floats:
@@ -127,6 +130,21 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
         return COMPONENTS
 
     @property
+    def segment_by(self) -> str:
+        """A person stays in a segment."""
+        return "unit"
+
+    def index(self, component: str) -> int:
+        """The position of a component by its name."""
+        return [each.name for each in COMPONENTS].index(component)
+
+    @property
     def units(self) -> int:
         """How many people it takes to make the events."""
         return max(SHARDS, round(self.events_per_hour * 24 / self.pages_per_day))
+
+
+def rescaled(feed: Feed, scale: Mapping[str, float]) -> Feed:
+    """The feed once each weight's prediction is `scale` times what it was."""
+    factors = (scale.get(weight.name, 1.0) for weight in feed.weights)
+    return msgspec.structs.replace(feed, rescaled=tuple(map(operator.mul, feed.rescaled, factors)))

@@ -44,8 +44,8 @@ def log_odds(
 ) -> tuple[Singles, Singles]:
     """eta (7, n, c) and the match of tastes f (n, c) of n people with c items each.
 
-    `pairs`: items (n, c) and people (n,). `item`: taste (I, K), bias (7, I). `person`: taste (N, K), bias of the n people
-    (7, n), what is common to all their pairs included. `slope` of f: (7,).
+    `pairs`: items (n, c) and people (n,). `item`: taste (I, K), bias (7, I). `person`: taste (N, K), bias of the n
+    people (7, n), what is common to all their pairs included. `slope` of f: (7,).
     """
     items, people = pairs
     f = np.matmul(item[0][items], person[0][people][:, :, None])[..., 0]

@@ -7,6 +7,9 @@ from controller.core.safety import Guardrail
 from controller.core.space import Weight
 from simulators.feed import calibrated
 from simulators.feed.product import Feed, Loyalty, Ranker
+from simulators.feed.truth import truth_of
+from simulators.optimum import Best
+from simulators.worlds import gain
 
 SHORTVIDEO = Feed(
     name="shortvideo",
@@ -55,3 +58,17 @@ CLICKBAIT = msgspec.structs.replace(
 )
 
 FEEDS: dict[str, Feed] = {feed.name: feed for feed in (SHORTVIDEO, CLICKBAIT)}
+
+
+def best_of(feed: Feed) -> Best:
+    """The best feasible vector that `simulators.feed.best` has found, and what it truly does, in the long run.
+
+    Raises `KeyError` for a feed that does not ship.
+    """
+    theta = {
+        segment: tuple(weight / scale for weight, scale in zip(vector, feed.rescaled, strict=True))
+        for segment, vector in calibrated.BEST[feed.name].items()
+    }
+    change = truth_of(feed).settled(theta).change
+    names = [metric.name for metric in feed.metrics]
+    return Best(theta, float(gain(feed, change)), dict(zip(names, map(float, change), strict=True)))

@@ -1,9 +1,9 @@
 """What is known of a real short-video app: figures that the simulated feed is held to.
 
 Source: KuaiRand (Gao et al. 2022, "KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed
-Videos", CIKM), CC BY-SA 4.0. Signals and return gaps: 1,436,609 impressions of KuaiRand-Pure (standard logs); hours, days
-and pauses: 322,278,385 impressions of KuaiRand-27K; features: the user and video tables of KuaiRand-Pure. These are counts
-compiled from its published tables, no records of it; what is derived from them here stays under CC BY-SA 4.0.
+Videos", CIKM), CC BY-SA 4.0. Signals and return gaps: 1,436,609 impressions of KuaiRand-Pure (standard logs); hours,
+days and pauses: 322,278,385 impressions of KuaiRand-27K; features: the user and video tables of KuaiRand-Pure. These
+are counts compiled from its published tables, no records of it; what is derived from them stays under CC BY-SA 4.0.
 """
 
 IMPRESSIONS = 1_436_609

@@ -1,8 +1,8 @@
 """A feed's events: people come, are answered by the table of the moment, and come back or not.
 
 State is what people do next, so memory does not grow with simulated time. People are dealt to shards; each shard has
-streams of randomness of its own, so the events of a seed are the same to the byte however many processes share the shards
-(`simulators.feed.workers`).
+streams of randomness of its own, so the events of a seed are the same to the byte however many processes share the
+shards (`simulators.feed.crowd`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +24,8 @@ from simulators.worlds import Floats, weights_of
 BATCH = 4096  # pages: their arrays stay in a core's cache
 TURN_MS = 1_000  # between two pages
 VISIT_GOES_ON = -1  # a page's gap in days: it is not a visit's first
-# The delay of a signal after its page: log-normal, median in seconds and spread; assumed. In the page's own event: clicks,
-# long views and watch time.
+# The delay of a signal after its page: log-normal, median in seconds and spread; assumed. Clicks, long views and watch
+# time are in the page's own event.
 DELAY_S = {
     "like": (15.0, 1.0),
     "comment": (60.0, 1.2),
@@ -181,7 +181,7 @@ def page_values(answered: Answered) -> Floats:
 
 
 def with_late_signals(values: Floats, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.int64], Floats]:
-    """Rows for pages (n, C), then one for each signal of theirs that is sent by itself: their page, delay in ms, values."""
+    """Rows for pages (n, C), then one for each signal sent by itself: their page, delay in ms, values."""
     n = len(values)
     pages_of, delays, rows = [np.arange(n)], [np.zeros(n, np.int64)], [values.copy()]
     for signal, (median_s, spread) in DELAY_S.items():

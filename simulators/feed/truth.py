@@ -5,19 +5,22 @@ A person's pages are alike and independent, given the person and the vector, and
 
 | symbol | meaning |
 |---|---|
-| A, L, B | mean components of a page; P(it ends the visit); P(it ends the visit and the next active day is tomorrow, if none of today's is left) |
+| A | mean components of a page |
+| L, B | P(it ends the visit); P(so it does, and the next active day, once today is over, is tomorrow) |
 | v | mean visits of an active day: over the week, of 1 / (1 - again) |
 | G | mean days to the next active day: B/L + (1 - B/L) D, D the mean of the longer gaps |
 
     active days per day 1/G;   visits v/G;   returned (B/L)/G;   a component A v / (G L)                           (1)
 
 Signals, examination and leaving are integrated out (Rao-Blackwell); people, times and candidates are drawn once and
-serve every vector: common random numbers, so a change against the baseline has a small error even where levels have not. The
-bias of the ratios in (1) is taken out by the jackknife over two halves of a person's pages (Quenouille 1956).
+serve every vector: common random numbers, so a change against the baseline has a small error even where levels have
+not. The bias of the ratios in (1) is taken out by the jackknife over two halves of a person's pages (Quenouille 1956).
 
-`settled` is what holds when everyone has been served by the vector for good. `immediate` is what shows while people have
-not had the time to change how often they come: visits as at the baseline, what happens in them by the vector.
+`settled` is what holds when everyone has been served by the vector for good. `immediate` is what shows while people
+have not had the time to change how often they come: visits as at the baseline, what happens in them by the vector.
 """
+
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -40,7 +43,7 @@ from simulators.feed.pages import (
 from simulators.feed.people import People, people_of
 from simulators.feed.product import COMPONENTS, Feed
 from simulators.feed.response import Chances, marginals
-from simulators.feed.targets import HOURLY_IMPRESSIONS, SIGNALS
+from simulators.feed.targets import HOURLY_IMPRESSIONS
 from simulators.feed.watch import expected_s
 from simulators.worlds import Floats, Theta, weights_of
 
@@ -94,8 +97,8 @@ class Truth:
 
     def levels(self, theta: Theta) -> Floats:
         """Every person's components a day (N, C) in the long run, in the order of COMPONENTS."""
-        table = np.array([weights_of(theta, segment) for segment in self.feed.segments], np.float32)
-        weights = table[self.people.segment]
+        table = np.array([weights_of(theta, segment) for segment in self.feed.segments]) * self.feed.rescaled
+        weights = table[self.people.segment].astype(np.float32)
         pages = np.array([page_means(self.shelf, self.people, r, weights) for r in self.requests])
         half = len(pages) // 2
         halves = self._rates(pages[:half].mean(axis=0)) + self._rates(pages[half:].mean(axis=0))
@@ -123,6 +126,12 @@ class Truth:
             changes.append(ratio - 1.0)
             errors.append(ratio * influence.std() / np.sqrt(len(levels)))
         return Change(np.array(changes), np.array(errors))
+
+
+@cache
+def truth_of(feed: Feed) -> Truth:
+    """The feed's, drawn once."""
+    return Truth(feed)
 
 
 def requests(shelf: Shelf, people: People, rng: np.random.Generator) -> Requests:
@@ -156,7 +165,7 @@ def page_means(shelf: Shelf, people: People, of: Requests, weights: Singles) -> 
     seen = np.concatenate([np.ones((len(order), 1)), survives[:, :-1]], axis=1)
     ends = seen * shown["leaves"]
     so_far = np.cumsum(shown["enjoyment"], axis=1) / np.arange(1, order.shape[1] + 1)
-    back = back_tomorrow(shelf.feed, people.habit[:, None], so_far)
+    back = back_tomorrow(shelf.feed, people.habit[:, None], so_far.astype(np.float32))
     columns = [
         seen.sum(axis=1),
         *((seen * EXAMINED * _picked(p, order)).sum(axis=1) for p in of.chances),

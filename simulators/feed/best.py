@@ -1,7 +1,7 @@
 """Find the best feasible vector of each feed: `python -m simulators.feed.best` prints it for `calibrated.py`.
 
-The cross-entropy method (Rubinstein 1999): vectors drawn from a normal distribution over the unit cube of all segments' free
-weights, refitted to the best of them, round after round. Common random numbers make the truth one fixed function.
+The cross-entropy method (Rubinstein 1999): vectors drawn from a normal distribution over the unit cube of all segments'
+free weights, refitted to the best of them, round after round. Common random numbers make the truth a fixed function.
 """
 
 import pprint

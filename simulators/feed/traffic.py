@@ -117,6 +117,16 @@ def _batch(
     return Answered(at, ts_ms, gap, made)
 
 
+def merged(batches: Sequence[Answered]) -> Answered:
+    """Batches of one moment as one."""
+    columns = {
+        name: np.concatenate([getattr(each.pages, name) for each in batches], axis=1 if name == "signals" else 0)
+        for name in Pages.__struct_fields__
+    }
+    ts_ms, gap = (np.concatenate([getattr(each, name) for each in batches]) for name in ("ts_ms", "gap"))
+    return Answered(batches[0].at, ts_ms, gap, Pages(**columns))
+
+
 def weights_table(
     shelf: Shelf, people: People, bucket: NDArray[np.int32], served: Served
 ) -> Callable[[NDArray[np.int32]], Singles]:

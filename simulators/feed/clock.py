@@ -64,13 +64,21 @@ def first_visits(
     wait = (rng.random(n) * survival[-1] > survival).sum(axis=0)
     day = (begin_ms // DAY_MS + wait).astype(np.int32)
     at = day.astype(np.int64) * DAY_MS + _time_of_day(feed, rng.random(n))
-    gap = np.zeros(n, np.int32)
+    gap = _gap_over(wait, 1.0 - days.astype(np.float64), rng)
     early = np.flatnonzero(at < begin_ms)
     while len(early):
         at[early], gap[early] = next_visits(feed, people, person[early], at[early], day[early], calm[early], rng)
         day[early] += gap[early]
         early = early[at[early] < begin_ms]
     return at, day, gap
+
+
+def _gap_over(wait: NDArray[np.int64], tomorrow: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int32]:
+    """Days since the last active day, given that so many of them lie ahead: gaps that are longer than `wait`."""
+    u, rest = rng.random((2, len(wait)))
+    shorter = np.concatenate([[0.0, 0.0], LONGER])[wait]  # of the longer gaps, those that are not
+    longer = 2 + np.searchsorted(LONGER, shorter + (1.0 - shorter) * rest)
+    return np.where((wait == 0) & (u < tomorrow), 1, longer).astype(np.int32)
 
 
 def _passed(feed: Feed, fraction: NDArray[np.float64]) -> NDArray[np.float64]:

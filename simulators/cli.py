@@ -16,13 +16,19 @@ from controller.shell.config import load
 from controller.shell.journal_file import JournalError
 from simulators import closed_loop, processes, view
 from simulators.catalog import PRODUCTS, product_named
+from simulators.cli_feed import ranking_log
+from simulators.closed_loop import START_MS
 from simulators.faults import FAULTS, Fault, faulty, parse, summary
+from simulators.feed.product import Feed
+from simulators.feed.shipped import FEEDS
 from simulators.kinds import AnyScenario, AnyWorld, optimum
 from simulators.processes import Job, ProcessFailed, scenario_of
 from simulators.produce import NoAnswer, Progress
 from simulators.report import Report, report, report_lines
+from simulators.serving import fixed_table, served
 from simulators.sinks import ENDINGS, SinkFailed
 from simulators.study import Services, mismatches, study_of, study_text
+from simulators.worlds import HOUR_MS
 
 FAILED, MISUSED = 1, 2
 
@@ -64,6 +70,8 @@ def simulate(argv: list[str]) -> int:
     _faults(parser, args.fault, scenario_of(job).world)
     if args.write_study:
         return _write_study(scenario_of(job).world, args)
+    if args.ranking_log is not None:
+        return _ranking_log(parser, job, args)
     if args.study is None and args.out is None:
         parser.error(
             "name where the events go: --study STUDY.toml for Kafka (--write-study FILE makes one), or --out FILE"
@@ -73,6 +81,10 @@ def simulate(argv: list[str]) -> int:
     wrong = [] if args.study is None else mismatches(scenario_of(job).world, load(args.study))
     if wrong:
         return _say("simulate", f"{args.study} does not fit the world {args.world}:\n  " + "\n  ".join(wrong), MISUSED)
+    return _produce(job, args)
+
+
+def _produce(job: Job, args: argparse.Namespace) -> int:
     tell = _Teller(args.world if args.study is None else load(args.study).plan.study, args.json, args.out == "-")
     try:
         processes.run(job, args.processes, tell)
@@ -83,6 +95,18 @@ def simulate(argv: list[str]) -> int:
         return 130
     tell.end()
     return 0
+
+
+def _ranking_log(parser: argparse.ArgumentParser, job: Job, args: argparse.Namespace) -> int:
+    """Under the same fixed table of random vectors as files of events."""
+    feed = scenario_of(job).world
+    if not isinstance(feed, Feed):
+        parser.error(f"--ranking-log: {args.world} has no candidates; the feeds are {', '.join(FEEDS)}")
+    plan = study_of(feed, args.seed).plan
+    begin_ms = START_MS if args.start_ms is None else args.start_ms
+    bounds = (begin_ms, begin_ms + args.hours * HOUR_MS)
+    table = served(feed, fixed_table(plan, args.seed), begin_ms)
+    return ranking_log(feed, args.seed, table, plan.salt, bounds, args.ranking_log, as_json=args.json)
 
 
 def _job(args: argparse.Namespace) -> Job:
@@ -162,6 +186,13 @@ def _simulate_parser() -> argparse.ArgumentParser:
         "Without --study one fixed table of random vectors serves, written beside them",
     )
     parser.add_argument("--listen", type=address, metavar="HOST:PORT", help="where /metrics of its serving client is")
+    parser.add_argument(
+        "--ranking-log",
+        type=Path,
+        metavar="FILE.parquet",
+        help=f"of a feed ({', '.join(FEEDS)}), instead of events: every candidate with features, labels, predictions, "
+        "and what is true of it in FILE.truth.parquet",
+    )
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     new = parser.add_argument_group("a study file that fits the world")
     new.add_argument("--write-study", type=Path, metavar="FILE", help="write it, and end")

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import msgspec
 
 from controller.core.control import Theta
-from simulators.catalog import SCENARIOS, scenario_named
+from simulators.catalog import PRODUCTS, product_named
 from simulators.faults import faulty, parse
+from simulators.kinds import AnyScenario, AnyWorld, optimum, true_changes
 from simulators.report import Kept, named, vector_line
-from simulators.scenarios import Scenario
-from simulators.truth import optimum, truth
-from simulators.worlds import World, gain, margins
+from simulators.worlds import gain, margins
 
 
 class Truth(msgspec.Struct, frozen=True):
@@ -28,7 +27,7 @@ class Truth(msgspec.Struct, frozen=True):
 def truth_command(argv: list[str]) -> int:
     """Say what a world's weights truly do: the best feasible vector at an hour, and any other that is asked for."""
     parser = argparse.ArgumentParser(prog="trimtab truth", description=truth_command.__doc__)
-    parser.add_argument("world", choices=list(SCENARIOS), metavar="WORLD", help="see trimtab simulate --list")
+    parser.add_argument("world", choices=list(PRODUCTS), metavar="WORLD", help="see trimtab simulate --list")
     parser.add_argument("weights", nargs="*", metavar="NAME=VALUE", help="a vector; weights left out: the baseline's")
     parser.add_argument("--hour", type=int, default=0, metavar="N", help="since the start; the day from then on (0)")
     parser.add_argument("--common", action="store_true", help="one vector for all segments")
@@ -36,7 +35,7 @@ def truth_command(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     args = parser.parse_args(argv)
     try:
-        scenario = scenario_named(args.world)
+        scenario = product_named(args.world)
         scenario = faulty(scenario, [parse(text, scenario.world) for text in args.fault])
         given = _vector(scenario.world, args.weights)
     except ValueError as error:
@@ -51,9 +50,9 @@ def truth_command(argv: list[str]) -> int:
     return 0
 
 
-def judged(scenario: Scenario, hour: int, theta: Theta) -> Truth:
+def judged(scenario: AnyScenario, hour: int, theta: Theta) -> Truth:
     """The truth of a vector in the day from an hour on."""
-    world, change = scenario.world, truth(scenario, hour, [theta])[0]
+    world, change = scenario.world, true_changes(scenario, hour, [theta])[0]
     rails = [
         Kept(rail.metric, rail.limit, float(room))
         for rail, room in zip(world.guardrails, margins(world, change), strict=True)
@@ -63,7 +62,7 @@ def judged(scenario: Scenario, hour: int, theta: Theta) -> Truth:
     return Truth(named(world, theta), float(gain(world, change)), changes, rails, kept)
 
 
-def _vector(world: World, weights: Sequence[str]) -> Theta:
+def _vector(world: AnyWorld, weights: Sequence[str]) -> Theta:
     values = {weight.name: weight.baseline for weight in world.weights}
     for text in weights:
         name, _, value = text.partition("=")
@@ -79,7 +78,7 @@ def _vector(world: World, weights: Sequence[str]) -> Theta:
     return {"all": tuple(values.values())}
 
 
-def _lines(world: World, name: str, found: Truth) -> list[str]:
+def _lines(world: AnyWorld, name: str, found: Truth) -> list[str]:
     theta = {segment: tuple(values.values()) for segment, values in found.vector.items()}
     room = {rail.metric: f"   limit {rail.limit:+.2%}, room {rail.margin:+.2%}" for rail in found.guardrails}
     return [

@@ -35,7 +35,7 @@ from pyarrow import parquet
 from scipy.stats import qmc
 
 from controller.core.estimate import BUCKETS, Metric
-from controller.core.offline import MAX_VECTORS, Prediction
+from controller.core.offline import Prediction
 from controller.core.space import Space, Weight
 from simulators.worlds import Floats
 
@@ -257,7 +257,11 @@ def _numbers(column: pa.ChunkedArray, shape: tuple[int, int], missing: float = n
 
 def csv_text(weights: tuple[Weight, ...], found: Sequence[Prediction]) -> str:
     """The file that `[offline] path` of a study reads."""
-    lines = [",".join([*(weight.name for weight in weights), "metric", "change", "se"])]
-    for row in found:
-        lines.append(",".join([*(f"{w:.6g}" for w in row.theta), row.metric, f"{row.change:.6g}", f"{row.se:.3g}"]))
+    lines = [
+        ",".join([*(weight.name for weight in weights), "metric", "change", "se"]),
+        *(
+            ",".join([*(f"{w:.6g}" for w in row.theta), row.metric, f"{row.change:.6g}", f"{row.se:.3g}"])
+            for row in found
+        ),
+    ]
     return "\n".join(lines) + "\n"

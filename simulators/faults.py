@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators.events import ID_BYTES, Population, Rows, Served, joined, taken
-from simulators.kinds import AnyScenario, AnyWorld
+from simulators.kinds import AnyWorld, Product
 from simulators.scenarios import Swap
 from simulators.worlds import HOUR_MS
 
@@ -39,7 +39,7 @@ class Moment(msgspec.Struct, frozen=True, eq=False):
 class OnScenario(Protocol):
     """Changes what people do, so what is true."""
 
-    def scenario(self, scenario: AnyScenario) -> AnyScenario:
+    def scenario(self, scenario: Product) -> Product:
         """The scenario with the fault in it."""
         ...
 
@@ -80,7 +80,7 @@ class Swapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at: Index = 30
     scale: Positive = 1.5
 
-    def scenario(self, scenario: AnyScenario) -> AnyScenario:
+    def scenario(self, scenario: Product) -> Product:
         """See `OnScenario`."""
         return msgspec.structs.replace(scenario, swap=Swap(self.at, self.scale))
 
@@ -315,7 +315,7 @@ def _number(text: str) -> float | str:
     return text
 
 
-def faulty(scenario: AnyScenario, faults: Sequence[Fault]) -> AnyScenario:
+def faulty(scenario: Product, faults: Sequence[Fault]) -> Product:
     """The scenario with those faults that change the product itself."""
     for fault in faults:
         if isinstance(fault, OnScenario):

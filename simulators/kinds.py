@@ -5,7 +5,7 @@ respond to what they are shown; they remember, so its events follow from all spa
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from simulators.worlds import Floats, World
 
 AnyWorld = World | Feed
 AnyScenario = Scenario | FeedScenario
+Product = TypeVar("Product", bound=Scenario | FeedScenario)  # the same kind out as in
 
 
 class Source(Protocol):

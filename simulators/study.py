@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from controller.core.estimate import BUCKETS
+from controller.core.estimate import BUCKETS, Metric
 from controller.core.rollout import TrafficPlan
 from controller.shell.config import Study, load
 from simulators.kinds import AnyWorld
@@ -32,7 +32,7 @@ def study_text(world: AnyWorld, services: Services | None = None, seed: int = 0)
         f"# {world.summary}\nstudy = {_value(world.name)}\nseed = {seed}",
         _table("window", {"length": "1h", "grace": "5m", "lateness": "6h"}),
         *(_table("[weights]", msgspec.structs.asdict(weight)) for weight in world.weights),
-        "[metrics]\n" + "\n".join(_metric(m.name, m.numerator, m.denominator) for m in world.metrics),
+        "[metrics]\n" + "\n".join(_metric(m) for m in world.metrics),
         _table("objective", world.objective),
         *(_table("[guardrails]", msgspec.structs.asdict(guardrail)) for guardrail in world.guardrails),
         _table("traffic", _traffic(world)),
@@ -83,9 +83,11 @@ def _table(name: str, values: Mapping[str, object]) -> str:
     )
 
 
-def _metric(name: str, numerator: str, denominator: str) -> str:
-    waiver = "" if denominator == BUCKETS else f", waiver = {_value(WAIVER)}"
-    return f"{name} = {{ numerator = {_value(numerator)}, denominator = {_value(denominator)}{waiver} }}"
+def _metric(metric: Metric) -> str:
+    more = "" if metric.denominator == BUCKETS else f", waiver = {_value(WAIVER)}"
+    more += "" if metric.response == "immediate" else f", response = {_value(metric.response)}"
+    ratio = f"numerator = {_value(metric.numerator)}, denominator = {_value(metric.denominator)}"
+    return f"{metric.name} = {{ {ratio}{more} }}"
 
 
 def _value(value: object) -> str:

@@ -72,7 +72,7 @@ def read(path: Path) -> Log:
         wanted = ["request", "unit", "segment", "position", WATCH, *(f"label_{s}" for s in signals)]
         missing = [name for name in wanted if name not in names]
         if missing or not signals:
-            raise LogError(f"{path}: no column {missing[0] if missing else 'pred_*'}: not a ranking log (design, 3.6)")
+            raise LogError(f"{path}: no column {missing[0] if signals else 'pred_*'}: not a ranking log (design, 3.6)")
         table = _rows(path, [*wanted, *(f"pred_{s}" for s in signals)])
     except (OSError, pa.ArrowException) as error:
         raise LogError(f"{path}: {error}") from error

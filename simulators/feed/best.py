@@ -23,8 +23,9 @@ PEOPLE, PAGES = 3_000, 8
 def best(feed: Feed, seed: int = 0) -> dict[str, tuple[float, ...]]:
     """The vector by segment; how it goes is told on standard error."""
     truth, space, rng = Truth(feed, PEOPLE, PAGES), Space(feed.weights), np.random.default_rng(seed)
-    d = space.d * len(feed.segments)
-    mean, sd = np.tile(space.baseline_unit, len(feed.segments)), np.full(d, 0.25)
+    parts = len(feed.segments or ["all"])
+    d = space.d * parts
+    mean, sd = np.tile(space.baseline_unit, parts), np.full(d, 0.25)
     kept, scores = np.empty((0, d)), np.empty(0)
     for number in range(ROUNDS):
         drawn = np.clip(mean + sd * rng.standard_normal((DRAWS, d)), 0.0, 1.0)
@@ -39,6 +40,8 @@ def best(feed: Feed, seed: int = 0) -> dict[str, tuple[float, ...]]:
 
 def theta_of(feed: Feed, space: Space, v: Floats) -> dict[str, Floats]:
     """Weights by segment, at coordinates (segments x free weights)."""
+    if not feed.segments:
+        return {"all": space.to_theta(v)}
     blocks = np.split(v, len(feed.segments))
     found = {name: space.to_theta(block) for name, block in zip(feed.segments, blocks, strict=True)}
     return {"all": space.to_theta(space.baseline_unit), **found}

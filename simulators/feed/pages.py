@@ -56,8 +56,8 @@ class Pages(msgspec.Struct, frozen=True, eq=False):
 def shelf_of(feed: Feed) -> Shelf:
     """Draw a feed's items."""
     ranker = feed.ranker
-    scale, shift = ([by[name] for name in feed.segments] for by in (ranker.scale, ranker.shift))
-    shape = (len(SIGNALS), len(feed.segments))
+    scale, shift = ([by[name] for name in feed.groups] for by in (ranker.scale, ranker.shift))
+    shape = (len(SIGNALS), len(feed.groups))
     wide = [np.broadcast_to(np.array(each, np.float32), shape) for each in (scale, shift)]
     return Shelf(feed, catalogue(feed), *wide)
 

@@ -43,7 +43,7 @@ def people_of(feed: Feed, items: Catalogue, n: int, seed: int) -> People:
     features = _features(active, expressive, rng)
     segment = _segments(feed, features["user_active_degree"])
     bias = OWN[:, None] * rng.standard_normal((len(SIGNALS), n)) + np.outer(EXPRESSIVE, expressive)
-    knows = np.where(segment == list(feed.segments).index(ACTIVE), 1.0, 0.5)
+    knows = np.where(segment == list(feed.groups).index(ACTIVE), 1.0, 0.5)
     wrong = feed.ranker.wrong * rng.standard_normal((len(SIGNALS), n))
     errors = rng.standard_normal((n, LATENT)) * np.linalg.norm(taste, axis=1, keepdims=True) / np.sqrt(LATENT)
     return People(
@@ -91,6 +91,6 @@ def _ordinal(score: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[n
 
 def _segments(feed: Feed, degree: NDArray[np.int16]) -> NDArray[np.int16]:
     """The fully active are one segment, all others the other."""
-    names = list(feed.segments)
+    names = list(feed.groups)
     core = degree == len(USERS["user_active_degree"]) - 1
     return np.where(core, names.index(ACTIVE), 1 - names.index(ACTIVE)).astype(np.int16)

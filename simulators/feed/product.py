@@ -45,7 +45,7 @@ class Ranker(msgspec.Struct, frozen=True, kw_only=True):
 
     `error`: of its taste vectors, relative to their length. `shrink`: what part of an item's or a person's own
     propensities it has learned. `wrong`: standard deviation of what it believes of them beside that. It is trained anew
-    every `retrain_ms`, on data up to `lag_ms` before. `scale` and `shift`: by segment, what it does to log odds.
+    every `retrain_ms`, on data up to `lag_ms` before. `scale` and `shift`: by group of people, what it does to log odds.
     """
 
     error: float = 0.5
@@ -110,7 +110,8 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     law: Law
     loyalty: Loyalty
     ranker: Ranker
-    segments: dict[str, float]  # name -> share of people
+    groups: dict[str, float]  # of people, name -> share: the ranker knows one less well than the other
+    segments: dict[str, float] = {}  # with weights of their own: none, or the groups
     events_per_hour: float = 120_000.0  # pages, mean over the day and week
     pages_per_day: float  # of a person, at the baseline: fitted; how many people there are follows
     buckets: int = 1000

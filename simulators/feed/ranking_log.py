@@ -124,12 +124,12 @@ def _echo(feed: Feed, people: Population, served: Served, batch: Answered) -> di
     """Who was served, when, and by what."""
     person = batch.pages.person
     arm = served.arm_of[people.bucket[person]]
-    vectors = np.array([[weights_of(theta, name) for name in feed.segments] for theta in served.theta])
+    vectors = np.array([[weights_of(theta, name) for name in feed.groups] for theta in served.theta])
     theta = vectors[arm, people.segment[person]]
     return {
         "ts_ms": pa.array(np.repeat(batch.ts_ms, CANDIDATES)),
         "unit": _named("u", np.repeat(person, CANDIDATES)),
-        "segment": _coded(people.segment[person], tuple(feed.segments)),
+        "segment": _coded(people.segment[person], tuple(feed.groups)),
         "version": pa.array(np.full(len(person) * CANDIDATES, served.version, np.int64)),
         "arm": _coded(arm, served.names),
         "theta": pa.StructArray.from_arrays(

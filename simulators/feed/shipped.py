@@ -42,7 +42,7 @@ SHORTVIDEO = Feed(
     ),
     pages_per_day=calibrated.SHORTVIDEO.pages_per_day,
     ranker=Ranker(scale={"core": 1.0, "casual": 0.75}, shift={"core": 0.0, "casual": 0.25}),
-    segments={"core": 0.658, "casual": 0.342},
+    groups={"core": 0.658, "casual": 0.342},
 )
 
 CLICKBAIT = msgspec.structs.replace(

@@ -131,7 +131,7 @@ def weights_table(
     shelf: Shelf, people: People, bucket: NDArray[np.int32], served: Served
 ) -> Callable[[NDArray[np.int32]], Singles]:
     """What gives people's weights (n, 7) under a table."""
-    arms = [[weights_of(theta, segment) for segment in shelf.feed.segments] for theta in served.theta]
+    arms = [[weights_of(theta, segment) for segment in shelf.feed.groups] for theta in served.theta]
     table = np.array(arms, np.float32)  # (A, S, 7)
     return lambda person: table[served.arm_of[bucket[person]], people.segment[person]]
 

@@ -97,7 +97,7 @@ class Truth:
 
     def levels(self, theta: Theta) -> Floats:
         """Every person's components a day (N, C) in the long run, in the order of COMPONENTS."""
-        table = np.array([weights_of(theta, segment) for segment in self.feed.segments]) * self.feed.rescaled
+        table = np.array([weights_of(theta, segment) for segment in self.feed.groups]) * self.feed.rescaled
         weights = table[self.people.segment].astype(np.float32)
         pages = np.array([page_means(self.shelf, self.people, r, weights) for r in self.requests])
         half = len(pages) // 2

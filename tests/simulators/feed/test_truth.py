@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from simulators.closed_loop import START_MS
 from simulators.feed.clock import first_visits
 from simulators.feed.items import DAY_MS
 from simulators.feed.pages import EXAMINED
@@ -14,7 +15,7 @@ from simulators.feed.targets import RETURN_GAP_DAYS
 from simulators.feed.traffic import Shard, page_values, span
 from simulators.feed.truth import Truth, truth_of
 from simulators.worlds import Floats, gain, margins
-from tests.simulators.feed.small import GREEDY, SMALL, START_MS
+from tests.simulators.feed.small import GREEDY, SMALL
 
 NAMES = [component.name for component in COMPONENTS]
 

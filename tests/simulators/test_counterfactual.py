@@ -1,0 +1,97 @@
+"""Counterfactual replay: what a log tells of vectors that never served, beside the truth."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from controller.shell.offline_file import read_predictions
+from simulators.counterfactual import Log, LogError, csv_text, predictions, read, told, vectors
+from simulators.feed.crowd import feed_population
+from simulators.feed.ranking_log import write
+from simulators.feed.shipped import SHORTVIDEO
+from simulators.feed.truth import truth_of
+from simulators.worlds import HOUR_MS
+from tests.simulators.feed.small import BOUNDS, serving
+
+FEED = msgspec.structs.replace(SHORTVIDEO, events_per_hour=8_000.0)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("log") / "log.parquet"
+    bounds = (BOUNDS[0] + 8 * HOUR_MS, BOUNDS[0] + 11 * HOUR_MS)
+    write(FEED, feed_population(FEED, 1, "log:"), serving(FEED.baseline), bounds, path, lambda _: None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def log(path: Path) -> Log:
+    return read(path)
+
+
+def test_a_log_tells_the_direction_and_its_bias_is_known(log: Log) -> None:
+    asked = vectors(FEED.weights, 24, seed=1)
+    found = list(predictions(log, FEED.weights, FEED.metrics, asked))
+    truth = truth_of(SHORTVIDEO)
+    true = np.array([truth.immediate({"all": vector}).change for vector in asked])
+    for k, (metric, likeness, low, high) in enumerate(
+        (("watch", 0.75, 0.2, 0.9), ("likes", 0.75, 0.2, 1.0), ("ctr", 0.95, 0.75, 1.2))
+    ):
+        changes = np.array([each.change for each in found if each.metric == metric])
+        assert np.corrcoef(changes, true[:, k])[0, 1] > likeness, metric
+        assert low < np.polyfit(true[:, k], changes, 1)[0] < high, metric  # a share of the change is seen
+
+
+def test_errors_are_those_of_other_logs(tmp_path: Path) -> None:
+    asked, changes, errors = vectors(FEED.weights, 4, seed=2), [], []
+    for seed in range(6):
+        path = tmp_path / f"{seed}.parquet"
+        bounds = (BOUNDS[0] + 8 * HOUR_MS, BOUNDS[0] + 9 * HOUR_MS)
+        few = msgspec.structs.replace(FEED, events_per_hour=6_000.0)
+        write(few, feed_population(few, seed, "log:"), serving(FEED.baseline), bounds, path, lambda _: None)
+        found = list(predictions(read(path), FEED.weights, FEED.metrics, asked))
+        changes.append([each.change for each in found])
+        errors.append([each.se for each in found])
+    ratio = np.std(changes, axis=0, ddof=1) / np.mean(errors, axis=0)
+    assert 0.6 < np.median(ratio) < 1.5
+
+
+def test_the_baseline_changes_nothing(log: Log) -> None:
+    found = list(predictions(log, FEED.weights, FEED.metrics, [FEED.baseline]))
+    assert [each.change for each in found] == [0.0] * 3
+
+
+def test_a_study_reads_the_file(log: Log, tmp_path: Path) -> None:
+    asked = vectors(FEED.weights, 6)
+    found = list(predictions(log, FEED.weights, FEED.metrics, asked))
+    file = tmp_path / "predictions.csv"
+    file.write_text(csv_text(FEED.weights, found))
+    rows, mistakes = read_predictions(file, FEED.weights, tuple(metric.name for metric in FEED.metrics))
+    assert not mistakes
+    assert len(rows) == len(found) == 18
+    assert [row.change for row in rows] == pytest.approx([each.change for each in found], rel=1e-4, abs=1e-9)
+
+
+def test_what_a_log_cannot_tell_is_left_out(log: Log) -> None:
+    assert [metric.name for metric in told(FEED.metrics, log)] == ["watch", "likes", "ctr"]
+
+
+def test_files_that_are_no_ranking_log_are_named(tmp_path: Path, path: Path, log: Log) -> None:
+    with pytest.raises(LogError, match=r"nothing\.parquet"):
+        read(tmp_path / "nothing.parquet")
+    parquet.write_table(pa.table({"request": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(LogError, match=r"no column pred_\*"):
+        read(tmp_path / "other.parquet")
+    parquet.write_table(parquet.read_table(path).slice(0, 40), tmp_path / "cut.parquet")
+    with pytest.raises(LogError, match="8 to 16 candidates"):
+        read(tmp_path / "cut.parquet")
+    hidden = msgspec.structs.replace(log, position=np.full_like(log.position, -1))
+    with pytest.raises(LogError, match="shows nothing"):
+        list(predictions(hidden, FEED.weights, FEED.metrics, []))
+    renamed = (msgspec.structs.replace(FEED.weights[1], name="p_watch"),)
+    with pytest.raises(LogError, match="p_watch"):
+        list(predictions(log, renamed, FEED.metrics, []))

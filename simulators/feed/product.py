@@ -44,8 +44,8 @@ class Ranker(msgspec.Struct, frozen=True, kw_only=True):
     """How far the model that predicts is from the truth.
 
     `error`: of its taste vectors, relative to their length. `shrink`: what part of an item's or a person's own
-    propensities it has learned. `wrong`: standard deviation of what it believes of them beside that. It is trained anew
-    every `retrain_ms`, on data up to `lag_ms` before. `scale` and `shift`: by group of people, what it does to log odds.
+    propensities it has learned. `wrong`: standard deviation of what it believes of them beside that. Trained anew
+    every `retrain_ms`, on data up to `lag_ms` before. `scale`, `shift`: by group of people, what it does to log odds.
     """
 
     error: float = 0.5

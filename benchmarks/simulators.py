@@ -24,8 +24,8 @@ from simulators.feed.product import Feed
 from simulators.feed.shipped import SHORTVIDEO
 from simulators.worlds import HOUR_MS
 
-PER_HOUR = 1_000_000.0  # pages: a product of a million requests an hour
-HOURS = 4
+PER_HOUR = 400_000.0  # pages: some 1.4 million people
+HOURS = 3
 SALT = "bench:"
 
 

@@ -72,7 +72,8 @@ def tally(
 
 def figures(found: Tally, latents: People) -> list[Figure]:
     """Every figure that the feed is held to."""
-    return [*_signals(found), *_clock(found), *_covariates(latents)]
+    made = (*_signals(found), *_clock(found), *_covariates(latents))
+    return [Figure(each.group, each.name, *map(float, (each.real, each.simulated, each.tolerance))) for each in made]
 
 
 def _served(shelf: Shelf, latents: People, days: int, seed: int) -> Iterator[tuple[int, Answered]]:

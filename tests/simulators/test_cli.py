@@ -10,7 +10,7 @@ from rich.console import Console
 from controller.shell.config import load
 from controller.shell.journal import check_chain
 from simulators import closed_loop
-from simulators.catalog import AA, QUICK, SCENARIOS, WORLDS
+from simulators.catalog import AA, PRODUCTS, QUICK, SCENARIOS, WORLDS
 from simulators.cli import demo, simulate
 from simulators.closed_loop import Turn
 from simulators.faults import FAULTS, faulty, parse
@@ -107,7 +107,7 @@ def test_a_world_without_gains_is_reported_without_a_share(tmp_path: Path) -> No
 def test_simulate_lists_the_worlds(capsys: Output) -> None:
     assert simulate(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
-    assert listed == [*SCENARIOS, *FAULTS]
+    assert listed == [*PRODUCTS, *FAULTS]
     assert simulate(["--list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["worlds"]["quick"] == QUICK.summary

@@ -7,12 +7,12 @@ import pytest
 
 from controller.core.safety import Guardrail
 from controller.shell.config import load
-from simulators.catalog import FEED, QUICK, TENURE, WORLDS
+from simulators.catalog import FEED, PRODUCTS, QUICK, TENURE
 from simulators.study import Services, mismatches, study_of, study_text
 from simulators.worlds import World
 
 
-@pytest.mark.parametrize("world", list(WORLDS.values()), ids=list(WORLDS))
+@pytest.mark.parametrize("world", [product.world for product in PRODUCTS.values()], ids=list(PRODUCTS))
 def test_the_study_of_a_world_says_what_the_world_is(world: World) -> None:
     study = study_of(world, seed=7)
     plan = study.plan

@@ -134,11 +134,11 @@ def exposures(
         noise = wildness(world, people.seed, served.arm_of, len(served.theta), begin_ms // HOUR_MS * HOUR_MS)
         rates *= noise[:, people.bucket[unit]]
     values = _values(world, people.seed, rates, begin_ms)
-    ids = _ids(people.seed, begin_ms, np.arange(len(ts_ms)))
+    ids = event_ids(people.seed, begin_ms, np.arange(len(ts_ms)))
     rows = _rows(people, served, ts_ms, unit, segment, values, ids)
     if late:
         rows = _followed_up(world, people.seed, late, rows, rates, begin_ms)
-    return _delivered(rows, delivery, _rng(people.seed, _DELIVERY, begin_ms)) if delivery else rows
+    return delivered(rows, delivery, _rng(people.seed, _DELIVERY, begin_ms)) if delivery else rows
 
 
 def heartbeats(world: World, people: Population, served: Served, at_ms: int, partitions: int) -> Rows:
@@ -151,7 +151,7 @@ def heartbeats(world: World, people: Population, served: Served, at_ms: int, par
     segment = _segments(world, people, unit, at_ms)
     rates = _rates(world, people, served, _effects(world, served)[..., 1:], ts_ms, unit, segment)
     values = _values(world, people.seed, rates, at_ms)
-    ids = _ids(people.seed, at_ms, 2**_ROW_BITS - 1 - np.arange(partitions))
+    ids = event_ids(people.seed, at_ms, 2**_ROW_BITS - 1 - np.arange(partitions))
     return _rows(people, served, ts_ms, unit, segment, values, ids)
 
 
@@ -286,7 +286,7 @@ def _followed_up(world: World, seed: int, late: Late, rows: Rows, rates: Floats,
         values[:, q] = amount
         more = msgspec.structs.replace(
             rows,
-            ids=_ids(seed, begin_ms, np.arange(n) + (part + 1) * n),
+            ids=event_ids(seed, begin_ms, np.arange(n) + (part + 1) * n),
             arrival_ms=rows.ts_ms + (delay_h * HOUR_MS).astype(np.int64),
             values=values,
         )
@@ -337,7 +337,7 @@ def _rows(
     return Rows(ids, ts_ms, ts_ms, unit, segment, version, arm, served.names, values)
 
 
-def _ids(seed: int, begin_ms: int, row: NDArray[np.integer]) -> NDArray[np.bytes_]:
+def event_ids(seed: int, begin_ms: int, row: NDArray[np.integer]) -> NDArray[np.bytes_]:
     """Distinct ids for every (span, row) of a seed: SplitMix64's finaliser is a bijection."""
     x = np.uint64(begin_ms << _ROW_BITS) + row.astype(np.uint64)
     x ^= _rng(seed).integers(0, 2**63, dtype=np.uint64)
@@ -349,7 +349,7 @@ def _ids(seed: int, begin_ms: int, row: NDArray[np.integer]) -> NDArray[np.bytes
     return np.asarray(characters.view(f"S{ID_BYTES}").reshape(-1))
 
 
-def _delivered(rows: Rows, delivery: Delivery, rng: np.random.Generator) -> Rows:
+def delivered(rows: Rows, delivery: Delivery, rng: np.random.Generator) -> Rows:
     """Delay some rows and send some twice; a copy takes its own way."""
     n = len(rows)
     late, twice = rng.random(n) < delivery.late_share, rng.random(n) < delivery.duplicate_share

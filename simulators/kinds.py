@@ -48,8 +48,9 @@ def over_time(product: AnyWorld | AnyScenario) -> AnyScenario:
 
 def population(world: AnyWorld, seed: int, salt: str, partitions: int = 1) -> Population:
     """The people of a world. Raises `ValueError` when a partition would have nobody."""
-    kind = feed_population if isinstance(world, Feed) else events.population
-    return kind(world, seed, salt, partitions)  # type: ignore[arg-type]  # each takes what it was asked for
+    if isinstance(world, Feed):
+        return feed_population(world, seed, salt, partitions)
+    return events.population(world, seed, salt, partitions)
 
 
 def source(scenario: AnyScenario, people: Population, delivery: Delivery | None) -> Source:

@@ -1,4 +1,4 @@
-"""The fitted parameters, as `python -m simulators.feed.fit` prints them; do not edit by hand.
+"""What is fitted: printed by `python -m simulators.feed.fit`, and the best vectors by `simulators.feed.best`.
 
 Derived from KuaiRand (Gao et al. 2022, CIKM), CC BY-SA 4.0: see `simulators.feed.targets`.
 """

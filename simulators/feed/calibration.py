@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from simulators.feed import targets
 from simulators.feed.clock import first_visits
-from simulators.feed.fit import hourly_clicks, real_together, weekly
 from simulators.feed.items import DAY_MS
 from simulators.feed.pages import Shelf, hour_of_day, shelf_of, true_chances
 from simulators.feed.people import People, people_of
 from simulators.feed.product import Feed
-from simulators.feed.targets import SIGNALS, USERS
+from simulators.feed.targets import SIGNALS, USERS, hourly_clicks, real_together, weekly
 from simulators.feed.traffic import Answered, Shard, span
 from simulators.worlds import Floats
 

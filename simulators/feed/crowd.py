@@ -13,8 +13,7 @@ import msgspec
 import numpy as np
 
 from controller.unit_hash import buckets_of, unit_hashes
-from simulators.events import Delivery, Population, Rows, Served, joined, taken
-from simulators.events import _delivered as delivered
+from simulators.events import Delivery, Population, Rows, Served, delivered, joined, taken
 from simulators.feed.pages import MOMENT_MS, Shelf, hour_of_day, now, served_pages, shelf_of
 from simulators.feed.people import People, people_of
 from simulators.feed.product import SHARDS, Feed

@@ -12,10 +12,13 @@ import msgspec
 import numpy as np
 
 from simulators.feed import targets
+from simulators.feed.calibration import tally
 from simulators.feed.clock import LONGER_DAYS
 from simulators.feed.pages import EXAMINED, leaving, now, ordered, true_chances
 from simulators.feed.product import Feed, Law
 from simulators.feed.response import COMMON, RARE, together
+from simulators.feed.shipped import CLICKBAIT, SHORTVIDEO
+from simulators.feed.targets import hourly_clicks, real_together, weekly
 from simulators.feed.traffic import TURN_MS
 from simulators.feed.truth import Truth, page_means
 from simulators.worlds import Floats
@@ -48,26 +51,6 @@ def fitted(feed: Feed, rounds: int = ROUNDS) -> Feed:
         sys.stderr.write(f"round {number}: the pair of signals that is furthest off is so by {error:.1%}\n")
         feed = _nearer(feed, seen)
     return feed
-
-
-def real_together() -> Floats:
-    """(7, 7) P(both signals) of an impression."""
-    return np.array(targets.TOGETHER) / targets.IMPRESSIONS
-
-
-def hourly_clicks() -> Floats:
-    """(24,) click rate by hour: KuaiRand-27K's curve at KuaiRand-Pure's level."""
-    shown, clicked = np.array(targets.HOURLY_IMPRESSIONS), np.array(targets.HOURLY_CLICKS)
-    return np.asarray(clicked / shown * (shown.sum() / clicked.sum()) * real_together()[0, 0])
-
-
-def weekly() -> Floats:
-    """(7,) volume by weekday, Monday first, over its mean; without the holiday."""
-    days = [d for d in range(len(targets.DAILY_IMPRESSIONS)) if d not in targets.HOLIDAYS]
-    weekday = (np.array(days) + targets.FIRST_WEEKDAY) % 7
-    volume = np.array(targets.DAILY_IMPRESSIONS)[days]
-    mean = np.array([volume[weekday == w].mean() for w in range(7)])
-    return np.asarray(mean / mean.mean())
 
 
 def seen_of(feed: Feed) -> Seen:
@@ -106,8 +89,6 @@ def seen_of(feed: Feed) -> Seen:
 
 def refined(feed: Feed, seed: int) -> Feed:
     """The feed with hours nearer to the real ones: by what it does when it runs, where long visits cross midnight."""
-    from simulators.feed.calibration import tally
-
     found = tally(feed, seed=seed)
     target = np.array(targets.HOURLY_IMPRESSIONS) / sum(targets.HOURLY_IMPRESSIONS)
     share = np.array(feed.law.clock) * (target / (found.hourly / found.hourly.sum())) ** GAIN
@@ -196,7 +177,7 @@ def _logit(p: float | Floats) -> Floats:
     return np.asarray(np.log(p) - np.log1p(-np.asarray(p)))
 
 
-HEAD = '''"""The fitted parameters, as `python -m simulators.feed.fit` prints them; do not edit by hand.
+HEAD = '''"""What is fitted: printed by `python -m simulators.feed.fit`, and the best vectors by `simulators.feed.best`.
 
 Derived from KuaiRand (Gao et al. 2022, CIKM), CC BY-SA 4.0: see `simulators.feed.targets`.
 """
@@ -208,8 +189,6 @@ from simulators.feed.product import Law, Level
 
 def main() -> None:
     """Fit what ships: the law on `shortvideo`, the levels of each feed under it."""
-    from simulators.feed.shipped import CLICKBAIT, SHORTVIDEO
-
     feed = fitted(SHORTVIDEO)
     for seed in range(REFINED):
         feed = refined(feed, seed)

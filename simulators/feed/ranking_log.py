@@ -14,8 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from simulators.events import Population, Served
-from simulators.events import _ids as ids
+from simulators.events import Population, Served, event_ids
 from simulators.feed.items import Singles
 from simulators.feed.pages import MOMENT_MS, Shelf, hour_of_day, leaving, predicted, shelf_of, true_chances
 from simulators.feed.people import People, people_of
@@ -64,7 +63,7 @@ def write(
     try:
         for through_ms, batch in _batches(shelf, latents, people, served, bounds):
             n, seen = len(batch.ts_ms), int(batch.pages.seen.sum())
-            request = ids(people.seed, 0, progress.requests + np.arange(n))
+            request = event_ids(people.seed, 0, progress.requests + np.arange(n))
             rows, true = tables(shelf, latents, people, served, batch, request)
             log = log or parquet.ParquetWriter(path, rows.schema, **_WRITTEN)
             truth = truth or parquet.ParquetWriter(truth_path(path), true.schema, **_WRITTEN)

@@ -6,6 +6,10 @@ days and pauses: 322,278,385 impressions of KuaiRand-27K; features: the user and
 are counts compiled from its published tables, no records of it; what is derived from them stays under CC BY-SA 4.0.
 """
 
+import numpy as np
+
+from simulators.worlds import Floats
+
 IMPRESSIONS = 1_436_609
 SIGNALS = ("click", "long_view", "like", "comment", "follow", "forward", "hate")
 
@@ -245,3 +249,23 @@ DURATION_QUANTILES_S = {
     0.99: 510.07,
     1: 1177.72,
 }
+
+
+def real_together() -> Floats:
+    """(7, 7) P(both signals) of an impression."""
+    return np.array(TOGETHER) / IMPRESSIONS
+
+
+def hourly_clicks() -> Floats:
+    """(24,) click rate by hour: KuaiRand-27K's curve at KuaiRand-Pure's level."""
+    shown, clicked = np.array(HOURLY_IMPRESSIONS), np.array(HOURLY_CLICKS)
+    return np.asarray(clicked / shown * (shown.sum() / clicked.sum()) * real_together()[0, 0])
+
+
+def weekly() -> Floats:
+    """(7,) volume by weekday, Monday first, over its mean; without the holiday."""
+    days = [d for d in range(len(DAILY_IMPRESSIONS)) if d not in HOLIDAYS]
+    weekday = (np.array(days) + FIRST_WEEKDAY) % 7
+    volume = np.array(DAILY_IMPRESSIONS)[days]
+    mean = np.array([volume[weekday == w].mean() for w in range(7)])
+    return np.asarray(mean / mean.mean())

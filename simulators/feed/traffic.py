@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.events import Population, Rows, Served
-from simulators.events import _ids as ids
+from simulators.events import Population, Rows, Served, event_ids
 from simulators.feed import pages
 from simulators.feed.clock import first_visits, next_visits
 from simulators.feed.items import Singles
@@ -165,7 +164,7 @@ def served_rows(
 ) -> Rows:
     """Events of units, with the echo of the table that served them; `numbered`: span and numbers that ids come from."""
     return Rows(
-        ids=ids(population.seed, *numbered),
+        ids=event_ids(population.seed, *numbered),
         ts_ms=ts_ms,
         arrival_ms=ts_ms,
         unit=unit,

@@ -11,10 +11,11 @@ import pytest
 
 from simulators.feed import targets
 from simulators.feed.calibration import figures, tally
-from simulators.feed.fit import real_together, seen_of
+from simulators.feed.fit import seen_of
 from simulators.feed.pages import shelf_of
 from simulators.feed.people import people_of
 from simulators.feed.shipped import SHORTVIDEO
+from simulators.feed.targets import real_together
 
 SIGNALS = ("is_click", "long_view", "is_like", "is_comment", "is_follow", "is_forward", "is_hate")
 

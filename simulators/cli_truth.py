@@ -9,7 +9,7 @@ import msgspec
 from controller.core.control import Theta
 from simulators.catalog import PRODUCTS, product_named
 from simulators.faults import faulty, parse
-from simulators.kinds import AnyScenario, AnyWorld, optimum, true_changes
+from simulators.kinds import AnyScenario, AnyWorld, optimum, true_changes, true_errors
 from simulators.report import Kept, named, vector_line
 from simulators.worlds import gain, margins
 
@@ -20,6 +20,7 @@ class Truth(msgspec.Struct, frozen=True):
     vector: dict[str, dict[str, float]]  # segment -> weight -> value
     gain: float
     change: dict[str, float]
+    se: dict[str, float]  # of the changes, by Monte Carlo; 0 where they are exact
     guardrails: list[Kept]
     feasible: bool
 
@@ -58,8 +59,10 @@ def judged(scenario: AnyScenario, hour: int, theta: Theta) -> Truth:
         for rail, room in zip(world.guardrails, margins(world, change), strict=True)
     ]
     changes = {metric.name: float(y) for metric, y in zip(world.metrics, change, strict=True)}
+    errors = true_errors(scenario, hour, theta)
+    se = {metric.name: float(error) for metric, error in zip(world.metrics, errors, strict=True)}
     kept = all(rail.margin >= -1e-4 for rail in rails)  # the best of a drifting day is that to a small error
-    return Truth(named(world, theta), float(gain(world, change)), changes, rails, kept)
+    return Truth(named(world, theta), float(gain(world, change)), changes, se, rails, kept)
 
 
 def _vector(world: AnyWorld, weights: Sequence[str]) -> Theta:
@@ -83,5 +86,8 @@ def _lines(world: AnyWorld, name: str, found: Truth) -> list[str]:
     room = {rail.metric: f"   limit {rail.limit:+.2%}, room {rail.margin:+.2%}" for rail in found.guardrails}
     return [
         f"{name:<6}{'gain':>12} {found.gain:+8.2%}   {vector_line(world, theta)}",
-        *(f"{metric:>18} {change:+8.2%}{room.get(metric, '')}" for metric, change in found.change.items()),
+        *(
+            f"{metric:>18} {change:+8.2%}{f' +- {se:.2%}' if (se := found.se[metric]) else ''}{room.get(metric, '')}"
+            for metric, change in found.change.items()
+        ),
     ]

@@ -71,6 +71,13 @@ def true_changes(
     return np.stack([truth_of(feed).settled(theta).change for theta in vectors])
 
 
+def true_errors(scenario: AnyScenario, hour: int, theta: Theta) -> Floats:
+    """Standard errors (M,) of `true_changes`: 0 for a closed form, of Monte Carlo for a feed."""
+    if isinstance(scenario, Scenario):
+        return np.zeros(len(scenario.world.metrics))
+    return truth_of(scenario.at(hour)).settled(theta).se
+
+
 def optimum(scenario: AnyScenario, hour: int, *, common: bool, seen: int | None = None) -> Best:
     """The best feasible vector: `truth.optimum`, or the one that a search over a feed's truth has found."""
     if isinstance(scenario, Scenario):

@@ -66,6 +66,7 @@ def test_the_truth_of_a_feed_is_told(capsys: Output) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["best"]["gain"] > 0.05
     assert found["best"]["feasible"]
+    assert 0.0 < found["best"]["se"]["watch"] < 0.002
     assert found["given"]["change"]["likes"] > 0.02
 
 

@@ -4,7 +4,7 @@ import sys
 
 import msgspec
 
-from simulators.catalog import SCENARIOS
+from simulators.catalog import PRODUCTS, SCENARIOS
 from simulators.cli import simulate
 from simulators.worlds import World
 
@@ -17,5 +17,5 @@ def broken(world: World) -> World:
 
 
 if __name__ == "__main__":
-    SCENARIOS["quick"] = msgspec.structs.replace(SCENARIOS["quick"], world=broken(SCENARIOS["quick"].world))
+    PRODUCTS["quick"] = msgspec.structs.replace(SCENARIOS["quick"], world=broken(SCENARIOS["quick"].world))
     sys.exit(simulate(["quick", *sys.argv[1:]]))

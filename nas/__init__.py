@@ -1,0 +1,1 @@
+"""Designs the ranking model whose predictions the value model folds into one score. Offline."""

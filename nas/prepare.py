@@ -1,0 +1,159 @@
+"""Files become a prepared folder: encoded train, valid and test rows, and the encoding that training rows gave.
+
+Two passes over the files: one learns vocabularies and transforms from training rows, one encodes. A folder whose
+digest of sources, schema and split is the same is used again.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from nas.columns import labels, numbers, probabilities
+from nas.encoding import Encoding, encode, learned
+from nas.readers import Source
+from nas.rows import Parts, Rows, Writer, mapped
+from nas.schema import DataError, Schema
+from nas.splits import PARTS, Cuts, Split, hashed, part_of, time_cuts
+
+FORMAT = 1  # of prepared folders
+_ENCODING, _DONE = "encoding.json", "prepared.json"
+Say = Callable[[str], None]
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """One source to be split, or three that are split already."""
+
+    whole: Source | None = None
+    train: Source | None = None
+    valid: Source | None = None
+    test: Source | None = None
+
+    def given(self) -> tuple[tuple[int, Source], ...]:
+        """Each given source with its part; -1 for a source to be split."""
+        parts = tuple((number, getattr(self, name)) for number, name in enumerate(PARTS) if getattr(self, name))
+        return parts if self.whole is None else ((-1, self.whole),)
+
+
+def prepare(sources: Sources, schema: Schema, split: Split, folder: Path, say: Say = lambda _: None) -> Parts:
+    """Prepare a data set, or open it when `folder` holds it already.
+
+    Raises:
+        DataError: what is wrong with the data, by file, column and row.
+    """
+    wanted = _fingerprint(sources, schema, split)
+    done = folder / _DONE
+    if not (done.exists() and msgspec.json.decode(done.read_bytes())["fingerprint"] == wanted):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _prepare(sources, schema, split, folder, wanted, say)
+    return opened(folder)
+
+
+def opened(folder: Path) -> Parts:
+    """A folder that was prepared."""
+    encoding = msgspec.json.decode((folder / _ENCODING).read_bytes(), type=Encoding)
+    digest = msgspec.json.decode((folder / _DONE).read_bytes())["digest"]
+    train, valid, test = (mapped(folder / part) for part in PARTS)
+    return Parts(train, valid, test, encoding, digest)
+
+
+def _prepare(sources: Sources, schema: Schema, split: Split, folder: Path, fingerprint: str, say: Say) -> None:
+    cuts = _cuts(sources, schema, split)
+    say("reading training rows for vocabularies and transforms")
+    encoding = learned(_training(sources, schema, split, cuts), schema)
+    writers = [Writer(folder / part) for part in PARTS]
+    for table, first, part in _parted(sources, schema, split, cuts):
+        say(f"encoded {first + table.num_rows:,} rows")
+        rows = coded_rows(table, encoding, first)
+        observed = ~np.isnan(rows.labels).all(axis=1)
+        for number, writer in enumerate(writers):
+            writer.write(rows.take(np.flatnonzero((part == number) & observed)))
+    digests = [writer.close() for writer in writers]
+    _refuse_empty(writers, schema, folder)
+    raw = msgspec.json.encode(encoding)
+    (folder / _ENCODING).write_bytes(raw)
+    digest = hashlib.sha256("".join(digests).encode() + raw).hexdigest()
+    (folder / _DONE).write_bytes(msgspec.json.encode({"fingerprint": fingerprint, "digest": digest}))
+
+
+def coded_rows(table: pa.Table, encoding: Encoding, first_row: int) -> Rows:
+    """A chunk, with its labels, as numbers.
+
+    Raises:
+        DataError: a label that is neither 0 nor 1, a weight below 0, something that is no number.
+    """
+    schema, n = encoding.schema, table.num_rows
+    observed = [labels(table, head, schema, first_row) for head in schema.heads]
+    true = [
+        probabilities(table, head, schema, first_row) if head.truth else np.full(n, np.nan) for head in schema.heads
+    ]
+    weight = numbers(table, schema.weight, schema, first_row) if schema.weight else np.ones(n)
+    if not (weight >= 0).all():
+        at = int((~(weight >= 0)).argmax())
+        raise DataError(f"weight {schema.weight!r}, row {first_row + at + 1}: found {weight[at]:g}; expected 0 or more")
+    return Rows(
+        encode(table, encoding, first_row),
+        np.stack(observed, axis=1).astype(np.float32),
+        np.stack(true, axis=1).astype(np.float32),
+        weight.astype(np.float32),
+        hashed(table[schema.request]) if schema.request else np.arange(first_row, first_row + n, dtype=np.uint64),
+        numbers(table, schema.time, schema, first_row) if schema.time else np.zeros(n),
+    )
+
+
+def _cuts(sources: Sources, schema: Schema, split: Split) -> Cuts | None:
+    if sources.whole is None or split.by != "time":
+        return None
+    if schema.time is None:
+        raise DataError("split by time: the schema names no time column")
+    name = schema.time
+    times = [numbers(table, name, schema, 0) for table in sources.whole.chunks(schema)]
+    if not sum(map(len, times)):
+        raise DataError(f"{sources.whole.files[0]}: there are no rows")
+    if any(np.isnan(part).any() for part in times):
+        raise DataError(f"column {name!r}: a row has no time, so it is in no part of a split by time")
+    return time_cuts(times, split)
+
+
+def _parted(
+    sources: Sources, schema: Schema, split: Split, cuts: Cuts | None
+) -> Iterator[tuple[pa.Table, int, np.typing.NDArray[np.uint8]]]:
+    """Chunks with their first row's number and the part of each row."""
+    for number, source in sources.given():
+        first = 0
+        for table in source.chunks(schema):
+            part = (
+                np.full(table.num_rows, number, np.uint8) if number >= 0 else part_of(table, first, schema, split, cuts)
+            )
+            yield table, first, part
+            first += table.num_rows
+
+
+def _training(sources: Sources, schema: Schema, split: Split, cuts: Cuts | None) -> Iterator[tuple[pa.Table, int]]:
+    for table, first, part in _parted(sources, schema, split, cuts):
+        yield table.filter(pa.array(part == 0)), first
+
+
+def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:
+    for name, writer in zip(PARTS, writers, strict=True):
+        if not writer.count:
+            raise DataError(f"the {name} part is empty: no row with an observed label falls in it; change the split")
+    observed = np.asarray(mapped(folder / "train").labels)
+    for j, head in enumerate(schema.heads):
+        for value in (0, 1):
+            if not (observed[:, j] == value).any():
+                raise DataError(
+                    f"head {head.name!r}: no training row's {head.label!r} is {value}; there is nothing to learn"
+                )
+
+
+def _fingerprint(sources: Sources, schema: Schema, split: Split) -> str:
+    """Of the request and of the files' sizes and times of change."""
+    files = [path for _, source in sources.given() for path in (*source.files, *source.truth)]
+    stats = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in files if Path(path).exists()]
+    return hashlib.sha256(msgspec.json.encode((FORMAT, sources, schema, split, stats))).hexdigest()

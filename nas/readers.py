@@ -1,0 +1,161 @@
+"""Files become a stream of Arrow tables, a few thousand rows at a time: memory does not grow with the file."""
+
+import gzip
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Literal, TextIO
+
+import msgspec
+import pyarrow as pa
+from pyarrow import compute, csv, parquet
+
+from nas.layouts import CRITEO, KDD12
+from nas.schema import DataError, Schema
+
+Layout = Literal["csv", "tsv", "parquet", "ranking-log", "libsvm", "criteo", "avazu", "kdd12"]
+CHUNK_ROWS = 50_000
+BLOCK_BYTES = 8 << 20  # of a text file that are parsed at once
+INDICES, LABEL = "indices", "label"  # columns of a libsvm file
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Files of one layout, in order.
+
+    `header`: the columns' names where the files have none; `truth`: files with the same keys in the same order, whose
+    columns of true probabilities are put beside.
+    """
+
+    layout: Layout
+    files: tuple[str, ...]
+    header: tuple[str, ...] = ()
+    truth: tuple[str, ...] = ()
+
+    def chunks(self, schema: Schema, labels: bool = True) -> Iterator[pa.Table]:
+        """Tables with the schema's columns, as they stand in the files.
+
+        Raises:
+            DataError: a file is missing or cannot be read as its layout, or it lacks a column.
+        """
+        for path in self.files:
+            if not Path(path).exists():
+                raise DataError(f"{path}: there is no such file")
+        read = _beside(self, schema, labels) if self.truth else self._read(self.files, schema, labels)
+        yield from read
+
+    def _read(self, files: Sequence[str], schema: Schema, labels: bool) -> Iterator[pa.Table]:
+        for path in files:
+            try:
+                yield from _chunks_of(self, Path(path), schema, labels)
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}: not readable as {self.layout}: {error}") from error
+
+
+def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
+    wanted = schema.columns(labels)
+    if source.layout in ("parquet", "ranking-log"):
+        truths = {head.truth for head in schema.heads} if source.truth else set()
+        return _parquet(path, [name for name in wanted if name not in truths])
+    if source.layout == "libsvm":
+        return _libsvm(path, schema)
+    delimiter = "\t" if source.layout in ("tsv", "criteo", "kdd12") else ","
+    fixed = {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
+    if source.layout == "kdd12":
+        return map(_two_rows, _delimited(path, delimiter, fixed, [*KDD12]))
+    return _delimited(path, delimiter, fixed, wanted)
+
+
+def _require(path: Path, wanted: Iterable[str], found: Sequence[str]) -> None:
+    lacking = [name for name in wanted if name not in found]
+    if lacking:
+        raise DataError(f"{path}: there is no column {lacking[0]!r}; the file has {', '.join(found)}")
+
+
+def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[pa.Table]:
+    file = parquet.ParquetFile(path)
+    _require(path, wanted, file.schema_arrow.names)
+    for batch in file.iter_batches(CHUNK_ROWS, columns=list(wanted)):
+        yield pa.Table.from_batches([batch])
+
+
+def _delimited(path: Path, delimiter: str, names: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.Table]:
+    """Every column as text: what a column means is decided in one place, for all layouts (`encoding`)."""
+    head = tuple(names) or _header(path, delimiter)
+    _require(path, wanted, head)
+    with csv.open_csv(
+        path,
+        read_options=csv.ReadOptions(column_names=list(head), skip_rows=0 if names else 1, block_size=BLOCK_BYTES),
+        parse_options=csv.ParseOptions(delimiter=delimiter),
+        convert_options=csv.ConvertOptions(
+            include_columns=list(wanted), column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
+        ),
+    ) as reader:
+        for batch in reader:
+            table = pa.Table.from_batches([batch])
+            for start in range(0, table.num_rows, CHUNK_ROWS):
+                yield table.slice(start, CHUNK_ROWS)
+
+
+def _header(path: Path, delimiter: str) -> tuple[str, ...]:
+    with _opened(path) as lines:
+        first = next(iter(lines), "").rstrip("\r\n")
+    if not first:
+        raise DataError(f"{path}: the file is empty")
+    return tuple(name.strip().strip('"') for name in first.split(delimiter))
+
+
+def _opened(path: Path) -> TextIO:
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+
+
+def _libsvm(path: Path, schema: Schema) -> Iterator[pa.Table]:
+    """Lines `label index:value ...`; libfm's are the same.
+
+    A dense field is named by its index; the column `indices` lists a line's other indices whose value is not 0.
+    """
+    dense = [field.name for field in schema.of("dense")]
+    with _opened(path) as lines:
+        numbered = enumerate(lines, 1)
+        while chunk := [(number, line) for number, line in islice(numbered, CHUNK_ROWS) if line.strip()]:
+            yield _libsvm_table(path, chunk, dense)
+
+
+def _libsvm_table(path: Path, chunk: Sequence[tuple[int, str]], dense: Sequence[str]) -> pa.Table:
+    columns: dict[str, list[object]] = {name: [] for name in (LABEL, INDICES, *dense)}
+    for number, line in chunk:
+        label, *pairs = line.split("#")[0].split()
+        values = dict(pair.rpartition(":")[::2] for pair in pairs)
+        if "" in values:
+            raise DataError(f"{path}, line {number}: found {pairs[0]!r} where index:value belongs")
+        columns[LABEL].append({"-1": "0", "+1": "1"}.get(label, label))
+        for name in dense:
+            columns[name].append(values.pop(name, "0"))
+        columns[INDICES].append([index for index, value in values.items() if value not in ("0", "0.0")])
+    types = {LABEL: pa.string(), INDICES: pa.list_(pa.string()), **dict.fromkeys(dense, pa.string())}
+    return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+
+
+def _two_rows(table: pa.Table) -> pa.Table:
+    """A line of `impression` and `click` counts: one row for the clicks, one for the rest, weighted by their number."""
+    clicks, shown = (compute.cast(table[name], pa.float64()) for name in ("click", "impression"))
+    parts = []
+    for label, weight in (("1", clicks), ("0", compute.subtract(shown, clicks))):
+        part = table.append_column("label", pa.array([label] * table.num_rows, pa.string())).append_column(
+            "weight", weight
+        )
+        parts.append(part.filter(compute.greater(weight, 0.0)))
+    return pa.concat_tables(parts)
+
+
+def _beside(source: Source, schema: Schema, labels: bool) -> Iterator[pa.Table]:
+    """The log's chunks with the true probabilities of the files that hold the same keys, checked row by row."""
+    keys = ("request", "item")
+    truths = [head.truth for head in schema.heads if head.truth]
+    with_keys = [*dict.fromkeys((*schema.columns(labels), *keys))]
+    logs = chain.from_iterable(_parquet(Path(path), [n for n in with_keys if n not in truths]) for path in source.files)
+    known = chain.from_iterable(_parquet(Path(path), [*keys, *truths]) for path in source.truth)
+    for log, truth in zip_longest(logs, known):
+        if log is None or truth is None or any(not log[key].equals(truth[key]) for key in keys):
+            raise DataError(f"{source.truth[0]}: its rows are not those of {source.files[0]}: {', '.join(keys)} differ")
+        logged = {name: log[name] for name in log.column_names}
+        yield pa.table({**logged, **{name: truth[name] for name in truths}})

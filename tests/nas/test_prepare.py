@@ -1,0 +1,177 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.columns import labels
+from nas.encoding import encode, learned
+from nas.prepare import Sources, prepare
+from nas.readers import Source
+from nas.rows import shuffled
+from nas.schema import DataError, Field, Head, Schema
+from nas.splits import Split, part_of
+from tests.nas.files import SCHEMA, parquet_file, parts, world
+
+
+def changed(name: str, values: object) -> pa.Table:
+    table = world(200)
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    found = parts(tmp_path)
+    assert len(found.train) + len(found.valid) + len(found.test) == 3000
+    dense = np.concatenate([np.asarray(part.features.dense) for part in (found.train, found.valid, found.test)])
+    assert abs(np.asarray(found.train.features.dense).mean()) < 1e-4
+    assert dense.shape == (3000, 2)
+    assert found.encoding.table_rows == (1 + 6) + (1 + 4) + (1 + 5)
+    assert found.train.features.bags[0].shape[1] == 3
+    assert not np.isnan(np.asarray(found.train.truth)).any()
+
+
+def test_the_digest_names_the_data_and_a_prepared_folder_is_used_again(tmp_path: Path) -> None:
+    first = parts(tmp_path)
+    stamp = (tmp_path / "prepared" / "prepared.json").stat().st_mtime_ns
+    again = prepare(
+        Sources(whole=Source("parquet", (str(tmp_path / "log.parquet"),))),
+        SCHEMA,
+        Split(by="group", valid=0.2, test=0.2),
+        tmp_path / "prepared",
+    )
+    assert again.digest == first.digest
+    assert (tmp_path / "prepared" / "prepared.json").stat().st_mtime_ns == stamp
+    (tmp_path / "other").mkdir()
+    assert parts(tmp_path / "other", rows=2990).digest != first.digest
+
+
+def test_chunks_do_not_change_what_is_learned() -> None:
+    table = world(500)
+    whole = learned([(table, 0)], SCHEMA)
+    pieces = learned([(table.slice(i, 90), i) for i in range(0, 500, 90)], SCHEMA)
+    assert [code.values for code in whole.sparse] == [code.values for code in pieces.sparse]
+    assert np.allclose([(c.mean, c.sd) for c in whole.dense], [(c.mean, c.sd) for c in pieces.dense], rtol=1e-9)
+
+
+def test_an_unseen_category_and_nan_have_the_documented_treatment() -> None:
+    encoding = learned([(world(300), 0)], SCHEMA)
+    odd = changed("city", ["nowhere", None, *["c1"] * 198])
+    odd = odd.set_column(0, "age", pa.array([float("nan"), None, *[40.0] * 198]))
+    odd = odd.set_column(4, "tags", pa.array(["t1|never|t2|t3", "", *["t0"] * 198]))
+    coded = encode(odd, encoding, 0)
+    start = encoding.sparse[0].start
+    assert coded.sparse[:3, 0].tolist() == [start, start, start + 1 + encoding.sparse[0].values.index("c1")]
+    assert coded.dense[:2, 0].tolist() == [0.0, 0.0]
+    bag = encoding.bags[0]
+    assert coded.bags[0][0].tolist() == [bag.start + 2, bag.start, bag.start + 3]  # never: unknown; t3: beyond longest
+    assert coded.bags[0][1].tolist() == [-1, -1, -1]
+
+
+def test_hashed_and_quantile_fields() -> None:
+    schema = Schema(
+        fields=(
+            Field(name="income", kind="dense", transform="quantile"),
+            Field(name="city", kind="categorical", buckets=3),
+        ),
+        heads=SCHEMA.heads,
+    )
+    coded = encode(world(2000), learned([(world(2000), 0)], schema), 0)
+    assert abs(coded.dense.mean()) < 0.01
+    assert abs(coded.dense.std() - 1) < 0.01
+    assert set(np.unique(coded.sparse)) <= {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("click", [2.0, *[0.0] * 199], r"label 'click', row 1: found 2; expected 0, 1 or nothing"),
+        ("age", ["old", *["1"] * 199], r"column 'age'.*'old'.*expected a number"),
+        ("age", [float("inf"), *[1.0] * 199], r"column 'age', row 1: infinite"),
+        ("true_like", [1.5, *[0.5] * 199], r"column 'true_like', row 1: found 1.5; expected a probability"),
+        ("like", [0.0] * 200, r"head 'like': no training row's 'like' is 1"),
+        ("ts_ms", [None, *range(199)], r"a row has no time"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, name: str, values: object, message: str) -> None:
+    source = parquet_file(tmp_path, changed(name, values))
+    with pytest.raises(DataError, match=message):
+        prepare(Sources(whole=source), SCHEMA, Split(by="time", valid=0.2, test=0.2), tmp_path / "prepared")
+
+
+def test_an_empty_part_is_refused(tmp_path: Path) -> None:
+    source = parquet_file(tmp_path, world(5))
+    with pytest.raises(DataError, match="part is empty"):
+        prepare(Sources(whole=source), SCHEMA, Split(by="group", valid=0.3, test=0.3), tmp_path / "prepared")
+
+
+def test_rows_without_any_label_are_left_out_and_a_missing_label_is_unobserved(tmp_path: Path) -> None:
+    table = world(600)
+    click = [None if i % 3 == 0 else v for i, v in enumerate(table["click"].to_pylist())]
+    like = [None if i % 6 == 0 else v for i, v in enumerate(table["like"].to_pylist())]
+    table = table.set_column(5, "click", pa.array(click)).set_column(6, "like", pa.array(like))
+    found = prepare(Sources(whole=parquet_file(tmp_path, table)), SCHEMA, Split(), tmp_path / "prepared")
+    everything = np.concatenate([np.asarray(p.labels) for p in (found.train, found.valid, found.test)])
+    assert len(everything) == 500
+    assert np.isnan(everything).sum(axis=0).tolist() == [100, 0]
+
+
+def test_given_files_stay_what_they_are(tmp_path: Path) -> None:
+    sources = Sources(
+        train=parquet_file(tmp_path, world(300, 1), "a"),
+        valid=parquet_file(tmp_path, world(100, 2), "b"),
+        test=parquet_file(tmp_path, world(50, 3), "c"),
+    )
+    found = prepare(sources, SCHEMA, Split(), tmp_path / "prepared")
+    assert (len(found.train), len(found.valid), len(found.test)) == (300, 100, 50)
+
+
+def test_time_splits_hold_out_the_newest(tmp_path: Path) -> None:
+    found = parts(tmp_path, split=Split(by="time", valid=0.1, test=0.2))
+    times = [np.asarray(p.time) for p in (found.train, found.valid, found.test)]
+    assert times[0].max() < times[1].min() <= times[1].max() < times[2].min()
+    assert [len(t) for t in times] == [2100, 300, 600]
+
+
+@given(seed=st.integers(0, 99), fold=st.integers(0, 9))
+def test_equal_features_stay_together_and_folds_rotate(seed: int, fold: int) -> None:
+    table = pa.concat_tables([world(50), world(50), world(60)])
+    split = Split(by="distinct", folds=10, fold=fold, seed=seed)
+    part = part_of(table, 0, SCHEMA, split, None)
+    assert (part[:50] == part[50:100]).all()
+    test_of_next = part_of(table, 0, SCHEMA, Split(by="distinct", folds=10, fold=(fold + 1) % 10, seed=seed), None) == 2
+    assert ((part == 1) == test_of_next).all()
+
+
+def test_requests_stay_whole() -> None:
+    part = part_of(world(400), 0, SCHEMA, Split(by="group", valid=0.3, test=0.3), None)
+    assert (part.reshape(-1, 10) == part.reshape(-1, 10)[:, :1]).all()
+    assert len(np.unique(part)) == 3
+
+
+@given(rows=st.integers(1, 300), batch=st.integers(1, 80), epoch=st.integers(0, 3))
+def test_an_epoch_is_every_row_once_and_can_be_entered_midway(rows: int, batch: int, epoch: int) -> None:
+    batches = list(shuffled(rows, batch, 7, epoch))
+    seen = np.concatenate(batches)
+    assert len(np.unique(seen)) == len(seen) == rows - rows % min(batch, rows)
+    later = list(shuffled(rows, batch, 7, epoch, skip=2 * min(batch, rows)))
+    assert [b.tolist() for b in later] == [b.tolist() for b in batches[2:]]
+
+
+def test_labels_may_be_texts() -> None:
+    table = pa.table({"y": [" 50000+.", "- 50000."]})
+    head = Head(name="rich", label="y", positive="50000+.")
+    assert labels(table, head, SCHEMA, 0).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.skipif("TRIMTAB_DATA" not in os.environ, reason="TRIMTAB_DATA names no folder with census_income")
+def test_census_income_is_read(tmp_path: Path) -> None:
+    from benchmarks._nas_census import census, source
+
+    folder = Path(os.environ["TRIMTAB_DATA"]) / "census_income"
+    found = prepare(Sources(whole=source(folder)), census("income"), Split(by="distinct", folds=10), tmp_path / "p")
+    rate = np.asarray(found.train.labels).mean()
+    assert 0.05 < rate < 0.08
+    assert sum(map(len, (found.train, found.valid, found.test))) == 99_762

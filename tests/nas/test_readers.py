@@ -1,0 +1,116 @@
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from nas.layouts import AVAZU, CRITEO, KDD12, avazu, criteo, kdd12, ranking_log
+from nas.readers import Source
+from nas.schema import DataError, Field, Head, Schema
+from tests.nas.files import SCHEMA, world
+
+
+def read(source: Source, schema: Schema) -> pa.Table:
+    return pa.concat_tables(source.chunks(schema))
+
+
+def test_csv_tsv_gzip_and_parquet_hold_the_same(tmp_path: Path) -> None:
+    table = world(200)
+    csv.write_csv(table, tmp_path / "a.csv")
+    csv.write_csv(table, tmp_path / "a.tsv", csv.WriteOptions(delimiter="\t"))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    parquet.write_table(table, tmp_path / "a.parquet")
+    files = {"a.csv": "csv", "a.tsv": "tsv", "a.csv.gz": "csv", "a.parquet": "parquet"}
+    for name, layout in files.items():
+        found = read(Source(layout, (str(tmp_path / name),)), SCHEMA)  # type: ignore[arg-type]
+        assert found["city"].to_pylist() == table["city"].to_pylist(), name
+        assert [float(v) for v in found["click"].to_pylist()] == table["click"].to_pylist(), name
+
+
+def test_a_missing_column_is_named_with_what_the_file_has(tmp_path: Path) -> None:
+    csv.write_csv(world(5).drop_columns("device"), tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"a\.csv: there is no column 'device'; the file has age, income, city"):
+        read(Source("csv", (str(tmp_path / "a.csv"),)), SCHEMA)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.csv: there is no such file"):
+        read(Source("csv", (str(tmp_path / "none.csv"),)), SCHEMA)
+    (tmp_path / "x.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DataError, match="not readable as parquet"):
+        read(Source("parquet", (str(tmp_path / "x.parquet"),)), SCHEMA)
+    (tmp_path / "e.csv").write_bytes(b"")
+    with pytest.raises(DataError, match="empty"):
+        read(Source("csv", (str(tmp_path / "e.csv"),)), SCHEMA)
+    (tmp_path / "r.csv").write_text("a,b\n1,2\n3\n")
+    with pytest.raises(DataError, match="Expected 2 columns, got 1"):
+        read(
+            Source("csv", (str(tmp_path / "r.csv"),)),
+            Schema(fields=(Field(name="a", kind="dense"),), heads=(Head(name="b", label="b"),)),
+        )
+
+
+def test_criteo_and_avazu(tmp_path: Path) -> None:
+    (tmp_path / "c.tsv").write_text("\t".join(["1", *["3"] * 13, *["ab"] * 26]) + "\n")
+    found = read(Source("criteo", (str(tmp_path / "c.tsv"),)), criteo())
+    assert set(found.column_names) == set(CRITEO)
+    assert found["label"].to_pylist() == ["1"]
+    (tmp_path / "a.csv").write_text(",".join(AVAZU) + "\n" + ",".join(["1", "0", "14102100", *["x"] * 21]) + "\n")
+    found = read(Source("avazu", (str(tmp_path / "a.csv"),)), avazu())
+    assert found["hour"].to_pylist() == ["14102100"]
+
+
+def test_kdd12_counts_become_weighted_rows(tmp_path: Path) -> None:
+    (tmp_path / "k.tsv").write_text(
+        "\n".join("\t".join(line) for line in (["2", "5", *["7"] * 10], ["0", "1", *["8"] * 10])) + "\n"
+    )
+    found = read(Source("kdd12", (str(tmp_path / "k.tsv"),)), kdd12())
+    rows = sorted(zip(found["ad"].to_pylist(), found["label"].to_pylist(), found["weight"].to_pylist(), strict=True))
+    assert rows == [("7", "0", 3.0), ("7", "1", 2.0), ("8", "0", 1.0)]
+    assert len(KDD12) == 12
+
+
+def test_libsvm_takes_dense_by_index_and_the_rest_as_a_bag(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("+1 1:0.5 7:1 9:1\n-1 7:1 8:0\n")
+    schema = Schema(
+        fields=(Field(name="1", kind="dense"), Field(name="indices", kind="multi")),
+        heads=(Head(name="y", label="label"),),
+    )
+    found = read(Source("libsvm", (str(tmp_path / "s.txt"),)), schema)
+    assert found.to_pydict() == {"label": ["1", "0"], "indices": [["7", "9"], ["7"]], "1": ["0.5", "0"]}
+    (tmp_path / "bad.txt").write_text("1 1:0.5\n0 oops\n")
+    with pytest.raises(DataError, match="line 2: found 'oops'"):
+        read(Source("libsvm", (str(tmp_path / "bad.txt"),)), schema)
+
+
+def test_a_ranking_log_is_understood_by_its_prefixes(tmp_path: Path) -> None:
+    log = pa.table(
+        {
+            "request": ["r", "r"], "ts_ms": [1, 2], "unit": ["u", "u"], "item": ["a", "b"], "shown": [True, False],
+            "user_age": [1.0, 2.0], "item_tag": ["x", "y"], "context_hours": [[1], [2]],
+            "label_click": [1.0, None], "pred_click": [0.1, 0.2],
+        }
+    )  # fmt: skip
+    schema = ranking_log(log.schema)
+    assert [(f.name, f.kind) for f in schema.fields] == [
+        ("user_age", "dense"), ("item_tag", "categorical"), ("context_hours", "multi"),
+    ]  # fmt: skip
+    assert [head.name for head in schema.heads] == ["click"]
+    with pytest.raises(DataError, match="no label_share"):
+        ranking_log(log.schema, ("share",))
+    with pytest.raises(ValueError, match="serving ranker's prediction"):
+        Schema(fields=(Field(name="pred_click", kind="dense"),), heads=schema.heads)
+
+
+def test_truth_stands_in_a_file_with_the_same_keys(tmp_path: Path) -> None:
+    keys = {"request": ["r1", "r1"], "item": ["a", "b"]}
+    parquet.write_table(pa.table({**keys, "x": [1.0, 2.0], "y": [1.0, 0.0]}), tmp_path / "log.parquet")
+    parquet.write_table(pa.table({**keys, "p": [0.7, 0.2]}), tmp_path / "truth.parquet")
+    schema = Schema(fields=(Field(name="x", kind="dense"),), heads=(Head(name="y", label="y", truth="p"),))
+    files = (str(tmp_path / "log.parquet"),), (str(tmp_path / "truth.parquet"),)
+    found = read(Source("parquet", files[0], truth=files[1]), schema)
+    assert found["p"].to_pylist() == [0.7, 0.2]
+    parquet.write_table(pa.table({**keys, "item": ["b", "a"], "p": [0.7, 0.2]}), tmp_path / "truth.parquet")
+    with pytest.raises(DataError, match="request, item differ"):
+        read(Source("parquet", files[0], truth=files[1]), schema)

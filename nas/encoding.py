@@ -62,7 +62,7 @@ class Encoding(msgspec.Struct, frozen=True):
 
 
 class Coded(msgspec.Struct, frozen=True, eq=False):
-    """Features of n rows: dense (n, D) float32, sparse (n, F) int32, and bags (n, longest) int32 of multi-valued fields."""
+    """Features of n rows: dense (n, D) float32, sparse (n, F) int32, bags (n, longest) int32 of multi-valued fields."""
 
     dense: NDArray[np.float32]
     sparse: NDArray[np.int32]

@@ -1,0 +1,188 @@
+"""The search space: which genotypes there are, how many, and how one is drawn, mutated and crossed over.
+
+After Zhang et al., NASRec (WWW 2023): 7 blocks, dense widths 16 to 1024, 16 to 64 sparse rows, up to four predecessors.
+"""
+
+from collections.abc import Sequence
+from math import comb
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from nas.genotype import DENSE_KINDS, NORMS, SPARSE_KINDS, Block, Genotype, Norm, Operator
+
+T = TypeVar("T")
+GLOBAL_SHARE = 0.1  # of mutations that change the embedding width or the normalisation
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True):
+    """The choices that a genotype makes."""
+
+    blocks: int = 7
+    dense: tuple[str, ...] = DENSE_KINDS
+    sparse: tuple[str, ...] = SPARSE_KINDS
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 768, 1024)
+    rows: tuple[int, ...] = (16, 32, 48, 64)
+    predecessors: int = 4
+    embeddings: tuple[int, ...] = (8, 16, 32)
+    norms: tuple[Norm, ...] = ("none", "layer", "rms")
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1 or self.predecessors < 1:
+            raise ValueError("space: blocks and predecessors must be 1 or more")
+        for name, known in (("dense", DENSE_KINDS), ("sparse", SPARSE_KINDS), ("norms", NORMS)):
+            if not getattr(self, name) or not set(getattr(self, name)) <= set(known):
+                raise ValueError(
+                    f"space.{name}: found {list(getattr(self, name))}; expected some of {', '.join(known)}"
+                )
+        for name in ("widths", "rows", "embeddings"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(f"space.{name}: expected one number or more, of 1 or more")
+
+
+FULL = Space()
+SMALL = Space(
+    blocks=3, widths=(8, 16, 32), rows=(4, 8), predecessors=2, embeddings=(4, 8), norms=("none", "layer")
+)  # for tests and first tries
+SPACES = {"full": FULL, "small": SMALL}
+
+
+def cardinality(space: Space) -> int:
+    """The number of genotypes; networks that differ only in dead parts count apart."""
+    count = len(space.embeddings) * len(space.norms)
+    for b in range(space.blocks):
+        sources = sum(comb(b + 1, j) for j in range(1, min(space.predecessors, b + 1) + 1))
+        dense = len(space.dense) * len(space.widths) * sources
+        count *= dense * len(space.sparse) * len(space.rows) * sources * 4  # two mergers, on or off
+    return count
+
+
+def misfits(genotype: Genotype, space: Space) -> list[str]:
+    """What keeps a genotype out of a space; nothing when it is in it."""
+    found = []
+    if len(genotype.blocks) != space.blocks:
+        found.append(f"{len(genotype.blocks)} blocks instead of {space.blocks}")
+    if genotype.embedding not in space.embeddings or genotype.norm not in space.norms:
+        found.append(f"embedding {genotype.embedding} with norm {genotype.norm!r}")
+    for b, block in enumerate(genotype.blocks):
+        fits = (
+            len(block.dense) == 1 == len(block.sparse)
+            and block.kinds() <= {*space.dense, *space.sparse}
+            and block.width in space.widths
+            and block.rows in space.rows
+            and max(len(block.dense_from), len(block.sparse_from)) <= space.predecessors
+        )
+        if not fits:
+            found.append(f"block {b}: {block}")
+    return found
+
+
+def drawn(space: Space, rng: np.random.Generator) -> Genotype:
+    """A genotype drawn uniformly."""
+    return Genotype(
+        blocks=tuple(_block(space, b, rng) for b in range(space.blocks)),
+        embedding=_one(space.embeddings, rng),
+        norm=_one(space.norms, rng),
+    )
+
+
+def widest(space: Space) -> Genotype:
+    """Everything at once: all operators, all predecessors, the largest sizes. The supernet's full path."""
+    blocks = tuple(
+        Block(
+            dense=tuple(Operator(kind) for kind in space.dense),  # type: ignore[arg-type]  # checked by the space
+            width=max(space.widths),
+            dense_from=tuple(range(b + 1)),
+            sparse=tuple(Operator(kind) for kind in space.sparse),  # type: ignore[arg-type]
+            rows=max(space.rows),
+            sparse_from=tuple(range(b + 1)),
+            dense_to_sparse=True,
+            sparse_to_dense=True,
+        )
+        for b in range(space.blocks)
+    )
+    return Genotype(blocks=blocks, embedding=max(space.embeddings), norm=space.norms[-1])
+
+
+def narrowest(space: Space) -> Genotype:
+    """A chain of the cheapest choices, for the sandwich rule."""
+    blocks = tuple(
+        Block(
+            dense=(Operator("fc" if "fc" in space.dense else space.dense[0]),),  # type: ignore[arg-type]
+            width=min(space.widths),
+            dense_from=(b,),
+            sparse=(Operator("efc" if "efc" in space.sparse else space.sparse[0]),),  # type: ignore[arg-type]
+            rows=min(space.rows),
+            sparse_from=(b,),
+        )
+        for b in range(space.blocks)
+    )
+    return Genotype(blocks=blocks, embedding=min(space.embeddings), norm=space.norms[0])
+
+
+def mutated(genotype: Genotype, space: Space, rng: np.random.Generator) -> Genotype:
+    """A genotype that differs in one gene, where the space offers another value."""
+    if rng.random() < GLOBAL_SHARE:
+        if rng.random() < 0.5:
+            return msgspec.structs.replace(genotype, embedding=_other(space.embeddings, genotype.embedding, rng))
+        return msgspec.structs.replace(genotype, norm=_other(space.norms, genotype.norm, rng))
+    b = int(rng.integers(space.blocks))
+    blocks = (*genotype.blocks[:b], _mutated_block(genotype.blocks[b], b, space, rng), *genotype.blocks[b + 1 :])
+    return msgspec.structs.replace(genotype, blocks=blocks)
+
+
+def crossed(first: Genotype, second: Genotype, rng: np.random.Generator) -> Genotype:
+    """Each block and each global gene from one of two parents (uniform crossover)."""
+    pairs = zip(first.blocks, second.blocks, strict=True)
+    return Genotype(
+        blocks=tuple(_one(pair, rng) for pair in pairs),
+        embedding=_one((first.embedding, second.embedding), rng),
+        norm=_one((first.norm, second.norm), rng),
+    )
+
+
+def _mutated_block(block: Block, b: int, space: Space, rng: np.random.Generator) -> Block:
+    gene = _one(
+        ("dense", "width", "dense_from", "sparse", "rows", "sparse_from", "dense_to_sparse", "sparse_to_dense"), rng
+    )
+    now = getattr(block, gene)
+    if gene in ("dense", "sparse"):
+        value: object = (Operator(_other(getattr(space, gene), now[0].kind, rng)),)
+    elif gene in ("width", "rows"):
+        value = _other(space.widths if gene == "width" else space.rows, now, rng)
+    elif gene in ("dense_from", "sparse_from"):
+        value = _sources(space, b, rng)
+    else:
+        value = not now
+    return msgspec.structs.replace(block, **{gene: value})
+
+
+def _block(space: Space, b: int, rng: np.random.Generator) -> Block:
+    return Block(
+        dense=(Operator(_one(space.dense, rng)),),  # type: ignore[arg-type]  # checked by the space
+        width=_one(space.widths, rng),
+        dense_from=_sources(space, b, rng),
+        sparse=(Operator(_one(space.sparse, rng)),),  # type: ignore[arg-type]
+        rows=_one(space.rows, rng),
+        sparse_from=_sources(space, b, rng),
+        dense_to_sparse=bool(rng.integers(2)),
+        sparse_to_dense=bool(rng.integers(2)),
+    )
+
+
+def _sources(space: Space, b: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """Some of the nodes 0 .. b, every set of at most `predecessors` equally likely."""
+    sizes = range(1, min(space.predecessors, b + 1) + 1)
+    counts = np.array([comb(b + 1, size) for size in sizes], float)
+    size = int(rng.choice(sizes, p=counts / counts.sum()))
+    return tuple(sorted(rng.choice(b + 1, size, replace=False).tolist()))
+
+
+def _one(choices: Sequence[T], rng: np.random.Generator) -> T:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _other(choices: Sequence[T], now: T, rng: np.random.Generator) -> T:
+    others = [choice for choice in choices if choice != now]
+    return _one(others, rng) if others else now

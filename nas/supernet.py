@@ -1,0 +1,153 @@
+"""The supernet: one set of weights of the widest sizes, of which each network of the space uses its own slice.
+
+A network never sees more than its slice: no masks, no padding, normalisation over the active width alone. Cut out,
+it is a stand-alone `Network` that computes the same numbers and costs what it costs alone.
+"""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from nas.genotype import Genotype
+from nas.network import EMBEDDING_SD, Forward, Network
+from nas.optimiser import Moments, moments_of, pieces, step_rows, step_slice
+from nas.space import Space, widest
+from nas.weights import TABLE, Cuts, Inputs, Weight, slots_of, weights_of
+
+
+class Supernet:
+    """Shared weights, their moments, and the two things done with them: a step of one network, and cutting one out."""
+
+    def __init__(self, space: Space, inputs: Inputs, seed: int) -> None:
+        self.space, self.inputs, self.slots = space, inputs, slots_of(space)
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = {w.name: _initial(w, space, generator) for w in self._widest()}
+        self.moments: dict[str, Moments] = {}
+
+    def _widest(self) -> tuple[Weight, ...]:
+        """Every weight of the space at full extent: those of the widest network, with every way to combine norms."""
+        found: dict[str, Weight] = {}
+        for norm in self.space.norms:
+            genotype = msgspec.structs.replace(widest(self.space), norm=norm)
+            for weight in weights_of(genotype, self.inputs, self.slots):
+                found[weight.name] = weight
+        for block in range(self.space.blocks):
+            if "sum" in self.space.dense:
+                found[f"block{block}.sum.weight"] = _sum_weight(block, self.inputs, self.space)
+        return tuple(found.values())
+
+    def slice_of(self, weight: Weight) -> Tensor:
+        """A copy of the slice that is a network's own weight."""
+        own = torch.empty(weight.shape)
+        for whole, part in pieces(weight.axes):
+            own[part] = self.weights[weight.name][whole]
+        return own
+
+    def cut(self, genotype: Genotype, dropout: float = 0.0) -> Network:
+        """A network of the space, stand-alone, with the weights it inherits."""
+        network = Network(genotype, self.inputs, dropout)
+        with torch.no_grad():
+            for weight in weights_of(genotype, self.inputs, self.slots):
+                network.weight(weight.name).copy_(self.slice_of(weight))
+        return network
+
+    def borrow(self, genotype: Genotype, features: tuple[Tensor, ...]) -> "Borrowed":
+        """The slices that one network needs for one batch, as leaves of a graph."""
+        return Borrowed(self, genotype, features)
+
+    def state(self) -> dict[str, object]:
+        """What `load` takes."""
+        moments = {name: (m.first, m.second, m.steps) for name, m in self.moments.items()}
+        return {"weights": self.weights, "moments": moments}
+
+    def load(self, state: dict[str, object]) -> None:
+        """Go on from a state."""
+        self.weights = state["weights"]  # type: ignore[assignment]  # what `state` gave
+        self.moments = {name: Moments(*values) for name, values in state["moments"].items()}  # type: ignore[attr-defined]
+
+    def digest(self) -> str:
+        """Of all weights."""
+        found = hashlib.sha256()
+        for name in sorted(self.weights):
+            found.update(self.weights[name].numpy().tobytes())
+        return found.hexdigest()[:16]
+
+
+class Borrowed:
+    """One network's slices for one step: logits through them, then a step of Adam back into the supernet."""
+
+    def __init__(self, supernet: Supernet, genotype: Genotype, features: tuple[Tensor, ...]) -> None:
+        self.supernet, self.features = supernet, features
+        self.forward_pass = Forward(genotype, supernet.inputs)
+        self.parts = {w.name: w for w in weights_of(genotype, supernet.inputs, supernet.slots)}
+        self.leaves = {name: supernet.slice_of(w).requires_grad_() for name, w in self.parts.items() if name != TABLE}
+        self.rows = torch.zeros(0, dtype=torch.long)
+        if TABLE in self.parts:
+            self.rows = torch.unique(torch.cat([ids.clamp(min=0).flatten() for ids in features[1:]]))
+            self.leaves[TABLE] = supernet.weights[TABLE][self.rows, : genotype.embedding].clone().requires_grad_()
+
+    def logits(self, dropout: float = 0.0) -> Tensor:
+        """(n, heads)."""
+        return self.forward_pass(self.leaves.__getitem__, self._embed, self.features, dropout)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.leaves[TABLE][torch.searchsorted(self.rows, ids)]
+
+    def step(self, rate: float, embedding_l2: float = 0.0) -> None:
+        """Adam with the leaves' gradients; the leaves are spent."""
+        with torch.no_grad():
+            for name, leaf in self.leaves.items():
+                gradient = leaf.grad
+                if gradient is None:
+                    continue
+                whole = self.supernet.weights[name]
+                moments = self.supernet.moments.setdefault(name, moments_of(whole))
+                if name == TABLE:
+                    step_rows(whole, moments, self.rows, gradient + embedding_l2 * leaf, rate)
+                else:
+                    step_slice(whole, moments, self.parts[name].axes, gradient, rate)
+
+
+def _sum_weight(block: int, inputs: Inputs, space: Space) -> Weight:
+    """The sum's projection at full extent: which predecessors it projects depends on the chosen widths."""
+    columns = (inputs.dense or max(space.embeddings)) + block * max(space.widths)
+    full: tuple[Cuts, ...] = (((0, max(space.widths)),), ((0, columns),))
+    return Weight(f"block{block}.sum.weight", full, columns)
+
+
+def _initial(weight: Weight, space: Space, generator: torch.Generator) -> Tensor:
+    """At full extent. A sampled network reads a part of a weight's columns: variance is set for that part's usual size.
+
+    With the variance of the whole fan-in, small networks would begin with activations near 0.
+    """
+    shape = tuple(max(stop for _, stop in cuts) for cuts in weight.axes)
+    if weight.name == TABLE:
+        return torch.randn(shape, generator=generator) * EMBEDDING_SD
+    if weight.name.endswith(".gain"):
+        return torch.ones(shape)
+    if not weight.fan_in:
+        return torch.zeros(shape)
+    return torch.randn(shape, generator=generator) * _usual_fan_in(weight, space) ** -0.5
+
+
+def _usual_fan_in(weight: Weight, space: Space) -> float:
+    """The whole fan-in shrunk as the space's sizes usually are."""
+    usual = sum(space.widths) / len(space.widths) / max(space.widths)
+    return max(1.0, weight.fan_in * usual)
+
+
+def save(supernet: Supernet, path: Path) -> None:
+    """Write a supernet's state, whole or not at all."""
+    torch.save(supernet.state(), path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def loaded(path: Path, space: Space, inputs: Inputs) -> Supernet:
+    """A supernet from its file, its weights mapped: processes that read one file share its memory."""
+    supernet = Supernet.__new__(Supernet)
+    supernet.space, supernet.inputs, supernet.slots = space, inputs, slots_of(space)
+    supernet.load(torch.load(path, mmap=True, weights_only=True))
+    return supernet

@@ -49,7 +49,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(operator.kind for operator in (*self.dense, *self.sparse))
 
 
-class Genotype(msgspec.Struct, frozen=True, kw_only=True):
+class Genotype(msgspec.Struct, frozen=True, kw_only=True, tag="genotype"):
     """A network: its blocks, the width of an embedding, and how activations are normalised."""
 
     blocks: tuple[Block, ...]

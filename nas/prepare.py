@@ -143,6 +143,9 @@ def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:
     for name, writer in zip(PARTS, writers, strict=True):
         if not writer.count:
             raise DataError(f"the {name} part is empty: no row with an observed label falls in it; change the split")
+    for j, head in enumerate(schema.heads):
+        if np.isnan(np.asarray(mapped(folder / "valid").labels)[:, j]).all():
+            raise DataError(f"head {head.name!r}: no validation row has a {head.label!r}; change the split")
     observed = np.asarray(mapped(folder / "train").labels)
     for j, head in enumerate(schema.heads):
         for value in (0, 1):

@@ -1,10 +1,10 @@
 """What a model costs: one trace of the operators it runs, searched or baseline alike.
 
-The model runs once in inference mode; every ATen operator that touches numbers is recorded with its kind, its shapes and
-which operands are static (a weight). Counted are 2 FLOPs per multiply-add, 1 per elementwise result, and the passes of
-normalisation and softmax; moving data is free. An operator that is not in the table is an error, never a zero: torch's
-own FlopCounterMode counts 0 for factorisation machines, gates, outer products and attention in inference. Embedding
-rows are counted as bytes, apart.
+The model runs once in inference mode; every ATen operator that touches numbers is recorded with its kind, its
+shapes and which operands are static (a weight). Counted are 2 FLOPs per multiply-add, 1 per elementwise result, and the
+passes of normalisation and softmax; moving data is free. An operator that is not in the table is an error, never a
+zero: torch's own FlopCounterMode counts 0 for factorisation machines, gates, outer products and attention in inference.
+Embedding rows are counted as bytes, apart.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,83 @@
+"""Rows as tensors, and the loss of a batch."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas.encoding import Coded
+from nas.rows import Rows, in_order, shuffled
+from nas.weights import Inputs
+
+PREDICT_ROWS = 8192  # at once
+
+
+def device() -> torch.device:
+    """A GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def mixed_precision() -> "torch.autocast":
+    """bfloat16 where a GPU has it; on a CPU everything stays fp32, so that a seed gives the same bits."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=torch.cuda.is_available())
+
+
+def inputs_of(rows: Rows, table_rows: int) -> Inputs:
+    """What a network over these rows is given and asked for."""
+    f = rows.features
+    return Inputs(f.dense.shape[1], f.sparse.shape[1] + len(f.bags), table_rows, rows.labels.shape[1])
+
+
+def features_of(coded: Coded) -> tuple[Tensor, ...]:
+    """Dense (n, D) float32, sparse (n, F) int64, and each bag (n, longest) int64."""
+    ids = (coded.sparse, *coded.bags)
+    tensors = (torch.from_numpy(coded.dense), *(torch.from_numpy(part).long() for part in ids))
+    return tuple(tensor.to(device()) for tensor in tensors)
+
+
+class Batch:
+    """Features, labels and weights of some rows."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.features = features_of(rows.features)
+        self.labels = torch.from_numpy(rows.labels).to(device())
+        self.weight = torch.from_numpy(rows.weight).to(device())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def training(rows: Rows, batch_size: int, seed: int, start: int, stop: int) -> Iterator[Batch]:
+    """Batches from row number `start` of the shuffled epochs to row `stop`; a full epoch is followed by the next."""
+    size = min(batch_size, len(rows))
+    per_epoch = len(rows) // size * size
+    seen = start
+    while seen < stop:
+        epoch, within = divmod(seen, per_epoch)
+        for index in shuffled(len(rows), size, seed, epoch, skip=within):
+            yield Batch(rows.take(index))
+            seen += size
+            if seen >= stop:
+                return
+
+
+def loss_of(logits: Tensor, batch: Batch, head_weights: Tensor) -> Tensor:
+    """Weighted cross-entropy: the mean over each head's observed rows, then the mean over heads with their weights."""
+    observed = ~torch.isnan(batch.labels)
+    target = torch.where(observed, batch.labels, torch.zeros_like(batch.labels))
+    each = functional.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    weight = observed * batch.weight.unsqueeze(1)
+    by_head = (each * weight).sum(0) / weight.sum(0).clamp(min=1e-9)
+    return (by_head * head_weights).mean()
+
+
+def probabilities(model: nn.Module, rows: Rows) -> Tensor:
+    """(n, k) float64 predictions, in order."""
+    model.eval()
+    found = []
+    with torch.no_grad(), mixed_precision():
+        for part in in_order(len(rows), PREDICT_ROWS):
+            logits = model(*features_of(rows.take(part).features))
+            found.append(torch.sigmoid(logits.double()).cpu())
+    return torch.cat(found)

@@ -1,0 +1,288 @@
+"""The one trainer: any architecture, one recipe, a budget of rows, and one record of the run.
+
+Training goes by rows, not steps or epochs. At every rung and every end of an epoch the validation rows are measured,
+the best weights kept, and `report` asked whether to stop. With a folder, each of these checks is a checkpoint: a run
+that was killed or pruned goes on from there to the same bits.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.architecture import Architecture, module_of
+from nas.batches import Batch, device, inputs_of, loss_of, mixed_precision, training
+from nas.environment import Environment, environment
+from nas.evaluate import Metrics, evaluate
+from nas.recipe import Recipe, rate_at
+from nas.rows import Parts
+from nas.trace import Costs, costs
+from nas.value import ValueModel
+from nas.weights import Inputs
+
+RECORD_SCHEMA = 1
+TRACED_ROWS = 2
+CHECKPOINT, RECORD, MODEL, PREDICTIONS = "checkpoint.pt", "record.json", "model.pt", "predictions.npy"
+
+
+class AnotherRun(Exception):
+    """A folder holds the checkpoint of another run."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """The validation after so many training rows."""
+
+    rows: int
+    valid: Metrics
+
+
+Report = Callable[[Check], bool]  # whether to stop here
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One run."""
+
+    architecture: Architecture
+    recipe: Recipe
+    seed: int
+    data_digest: str
+    head_weights: tuple[float, ...]
+    value: ValueModel | None
+    budget: int  # rows
+    rows: int  # trained on
+    stopped: str  # budget, patience or pruned
+    seconds: float
+    costs: Costs
+    checks: tuple[Check, ...]
+    best: Check
+    environment: Environment
+    test: Metrics | None = None
+    schema: int = RECORD_SCHEMA
+
+
+class Run(msgspec.Struct, frozen=True, eq=False):
+    """A record and the model with its best weights."""
+
+    record: Record
+    model: nn.Module
+
+
+class _Progress(msgspec.Struct):
+    """Where a run is. Everything here and in the optimisers goes into a checkpoint."""
+
+    rows: int = 0
+    worse: int = 0  # checks in a row
+    seconds: float = 0.0
+    checks: list[Check] = []
+    best: dict[str, Tensor] = {}
+    stopped: str = "budget"
+
+    @property
+    def best_check(self) -> Check:
+        return min(self.checks, key=lambda check: check.valid.loss)
+
+
+def fit(
+    architecture: Architecture,
+    recipe: Recipe,
+    parts: Parts,
+    *,
+    seed: int = 0,
+    rows: int | None = None,
+    head_weights: Sequence[float] | None = None,
+    value: ValueModel | None = None,
+    rungs: Sequence[int] = (),
+    report: Report | None = None,
+    folder: Path | None = None,
+    start: nn.Module | None = None,
+) -> Run:
+    """Train, and choose by validation.
+
+    `rows`: the budget (the recipe's epochs). `head_weights`: of the heads' losses (all 1). `rungs`: rows at which
+    validation is measured besides the ends of epochs. `start`: a module to go on from instead of fresh weights. The
+    same arguments give the same bits on a CPU with the same number of threads.
+
+    Raises:
+        AnotherRun: the folder holds a checkpoint of other arguments.
+    """
+    budget = rows or recipe.epochs * len(parts.train)
+    weights = tuple(head_weights or (1.0,) * len(parts.encoding.schema.heads))
+    name = _name(architecture, recipe, parts, seed, budget, weights)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = start or module_of(architecture, inputs_of(parts.train, parts.encoding.table_rows), recipe.dropout)
+        model.to(device())
+        optimisers = _optimisers(model, recipe)
+        progress = _resumed(folder, name, model, optimisers) if folder else _Progress(checks=[])
+        for stop in _stops(progress.rows, budget, len(parts.train), recipe.batch_size, rungs):
+            _train_until(stop, budget, model, optimisers, recipe, parts, weights, seed, progress)
+            _check(model, parts, weights, value, progress)
+            progress.stopped = _reason(progress, recipe, report)
+            if folder:
+                _checkpoint(folder, name, model, optimisers, progress)
+            if progress.stopped != "budget":
+                break
+    model.load_state_dict(progress.best)
+    record = _record(architecture, recipe, seed, parts, weights, value, budget, progress, model)
+    if folder:
+        write_run(folder, record, model)
+    return Run(record, model)
+
+
+def traced_costs(model: nn.Module, parts: Parts) -> Costs:
+    """A model's costs on rows of this shape."""
+    return costs(model, Batch(parts.valid.take(slice(0, TRACED_ROWS))).features)
+
+
+def write_run(folder: Path, record: Record, model: nn.Module) -> None:
+    """Write a run's record and weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), folder / MODEL)
+    (folder / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
+
+
+def read_run(folder: Path, inputs: Inputs) -> Run:
+    """A run that was written."""
+    record = msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
+    model = module_of(record.architecture, inputs, record.recipe.dropout)
+    model.load_state_dict(torch.load(folder / MODEL, weights_only=True, map_location=device()))
+    return Run(record, model.to(device()).eval())
+
+
+def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Adam for what every row moves; its lazy form for tables, of which a batch moves a few rows."""
+    tables = [p for name, p in model.named_parameters() if name.rpartition(".")[2] == "table" and p.numel()]
+    ids = {id(p) for p in tables}
+    rest = [p for p in model.parameters() if id(p) not in ids and p.numel()]
+    found = [torch.optim.Adam(rest, recipe.learning_rate, fused=True)]
+    return [*found, torch.optim.SparseAdam(tables, recipe.learning_rate)] if tables else found
+
+
+def _stops(done: int, budget: int, per_epoch: int, batch: int, rungs: Sequence[int]) -> list[int]:
+    """Rows at which to check, whole batches each: rungs, ends of epochs, the end."""
+    size = min(batch, per_epoch)
+    epochs = range(per_epoch // size * size, budget, per_epoch // size * size)
+    wanted = {-(-stop // size) * size for stop in (*rungs, *epochs, budget) if stop <= budget}
+    return sorted(stop for stop in wanted if stop > done)
+
+
+def _train_until(
+    stop: int, budget: int, model: nn.Module, optimisers: list[torch.optim.Optimizer], recipe: Recipe, parts: Parts,
+    weights: tuple[float, ...], seed: int, progress: _Progress,
+) -> None:  # fmt: skip
+    began = time.perf_counter()
+    model.train()
+    head_weights = torch.tensor(weights, device=device())
+    for batch in training(parts.train, recipe.batch_size, seed, progress.rows, stop):
+        rate = rate_at(recipe, progress.rows, budget)
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+            optimiser.param_groups[0]["lr"] = rate
+        with mixed_precision():
+            logits = model(*batch.features)
+        loss_of(logits, batch, head_weights).backward()
+        _decay(model, recipe.embedding_l2)
+        for optimiser in optimisers:
+            optimiser.step()
+        progress.rows += len(batch)
+    progress.seconds += time.perf_counter() - began
+
+
+def _decay(model: nn.Module, l2: float) -> None:
+    """Add the gradient of l2 |e|^2 / 2 for every embedding that the batch looked up."""
+    for parameter in model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            gradient = parameter.grad.coalesce()
+            rows = gradient.indices()[0]
+            values = gradient.values() + l2 * parameter.detach()[rows]
+            parameter.grad = torch.sparse_coo_tensor(
+                gradient.indices(), values, gradient.shape, check_invariants=False, is_coalesced=True
+            )
+
+
+def _check(
+    model: nn.Module, parts: Parts, weights: tuple[float, ...], value: ValueModel | None, progress: _Progress
+) -> None:
+    metrics, _ = evaluate(model, parts.valid, parts.encoding.schema, weights, value)
+    progress.checks.append(Check(progress.rows, metrics))
+    better = progress.best_check is progress.checks[-1]
+    progress.worse = 0 if better else progress.worse + 1
+    if better or not progress.best:
+        progress.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _reason(progress: _Progress, recipe: Recipe, report: Report | None) -> str:
+    if report is not None and report(progress.checks[-1]):
+        return "pruned"
+    return "patience" if progress.worse >= recipe.patience else "budget"
+
+
+def _name(*arguments: object) -> str:
+    parts = [arg.digest if isinstance(arg, Parts) else arg for arg in arguments]
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _checkpoint(
+    folder: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer], progress: _Progress
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        "name": name,
+        "model": model.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+        "random": torch.get_rng_state(),
+        "best": progress.best,
+        "progress": msgspec.json.encode((progress.rows, progress.worse, progress.seconds, progress.checks)).decode(),
+    }
+    torch.save(state, folder / f"{CHECKPOINT}.part")
+    (folder / f"{CHECKPOINT}.part").replace(folder / CHECKPOINT)
+
+
+def _resumed(folder: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> _Progress:
+    if not (folder / CHECKPOINT).exists():
+        return _Progress(checks=[])
+    state = torch.load(folder / CHECKPOINT, weights_only=True, map_location=device())
+    if state["name"] != name:
+        raise AnotherRun(
+            f"{folder / CHECKPOINT}: of another network, recipe, seed, data or budget; name another folder"
+        )
+    model.load_state_dict(state["model"])
+    for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(saved)
+    torch.set_rng_state(state["random"].cpu())
+    rows, worse, seconds, checks = msgspec.json.decode(state["progress"], type=tuple[int, int, float, list[Check]])
+    return _Progress(rows, worse, seconds, checks, state["best"])
+
+
+def _record(
+    architecture: Architecture, recipe: Recipe, seed: int, parts: Parts, weights: tuple[float, ...],
+    value: ValueModel | None, budget: int, progress: _Progress, model: nn.Module,
+) -> Record:  # fmt: skip
+    return Record(
+        architecture=architecture,
+        recipe=recipe,
+        seed=seed,
+        data_digest=parts.digest,
+        head_weights=weights,
+        value=value,
+        budget=budget,
+        rows=progress.rows,
+        stopped=progress.stopped,
+        seconds=progress.seconds,
+        costs=traced_costs(model, parts),
+        checks=tuple(progress.checks),
+        best=progress.best_check,
+        environment=environment(),
+    )
+
+
+def on_test_rows(run: Run, parts: Parts) -> tuple[Record, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    """The record with metrics on the test rows, and the (n, k) predictions. Read the test once."""
+    record = run.record
+    metrics, q = evaluate(run.model, parts.test, parts.encoding.schema, record.head_weights, record.value)
+    return msgspec.structs.replace(record, test=metrics), q

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.metrics import auc, calibration_error, head_metrics, row_kl
+
+
+@given(st.integers(0, 10_000))
+def test_auc_is_the_share_of_pairs_in_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, y = rng.integers(0, 6, 30) / 6.0, np.r_[0.0, 1.0, rng.integers(0, 2, 28)]
+    pairs = scores[y == 1][:, None] - scores[y == 0]
+    assert auc(scores, y) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+
+
+def test_a_calibrated_forecast_has_no_error_and_a_doubled_one_half_the_rate() -> None:
+    rng = np.random.default_rng(0)
+    q = rng.random(200_000) * 0.5
+    y = (rng.random(200_000) < q).astype(float)
+    assert calibration_error(q, y) < 0.005
+    assert calibration_error(2 * q, y) == pytest.approx(0.25, abs=0.01)
+
+
+def test_divergence_is_zero_at_the_truth_only() -> None:
+    p = np.array([0.2, 0.5, 0.0])
+    assert row_kl(p, p) == pytest.approx([0, 0, 0])
+    assert (row_kl(p, p + 0.1) > 0).all()
+
+
+def test_only_observed_rows_count() -> None:
+    q, y, p = np.array([0.2, 0.9, 0.5]), np.array([0.0, 1.0, np.nan]), np.array([0.1, 0.8, 0.5])
+    found = head_metrics("click", q, y, p, np.ones(3))
+    assert (found.rows, found.positives, found.auc) == (2, 1, 1.0)
+    assert found.logloss == pytest.approx(-(np.log(0.8) + np.log(0.9)) / 2)
+    assert found.calibration == pytest.approx(1.1)
+    assert found.kl == pytest.approx(row_kl(p[:2], q[:2]).mean())
+    assert head_metrics("click", q, np.zeros(3), np.full(3, np.nan), np.ones(3)).auc is None

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from nas.baselines import Baseline
+from nas.batches import Batch, inputs_of, loss_of
+from nas.genotype import Genotype
+from nas.recipe import Recipe, rate_at
+from nas.rows import Parts
+from nas.space import SMALL, drawn
+from nas.train import AnotherRun, Check, Record, fit, on_test_rows, read_run
+from nas.value import ValueModel
+from tests.nas.files import parts
+
+RECIPE = Recipe(batch_size=128, learning_rate=0.01, dropout=0.1)
+GENOTYPE = drawn(SMALL, np.random.default_rng(4))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return parts(tmp_path_factory.mktemp("data"))
+
+
+def metrics(record: Record) -> list[tuple[int, float]]:
+    return [(check.rows, check.valid.loss) for check in record.checks]
+
+
+@pytest.mark.parametrize("architecture", [GENOTYPE, Baseline(name="dnn", width=16, embedding=4)])
+def test_a_seed_gives_the_same_bits_and_another_one_does_not(data: Parts, architecture: Genotype | Baseline) -> None:
+    first, again, other = (fit(architecture, RECIPE, data, seed=seed, rows=1000).record for seed in (1, 1, 2))
+    assert metrics(first) == metrics(again) != metrics(other)
+
+
+def test_training_learns_what_there_is(data: Parts) -> None:
+    run = fit(GENOTYPE, msgspec.structs.replace(RECIPE, epochs=8, patience=8), data)
+    record, q = on_test_rows(run, data)
+    rate = np.asarray(data.train.labels).mean(axis=0)
+    y = np.asarray(data.test.labels)
+    assert record.test is not None
+    for j, head in enumerate(record.test.heads):
+        alone = -(y[:, j] * np.log(rate[j]) + (1 - y[:, j]) * np.log(1 - rate[j])).mean()
+        assert head.logloss < alone - 0.01
+        assert head.auc is not None
+        assert head.auc > 0.6
+        assert head.kl is not None
+    assert q.shape == (len(data.test), 2)
+
+
+def test_rungs_are_reported_and_a_report_may_prune(data: Parts) -> None:
+    seen: list[Check] = []
+
+    def report(check: Check) -> bool:
+        seen.append(check)
+        return len(seen) == 2
+
+    record = fit(GENOTYPE, RECIPE, data, rows=1500, rungs=(256, 512, 1024), report=report).record
+    assert [check.rows for check in seen] == [256, 512]
+    assert (record.stopped, record.rows, record.budget) == ("pruned", 512, 1500)
+
+
+def test_a_pruned_run_goes_on_to_the_same_bits(data: Parts, tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(RECIPE, epochs=2)
+    whole = fit(GENOTYPE, recipe, data, rungs=(512,)).record
+    fit(GENOTYPE, recipe, data, rungs=(512,), folder=tmp_path, report=lambda check: True)
+    rest = fit(GENOTYPE, recipe, data, rungs=(512,), folder=tmp_path)
+    assert metrics(rest.record) == metrics(whole)
+    assert rest.record.stopped == "budget"
+    stored = read_run(tmp_path, inputs_of(data.train, data.encoding.table_rows))
+    assert msgspec.structs.asdict(stored.record) == msgspec.structs.asdict(rest.record)
+    given = Batch(data.valid.take(slice(0, 9))).features
+    assert torch.equal(stored.model(*given), rest.model.eval()(*given))
+
+
+def test_a_checkpoint_of_another_run_is_refused(data: Parts, tmp_path: Path) -> None:
+    fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path)
+    with pytest.raises(AnotherRun, match="name another folder"):
+        fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path, seed=5)
+
+
+def test_the_best_weights_are_kept_and_patience_ends_a_run(data: Parts) -> None:
+    harsh = Recipe(batch_size=64, learning_rate=0.05, schedule="constant", epochs=30, patience=2)
+    run = fit(GENOTYPE, harsh, data)
+    assert run.record.stopped == "patience"
+    losses = [check.valid.loss for check in run.record.checks]
+    assert run.record.best.valid.loss == min(losses) < losses[-1]
+    again, _ = on_test_rows(run, msgspec.structs.replace(data, test=data.valid))
+    assert again.test is not None
+    assert again.test.loss == pytest.approx(min(losses))
+
+
+def test_an_unobserved_label_adds_nothing_and_weights_count(data: Parts) -> None:
+    batch = Batch(data.train.take(slice(0, 50)))
+    logits = torch.zeros(50, 2)
+    batch.labels[:, 1] = float("nan")
+    only_first = loss_of(logits, batch, torch.tensor([1.0, 1.0]))
+    assert only_first == pytest.approx(np.log(2) / 2)
+    assert loss_of(logits, batch, torch.tensor([2.0, 7.0])) == pytest.approx(np.log(2))
+
+
+def test_value_is_measured_per_request(data: Parts) -> None:
+    run = fit(GENOTYPE, RECIPE, data, rows=1000, value=ValueModel("linear", (1.0, 3.0)), head_weights=(0.5, 1.5))
+    assert run.record.head_weights == (0.5, 1.5)
+    assert run.record.best.valid.value_captured is not None
+    assert run.record.best.valid.value_gauc is not None
+
+
+def test_the_rate_rises_then_falls() -> None:
+    recipe = Recipe(learning_rate=0.1)
+    rates = [rate_at(recipe, row, 1000) for row in range(0, 1001, 10)]
+    assert rates[0] < 1e-3
+    assert max(rates) == pytest.approx(0.1, rel=0.02)
+    assert rates[-1] < 0.002
+    assert rate_at(Recipe(learning_rate=0.1, schedule="constant"), 3, 1000) == 0.1

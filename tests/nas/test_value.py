@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.value import FLOOR, ValueModel, loss_weights, value_captured, value_gauc
+
+RATES = np.array([0.46, 0.0185, 0.0005])
+
+
+def test_linear_weights_follow_the_squared_value_error() -> None:
+    found = loss_weights(ValueModel("linear", (1.0, 5.0, -20.0)), RATES, floor=0.0)
+    expected = np.array([1, 25, 400]) * RATES * (1 - RATES)
+    assert found == pytest.approx(expected / expected.mean())
+
+
+def test_power_weights_follow_the_squared_relative_error() -> None:
+    found = loss_weights(ValueModel("power", (1.0, 0.5, 0.1)), RATES, floor=0.0)
+    expected = np.array([1, 0.25, 0.01]) * (1 - RATES) / RATES
+    assert found == pytest.approx(expected / expected.mean())
+
+
+@given(st.lists(st.floats(-100, 100), min_size=3, max_size=3), st.sampled_from(["linear", "power"]))
+def test_weights_are_floored_of_mean_one_and_never_negative(weights: list[float], form: str) -> None:
+    found = loss_weights(ValueModel(form, tuple(weights)), RATES)  # type: ignore[arg-type]
+    assert found.mean() == pytest.approx(1.0)
+    assert (found >= FLOOR - 1e-12).all()
+
+
+def test_the_weights_are_those_by_which_cross_entropy_is_the_value_error() -> None:
+    """With small errors, sum of weight x divergence is proportional to the expected squared value error."""
+    rng = np.random.default_rng(0)
+    theta = np.array([1.0, 6.0, -30.0])
+    for form, gaps in (("linear", 0.02), ("power", 0.02)):
+        weights = loss_weights(ValueModel(form, tuple(theta)), RATES, floor=0.0)  # type: ignore[arg-type]
+        ratio = []
+        for j in range(3):
+            q = RATES[j] * (1 + gaps * rng.standard_normal(20000))
+            p = RATES[j]
+            kl = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
+            error = theta[j] * (q - p) if form == "linear" else theta[j] * np.log(q / p)
+            ratio.append((error**2).mean() / (weights[j] * kl))
+        assert ratio == pytest.approx([ratio[0]] * 3, rel=0.02)
+
+
+def test_value_captured_by_hand() -> None:
+    request = np.array([1, 2, 1, 1, 2, 2, 1, 3], np.uint64)
+    true = np.array([1.0, 0.0, 3.0, 2.0, 0.0, 0.0, 4.0, 9.0])
+    predicted = np.array([4.0, 0.0, 3.0, 2.0, 0.0, 0.0, 1.0, 9.0])
+    # request 1: best two predicted are worth 1 and 3, the best 4 and 3, random 2.5; 2 is flat, 3 has too few rows
+    assert value_captured(predicted, true, request, 2) == pytest.approx([(2.0 - 2.5) / (3.5 - 2.5)])
+    assert value_captured(true, true, request, 2) == pytest.approx([1.0])
+
+
+@given(st.integers(0, 1000))
+def test_the_truth_captures_all_and_noise_none(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    true, request = rng.random(4000), np.repeat(np.arange(200, dtype=np.uint64), 20)
+    assert value_captured(true, true, request, 5) == pytest.approx(np.ones(200))
+    assert abs(value_captured(rng.random(4000), true, request, 5).mean()) < 0.12
+
+
+def test_gauc_against_pairs_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    request = rng.integers(0, 8, 60).astype(np.uint64)
+    predicted, realised = rng.integers(0, 5, 60) / 5, rng.integers(0, 3, 60).astype(float)
+    right = total = 0.0
+    for i in range(60):
+        for j in range(60):
+            if request[i] == request[j] and realised[i] > realised[j]:
+                gap = realised[i] - realised[j]
+                total += gap
+                right += gap * (0.5 if predicted[i] == predicted[j] else float(predicted[i] > predicted[j]))
+    assert value_gauc(predicted, realised, request) == pytest.approx(right / total)
+    assert np.isnan(value_gauc(predicted, np.ones(60), request))
+
+
+def test_values_of_both_forms() -> None:
+    q = np.array([[0.5, 0.25]])
+    assert ValueModel("linear", (1.0, -2.0)).of(q) == pytest.approx([0.0])
+    assert ValueModel("power", (1.0, 0.5)).of(q) == pytest.approx([0.25])

@@ -105,7 +105,7 @@ class BilinearFusion(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(n, out) of (n, first) and (n, second)."""
-        parts = x.reshape(len(x), self.heads, -1), y.reshape(len(y), self.heads, -1)
+        parts = x.unflatten(1, (self.heads, -1)), y.unflatten(1, (self.heads, -1))
         found = self.first(x) + self.second(y)
         for head in range(self.heads):
             mixed = torch.matmul(parts[0][:, head], self.products[:, head])  # (out, n, second / heads)

@@ -1,0 +1,165 @@
+"""Regularised evolution over genotypes (Real et al. 2019), with several objectives and constraints.
+
+A round proposes some children at once from what the rounds before it found; each child's randomness comes from the
+seed and its own number. So the search is the same whatever order results arrive in, and however many processes work.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.genotype import Genotype, digest
+from nas.pareto import crowding, dominated, ranks
+from nas.space import Space, crossed, drawn, mutated
+
+Objective = Literal["loss", "flops", "parameters", "latency_ms"]
+TRIES = 100  # at a child that is new and within the constraints
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """A constraint: the objective may not exceed `at_most`."""
+
+    objective: Objective
+    at_most: float
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """What is known of a network without training it. Latency is None without a table."""
+
+    flops: float
+    parameters: int
+    latency_ms: float | None
+
+
+class Evaluated(msgspec.Struct, frozen=True):
+    """One network that was evaluated. `rows`: what its adaptation trained on."""
+
+    index: int
+    genotype: Genotype
+    loss: float
+    sizes: Sizes
+    rows: int
+    seconds: float
+
+    def value(self, objective: Objective) -> float:
+        """Of an objective."""
+        return self.loss if objective == "loss" else size_of(self.sizes, objective)
+
+
+def size_of(sizes: Sizes, objective: Objective) -> float:
+    """A size as a number; a latency without a table is infinite."""
+    found = getattr(sizes, objective)
+    return float("inf") if found is None else float(found)
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How children are proposed. `method` random ignores what was found."""
+
+    method: Literal["evolution", "random"] = "evolution"
+    objectives: tuple[Objective, ...] = ("loss", "flops")
+    limits: tuple[Limit, ...] = ()
+    population: int = 32  # the newest: older ones die
+    tournament: int = 8
+    children: int = 8  # a round
+    crossover: float = 0.25  # share of children with two parents
+
+    def __post_init__(self) -> None:
+        if not self.objectives or "loss" not in self.objectives:
+            raise ValueError("search.objectives: loss must be one of them")
+        if min(self.population, self.tournament, self.children) < 1:
+            raise ValueError("search: population, tournament and children must be 1 or more")
+
+
+def proposed(
+    rules: Rules, space: Space, found: Sequence[Evaluated], count: int, seed: int, sizes: Callable[[Genotype], Sizes]
+) -> list[Genotype]:
+    """The next `count` genotypes after those found, none of them seen before, within the limits on size.
+
+    Where none is found in a fair number of tries, the nearest to the limits is taken.
+    """
+    seen = {digest(one.genotype) for one in found}
+    fitness = _order(rules, found)
+    children = []
+    for number in range(len(found), len(found) + count):
+        rng = np.random.default_rng((seed, number))
+        child = _child(rules, space, found, fitness, rng, seen, sizes)
+        seen.add(digest(child))
+        children.append(child)
+    return children
+
+
+def front(rules: Rules, found: Sequence[Evaluated]) -> list[Evaluated]:
+    """The evaluated networks within all limits that no other dominates, by rising loss."""
+    fit = [one for one in found if not _excess(rules, one)]
+    if not fit:
+        return []
+    kept = ~dominated(_values(rules, fit))
+    return sorted((one for one, keep in zip(fit, kept, strict=True) if keep), key=lambda one: (one.loss, one.index))
+
+
+def _child(
+    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], rng: np.random.Generator,
+    seen: set[str], sizes: Callable[[Genotype], Sizes],
+) -> Genotype:  # fmt: skip
+    best, least = drawn(space, rng), float("inf")
+    for _ in range(TRIES):
+        child = _variation(rules, space, found, fitness, rng)
+        if digest(child) in seen:
+            continue
+        excess = _size_excess(rules, sizes(child)) if rules.limits else 0.0
+        if excess < least:
+            best, least = child, excess
+        if not excess:
+            break
+    return best
+
+
+def _variation(
+    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], rng: np.random.Generator
+) -> Genotype:
+    if rules.method == "random" or len(found) < rules.population:
+        return drawn(space, rng)
+    parent = _chosen(rules, found, fitness, rng)
+    if rng.random() < rules.crossover:
+        parent = crossed(parent, _chosen(rules, found, fitness, rng), rng)
+    return mutated(parent, space, rng)
+
+
+def _chosen(rules: Rules, found: Sequence[Evaluated], fitness: NDArray[np.int64], rng: np.random.Generator) -> Genotype:
+    """The fittest of a tournament among the living."""
+    living = range(max(0, len(found) - rules.population), len(found))
+    entrants = rng.choice(living, min(rules.tournament, len(living)), replace=False)
+    return found[int(min(entrants, key=lambda i: fitness[i]))].genotype
+
+
+def _order(rules: Rules, found: Sequence[Evaluated]) -> NDArray[np.int64]:
+    """(n,) places: within the limits first, then by front, then where the front is thin."""
+    if not found:
+        return np.zeros(0, np.int64)
+    values = _values(rules, found)
+    excess = np.array([_excess(rules, one) for one in found])
+    rank = ranks(values)
+    thin = np.zeros(len(found))
+    for level in np.unique(rank):
+        thin[rank == level] = crowding(values[rank == level])
+    order = np.lexsort((np.arange(len(found)), -thin, rank, excess))
+    places = np.empty(len(found), np.int64)
+    places[order] = np.arange(len(found))
+    return places
+
+
+def _values(rules: Rules, found: Sequence[Evaluated]) -> NDArray[np.float64]:
+    return np.array([[one.value(objective) for objective in rules.objectives] for one in found])
+
+
+def _excess(rules: Rules, one: Evaluated) -> float:
+    """By how much limits are exceeded, relative, summed; 0 within them."""
+    return sum(max(0.0, one.value(limit.objective) / limit.at_most - 1) for limit in rules.limits)
+
+
+def _size_excess(rules: Rules, sizes: Sizes) -> float:
+    on_size = (limit for limit in rules.limits if limit.objective != "loss")
+    return sum(max(0.0, size_of(sizes, limit.objective) / limit.at_most - 1) for limit in on_size)

@@ -1,0 +1,208 @@
+"""The search: rounds of proposals, evaluated through the supernet by any number of processes, journalled one by one.
+
+A killed search goes on where its journal ends; results are joined by their number, so on a CPU in fp32 the same
+seed gives the same bits with any number of workers. A worker computes with one thread.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+import torch
+
+from nas.batches import Batch
+from nas.evaluate import evaluate
+from nas.evolution import Evaluated, Rules, Sizes, proposed
+from nas.genotype import Genotype
+from nas.latency import LatencyTable
+from nas.network import Network
+from nas.prepare import opened
+from nas.recipe import Recipe
+from nas.rows import Parts
+from nas.supernet import Supernet
+from nas.supernet_train import SupernetRecord, read_supernet
+from nas.trace import costs
+from nas.train import TRACED_ROWS, fit
+
+JOURNAL = "search.jsonl"
+MAX_ADAPTATION = 0.02  # of one training
+
+
+class SearchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One search. `evaluations` and `rows` (of adaptation) both bound it; `valid_rows` are looked at per network."""
+
+    rules: Rules
+    evaluations: int = 200
+    rows: int | None = None
+    adapt_rows: int = 0
+    adapt: Recipe = Recipe(learning_rate=5e-4)
+    valid_rows: int = 20_000
+    seed: int = 0
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a journal is of: results of another plan, supernet, data or latency table must not be mixed in."""
+
+    plan: SearchPlan
+    supernet: str
+    data: str
+    latency: str | None
+
+
+class AnotherSearch(Exception):
+    """A journal is of another search."""
+
+
+Say = Callable[[list[Evaluated]], None]
+
+
+class Worker:
+    """Evaluates genotypes through one supernet."""
+
+    def __init__(self, plan: SearchPlan, data: Path, supernet: Path, table: LatencyTable | None) -> None:
+        parts = opened(data)
+        self.plan, self.table = plan, table
+        self.parts: Parts = msgspec.structs.replace(parts, valid=parts.valid.take(slice(0, plan.valid_rows)))
+        found: tuple[Supernet, SupernetRecord] = read_supernet(supernet)
+        self.supernet, self.record = found
+        heads = len(parts.encoding.schema.heads)
+        self.head_weights = self.record.plan.head_weights or (1.0,) * heads
+        self.traced = Batch(self.parts.valid.take(slice(0, table.batch if table else TRACED_ROWS))).features
+
+    def sizes(self, genotype: Genotype) -> Sizes:
+        """What is known without training."""
+        network = Network(genotype, self.record.inputs)
+        found = costs(network, self.traced)
+        latency = self.table.estimate(network, self.traced) if self.table else None
+        return Sizes(found.flops, found.parameters + found.table_parameters, latency)
+
+    def evaluate(self, index: int, genotype: Genotype) -> Evaluated:
+        """The validation loss with inherited weights, after a short adaptation where the plan asks for one."""
+        began = time.perf_counter()
+        network = self.supernet.cut(genotype)
+        if self.plan.adapt_rows:
+            run = fit(
+                genotype, self.plan.adapt, self.parts, seed=self.plan.seed, rows=self.plan.adapt_rows,
+                head_weights=self.head_weights, start=network,
+            )  # fmt: skip
+            loss = run.record.best.valid.loss
+        else:
+            loss = evaluate(network, self.parts.valid, self.parts.encoding.schema, self.head_weights)[0].loss
+        seconds = time.perf_counter() - began
+        return Evaluated(index, genotype, loss, self.sizes(genotype), self.plan.adapt_rows, seconds)
+
+
+def search(
+    plan: SearchPlan, data: Path, supernet: Path, folder: Path, *, table: LatencyTable | None = None, workers: int = 1,
+    say: Say = lambda found: None,
+) -> list[Evaluated]:  # fmt: skip
+    """Search, or go on with what the folder's journal holds; every evaluated network, in order.
+
+    Raises:
+        AnotherSearch: the journal is of another search.
+        ValueError: the adaptation is longer than a search may spend.
+    """
+    with one_thread():
+        worker = Worker(plan, data, supernet, table)
+        if plan.adapt_rows > MAX_ADAPTATION * worker.record.plan.rows:
+            raise ValueError(
+                f"search.adapt_rows: found {plan.adapt_rows}; expected at most {MAX_ADAPTATION:.0%} of the supernet's "
+                f"{worker.record.plan.rows} rows"
+            )
+        header = Header(plan, worker.record.digest, worker.record.data_digest, table.digest if table else None)
+        journal = _Journal(folder / JOURNAL, header)
+        with _pool(workers, (plan, data, supernet, table)) as pool:
+            return _rounds(plan, worker, journal, pool, say)
+
+
+def _rounds(
+    plan: SearchPlan, worker: Worker, journal: "_Journal", pool: ProcessPoolExecutor | None, say: Say
+) -> list[Evaluated]:
+    rules = plan.rules
+    found: list[Evaluated] = []
+    known = journal.results
+    while len(found) < plan.evaluations and not _spent(plan, found):
+        count = min(rules.children, plan.evaluations - len(found))
+        genotypes = proposed(rules, worker.record.plan.space, found, count, plan.seed, worker.sizes)
+        tasks = {len(found) + i: genotype for i, genotype in enumerate(genotypes)}
+        for one in _evaluated({i: g for i, g in tasks.items() if i not in known}, worker, pool):
+            journal.append(one)
+            say([known[i] for i in sorted(known)])
+        found += [known[i] for i in tasks]
+    return found
+
+
+def _spent(plan: SearchPlan, found: list[Evaluated]) -> bool:
+    return plan.rows is not None and sum(one.rows for one in found) >= plan.rows
+
+
+def _evaluated(tasks: dict[int, Genotype], worker: Worker, pool: ProcessPoolExecutor | None) -> Iterator[Evaluated]:
+    if pool is None:
+        yield from (worker.evaluate(index, genotype) for index, genotype in tasks.items())
+        return
+    for future in as_completed([pool.submit(_in_worker, index, genotype) for index, genotype in tasks.items()]):
+        yield future.result()
+
+
+class _Journal:
+    """Results of a search, a JSON line each, below a line that says what they are of. A torn last line is dropped."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.results = path, dict[int, Evaluated]()
+        first = msgspec.json.encode(header)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(first + b"\n")
+        whole = path.read_bytes()
+        lines = whole[: whole.rfind(b"\n") + 1].splitlines()
+        if not lines or hashlib.sha256(lines[0]).digest() != hashlib.sha256(first).digest():
+            raise AnotherSearch(f"{path}: of another plan, supernet, data or latency table; name another folder")
+        path.write_bytes(b"".join(line + b"\n" for line in lines))
+        for line in lines[1:]:
+            one = msgspec.json.decode(line, type=Evaluated)
+            self.results[one.index] = one
+
+    def append(self, one: Evaluated) -> None:
+        """Add a result."""
+        with self.path.open("ab") as file:
+            file.write(msgspec.json.encode(one) + b"\n")
+        self.results[one.index] = one
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As in every worker: sums are taken in the same order, so results have the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _pool(
+    workers: int, arguments: tuple[SearchPlan, Path, Path, LatencyTable | None]
+) -> Iterator[ProcessPoolExecutor | None]:
+    if workers <= 1:
+        yield None
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=arguments) as pool:
+        yield pool
+
+
+_WORKER: dict[str, Worker] = {}  # of a worker process
+
+
+def _start_worker(plan: SearchPlan, data: Path, supernet: Path, table: LatencyTable | None) -> None:
+    torch.set_num_threads(1)
+    _WORKER["self"] = Worker(plan, data, supernet, table)
+
+
+def _in_worker(index: int, genotype: Genotype) -> Evaluated:
+    return _WORKER["self"].evaluate(index, genotype)

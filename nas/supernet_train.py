@@ -1,0 +1,151 @@
+"""Trains a supernet, each batch on one or a few sampled networks. Goes on after a kill to the same bits."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from nas.batches import Batch, inputs_of, loss_of, training
+from nas.environment import Environment, environment
+from nas.genotype import Genotype
+from nas.recipe import Recipe, rate_at
+from nas.rows import Parts
+from nas.sampling import Strategy, paths
+from nas.space import Space, widest
+from nas.supernet import Supernet, loaded, save
+from nas.weights import Inputs
+
+WARMUP = 0.02  # of the rows at most go through the full path first
+CHECKPOINTS = 20  # over a training
+SUPERNET, RECORD, STATE = "supernet.pt", "supernet.json", "state.json"
+
+
+class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supernet is trained by."""
+
+    space: Space
+    recipe: Recipe
+    rows: int
+    strategy: Strategy = "single-any"
+    warmup: float = 0.01
+    seed: int = 0
+    head_weights: tuple[float, ...] = ()  # all 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup <= WARMUP:
+            raise ValueError(f"supernet.warmup: found {self.warmup}; expected a share of the rows, at most {WARMUP}")
+
+
+class SupernetRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One training of a supernet."""
+
+    plan: SupernetPlan
+    inputs: Inputs
+    data_digest: str
+    digest: str  # of the weights
+    rows: int  # forward and backward passes of a row: with several networks a batch, more than were read
+    seconds: float
+    loss: float  # mean over the last tenth, of whatever was sampled
+    environment: Environment
+
+
+Say = Callable[[int, int, float], None]  # rows done, rows in all, the loss of late
+
+
+def train_supernet(
+    plan: SupernetPlan, parts: Parts, folder: Path, say: Say = lambda done, rows, loss: None
+) -> tuple[Supernet, SupernetRecord]:
+    """Train, or open what the folder holds of the same plan and data.
+
+    Raises:
+        AnotherSupernet: the folder holds another one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = inputs_of(parts.train, parts.encoding.table_rows)
+    name = hashlib.sha256(msgspec.json.encode((plan, inputs, parts.digest))).hexdigest()
+    done, seconds, losses = _state(folder, name)
+    supernet = loaded(folder / SUPERNET, plan.space, inputs) if done else Supernet(plan.space, inputs, plan.seed)
+    every = max(1, plan.rows // CHECKPOINTS)
+    while done < plan.rows:
+        began = time.perf_counter()
+        stop = min(plan.rows, done + every)
+        done, fresh = _train_until(stop, done, plan, supernet, parts)
+        losses = [*losses, *fresh]
+        seconds += time.perf_counter() - began
+        save(supernet, folder / SUPERNET)
+        _write(folder / STATE, msgspec.json.encode((name, done, seconds, losses)))
+        say(done, plan.rows, float(np.mean(losses[-20:])))
+    record = SupernetRecord(
+        plan=plan,
+        inputs=inputs,
+        data_digest=parts.digest,
+        digest=supernet.digest(),
+        rows=done,
+        seconds=seconds,
+        loss=float(np.mean(losses[-max(1, len(losses) // 10) :])),
+        environment=environment(),
+    )
+    _write(folder / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=2))
+    return supernet, record
+
+
+class AnotherSupernet(Exception):
+    """A folder holds a supernet of another plan or other data."""
+
+
+def _train_until(stop: int, done: int, plan: SupernetPlan, supernet: Supernet, parts: Parts) -> tuple[int, list[float]]:
+    """Rows done, and each step's loss. What is sampled at a row depends on the seed and the row alone."""
+    weights = torch.tensor(plan.head_weights or (1.0,) * supernet.inputs.heads)
+    losses = []
+    per_batch = len(paths(plan.strategy, plan.space, np.random.default_rng(0)))
+    first, last = done // per_batch, -(-stop // per_batch)
+    for batch in training(parts.train, plan.recipe.batch_size, plan.seed, first, last):
+        rng = np.random.default_rng((plan.seed, done))
+        rate = rate_at(plan.recipe, done, plan.rows)
+        chosen = (widest(plan.space),) if done < plan.warmup * plan.rows else paths(plan.strategy, plan.space, rng)
+        chosen = chosen * per_batch if len(chosen) < per_batch else chosen
+        losses += [_step(path, batch, supernet, weights, rate, plan.recipe) for path in chosen]
+        done += len(batch) * len(chosen)
+    return done, losses
+
+
+def _step(
+    path: Genotype, batch: Batch, supernet: Supernet, weights: torch.Tensor, rate: float, recipe: Recipe
+) -> float:
+    borrowed = supernet.borrow(path, batch.features)
+    loss = loss_of(borrowed.logits(recipe.dropout), batch, weights)
+    loss.backward()
+    borrowed.step(rate, recipe.embedding_l2)
+    return float(loss.detach())
+
+
+def read_supernet(folder: Path) -> tuple[Supernet, SupernetRecord]:
+    """A supernet that was trained.
+
+    Raises:
+        AnotherSupernet: there is none, or it is not finished.
+    """
+    if not (folder / RECORD).exists():
+        raise AnotherSupernet(f"{folder}: there is no trained supernet; `trimtab nas train` makes one")
+    record = msgspec.json.decode((folder / RECORD).read_bytes(), type=SupernetRecord)
+    return loaded(folder / SUPERNET, record.plan.space, record.inputs), record
+
+
+def _state(folder: Path, name: str) -> tuple[int, float, list[float]]:
+    if not (folder / STATE).exists():
+        return 0, 0.0, []
+    found, done, seconds, losses = msgspec.json.decode(
+        (folder / STATE).read_bytes(), type=tuple[str, int, float, list[float]]
+    )
+    if found != name:
+        raise AnotherSupernet(f"{folder}: holds a supernet of another space, recipe or data; name another folder")
+    return done, seconds, losses
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.with_suffix(".part").write_bytes(data)
+    path.with_suffix(".part").replace(path)

@@ -1,0 +1,109 @@
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.evolution import Evaluated, Limit, Rules, Sizes, front, proposed
+from nas.genotype import Genotype, digest
+from nas.pareto import crowding, dominated, hypervolume, ranks
+from nas.space import FULL, SMALL, Space, misfits
+from tests.nas.networks import genotype
+
+points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=25)
+
+
+@given(points)
+def test_domination_one_by_one(found: list[tuple[int, int]]) -> None:
+    values = np.array(found, float)
+    expected = [any((a <= b).all() and (a < b).any() for a in values) for b in values]
+    assert dominated(values).tolist() == expected
+    rank = ranks(values)
+    assert (rank == 0).tolist() == [not out for out in expected]
+    for level in range(1, rank.max() + 1):
+        assert not dominated(values[rank == level]).any()
+
+
+def test_crowding_and_hypervolume_by_hand() -> None:
+    values = np.array([[0.0, 4.0], [1.0, 2.0], [4.0, 0.0]])
+    assert crowding(values).tolist() == [np.inf, pytest.approx(2.0), np.inf]
+    assert hypervolume(values, np.array([5.0, 5.0])) == pytest.approx(5 * 1 + 4 * 2 + 1 * 2)
+    assert hypervolume(values, np.array([0.0, 0.0])) == 0
+
+
+def sizes(found: Genotype) -> Sizes:
+    return Sizes(float(sum(b.width for b in found.blocks)), found.embedding, None)
+
+
+def loss(found: Genotype) -> float:
+    """A made-up loss: a better network reads more and is wider, with little to gain from the last width."""
+    gains = sum(len(b.dense_from) + np.log2(b.width) for b in found.blocks)
+    return float(1.0 - 0.02 * gains - 0.01 * found.embedding)
+
+
+def searched(rules: Rules, count: int, seed: int = 0, space: Space = SMALL) -> list[Evaluated]:
+    found: list[Evaluated] = []
+    while len(found) < count:
+        for child in proposed(rules, space, found, rules.children, seed, sizes):
+            found.append(Evaluated(len(found), child, loss(child), sizes(child), 0, 0.0))
+    return found
+
+
+METHODS: tuple[Literal["evolution", "random"], ...] = ("evolution", "random")
+RULES = Rules(population=16, tournament=5, children=4)
+
+
+def test_children_are_new_and_of_the_space() -> None:
+    found = searched(RULES, 120)
+    assert len({digest(one.genotype) for one in found}) == 120
+    assert not any(misfits(one.genotype, SMALL) for one in found)
+
+
+def test_evolution_finds_a_better_loss_and_a_better_front_than_chance() -> None:
+    best, area = [], []
+    for seed in range(4):
+        found = {m: searched(Rules(method=m, population=24, children=8), 240, seed, FULL) for m in METHODS}
+        best.append([front(RULES, one)[0].loss for one in found.values()])
+        fronts = [np.array([[a.loss, a.sizes.flops / 8000] for a in front(RULES, one)]) for one in found.values()]
+        area.append([hypervolume(values, np.ones(2)) for values in fronts])
+    assert (np.array(best) @ [1, -1] < 0).all()
+    assert np.mean(area, axis=0)[0] > np.mean(area, axis=0)[1]
+
+
+def test_limits_bind_what_is_proposed_and_what_is_on_the_front() -> None:
+    rules = Rules(population=16, tournament=5, children=4, limits=(Limit("flops", 40.0),))
+    found = searched(rules, 80)
+    assert all(one.sizes.flops <= 40 for one in found)
+    tight = Rules(population=16, tournament=5, children=4, limits=(Limit("loss", 0.55),))
+    assert all(one.loss <= 0.55 for one in front(tight, found))
+
+
+def test_a_limit_that_nothing_keeps_gives_an_empty_front() -> None:
+    rules = Rules(limits=(Limit("flops", 1.0),), children=4, population=8)
+    assert front(rules, searched(rules, 8)) == []
+
+
+def test_what_is_proposed_depends_on_seed_and_past_alone() -> None:
+    past = searched(RULES, 40)
+    first, again, other = (proposed(RULES, SMALL, past, 4, seed, sizes) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@given(st.integers(0, 50))
+def test_the_front_is_what_nothing_dominates(seed: int) -> None:
+    found = [
+        Evaluated(i, genotype(seed + i), loss(genotype(seed + i)), sizes(genotype(seed + i)), 0, 0.0) for i in range(15)
+    ]
+    kept = front(RULES, found)
+    for one in found:
+        beaten = any(a.loss <= one.loss and a.sizes.flops <= one.sizes.flops and a != one
+                     and (a.loss, a.sizes.flops) != (one.loss, one.sizes.flops) for a in found)  # fmt: skip
+        assert (one in kept) == (not beaten)
+
+
+def test_rules_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ValueError, match="loss must be one"):
+        Rules(objectives=("flops",))
+    with pytest.raises(ValueError, match="1 or more"):
+        Rules(population=0)

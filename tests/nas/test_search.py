@@ -1,0 +1,164 @@
+"""The search on a supernet that was really trained: the same bits with any number of workers, and after a kill."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from nas.batches import Batch
+from nas.evolution import Evaluated, Limit, Rules, front
+from nas.latency import LatencyTable, measured_table
+from nas.network import Network
+from nas.pareto import dominated
+from nas.prepare import opened
+from nas.recipe import Recipe
+from nas.sampling import STRATEGIES, paths
+from nas.search import JOURNAL, AnotherSearch, SearchPlan, search
+from nas.space import SMALL, misfits
+from nas.supernet_train import AnotherSupernet, SupernetPlan, read_supernet, train_supernet
+from tests.nas.files import parts
+from tests.nas.networks import genotype
+from tests.waiting import wait_until
+
+RECIPE = Recipe(batch_size=128, learning_rate=0.01)
+SUPERNET = SupernetPlan(space=SMALL, recipe=RECIPE, rows=12_000)
+PLAN = SearchPlan(
+    rules=Rules(population=6, tournament=3, children=4), evaluations=20, adapt_rows=128, adapt=RECIPE, valid_rows=400
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    data = parts(folder)
+    train_supernet(SUPERNET, data, folder / "supernet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Evaluated]:
+    return run(trained, tmp_path_factory.mktemp("whole"))
+
+
+def run(trained: Path, folder: Path, plan: SearchPlan = PLAN, workers: int = 1) -> list[Evaluated]:
+    return search(plan, trained / "prepared", trained / "supernet", folder, workers=workers)
+
+
+def bits(found: list[Evaluated]) -> list[bytes]:
+    return [msgspec.json.encode(msgspec.structs.replace(one, seconds=0.0)) for one in found]
+
+
+def test_the_same_bits_with_any_number_of_workers(trained: Path, whole: list[Evaluated], tmp_path: Path) -> None:
+    assert bits(run(trained, tmp_path, workers=2)) == bits(whole)
+
+
+def test_a_killed_search_resumes_to_the_same_front(trained: Path, whole: list[Evaluated], tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=run, args=(trained, tmp_path))
+    process.start()
+    journal = tmp_path / JOURNAL
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 4, "three results")
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    held = journal.read_bytes().count(b"\n")
+    assert held < 1 + PLAN.evaluations
+    journal.write_bytes(journal.read_bytes() + b'{"index": 19, "geno')  # a torn line
+    found = run(trained, tmp_path)
+    assert bits(found) == bits(whole)
+    assert bits(front(PLAN.rules, found)) == bits(front(PLAN.rules, whole))
+
+
+def test_a_journal_of_another_search_is_refused(trained: Path, whole: list[Evaluated], tmp_path: Path) -> None:
+    run(trained, tmp_path, msgspec.structs.replace(PLAN, evaluations=4))
+    with pytest.raises(AnotherSearch, match="name another folder"):
+        run(trained, tmp_path, msgspec.structs.replace(PLAN, evaluations=4, seed=9))
+
+
+def test_rows_bound_a_search(trained: Path, tmp_path: Path) -> None:
+    found = run(trained, tmp_path, msgspec.structs.replace(PLAN, rows=600))
+    assert len(found) == 8  # whole rounds of 4 nets x 128 rows
+
+
+def test_a_long_adaptation_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"adapt_rows: found 9000; expected at most 2% of the supernet's"):
+        run(trained, tmp_path, msgspec.structs.replace(PLAN, adapt_rows=9000))
+
+
+def test_inherited_weights_tell_good_from_bad(trained: Path, whole: list[Evaluated]) -> None:
+    labels = np.asarray(opened(trained / "prepared").valid.labels)
+    rate = labels.mean(axis=0)
+    entropy = float(-(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)).mean())
+    assert min(one.loss for one in whole) < entropy - 0.01
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_trains_and_resumes_to_the_same_bits(strategy: str, trained: Path, tmp_path: Path) -> None:
+    plan = msgspec.structs.replace(SUPERNET, rows=2000, strategy=strategy, warmup=0.02)
+    data = opened(trained / "prepared")
+    _, record = train_supernet(plan, data, tmp_path / "whole")
+
+    def stop(done: int, rows: int, loss: float) -> None:
+        if done >= rows // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_supernet(plan, data, tmp_path / "parts", stop)
+    _, again = train_supernet(plan, data, tmp_path / "parts")
+    assert again.digest == record.digest
+    assert read_supernet(tmp_path / "whole")[1] == record
+
+
+def test_strategies_sample_what_they_say() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        (single,) = paths("single-any", SMALL, rng)
+        assert not misfits(single, SMALL)
+        (chain,) = paths("single-single", SMALL, rng)
+        assert {len(b.dense_from) for b in chain.blocks} | {len(b.sparse_from) for b in chain.blocks} == {1}
+        largest, _, smallest = paths("sandwich", SMALL, rng)
+        assert {b.width for b in largest.blocks} == {32}
+        assert {b.width for b in smallest.blocks} == {8}
+    counts = {len(b.dense) for _ in range(50) for b in paths("any-any", SMALL, rng)[0].blocks}
+    assert counts == {1, 2, 3, 4}
+
+
+def test_another_supernets_folder_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(AnotherSupernet, match="another space, recipe or data"):
+        train_supernet(msgspec.structs.replace(SUPERNET, seed=5), opened(trained / "prepared"), trained / "supernet")
+    with pytest.raises(AnotherSupernet, match="trimtab nas train"):
+        read_supernet(tmp_path)
+    with pytest.raises(ValueError, match=r"warmup: found 0\.5"):
+        SupernetPlan(space=SMALL, recipe=RECIPE, rows=100, warmup=0.5)
+
+
+@pytest.fixture(scope="module")
+def table() -> LatencyTable:
+    return measured_table(batch=64)
+
+
+def test_a_latency_table_is_the_same_for_the_same_network_and_grows_with_it(table: LatencyTable, trained: Path) -> None:
+    data = opened(trained / "prepared")
+    given = Batch(data.valid.take(slice(0, 64))).features
+    inputs = read_supernet(trained / "supernet")[1].inputs
+    found = [table.estimate(Network(genotype(seed, SMALL), inputs), given) for seed in range(10)]
+    assert found == [table.estimate(Network(genotype(seed, SMALL), inputs), given) for seed in range(10)]
+    assert min(found) > 0
+    for kind in {entry.kind for entry in table.entries}:
+        assert [e.size for e in table.entries if e.kind == kind] == sorted(
+            e.size for e in table.entries if e.kind == kind
+        )
+
+
+def test_latency_is_an_objective_and_a_limit(trained: Path, table: LatencyTable, tmp_path: Path) -> None:
+    free = search(PLAN, trained / "prepared", trained / "supernet", tmp_path / "free", table=table)
+    middle = float(np.median([one.value("latency_ms") for one in free]))
+    rules = Rules(objectives=("loss", "latency_ms"), limits=(Limit("latency_ms", middle),), population=6, children=4)
+    plan = msgspec.structs.replace(PLAN, rules=rules, evaluations=12)
+    found = search(plan, trained / "prepared", trained / "supernet", tmp_path / "bound", table=table)
+    assert all(one.value("latency_ms") <= middle for one in found)
+    best = front(rules, found)
+    assert not dominated(np.array([[one.loss, one.value("latency_ms")] for one in best])).any()

@@ -45,12 +45,15 @@ def _parameter(name: str) -> str:
 
 
 def initial(weight: Weight, generator: torch.Generator | None = None) -> Tensor:
-    """A weight at the beginning: He et al. (2015) by its fan-in, small embeddings, gains of 1, biases of 0."""
+    """A weight at the beginning: by its fan-in (Glorot and Bengio 2010), small embeddings, gains of 1, biases of 0.
+
+    The head begins at 0: every network begins with even odds, however large its last activations are.
+    """
     if weight.name == TABLE:
         return torch.randn(weight.shape, generator=generator) * EMBEDDING_SD
     if weight.name.endswith(".gain"):
         return torch.ones(weight.shape)
-    if not weight.fan_in:
+    if not weight.fan_in or weight.name.startswith("head."):
         return torch.zeros(weight.shape)
     return torch.randn(weight.shape, generator=generator) * weight.fan_in**-0.5
 

@@ -128,7 +128,7 @@ def _initial(weight: Weight, space: Space, generator: torch.Generator) -> Tensor
         return torch.randn(shape, generator=generator) * EMBEDDING_SD
     if weight.name.endswith(".gain"):
         return torch.ones(shape)
-    if not weight.fan_in:
+    if not weight.fan_in or weight.name.startswith("head."):
         return torch.zeros(shape)
     return torch.randn(shape, generator=generator) * _usual_fan_in(weight, space) ** -0.5
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from nas.genotype import Genotype
 from nas.space import Space, drawn
+from nas.supernet import Supernet
 from nas.weights import Inputs
 
 TINY = Space(
@@ -26,3 +27,12 @@ def features(inputs: Inputs, n: int = 7, seed: int = 0) -> tuple[Tensor, ...]:
     bags = min(2, inputs.sparse)
     ids = torch.randint(0, max(inputs.table_rows, 1), (n, inputs.sparse - bags), generator=generator)
     return dense, ids, *(torch.randint(-1, inputs.table_rows, (n, 3), generator=generator) for _ in range(bags))
+
+
+def filled(inputs: Inputs, space: Space = TINY) -> Supernet:
+    """A supernet whose every weight is random: fresh ones have zeros, which hide mistakes."""
+    supernet = Supernet(space, inputs, 3)
+    generator = torch.Generator().manual_seed(5)
+    for weight in supernet.weights.values():
+        weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+    return supernet

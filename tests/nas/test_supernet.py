@@ -12,7 +12,7 @@ from nas.space import widest
 from nas.supernet import Supernet, loaded, save
 from nas.trace import costs
 from nas.weights import TABLE, Inputs, size, slots_of, weights_of
-from tests.nas.networks import INPUTS, TINY, features, genotype
+from tests.nas.networks import INPUTS, TINY, features, filled, genotype
 
 WITHOUT_SPARSE = Inputs(dense=5, sparse=0, table_rows=0, heads=1)
 WITHOUT_DENSE = Inputs(dense=0, sparse=4, table_rows=30, heads=1)
@@ -21,7 +21,7 @@ WITHOUT_DENSE = Inputs(dense=0, sparse=4, table_rows=30, heads=1)
 @given(seed=st.integers(0, 100_000), inputs=st.sampled_from([INPUTS, WITHOUT_SPARSE, WITHOUT_DENSE]))
 @settings(max_examples=120)
 def test_a_cut_network_computes_what_it_computes_in_the_supernet(seed: int, inputs: Inputs) -> None:
-    supernet, found = Supernet(TINY, inputs, 3), genotype(seed)
+    supernet, found = filled(inputs), genotype(seed)
     given = features(inputs)
     inside = supernet.borrow(found, given).logits()
     cut = supernet.cut(found).eval()
@@ -35,7 +35,7 @@ def test_a_cut_network_computes_what_it_computes_in_the_supernet(seed: int, inpu
 @given(seed=st.integers(0, 100_000))
 @settings(max_examples=60)
 def test_gradients_in_the_supernet_are_those_of_the_cut_network(seed: int) -> None:
-    supernet, found, given = Supernet(TINY, INPUTS, 3), genotype(seed), features(INPUTS)
+    supernet, found, given = filled(INPUTS), genotype(seed), features(INPUTS)
     target = torch.linspace(-1, 1, 14).reshape(7, 2)
     borrowed, cut = supernet.borrow(found, given), supernet.cut(found).train()
     ((borrowed.logits() - target) ** 2).sum().backward()
@@ -50,7 +50,7 @@ def test_gradients_in_the_supernet_are_those_of_the_cut_network(seed: int) -> No
 @given(seed=st.integers(0, 100_000))
 @settings(max_examples=30)
 def test_a_step_leaves_everything_else_as_it_was(seed: int) -> None:
-    supernet, found, given = Supernet(TINY, INPUTS, 3), genotype(seed), features(INPUTS)
+    supernet, found, given = filled(INPUTS), genotype(seed), features(INPUTS)
     before = {name: weight.clone() for name, weight in supernet.weights.items()}
     borrowed = supernet.borrow(found, given)
     borrowed.logits().sum().backward()
@@ -68,7 +68,7 @@ def test_a_step_leaves_everything_else_as_it_was(seed: int) -> None:
 
 
 def test_the_full_path_trains_every_weight() -> None:
-    supernet, given = Supernet(TINY, INPUTS, 3), features(INPUTS, 64)
+    supernet, given = filled(INPUTS), features(INPUTS, 64)
     before = {name: weight.clone() for name, weight in supernet.weights.items()}
     borrowed = supernet.borrow(widest(TINY), given)
     (borrowed.logits() ** 2).sum().backward()
@@ -89,14 +89,14 @@ def test_every_genotype_finds_its_weights_in_the_supernet() -> None:
 
 
 def test_activations_begin_neither_near_zero_nor_large() -> None:
-    supernet, given = Supernet(TINY, INPUTS, 0), features(INPUTS, 200)
+    supernet, given = filled(INPUTS), features(INPUTS, 200)
     spread = [float(supernet.cut(genotype(seed)).eval()(*given).detach().std()) for seed in range(100)]
     assert 0.02 < np.median(spread) < 3.0
 
 
 def test_a_stored_supernet_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "supernet.pt"
-    supernet, found, given = Supernet(TINY, INPUTS, 3), genotype(5), features(INPUTS)
+    supernet, found, given = filled(INPUTS), genotype(5), features(INPUTS)
     borrowed = supernet.borrow(found, given)
     borrowed.logits().sum().backward()
     borrowed.step(0.01)

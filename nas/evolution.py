@@ -19,7 +19,7 @@ Objective = Literal["loss", "flops", "parameters", "latency_ms"]
 TRIES = 100  # at a child that is new and within the constraints
 
 
-class Limit(msgspec.Struct, frozen=True):
+class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A constraint: the objective may not exceed `at_most`."""
 
     objective: Objective

@@ -60,10 +60,8 @@ def export(run: Run, parts: Parts, path: Path) -> Card:
     Raises:
         ExportWrong: onnxruntime's probabilities differ from torch's; nothing is written.
     """
-    names, used = input_names(parts.valid)
-    batch = Batch(parts.valid.take(slice(0, max(CHECKED_ROWS))))
-    scorer = Scorer(run.model.cpu().eval(), used, batch.features)
-    given = tuple(f.cpu() for f, use in zip(batch.features, used, strict=True) if use)
+    rows = parts.valid.take(slice(0, max(CHECKED_ROWS)))
+    scorer, given, names = _scorer(run.model, rows)
     raw = _onnx(scorer, given, names)
     difference = _difference(raw, scorer, given, names)
     if difference > TOLERANCE:
@@ -80,6 +78,18 @@ def export(run: Run, parts: Parts, path: Path) -> Card:
     if isinstance(run.record.architecture, Genotype):
         path.with_suffix(".genotype.json").write_bytes(encoded(run.record.architecture))
     return card
+
+
+def onnx_bytes(model: nn.Module, rows: Rows) -> bytes:
+    """A model that takes features like those of the rows, as ONNX."""
+    return _onnx(*_scorer(model, rows))
+
+
+def _scorer(model: nn.Module, rows: Rows) -> tuple[Scorer, tuple[Tensor, ...], tuple[str, ...]]:
+    names, used = input_names(rows)
+    features = tuple(part.cpu() for part in Batch(rows).features)
+    given = tuple(part for part, use in zip(features, used, strict=True) if use)
+    return Scorer(model.cpu().eval(), used, features), given, names
 
 
 def input_names(rows: Rows) -> tuple[tuple[str, ...], tuple[bool, ...]]:

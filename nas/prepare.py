@@ -18,7 +18,7 @@ from nas.encoding import Encoding, encode, learned
 from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
-from nas.splits import PARTS, Cuts, Split, hashed, part_of, time_cuts
+from nas.splits import PARTS, TRAIN, Cuts, Split, hashed, part_of, time_cuts
 
 FORMAT = 1  # of prepared folders
 _ENCODING, _DONE = "encoding.json", "prepared.json"
@@ -71,8 +71,10 @@ def _prepare(sources: Sources, schema: Schema, split: Split, folder: Path, finge
         say(f"encoded {first + table.num_rows:,} rows")
         rows = coded_rows(table, encoding, first)
         observed = ~np.isnan(rows.labels).all(axis=1)
+        known = observed | ~np.isnan(rows.truth).all(axis=1)  # what was not shown still tells what could be captured
         for number, writer in enumerate(writers):
-            writer.write(rows.take(np.flatnonzero((part == number) & observed)))
+            kept = observed if number == TRAIN else known
+            writer.write(rows.take(np.flatnonzero((part == number) & kept)))
     digests = [writer.close() for writer in writers]
     _refuse_empty(writers, schema, folder)
     raw = msgspec.json.encode(encoding)

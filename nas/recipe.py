@@ -8,7 +8,7 @@ import msgspec
 WARMUP = 0.05  # of the rows: the rate rises from 0
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Adam with these numbers. `patience`: checks in a row without a better validation after which training stops."""
 
     learning_rate: float = 2e-3

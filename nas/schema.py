@@ -13,7 +13,7 @@ class DataError(Exception):
     """The operator's data or design file is at fault; the message names the place, what was found, what would do."""
 
 
-class Field(msgspec.Struct, frozen=True, kw_only=True):
+class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One feature.
 
     `dense`: a number; missing or NaN becomes the mean of the training rows. `categorical`: a value among many; one that
@@ -34,7 +34,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"field {self.name}: min_count and longest must be 1 or more, buckets 0 or more")
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One engagement that is predicted: a column of 0 and 1, or of texts of which `positive` counts as 1."""
 
     name: str
@@ -43,7 +43,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     truth: str | None = None  # a column of true probabilities, which only a simulator knows
 
 
-class Schema(msgspec.Struct, frozen=True, kw_only=True):
+class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The columns of a data set. `drop` names columns that must never be an input."""
 
     fields: tuple[Field, ...]

@@ -16,7 +16,7 @@ T = TypeVar("T")
 GLOBAL_SHARE = 0.1  # of mutations that change the embedding width or the normalisation
 
 
-class Space(msgspec.Struct, frozen=True, kw_only=True):
+class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The choices that a genotype makes."""
 
     blocks: int = 7

@@ -17,7 +17,7 @@ PARTS = ("train", "valid", "test")
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Split(msgspec.Struct, frozen=True, kw_only=True):
+class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How rows are told apart.
 
     `time`: the newest rows are the test, those before them the validation. `group`: a request stays whole.

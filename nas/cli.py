@@ -1,0 +1,309 @@
+"""`trimtab nas`: design a ranking model offline."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from nas.schema import DataError
+
+FAILED, MISUSED = 1, 2
+FINALISTS = 5
+
+
+def nas(argv: list[str]) -> int:
+    """Design the ranking model: train, search, retrain, evaluate, score, export, space."""
+    args = _parser().parse_args(argv)
+    from nas.export import ExportWrong
+    from nas.search import AnotherSearch
+    from nas.supernet_train import AnotherSupernet
+    from nas.train import AnotherRun
+
+    try:
+        command: Callable[[argparse.Namespace], int] = args.command
+        return command(args)
+    except DataError as error:
+        print(f"trimtab nas: {error}", file=sys.stderr)
+        return MISUSED
+    except (AnotherRun, AnotherSearch, AnotherSupernet, ExportWrong, ValueError) as error:
+        print(f"trimtab nas: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="trimtab nas", description=nas.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = _command(commands, "train", _train, "train the supernet, or one model (--model)")
+    train.add_argument("--model", metavar="NAME|FILE", help="a baseline's name, or a genotype's file")
+    train.add_argument("--seed", type=int, default=0, help="of a --model's training (0)")
+    search = _command(commands, "search", _search, "search the space through the supernet")
+    search.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes; any number gives the same (1)"
+    )
+    search.add_argument("--figure", type=Path, metavar="PNG", help="draw the front")
+    retrain = _command(commands, "retrain", _retrain, "train a winner from scratch with several seeds")
+    retrain.add_argument("--genotype", metavar="FILE", help="instead of one of the front")
+    retrain.add_argument("--pick", type=int, default=0, metavar="N", help="which of the front (0, of least loss)")
+    retrain.add_argument("--seeds", type=_count, metavar="N", help="(the design's retrain.seeds)")
+    evaluate = _command(commands, "evaluate", _evaluate, "metrics of trained models on the test rows, and their gaps")
+    evaluate.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs (all of the design's)")
+    export = _command(commands, "export", _export, "write a model as ONNX, checked, with its card")
+    export.add_argument("run", type=Path, metavar="RUN")
+    export.add_argument("--onnx", type=Path, default=Path("model.onnx"), metavar="FILE", help="(model.onnx)")
+    _score_parser(commands)
+    _space_parser(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("design", type=Path, metavar="DESIGN.toml")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where everything is kept (DESIGN.nas beside the file)")
+    parser.add_argument("--json", action="store_true", help="print data instead of text")
+    parser.add_argument(
+        "--threads",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="of torch (1: the same bits whatever the machine's cores)",
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _score_parser(commands: Any) -> None:
+    text = "predict for new rows, with a model's own preprocessing"
+    parser = commands.add_parser("score", help=text, description=text)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--layout", default="parquet", help="of the files: csv, tsv, parquet, ... (parquet)")
+    parser.add_argument("--header", default="", metavar="A,B,...", help="column names of files that have none")
+    parser.add_argument("--out", type=Path, default=Path("scores.parquet"), metavar="FILE", help="(scores.parquet)")
+    parser.set_defaults(command=_score)
+
+
+def _space_parser(commands: Any) -> None:
+    text = "the search space and how many networks it holds; a genotype drawn"
+    parser = commands.add_parser("space", help=text, description=text)
+    parser.add_argument("--preset", choices=("full", "small"), default="full")
+    parser.add_argument("--genotype", metavar="FILE", help="to draw; one drawn by --seed without it")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the genotype as a graph")
+    parser.add_argument("--json", action="store_true", help="print data instead of text")
+    parser.set_defaults(command=_space)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from nas import workplace
+
+    place = _place(args)
+    if args.model:
+        architecture = workplace.architecture_named(args.model)
+        run, folder = workplace.trained(place, architecture, args.seed, Path(args.model).stem)
+        return _show_runs(args, place, [(folder, run.record)])
+    with _progress(args, "rows") as update:
+        record = workplace.supernet(place, lambda done, rows, loss: update(done, rows, f"loss {loss:.4f}"))
+    if args.json:
+        print(msgspec.json.encode(record).decode())
+    else:
+        print(
+            f"supernet {record.digest}: {record.rows:,} rows in {record.seconds:.0f} s, loss of late {record.loss:.4f}"
+        )
+        print(f"kept in {place.folder / 'supernet'}; next: trimtab nas search {args.design}")
+    return 0
+
+
+def _search(args: argparse.Namespace) -> int:
+    from nas import workplace
+    from nas.evolution import front
+    from nas.figures import draw_front
+
+    place = _place(args)
+    count = place.design.tables.search.evaluations
+    with _progress(args, "networks") as update:
+        rules, found = workplace.searched(
+            place, args.workers, lambda some: update(len(some), count, f"loss {min(one.loss for one in some):.4f}")
+        )
+    best = front(rules, found)
+    if not best:
+        return _say("no network keeps all limits; loosen search.limits", FAILED)
+    timings = workplace.finalists_measured(place, best[:FINALISTS])
+    if args.figure:
+        draw_front(rules, found, args.figure)
+    if args.json:
+        print(msgspec.json.encode({"front": best, "measured": timings}).decode())
+        return 0
+    table = Table("#", "loss", "FLOPs a row", "parameters", "p50 ms", "p99 ms", title=f"front of {len(found)} networks")
+    for number, one in enumerate(best):
+        taken = timings.get(one.index)
+        ms = (f"{taken.p50_ms:.2f}", f"{taken.p99_ms:.2f}") if taken else ("", "")
+        table.add_row(str(number), f"{one.loss:.5f}", f"{one.sizes.flops:,.0f}", f"{one.sizes.parameters:,}", *ms)
+    Console().print(table)
+    print(f"next: trimtab nas retrain {args.design} --pick 0")
+    return 0
+
+
+def _retrain(args: argparse.Namespace) -> int:
+    from nas import workplace
+
+    place = _place(args)
+    architecture = workplace.architecture_named(args.genotype) if args.genotype else workplace.picked(place, args.pick)
+    name = Path(args.genotype).stem if args.genotype else f"pick{args.pick}"
+    seeds = args.seeds or place.design.tables.retrain.seeds
+    runs = []
+    with _progress(args, "seeds") as update:
+        for seed in range(seeds):
+            run, folder = workplace.trained(place, architecture, seed, name)
+            runs.append((folder, run.record))
+            update(seed + 1, seeds, f"loss {run.record.best.valid.loss:.5f}")
+    return _show_runs(args, place, sorted(runs, key=lambda one: one[1].best.valid.loss))
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from nas import workplace
+    from nas.score import read_model
+    from nas.train import on_test_rows
+
+    place = _place(args)
+    folders = args.runs or sorted(path.parent for path in (place.folder / "runs").glob("*/record.json"))
+    if not folders:
+        raise DataError(f"{place.folder / 'runs'}: there are no runs; `trimtab nas retrain` makes some")
+    records, groups = [], dict[str, list[Any]]()
+    for folder in folders:
+        run, _ = read_model(folder)
+        if run.record.data_digest != place.parts.digest:
+            raise DataError(f"{folder}: was trained on other data than {args.design} names")
+        record, q = on_test_rows(run, place.parts)
+        records.append((folder, record))
+        groups.setdefault(folder.name.rpartition("-seed")[0] or folder.name, []).append(q)
+    first, *others = groups
+    gaps = {
+        f"{first} - {other}": {
+            head: workplace.gap(groups[first], groups[other], place.parts.test, j) for j, head in enumerate(place.heads)
+        }
+        for other in others
+    }
+    _show_runs(args, place, records, gaps)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from nas.export import export
+    from nas.score import read_model
+
+    run, _ = read_model(args.run)
+    card = export(run, _place(args).parts, args.onnx)
+    if args.json:
+        print(msgspec.json.encode(card).decode())
+    else:
+        print(f"{args.onnx}: takes {', '.join(card.inputs)}; gives probabilities of {', '.join(card.heads)}")
+        print(f"onnxruntime differs from torch by at most {card.largest_difference:.1e}")
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    from nas.readers import Source
+    from nas.score import read_model, write_scores
+
+    run, encoding = read_model(args.run)
+    header = tuple(args.header.split(",")) if args.header else ()
+    rows = write_scores(run, encoding, Source(args.layout, tuple(args.files), header), args.out)
+    print(f"{args.out}: {rows:,} rows, {', '.join(head.name for head in encoding.schema.heads)}")
+    return 0
+
+
+def _space(args: argparse.Namespace) -> int:
+    from nas import workplace
+    from nas.figures import draw_genotype
+    from nas.genotype import Genotype, digest, encoded
+    from nas.space import SPACES, cardinality, drawn
+
+    space = SPACES[args.preset]
+    found = (
+        workplace.architecture_named(args.genotype) if args.genotype else drawn(space, np.random.default_rng(args.seed))
+    )
+    if not isinstance(found, Genotype):
+        raise DataError(f"--genotype: {args.genotype} is a baseline")
+    if args.figure:
+        draw_genotype(found, args.figure)
+    if args.json:
+        print(json.dumps({"space": msgspec.to_builtins(space), "networks": str(cardinality(space)),
+                          "genotype": msgspec.to_builtins(found)}))  # fmt: skip
+        return 0
+    for name in space.__struct_fields__:
+        print(f"{name:<13} {getattr(space, name)}")
+    print(f"{'networks':<13} {cardinality(space):.3e}")
+    print(f"\ngenotype {digest(found)}:\n{encoded(found).decode()}")
+    return 0
+
+
+def _place(args: argparse.Namespace) -> Any:
+    import torch
+
+    from nas.design_file import load
+    from nas.workplace import opened
+
+    torch.set_num_threads(args.threads)
+    design = load(args.design)
+    console = Console(stderr=True, quiet=args.json)
+    with console.status("reading the data") as status:
+        return opened(design, args.out or args.design.with_suffix(".nas"), status.update)
+
+
+@contextmanager
+def _progress(args: argparse.Namespace, what: str) -> Iterator[Callable[[int, int, str], None]]:
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(what),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, quiet=args.json)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, Any]], gaps: Any = None) -> int:
+    """Records as a table: validation, or test where it was read."""
+    if args.json:
+        print(msgspec.json.encode({"runs": {str(f): record for f, record in runs}, "gaps": gaps or {}}).decode())
+        return 0
+    part = "test" if gaps is not None else "validation"
+    table = Table(
+        "run", "FLOPs", "loss", *(f"{head}\nlogloss, AUC" for head in place.heads), "value\ncaptured", title=part
+    )
+    table.columns[0].no_wrap = True
+    for folder, record in runs:
+        metrics = record.test if gaps is not None else record.best.valid
+        cells = [f"{h.logloss:.5f} {'' if h.auc is None else f'{h.auc:.4f}'}" for h in metrics.heads]
+        captured = "" if metrics.value_captured is None else f"{metrics.value_captured:.4f}"
+        table.add_row(folder.name, f"{record.costs.flops:,.0f}", f"{metrics.loss:.5f}", *cells, captured)
+    Console().print(table)
+    for pair, by_head in (gaps or {}).items():
+        for head, gap in by_head.items():
+            verdict = "claimed" if gap.claimed else "not claimed: the interval holds 0"
+            print(f"logloss of {head}, {pair}: {gap.mean:+.5f} [{gap.low:+.5f}, {gap.high:+.5f}], {verdict}")
+    print(f"kept in {place.folder}")
+    return 0
+
+
+def _say(text: str, status: int) -> int:
+    print(f"trimtab nas: {text}", file=sys.stderr)
+    return status
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {text}; expected 1 or more")
+    return number

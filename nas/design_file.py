@@ -1,0 +1,249 @@
+"""The design file: one TOML that says what data, which value, which space, and how to train and search.
+
+Every table becomes one frozen record; unknown keys and impossible values are refused by their place.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+from pyarrow import parquet
+
+from nas import layouts, theta
+from nas.evolution import Limit, Objective, Rules
+from nas.prepare import Sources
+from nas.readers import Layout, Source
+from nas.recipe import Recipe
+from nas.sampling import Strategy
+from nas.schema import DataError, Field, Head, Schema
+from nas.search import SearchPlan
+from nas.space import SPACES, Space
+from nas.splits import Split
+from nas.supernet_train import SupernetPlan
+from nas.value import Form, ValueModel, loss_weights
+
+T = TypeVar("T")
+
+
+class DataTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where rows are: `files` to be split, or `train`, `valid` and `test` that are split already."""
+
+    layout: Layout
+    files: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    valid: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
+    truth: tuple[str, ...] = ()
+    time: str | None = None
+    request: str | None = None
+    weight: str | None = None
+    drop: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ("", "NULL", "null", "NaN", "nan")
+    heads: tuple[str, ...] = ()  # of a ranking log: those of its label_* that are learned (all)
+
+
+class ValueTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The value model: weights here, in a file, or of a study in Redis."""
+
+    form: Form = "linear"
+    weights: dict[str, float] = {}
+    file: str | None = None
+    redis: str | None = None
+    study: str | None = None
+    arm: str = theta.CONTROL
+    segment: str = theta.ALL
+    heads: dict[str, str] = {}  # of the study: weight to head
+
+
+class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the supernet is trained. `epochs` over the training rows, unless `rows` says how many."""
+
+    epochs: float = 2.0
+    rows: int | None = None
+    strategy: Strategy = "single-any"
+    warmup: float = 0.01
+    seed: int = 0
+
+
+class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The search. `adapt`: the share of the supernet's rows that each network adapts on before it is ranked."""
+
+    evaluations: int = 200
+    rows: int | None = None
+    adapt: float = 0.0
+    adapt_learning_rate: float = 5e-4
+    valid_rows: int = 20_000
+    objectives: tuple[Objective, ...] = ("loss", "flops")
+    limits: tuple[Limit, ...] = ()
+    method: str = "evolution"
+    population: int = 32
+    tournament: int = 8
+    children: int = 8
+    seed: int = 0
+    batch: int = 256  # of the latency table
+
+
+class RetrainTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From scratch: with how many seeds."""
+
+    seeds: int = 3
+
+
+class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file."""
+
+    data: DataTable
+    split: Split = Split()
+    fields: tuple[Field, ...] = ()
+    heads: tuple[Head, ...] = ()
+    value: ValueTable | None = None
+    recipe: Recipe = Recipe()
+    space: dict[str, Any] = {}
+    supernet: SupernetTable = SupernetTable()
+    search: SearchTable = SearchTable()
+    retrain: RetrainTable = RetrainTable()
+
+
+class Design(msgspec.Struct, frozen=True, kw_only=True):
+    """A design file that was found sound."""
+
+    path: Path
+    tables: Tables
+    sources: Sources
+    schema: Schema
+    space: Space
+
+    def value(self) -> ValueModel | None:
+        """The value model; from Redis it is the one in force now.
+
+        Raises:
+            DataError: it cannot be had.
+        """
+        table, heads = self.tables.value, tuple(head.name for head in self.schema.heads)
+        if table is None:
+            return None
+        if table.file:
+            return theta.from_file(self.path.parent / table.file, heads)
+        if table.redis and table.study:
+            return theta.from_redis(table.redis, table.study, heads, table.heads, table.arm, table.segment)
+        return theta.from_weights(table.weights, table.form, heads)
+
+    def supernet_plan(self, training_rows: int, head_weights: tuple[float, ...]) -> SupernetPlan:
+        """For so many training rows."""
+        table = self.tables.supernet
+        rows = table.rows or int(table.epochs * training_rows)
+        return SupernetPlan(
+            space=self.space, recipe=self.tables.recipe, rows=rows, strategy=table.strategy, warmup=table.warmup,
+            seed=table.seed, head_weights=head_weights,
+        )  # fmt: skip
+
+    def search_plan(self, supernet_rows: int) -> SearchPlan:
+        """Through a supernet that was trained on so many rows."""
+        table = self.tables.search
+        names = ("method", "objectives", "limits", "population", "tournament", "children")
+        rules = msgspec.convert({name: msgspec.to_builtins(getattr(table, name)) for name in names}, Rules)
+        return SearchPlan(
+            rules=rules,
+            evaluations=table.evaluations,
+            rows=table.rows,
+            adapt_rows=int(table.adapt * supernet_rows),
+            adapt=msgspec.structs.replace(self.tables.recipe, learning_rate=table.adapt_learning_rate),
+            valid_rows=table.valid_rows,
+            seed=table.seed,
+        )
+
+
+def head_weights_of(value: ValueModel | None, rates: tuple[float, ...]) -> tuple[float, ...]:
+    """Loss weights for a value model and the training rows' base rates; all 1 without one."""
+    if value is None:
+        return (1.0,) * len(rates)
+    import numpy as np
+
+    return tuple(loss_weights(value, np.asarray(rates)).tolist())
+
+
+def load(path: Path) -> Design:
+    """Read and check a design file; relative paths in it start at its folder.
+
+    Raises:
+        DataError: it cannot be read or is no design; names the place.
+    """
+    try:
+        tree = tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not TOML: {error}") from error
+    tables = _converted(path, tree, Tables)
+    space = _converted(path, _space(path, tables.space), Space)
+    sources = _sources(path, tables.data)
+    return Design(path=path, tables=tables, sources=sources, schema=_schema(path, tables, sources), space=space)
+
+
+def _converted(path: Path, tree: object, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: {str(error).replace('`$.', '`')}") from error
+
+
+def _space(path: Path, table: dict[str, Any]) -> dict[str, Any]:
+    preset = table.get("preset", "full")
+    if preset not in SPACES:
+        raise DataError(f"{path}: space.preset: found {preset!r}; expected one of {', '.join(SPACES)}")
+    rest = {name: value for name, value in table.items() if name != "preset"}
+    unknown = sorted(set(rest) - set(Space.__struct_fields__))
+    if unknown:
+        raise DataError(f"{path}: space: unknown key {unknown[0]!r}; known are {', '.join(Space.__struct_fields__)}")
+    return {**msgspec.to_builtins(SPACES[preset]), **rest}
+
+
+def _sources(path: Path, data: DataTable) -> Sources:
+    given = [name for name in ("train", "valid", "test") if getattr(data, name)]
+    if bool(data.files) == bool(given) or len(given) in (1, 2):
+        raise DataError(f"{path}: data: expected `files` to be split, or all of `train`, `valid` and `test`")
+
+    def source(files: tuple[str, ...]) -> Source:
+        here = path.parent
+        return Source(
+            data.layout,
+            tuple(str(here / file) for file in files),
+            data.header,
+            tuple(str(here / file) for file in data.truth),
+        )
+
+    if data.files:
+        return Sources(whole=source(data.files))
+    return Sources(train=source(data.train), valid=source(data.valid), test=source(data.test))
+
+
+def _schema(path: Path, tables: Tables, sources: Sources) -> Schema:
+    """The layout's own schema, or the file's fields and heads."""
+    known = {"criteo": layouts.criteo, "avazu": layouts.avazu, "kdd12": layouts.kdd12}
+    data = tables.data
+    if tables.fields or tables.heads:
+        try:
+            return Schema(
+                fields=tables.fields, heads=tables.heads, time=data.time, request=data.request, weight=data.weight,
+                drop=data.drop, missing=data.missing,
+            )  # fmt: skip
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+    if data.layout in known:
+        return known[data.layout]()
+    if data.layout == "ranking-log":
+        return layouts.ranking_log(_columns(sources), data.heads)
+    raise DataError(f"{path}: fields, heads: a file of layout {data.layout!r} needs both")
+
+
+def _columns(sources: Sources) -> pa.Schema:
+    _, source = sources.given()[0]
+    try:
+        columns = parquet.read_schema(source.files[0])
+        truth = parquet.read_schema(source.truth[0]) if source.truth else pa.schema([])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{source.files[0]}: not readable as Parquet: {error}") from error
+    return pa.schema([*columns, *(field for field in truth if field.name not in columns.names)])

@@ -1,0 +1,72 @@
+"""Apply a trained model to new rows: its own preprocessing, then its network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from nas.batches import PREDICT_ROWS, probabilities
+from nas.encoding import Coded, Encoding, encode
+from nas.readers import Source
+from nas.rows import Rows, in_order
+from nas.schema import DataError
+from nas.train import Run, read_run
+from nas.weights import Inputs
+
+ENCODING = "encoding.json"
+
+
+def write_encoding(folder: Path, encoding: Encoding) -> None:
+    """Put a model's preprocessing beside it."""
+    (folder / ENCODING).write_bytes(msgspec.json.encode(encoding))
+
+
+def read_model(folder: Path) -> tuple[Run, Encoding]:
+    """A run and its preprocessing.
+
+    Raises:
+        DataError: the folder holds none.
+    """
+    if not (folder / ENCODING).exists():
+        raise DataError(f"{folder}: holds no trained model; `trimtab nas retrain` makes one")
+    encoding = msgspec.json.decode((folder / ENCODING).read_bytes(), type=Encoding)
+    inputs = Inputs(
+        len(encoding.dense), len(encoding.sparse) + len(encoding.bags), encoding.table_rows, len(encoding.schema.heads)
+    )
+    return read_run(folder, inputs), encoding
+
+
+def scored(run: Run, encoding: Encoding, source: Source) -> Iterator[pa.Table]:
+    """Probabilities of every row, in order: a table a chunk, a column a head. Labels are not needed.
+
+    Raises:
+        DataError: what is wrong with the rows.
+    """
+    first = 0
+    for table in source.chunks(encoding.schema, labels=False):
+        coded = encode(table, encoding, first)
+        q = np.concatenate([_predicted(run, coded, part) for part in in_order(table.num_rows, PREDICT_ROWS)])
+        yield pa.table({head.name: q[:, j] for j, head in enumerate(encoding.schema.heads)})
+        first += table.num_rows
+
+
+def write_scores(run: Run, encoding: Encoding, source: Source, path: Path) -> int:
+    """Write the probabilities as Parquet; the number of rows."""
+    heads = pa.schema([(head.name, pa.float64()) for head in encoding.schema.heads])
+    count = 0
+    with parquet.ParquetWriter(path, heads) as writer:
+        for table in scored(run, encoding, source):
+            writer.write_table(table)
+            count += table.num_rows
+    return count
+
+
+def _predicted(run: Run, coded: Coded, part: slice) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    taken = Coded(coded.dense[part], coded.sparse[part], tuple(bag[part] for bag in coded.bags))
+    n = len(taken.dense)
+    unknown = np.full((n, 1), np.nan, np.float32)
+    rows = Rows(taken, unknown, unknown, np.ones(n, np.float32), np.zeros(n, np.uint64), np.zeros(n))
+    return np.asarray(probabilities(run.model, rows).numpy())

@@ -1,0 +1,171 @@
+"""One design in one folder: its data, supernet, search and runs, each made once and found again."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from nas.architecture import Architecture
+from nas.baselines import NAMES, Baseline
+from nas.batches import Batch, inputs_of
+from nas.compare import Floats, Gap, paired_gap
+from nas.design_file import Design, head_weights_of
+from nas.evolution import Evaluated, Rules, front
+from nas.export import input_names, onnx_bytes
+from nas.genotype import Genotype
+from nas.latency import BATCH, LatencyTable, Timing, interleaved, measured_table, read_table, session
+from nas.metrics import row_logloss
+from nas.network import Network
+from nas.prepare import prepare
+from nas.rows import Parts, Rows
+from nas.schema import DataError
+from nas.score import write_encoding
+from nas.search import JOURNAL, Header, search
+from nas.supernet_train import Say as SupernetSay
+from nas.supernet_train import SupernetRecord, read_supernet, train_supernet
+from nas.train import Report, Run, fit
+from nas.value import ValueModel
+
+FRONT, TABLE = "front.json", "latency.json"
+ROUNDS = 200  # of a measurement
+
+
+class Workplace(msgspec.Struct, frozen=True, eq=False):
+    """A design, its folder, its data, and what the value model makes of the heads."""
+
+    design: Design
+    folder: Path
+    parts: Parts
+    value: ValueModel | None
+    head_weights: tuple[float, ...]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads."""
+        return tuple(head.name for head in self.design.schema.heads)
+
+
+def opened(design: Design, folder: Path, say: Callable[[str], None] = lambda _: None) -> Workplace:
+    """Prepare the data, or find it prepared.
+
+    Raises:
+        DataError: what is wrong with the data or with the value model.
+    """
+    value = design.value()
+    parts = prepare(design.sources, design.schema, design.tables.split, folder / "data", say)
+    rates = tuple(np.nanmean(np.asarray(parts.train.labels, np.float64), axis=0).tolist())
+    return Workplace(design, folder, parts, value, head_weights_of(value, rates))
+
+
+def supernet(place: Workplace, say: SupernetSay = lambda done, rows, loss: None) -> SupernetRecord:
+    """Train the design's supernet, or find it trained."""
+    plan = place.design.supernet_plan(len(place.parts.train), place.head_weights)
+    return train_supernet(plan, place.parts, place.folder / "supernet", say)[1]
+
+
+def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], None]) -> tuple[Rules, list[Evaluated]]:
+    """Search, and write the front."""
+    _, record = read_supernet(place.folder / "supernet")
+    plan = place.design.search_plan(record.plan.rows)
+    wanted = {*plan.rules.objectives, *(limit.objective for limit in plan.rules.limits)}
+    table = _table(place) if "latency_ms" in wanted else None
+    found = search(
+        plan,
+        place.folder / "data",
+        place.folder / "supernet",
+        place.folder / "search",
+        table=table,
+        workers=workers,
+        say=say,
+    )
+    best = front(plan.rules, found)
+    (place.folder / FRONT).write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
+    return plan.rules, found
+
+
+def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
+    """What a search has found so far."""
+    path = place.folder / "search" / JOURNAL
+    if not path.exists():
+        raise DataError(f"{path}: there is no search; `trimtab nas search` makes one")
+    first, *rest = path.read_bytes().splitlines()
+    found = [msgspec.json.decode(line, type=Evaluated) for line in rest]
+    return msgspec.json.decode(first, type=Header).plan.rules, sorted(found, key=lambda one: one.index)
+
+
+def finalists_measured(place: Workplace, finalists: list[Evaluated], rounds: int = ROUNDS) -> dict[int, Timing]:
+    """Milliseconds of a batch in onnxruntime with one thread, all finalists in turn."""
+    inputs = inputs_of(place.parts.train, place.parts.encoding.table_rows)
+    rows = place.parts.valid.take(slice(0, place.design.tables.search.batch or BATCH))
+    names, used = input_names(rows)
+    given = tuple(f.cpu() for f, use in zip(Batch(rows).features, used, strict=True) if use)
+    feed = {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)}
+    sessions = {str(one.index): session(onnx_bytes(Network(one.genotype, inputs), rows)) for one in finalists}
+    calls: dict[str, Callable[[], object]] = {name: partial(ran.run, None, feed) for name, ran in sessions.items()}
+    return {int(name): timing for name, timing in interleaved(calls, rounds).items()}
+
+
+def trained(
+    place: Workplace, architecture: Architecture, seed: int, name: str, report: Report | None = None
+) -> tuple[Run, Path]:
+    """Train an architecture from scratch, or go on where it was killed; the run and its folder."""
+    folder = place.folder / "runs" / f"{name}-seed{seed}"
+    run = fit(
+        architecture, place.design.tables.recipe, place.parts, seed=seed, head_weights=place.head_weights,
+        value=place.value, folder=folder, report=report,
+    )  # fmt: skip
+    write_encoding(folder, place.parts.encoding)
+    return run, folder
+
+
+def architecture_named(text: str) -> Architecture:
+    """A baseline's name, or a file that holds a genotype or a baseline.
+
+    Raises:
+        DataError: neither.
+    """
+    if text in NAMES:
+        return Baseline(name=text)  # type: ignore[arg-type]  # one of NAMES
+    if not Path(text).exists():
+        raise DataError(f"--model: found {text!r}; expected a file with a genotype, or one of {', '.join(NAMES)}")
+    try:
+        found: Architecture = msgspec.json.decode(Path(text).read_bytes(), type=Genotype | Baseline)
+    except msgspec.MsgspecError as error:
+        raise DataError(f"{text}: no genotype: {error}") from error
+    return found
+
+
+def picked(place: Workplace, number: int) -> Genotype:
+    """A genotype of the written front; 0 is the one of least loss.
+
+    Raises:
+        DataError: there is no front, or it is shorter.
+    """
+    path = place.folder / FRONT
+    if not path.exists():
+        raise DataError(f"{path}: there is no front; `trimtab nas search` makes one")
+    best = msgspec.json.decode(path.read_bytes(), type=list[Evaluated])
+    if not 0 <= number < len(best):
+        raise DataError(f"--pick: found {number}; the front has 0 .. {len(best) - 1}")
+    return best[number].genotype
+
+
+def gap(first: list[Floats], second: list[Floats], rows: Rows, head: int) -> Gap:
+    """The paired gap in a head's logloss between two models' predictions, one (n, k) array a seed."""
+    y = np.asarray(rows.labels, np.float64)[:, head]
+    seen = ~np.isnan(y)
+    losses = [np.stack([row_logloss(q[seen, head], y[seen]) for q in runs]) for runs in (first, second)]
+    return paired_gap(losses[0], losses[1])
+
+
+def _table(place: Workplace) -> LatencyTable:
+    """The stored table; measured once, when it is first wanted."""
+    path = place.folder / TABLE
+    batch = place.design.tables.search.batch
+    if path.exists() and read_table(path).batch == batch:
+        return read_table(path)
+    table = measured_table(batch)
+    path.write_bytes(msgspec.json.encode(table))
+    return table

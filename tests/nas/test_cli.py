@@ -1,0 +1,76 @@
+"""The commands, as a new user types them, on one small file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from controller.cli import main
+from tests.nas.files import parquet_file, world
+from tests.nas.test_design_file import TEXT
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def design(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("design")
+    parquet_file(folder, world(2000))
+    (folder / "design.toml").write_text(TEXT)
+    return folder / "design.toml"
+
+
+def run(capsys: Capture, *args: object) -> str:
+    status = main(["nas", *map(str, args)])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    return out
+
+
+def failed(capsys: Capture, status: int, *args: object) -> str:
+    assert main(["nas", *map(str, args)]) == status
+    return capsys.readouterr().err
+
+
+def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    assert "next: trimtab nas search" in run(capsys, "train", design)
+    found = json.loads(run(capsys, "search", design, "--json", "--figure", tmp_path / "front.png"))
+    assert found["front"]
+    assert set(found["measured"]) <= {str(one["index"]) for one in found["front"]}
+    assert "pick0-seed0" in run(capsys, "retrain", design)
+    run(capsys, "train", design, "--model", "dnn")
+    scores = json.loads(run(capsys, "evaluate", design, "--json"))
+    runs = design.parent / "design.nas" / "runs"
+    assert set(scores["runs"]) == {str(runs / name) for name in ("dnn-seed0", "pick0-seed0", "pick0-seed1")}
+    assert set(scores["gaps"]["dnn - pick0"]) == {"click", "like"}
+    told = run(capsys, "evaluate", design)
+    assert "claimed" in told
+    assert "dense, sparse" in run(capsys, "export", design, runs / "pick0-seed0", "--onnx", tmp_path / "m.onnx")
+    log, out = design.parent / "log.parquet", tmp_path / "scores.parquet"
+    run(capsys, "score", runs / "pick0-seed0", log, "--out", out)
+    predicted = parquet.read_table(out)
+    assert predicted.num_rows == 2000
+    assert np.corrcoef(predicted["click"], world(2000)["true_click"])[0, 1] > 0.2
+    assert (tmp_path / "front.png").stat().st_size > 1000
+
+
+def test_a_space_is_told_and_drawn(capsys: Capture, tmp_path: Path) -> None:
+    told = run(capsys, "space", "--preset", "small", "--figure", tmp_path / "graph.png")
+    assert "networks      " in told
+    found = json.loads(run(capsys, "space", "--json"))
+    assert int(found["networks"]) > 10**30
+    (tmp_path / "g.json").write_text(json.dumps(found["genotype"]))
+    assert (
+        json.loads(run(capsys, "space", "--json", "--genotype", tmp_path / "g.json"))["genotype"] == found["genotype"]
+    )
+
+
+def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    assert "`trimtab nas train` makes one" in failed(capsys, 1, "search", design, "--out", tmp_path)
+    assert "`trimtab nas search` makes one" in failed(capsys, 2, "retrain", design, "--out", tmp_path)
+    assert "`trimtab nas retrain` makes some" in failed(capsys, 2, "evaluate", design, "--out", tmp_path)
+    assert "`trimtab nas retrain` makes one" in failed(capsys, 2, "export", design, tmp_path)
+    assert "no such file" in failed(capsys, 2, "train", tmp_path / "none.toml")
+    assert "or one of dnn, deepfm" in failed(capsys, 2, "train", design, "--model", "transformer", "--out", tmp_path)

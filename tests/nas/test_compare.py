@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from nas.compare import bootstrap_statistic, paired_gap
+
+
+def test_no_difference_is_claimed_about_as_often_as_said() -> None:
+    claimed = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        hard, seeds = rng.exponential(1.0, 400), rng.normal(0, 0.02, (2, 5, 1))
+        first, second = (hard + effect + rng.normal(0, 0.1, (5, 400)) for effect in seeds)
+        claimed += paired_gap(first, second).claimed
+    assert 4 <= claimed <= 19  # of 200: 5 % within three standard errors
+
+
+def test_pairing_finds_a_gap_that_lies_below_the_rows_own_noise() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.exponential(1.0, 2000)
+    first, second = (hard + shift + rng.normal(0, 0.02, (5, 2000)) for shift in (0.0, 0.01))
+    gap = paired_gap(first, second)
+    assert gap.mean == pytest.approx(-0.01, abs=0.002)
+    assert gap.claimed
+    assert gap.low < gap.mean < gap.high
+
+
+def test_the_interval_of_a_mean_is_that_of_theory() -> None:
+    values = np.random.default_rng(1).normal(3.0, 1.0, 500)
+    gap = bootstrap_statistic(lambda index: float(values[index].mean()), 500)
+    half = 1.96 * values.std() / np.sqrt(500)
+    assert (gap.low, gap.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import pytest
+
+from nas.design_file import head_weights_of, load
+from nas.schema import DataError
+from nas.space import FULL, SMALL
+from nas.value import ValueModel
+from tests.nas.files import parquet_file, world
+
+TEXT = """
+[data]
+layout = "parquet"
+files = ["log.parquet"]
+time = "ts_ms"
+request = "request"
+
+[split]
+by = "group"
+
+[[fields]]
+name = "age"
+kind = "dense"
+
+[[fields]]
+name = "city"
+kind = "categorical"
+
+[[heads]]
+name = "click"
+label = "click"
+truth = "true_click"
+
+[[heads]]
+name = "like"
+label = "like"
+truth = "true_like"
+
+[value]
+weights = { click = 1.0, like = 4.0 }
+
+[recipe]
+learning_rate = 0.02
+batch_size = 128
+
+[space]
+preset = "small"
+
+[supernet]
+rows = 6000
+
+[search]
+evaluations = 8
+population = 4
+children = 4
+limits = [{ objective = "flops", at_most = 1e6 }]
+
+[retrain]
+seeds = 2
+"""
+
+
+def written(folder: Path, text: str = TEXT) -> Path:
+    (folder / "design.toml").write_text(text)
+    return folder / "design.toml"
+
+
+def test_a_design_becomes_plans(tmp_path: Path) -> None:
+    design = load(written(tmp_path))
+    assert design.space == SMALL
+    assert design.value() == ValueModel("linear", (1.0, 4.0))
+    assert design.supernet_plan(1000, (1.0, 1.0)).rows == 6000
+    plan = design.search_plan(6000)
+    assert (plan.evaluations, plan.rules.limits[0].at_most, plan.adapt.batch_size) == (8, 1e6, 128)
+    assert load(written(tmp_path, TEXT.replace('preset = "small"', "blocks = 5"))).space.blocks == 5
+    assert load(written(tmp_path, TEXT.replace('[space]\npreset = "small"', ""))).space == FULL
+
+
+def test_head_weights_follow_the_value() -> None:
+    assert head_weights_of(None, (0.5, 0.1)) == (1.0, 1.0)
+    assert head_weights_of(ValueModel("linear", (1.0, 4.0)), (0.5, 0.1)) == pytest.approx((0.2959, 1.7041), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("learning_rate", "learning_rat", "unknown field `learning_rat` - at `recipe`"),
+        ("batch_size = 128", "batch_size = 0", "batch_size, epochs and patience 1 or more - at `recipe`"),
+        ('kind = "dense"', 'kind = "number"', r"Invalid enum value 'number' - at `fields\[0\]\.kind`"),
+        ('name = "age"', 'name = "click"', "'click' is a label: it must not be an input"),
+        ('files = ["log.parquet"]', "", "expected `files` to be split, or all of"),
+        ('files = ["log.parquet"]', 'train = ["a"]', "or all of `train`, `valid` and `test`"),
+        ('preset = "small"', 'preset = "tiny"', "found 'tiny'; expected one of full, small"),
+        ('preset = "small"', "bloks = 3", "unknown key 'bloks'"),
+        ('by = "group"', "valid = 0.9\ntest = 0.9", "shares above 0 that leave some rows"),
+        ('objective = "flops"', 'objective = "watts"', "Invalid enum value 'watts'"),
+        ('objective = "flops", at_most', 'objective = "flops", at_mos', "at_mos"),
+        ("[data]", "[data", "not TOML"),
+        ('layout = "parquet"', 'layout = "excel"', "Invalid enum value 'excel'"),
+    ],
+)
+def test_each_mistake_is_named_by_its_place(old: str, new: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        load(written(tmp_path, TEXT.replace(old, new)))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        load(tmp_path / "none.toml")
+
+
+def test_a_ranking_log_needs_no_fields(tmp_path: Path) -> None:
+    table = world(300)
+    names = {"age": "user_age", "city": "item_city", "click": "label_click"}
+    parquet_file(tmp_path, table.rename_columns([names.get(name, name) for name in table.column_names]))
+    design = load(written(tmp_path, '[data]\nlayout = "ranking-log"\nfiles = ["log.parquet"]\n'))
+    assert [field.name for field in design.schema.fields] == ["user_age", "item_city"]
+    assert [head.name for head in design.schema.heads] == ["click"]
+    with pytest.raises(DataError, match="needs both"):
+        load(written(tmp_path, '[data]\nlayout = "csv"\nfiles = ["log.csv"]\n'))

@@ -1,6 +1,6 @@
 # `make demo`: the closed loop against a simulated feed; needs Python alone.
 # `make test`: lint, types, import contracts and all tests, with real Redis, Apache Kafka and Prometheus where they can be had.
-# `EXTRAS=,peers` tests the arena's heavy peers too: 6 GB.
+# `EXTRAS=,nas` tests the design of ranking networks too (PyTorch: 5 GB), `EXTRAS=,peers` the arena's heavy peers: 6 GB.
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -252,8 +252,8 @@ class _Ple(nn.Module):
         return torch.cat([tower(x) for tower, x in zip(self.towers, xs, strict=True)], 1)
 
 
-_BODIES: dict[str, Callable[[Baseline, Stem, float], nn.Module]] = {
+_BODIES: dict[Name, Callable[[Baseline, Stem, float], nn.Module]] = {
     "dnn": _Deep, "deepfm": _DeepFm, "dcnv2": _DcnV2, "autoint": _AutoInt, "xdeepfm": _XDeepFm, "finalnet": _FinalNet,
     "finalmlp": _FinalMlp, "mmoe": _MMoE, "ple": _Ple,
 }  # fmt: skip
-NAMES: tuple[str, ...] = tuple(_BODIES)
+NAMES: tuple[Name, ...] = tuple(_BODIES)

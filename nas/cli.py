@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ FINALISTS = 5
 def nas(argv: list[str]) -> int:
     """Design the ranking model: train, search, retrain, evaluate, score, export, space."""
     args = _parser().parse_args(argv)
+    if find_spec("torch") is None or find_spec("onnxruntime") is None:
+        return _say("not installed: pip install 'trimtab[nas]'", FAILED)
     from nas.export import ExportWrong
     from nas.search import AnotherSearch
     from nas.supernet_train import AnotherSupernet

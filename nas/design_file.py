@@ -69,7 +69,7 @@ class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The search. `adapt`: the share of the supernet's rows that each network adapts on before it is ranked."""
+    """The search. `adapt`: the share of one training's rows that each network adapts on before it is ranked."""
 
     evaluations: int = 200
     rows: int | None = None
@@ -140,8 +140,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
             seed=table.seed, head_weights=head_weights,
         )  # fmt: skip
 
-    def search_plan(self, supernet_rows: int) -> SearchPlan:
-        """Through a supernet that was trained on so many rows."""
+    def search_plan(self, training_rows: int) -> SearchPlan:
+        """For so many training rows."""
         table = self.tables.search
         names = ("method", "objectives", "limits", "population", "tournament", "children")
         rules = msgspec.convert({name: msgspec.to_builtins(getattr(table, name)) for name in names}, Rules)
@@ -149,7 +149,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
             rules=rules,
             evaluations=table.evaluations,
             rows=table.rows,
-            adapt_rows=int(table.adapt * supernet_rows),
+            adapt_rows=int(table.adapt * training_rows * self.tables.recipe.epochs),
             adapt=msgspec.structs.replace(self.tables.recipe, learning_rate=table.adapt_learning_rate),
             valid_rows=table.valid_rows,
             seed=table.seed,

@@ -109,10 +109,11 @@ def search(
     """
     with one_thread():
         worker = Worker(plan, data, supernet, table)
-        if plan.adapt_rows > MAX_ADAPTATION * worker.record.plan.rows:
+        training = plan.adapt.epochs * len(worker.parts.train)
+        if plan.adapt_rows > MAX_ADAPTATION * training:
             raise ValueError(
-                f"search.adapt_rows: found {plan.adapt_rows}; expected at most {MAX_ADAPTATION:.0%} of the supernet's "
-                f"{worker.record.plan.rows} rows"
+                f"search.adapt_rows: found {plan.adapt_rows}; expected at most {MAX_ADAPTATION:.0%} of the {training} "
+                "rows of one training"
             )
         header = Header(plan, worker.record.digest, worker.record.data_digest, table.digest if table else None)
         journal = _Journal(folder / JOURNAL, header)

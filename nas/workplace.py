@@ -67,8 +67,8 @@ def supernet(place: Workplace, say: SupernetSay = lambda done, rows, loss: None)
 
 def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], None]) -> tuple[Rules, list[Evaluated]]:
     """Search, and write the front."""
-    _, record = read_supernet(place.folder / "supernet")
-    plan = place.design.search_plan(record.plan.rows)
+    read_supernet(place.folder / "supernet")  # else what is missing would be found after the table is measured
+    plan = place.design.search_plan(len(place.parts.train))
     wanted = {*plan.rules.objectives, *(limit.objective for limit in plan.rules.limits)}
     table = _table(place) if "latency_ms" in wanted else None
     found = search(
@@ -127,7 +127,7 @@ def architecture_named(text: str) -> Architecture:
         DataError: neither.
     """
     if text in NAMES:
-        return Baseline(name=text)  # type: ignore[arg-type]  # one of NAMES
+        return Baseline(name=text)
     if not Path(text).exists():
         raise DataError(f"--model: found {text!r}; expected a file with a genotype, or one of {', '.join(NAMES)}")
     try:

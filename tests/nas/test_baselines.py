@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.baselines import NAMES, Baseline, built
+from nas.baselines import NAMES, Baseline, Name, built
 from nas.interactions import (
     BilinearFusion,
     CompressedInteraction,
@@ -33,8 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_baseline_learns_in_the_one_trainer(name: str, data: Parts) -> None:
-    baseline = Baseline(name=name, width=32, embedding=4)  # type: ignore[arg-type]
+def test_every_baseline_learns_in_the_one_trainer(name: Name, data: Parts) -> None:
+    baseline = Baseline(name=name, width=32, embedding=4)
     record = fit(baseline, Recipe(batch_size=128, learning_rate=0.01, epochs=4), data).record
     assert record.best.valid.loss < record.checks[0].valid.loss + 1e-9
     assert record.best.valid.heads[0].auc is not None
@@ -44,15 +44,15 @@ def test_every_baseline_learns_in_the_one_trainer(name: str, data: Parts) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("inputs", [Inputs(5, 0, 0, 1), Inputs(0, 4, 30, 3), INPUTS])
-def test_any_mix_of_fields_and_heads(name: str, inputs: Inputs) -> None:
-    model = built(Baseline(name=name, width=16, embedding=4), inputs, 0.0)  # type: ignore[arg-type]
+def test_any_mix_of_fields_and_heads(name: Name, inputs: Inputs) -> None:
+    model = built(Baseline(name=name, width=16, embedding=4), inputs, 0.0)
     assert model(*features(inputs)).shape == (7, inputs.heads)
 
 
 def test_a_wider_baseline_costs_more() -> None:
     for name in NAMES:
         found = [
-            costs(built(Baseline(name=name, width=w, embedding=4), INPUTS, 0.0), features(INPUTS)).flops  # type: ignore[arg-type]
+            costs(built(Baseline(name=name, width=w, embedding=4), INPUTS, 0.0), features(INPUTS)).flops
             for w in (8, 32)
         ]
         assert found[0] < found[1], name

@@ -17,6 +17,7 @@ from pyarrow import parquet, schema
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._nas_figures import draw
 from benchmarks._nas_quality import Quality, quality
 from benchmarks._nas_ranking import Ranking, rankings, stratified
 from benchmarks._nas_scale import LONG, SHORT, OutOfTime, Scale, Stage
@@ -53,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where results are kept (the short one: a temporary folder)"
     )
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the front, its best network and the ranking")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     if not options.short and options.out is None:
@@ -74,6 +76,8 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"the time of this call is over; the same command goes on from {folder}")
         return 3
     (folder / "results.json").write_bytes(msgspec.json.encode(found))
+    if options.figures:
+        draw(folder, scale, parts, options.figures)
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:

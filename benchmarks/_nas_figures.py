@@ -21,10 +21,9 @@ def draw(results: Path, scale: Scale, parts: Parts, folder: Path) -> None:
     draw_genotype(front(Rules(), found)[0].genotype, folder / "nas-genotype.png")
     alone = [_alone(results, digest(net)) for net in stratified(scale, parts)]
     inherited = np.array(msgspec.json.decode((results / "ranking-single-any-adapted.json").read_bytes()))
-    draw_scatter(
-        inherited, np.array([np.mean(one.losses) for one in alone]), ("loss through the supernet, adapted", "loss trained alone"),
-        f"{len(alone)} networks, validation rows", folder / "nas-ranking.png",
-    )  # fmt: skip
+    truth = np.array([np.mean(one.losses) for one in alone])
+    labels = ("loss through the supernet, adapted", "loss trained alone")
+    draw_scatter(inherited, truth, labels, f"{len(alone)} networks, validation rows", folder / "nas-ranking.png")
 
 
 def _alone(results: Path, name: str) -> Alone:

@@ -17,7 +17,7 @@ from benchmarks._nas_world import CANDIDATES, HEADS, write_world
 from benchmarks.nas import _data
 
 TINY = msgspec.structs.replace(
-    SHORT, requests=200, rows=1000, supernet_rows=2000, nets=6, strategies=("single-any",), adapt_rows=0, valid_rows=500
+    SHORT, requests=200, rows=1000, supernet_rows=2000, nets=4, strategies=("single-any",), adapt_rows=0, valid_rows=500
 )
 
 

@@ -17,7 +17,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def design(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("design")
-    parquet_file(folder, world(2000))
+    parquet_file(folder, world(1500))
     (folder / "design.toml").write_text(TEXT)
     return folder / "design.toml"
 
@@ -51,8 +51,8 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     log, out = design.parent / "log.parquet", tmp_path / "scores.parquet"
     run(capsys, "score", runs / "pick0-seed0", log, "--out", out)
     predicted = parquet.read_table(out)
-    assert predicted.num_rows == 2000
-    assert np.corrcoef(predicted["click"], world(2000)["true_click"])[0, 1] > 0.2
+    assert predicted.num_rows == 1500
+    assert np.corrcoef(predicted["click"], world(1500)["true_click"])[0, 1] > 0.2
     assert (tmp_path / "front.png").stat().st_size > 1000
 
 

@@ -60,14 +60,19 @@ def test_children_are_new_and_of_the_space() -> None:
     assert not any(misfits(one.genotype, SMALL) for one in found)
 
 
-def test_evolution_finds_a_better_loss_and_a_better_front_than_chance() -> None:
-    best, area = [], []
+def test_evolution_finds_a_better_loss_than_chance() -> None:
+    for seed in range(3):
+        loss_alone = [Rules(method=m, objectives=("loss",), population=24, children=8) for m in METHODS]
+        best = [min(one.loss for one in searched(rules, 160, seed, FULL)) for rules in loss_alone]
+        assert best[0] < best[1]
+
+
+def test_evolution_finds_a_better_front_than_chance_on_average() -> None:
+    area = []
     for seed in range(4):
-        found = {m: searched(Rules(method=m, population=24, children=8), 240, seed, FULL) for m in METHODS}
-        best.append([front(RULES, one)[0].loss for one in found.values()])
-        fronts = [np.array([[a.loss, a.sizes.flops / 8000] for a in front(RULES, one)]) for one in found.values()]
+        found = [searched(Rules(method=m, population=24, children=8), 240, seed, FULL) for m in METHODS]
+        fronts = [np.array([[a.loss, a.sizes.flops / 8000] for a in front(RULES, one)]) for one in found]
         area.append([hypervolume(values, np.ones(2)) for values in fronts])
-    assert (np.array(best) @ [1, -1] < 0).all()
     assert np.mean(area, axis=0)[0] > np.mean(area, axis=0)[1]
 
 

@@ -16,7 +16,7 @@ from nas.train import fit
 from tests.nas.files import SCHEMA, parts
 
 RECIPE = Recipe(batch_size=256, learning_rate=0.01)
-GENOTYPES = [drawn(SMALL, np.random.default_rng(seed)) for seed in (0, 1)]
+GENOTYPES = [drawn(SMALL, np.random.default_rng(seed)) for seed in (0,)]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return parts(tmp_path_factory.mktemp("data"), rows=1500)
 
 
-BASELINES = [Baseline(name=name, width=8, embedding=4) for name in ("xdeepfm", "finalmlp", "ple")]
+BASELINES = [Baseline(name=name, width=8, embedding=4) for name in ("finalmlp", "ple")]
 
 
 @pytest.mark.parametrize("architecture", [*GENOTYPES, *BASELINES])
@@ -40,7 +40,7 @@ def test_onnx_computes_what_torch_computes(architecture: Genotype | Baseline, da
     assert card.heads == ("click", "like")
 
 
-@pytest.mark.parametrize("kinds", [("dense",), ("multi",)])
+@pytest.mark.parametrize("kinds", [("dense",)])
 def test_any_kind_of_field_alone(kinds: tuple[str, ...], tmp_path: Path) -> None:
     schema = msgspec.structs.replace(SCHEMA, fields=tuple(f for f in SCHEMA.fields if f.kind in kinds))
     data = parts(tmp_path, rows=1000, schema=schema)

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -112,10 +113,17 @@ def test_rows_without_any_label_are_left_out_and_a_missing_label_is_unobserved(t
     click = [None if i % 3 == 0 else v for i, v in enumerate(table["click"].to_pylist())]
     like = [None if i % 6 == 0 else v for i, v in enumerate(table["like"].to_pylist())]
     table = table.set_column(5, "click", pa.array(click)).set_column(6, "like", pa.array(like))
-    found = prepare(Sources(whole=parquet_file(tmp_path, table)), SCHEMA, Split(), tmp_path / "prepared")
+    source = Sources(whole=parquet_file(tmp_path, table))
+    untold = msgspec.structs.replace(
+        SCHEMA, heads=tuple(msgspec.structs.replace(head, truth=None) for head in SCHEMA.heads)
+    )
+    found = prepare(source, untold, Split(), tmp_path / "untold")
     everything = np.concatenate([np.asarray(p.labels) for p in (found.train, found.valid, found.test)])
-    assert len(everything) == 500
     assert np.isnan(everything).sum(axis=0).tolist() == [100, 0]
+    assert len(everything) == 500
+    told = prepare(source, SCHEMA, Split(), tmp_path / "told")  # not shown, but it could have been: its truth counts
+    assert len(told.train) == len(found.train)
+    assert len(told.valid) + len(told.test) > len(found.valid) + len(found.test)
 
 
 def test_given_files_stay_what_they_are(tmp_path: Path) -> None:

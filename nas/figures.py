@@ -49,10 +49,20 @@ def draw_front(rules: Rules, found: Sequence[Evaluated], path: Path) -> None:
         label="front",
     )
     axes.set(xscale="log", xlabel=AXES[other], ylabel=AXES["loss"])
+    _plain_log_axis(axes.xaxis)
     losses = np.array([one.loss for one in found])
     axes.set_ylim(losses.min() - 0.05 * np.ptp(losses), np.quantile(losses, 0.95) + 0.05 * np.ptp(losses))
     axes.legend(frameon=False)
     _written(figure, path)
+
+
+def _plain_log_axis(axis: Any) -> None:
+    """1, 2 and 5 of every decade, as 2 k or 5 M."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(EngFormatter())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_scatter(x: Floats, y: Floats, labels: tuple[str, str], title: str, path: Path) -> None:

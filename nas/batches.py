@@ -7,15 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.encoding import Coded
+from nas.environment import device
 from nas.rows import Rows, in_order, shuffled
 from nas.weights import Inputs
 
 PREDICT_ROWS = 8192  # at once
-
-
-def device() -> torch.device:
-    """A GPU when there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def mixed_precision() -> "torch.autocast":

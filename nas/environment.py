@@ -20,11 +20,16 @@ class Environment(msgspec.Struct, frozen=True):
     threads: int
 
 
+def device() -> torch.device:
+    """A GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def environment() -> Environment:
     """Of this process."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     found = {name: _version(name) for name in _PACKAGES}
-    return Environment(sys.version.split()[0], found, platform.machine(), device, torch.get_num_threads())
+    return Environment(sys.version.split()[0], found, platform.machine(), name, torch.get_num_threads())
 
 
 def _version(name: str) -> str:

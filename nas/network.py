@@ -156,7 +156,7 @@ class Forward:
             return _sum(parts)
         row = functional.linear(x, get(f"{name}.row.weight")).unsqueeze(1)
         together = torch.cat((row, operators.rows_projected(rows, get(f"{name}.rows"))), 1)
-        pairs = operators.pairwise_products(together, self.lower[b])
+        pairs = operators.pairwise_products(together, self.lower[b].to(together.device))
         return torch.relu(functional.linear(pairs, get(f"{name}.weight"), get(f"{name}.bias")))
 
     def _sparse(self, block: Block, get: Lookup, name: str, rows: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ import msgspec
 import torch
 
 from nas.batches import Batch
+from nas.environment import device
 from nas.evaluate import evaluate
 from nas.evolution import Evaluated, Rules, Sizes, proposed
 from nas.genotype import Genotype
@@ -76,7 +77,7 @@ class Worker:
 
     def sizes(self, genotype: Genotype) -> Sizes:
         """What is known without training."""
-        network = Network(genotype, self.record.inputs)
+        network = Network(genotype, self.record.inputs).to(device())
         found = costs(network, self.traced)
         latency = self.table.estimate(network, self.traced) if self.table else None
         return Sizes(found.flops, found.parameters + found.table_parameters, latency)

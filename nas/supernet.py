@@ -11,6 +11,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from nas.environment import device
 from nas.genotype import Genotype
 from nas.network import EMBEDDING_SD, Forward, Network
 from nas.optimiser import Moments, moments_of, pieces, step_rows, step_slice
@@ -24,7 +25,7 @@ class Supernet:
     def __init__(self, space: Space, inputs: Inputs, seed: int) -> None:
         self.space, self.inputs, self.slots = space, inputs, slots_of(space)
         generator = torch.Generator().manual_seed(seed)
-        self.weights = {w.name: _initial(w, space, generator) for w in self._widest()}
+        self.weights = {w.name: _initial(w, space, generator).to(device()) for w in self._widest()}
         self.moments: dict[str, Moments] = {}
 
     def _widest(self) -> tuple[Weight, ...]:
@@ -41,7 +42,7 @@ class Supernet:
 
     def slice_of(self, weight: Weight) -> Tensor:
         """A copy of the slice that is a network's own weight."""
-        own = torch.empty(weight.shape)
+        own = torch.empty(weight.shape, device=device())
         for whole, part in pieces(weight.axes):
             own[part] = self.weights[weight.name][whole]
         return own
@@ -49,6 +50,7 @@ class Supernet:
     def cut(self, genotype: Genotype, dropout: float = 0.0) -> Network:
         """A network of the space, stand-alone, with the weights it inherits."""
         network = Network(genotype, self.inputs, dropout)
+        network.to(device())
         with torch.no_grad():
             for weight in weights_of(genotype, self.inputs, self.slots):
                 network.weight(weight.name).copy_(self.slice_of(weight))
@@ -72,7 +74,7 @@ class Supernet:
         """Of all weights."""
         found = hashlib.sha256()
         for name in sorted(self.weights):
-            found.update(self.weights[name].numpy().tobytes())
+            found.update(self.weights[name].cpu().numpy().tobytes())
         return found.hexdigest()[:16]
 
 
@@ -84,7 +86,7 @@ class Borrowed:
         self.forward_pass = Forward(genotype, supernet.inputs)
         self.parts = {w.name: w for w in weights_of(genotype, supernet.inputs, supernet.slots)}
         self.leaves = {name: supernet.slice_of(w).requires_grad_() for name, w in self.parts.items() if name != TABLE}
-        self.rows = torch.zeros(0, dtype=torch.long)
+        self.rows = torch.zeros(0, dtype=torch.long, device=device())
         if TABLE in self.parts:
             self.rows = torch.unique(torch.cat([ids.clamp(min=0).flatten() for ids in features[1:]]))
             self.leaves[TABLE] = supernet.weights[TABLE][self.rows, : genotype.embedding].clone().requires_grad_()
@@ -149,5 +151,5 @@ def loaded(path: Path, space: Space, inputs: Inputs) -> Supernet:
     """A supernet from its file, its weights mapped: processes that read one file share its memory."""
     supernet = Supernet.__new__(Supernet)
     supernet.space, supernet.inputs, supernet.slots = space, inputs, slots_of(space)
-    supernet.load(torch.load(path, mmap=True, weights_only=True))
+    supernet.load(torch.load(path, mmap=True, weights_only=True, map_location=device()))
     return supernet

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import torch
 
-from nas.batches import Batch, inputs_of, loss_of, training
-from nas.environment import Environment, environment
+from nas.batches import Batch, inputs_of, loss_of, mixed_precision, training
+from nas.environment import Environment, device, environment
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
@@ -73,7 +73,8 @@ def train_supernet(
     while done < plan.rows:
         began = time.perf_counter()
         stop = min(plan.rows, done + every)
-        done, fresh = _train_until(stop, done, plan, supernet, parts)
+        with torch.random.fork_rng():
+            done, fresh = _train_until(stop, done, plan, supernet, parts)
         losses = [*losses, *fresh]
         seconds += time.perf_counter() - began
         save(supernet, folder / SUPERNET)
@@ -99,12 +100,13 @@ class AnotherSupernet(Exception):
 
 def _train_until(stop: int, done: int, plan: SupernetPlan, supernet: Supernet, parts: Parts) -> tuple[int, list[float]]:
     """Rows done, and each step's loss. What is sampled at a row depends on the seed and the row alone."""
-    weights = torch.tensor(plan.head_weights or (1.0,) * supernet.inputs.heads)
+    weights = torch.tensor(plan.head_weights or (1.0,) * supernet.inputs.heads, device=device())
     losses = []
     per_batch = len(paths(plan.strategy, plan.space, np.random.default_rng(0)))
     first, last = done // per_batch, -(-stop // per_batch)
     for batch in training(parts.train, plan.recipe.batch_size, plan.seed, first, last):
         rng = np.random.default_rng((plan.seed, done))
+        torch.manual_seed(plan.seed * 2**40 + done)  # of dropout
         rate = rate_at(plan.recipe, done, plan.rows)
         chosen = (widest(plan.space),) if done < plan.warmup * plan.rows else paths(plan.strategy, plan.space, rng)
         chosen = chosen * per_batch if len(chosen) < per_batch else chosen
@@ -117,7 +119,9 @@ def _step(
     path: Genotype, batch: Batch, supernet: Supernet, weights: torch.Tensor, rate: float, recipe: Recipe
 ) -> float:
     borrowed = supernet.borrow(path, batch.features)
-    loss = loss_of(borrowed.logits(recipe.dropout), batch, weights)
+    with mixed_precision():
+        logits = borrowed.logits(recipe.dropout)
+    loss = loss_of(logits, batch, weights)
     loss.backward()
     borrowed.step(rate, recipe.embedding_l2)
     return float(loss.detach())
@@ -142,7 +146,9 @@ def _state(folder: Path, name: str) -> tuple[int, float, list[float]]:
         (folder / STATE).read_bytes(), type=tuple[str, int, float, list[float]]
     )
     if found != name:
-        raise AnotherSupernet(f"{folder}: holds a supernet of another space, recipe or data; name another folder")
+        raise AnotherSupernet(
+            f"{folder}: holds a supernet of another space, recipe, value or data; name another folder"
+        )
     return done, seconds, losses
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, module_of
-from nas.batches import Batch, device, inputs_of, loss_of, mixed_precision, training
-from nas.environment import Environment, environment
+from nas.batches import Batch, inputs_of, loss_of, mixed_precision, training
+from nas.environment import Environment, device, environment
 from nas.evaluate import Metrics, evaluate
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
@@ -136,7 +136,7 @@ def fit(
 
 def traced_costs(model: nn.Module, parts: Parts) -> Costs:
     """A model's costs on rows of this shape."""
-    return costs(model, Batch(parts.valid.take(slice(0, TRACED_ROWS))).features)
+    return costs(model.to(device()), Batch(parts.valid.take(slice(0, TRACED_ROWS))).features)
 
 
 def write_run(folder: Path, record: Record, model: nn.Module) -> None:

@@ -100,7 +100,8 @@ def test_inherited_weights_tell_good_from_bad(trained: Path, whole: list[Evaluat
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_trains_and_resumes_to_the_same_bits(strategy: str, trained: Path, tmp_path: Path) -> None:
-    plan = msgspec.structs.replace(SUPERNET, rows=2000, strategy=strategy, warmup=0.02)
+    recipe = msgspec.structs.replace(RECIPE, dropout=0.2)
+    plan = msgspec.structs.replace(SUPERNET, recipe=recipe, rows=2000, strategy=strategy, warmup=0.02)
     data = opened(trained / "prepared")
     _, record = train_supernet(plan, data, tmp_path / "whole")
 
@@ -130,7 +131,7 @@ def test_strategies_sample_what_they_say() -> None:
 
 
 def test_another_supernets_folder_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(AnotherSupernet, match="another space, recipe or data"):
+    with pytest.raises(AnotherSupernet, match="another space, recipe, value or data"):
         train_supernet(msgspec.structs.replace(SUPERNET, seed=5), opened(trained / "prepared"), trained / "supernet")
     with pytest.raises(AnotherSupernet, match="trimtab nas train"):
         read_supernet(tmp_path)

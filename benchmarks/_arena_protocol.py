@@ -83,9 +83,14 @@ def brief_of(plan: Plan) -> Brief:
 
 def history_of(plan: Plan, evidence: tuple[Evidence, ...]) -> History:
     """What a tuner sees of its deals: all traffic, one row per arm."""
-    space = Space(plan.weights)
+    space, metrics = Space(plan.weights), len(plan.metrics)
     rows = [
-        (space.to_unit(np.array([theta["all"] for theta in e.thetas])), e.changes.change[:, 0].T, _sd(e), e.hour)
+        (
+            space.to_unit(np.array([theta["all"] for theta in e.thetas])),
+            e.changes.change[:metrics, 0].T,
+            _sd(e, metrics),
+            e.hour,
+        )
         for e in evidence
     ]
     if not rows:
@@ -97,8 +102,8 @@ def history_of(plan: Plan, evidence: tuple[Evidence, ...]) -> History:
     return History(unit, np.where(known, change, 0.0), np.where(known, sd, UNKNOWN_SD), hour, len(rows[-1][0]))
 
 
-def _sd(evidence: Evidence) -> Floats:
-    covariance = evidence.changes.covariance[:, 0]
+def _sd(evidence: Evidence, metrics: int) -> Floats:
+    covariance = evidence.changes.covariance[:metrics, 0]
     return np.asarray(np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)).T)
 
 

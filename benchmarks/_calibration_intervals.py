@@ -5,7 +5,7 @@
 | settled | a deal's estimate when it was first used, with what is still to come foretold | its own hour |
 | sealed | the same deal's after the last amendment | its own hour |
 | posterior | the belief in the vectors that are dealt next and in the pick, when they are chosen | that moment |
-| ahead | the belief in the same vectors at the middle of the coming day, by which they are chosen | the next 24 hours |
+| ahead | the belief in what the same vectors do in the mean of the coming day, by which they are chosen | the next 24 hours |
 
 Deals are those that Trimtab's own studies explored with, each for one window: a test is judged by its sequence.
 """
@@ -23,6 +23,7 @@ from controller.core.belief import believe, judged_metrics, points
 from controller.core.control import HOUR_MS, Control, Evidence, Statistics, Theta, carrying
 from controller.core.evidence import live_evidence
 from controller.core.plan import Plan
+from controller.core.policy import AHEAD_H
 from controller.shell.fingerprint import single_threaded
 from simulators.scenarios import Scenario, drifted
 from simulators.study import study_of
@@ -78,8 +79,8 @@ class Watcher(Trimtab):
                 unit = np.concatenate([points(plan, believed.space, believed.groups, theta) for theta in thetas])
                 now = true_change(_world(self.scenario, at), _stacked(thetas))[:, judged_metrics(plan)]
                 then = truth(self.scenario, self.hour + 1, thetas, seen=self.hour)[:, judged_metrics(plan)]
-                for kind, true, when in (("posterior", now, at), ("ahead", then, believed.hour)):
-                    mean, sd = believed.posterior.mean_sd(unit, believed.groups[0], when)
+                for kind, true, span_h in (("posterior", now, 0.0), ("ahead", then, AHEAD_H)):
+                    mean, sd = believed.posterior.mean_sd(unit, believed.groups[0], at, span_h)
                     self.z[f"{kind} {name}"].append((mean.T - true) / sd.T)
 
     def errors(self, seed: int, metrics: int) -> Errors:
@@ -141,9 +142,10 @@ def _judged(world: World) -> list[str]:
 
 def standardised(evidence: Evidence, true: Floats) -> Floats:
     """(A-1, M) errors over standard errors, of all traffic."""
-    variance = np.diagonal(evidence.changes.covariance[:, 0], axis1=1, axis2=2)
+    changes, metrics = evidence.changes, true.shape[-1]
+    variance = np.diagonal(changes.covariance[:metrics, 0], axis1=1, axis2=2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((evidence.changes.change[:, 0].T - true) / np.sqrt(variance.T))
+        return np.asarray((changes.change[:metrics, 0].T - true) / np.sqrt(variance.T))
 
 
 def _world(scenario: Scenario, hour: float) -> World:

@@ -21,7 +21,7 @@ from controller.core.worst import Looks
 GATE_BETTER = 0.95  # P(gain > 0) that a vector needs to leave exploration
 GATE_FEASIBLE = 0.8  # P(every guardrail kept), likewise
 TRUSTED_FEASIBLE = 0.6  # the same after the test, whose own sample must lie inside the guardrails beside
-GATE_REGRET = 0.25  # exploration may end early once the expected remaining gain is this small a part of the pick's
+GATE_REGRET = 0.1  # exploration may end early once the expected remaining gain is this small a part of the pick's
 
 
 def advanced(plan: Plan, control: Control, seen: Statistics, believed: Believed) -> Control:

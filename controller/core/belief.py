@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.assignment import ALL
-from controller.core import jump, offline, outliers, posterior
+from controller.core import jump, offline, outliers, parts, posterior
 from controller.core.control import HOUR_MS, Control, Evidence, Theta
 from controller.core.estimate import Changes, usable
 from controller.core.goal import Goal, goal_of
 from controller.core.kernel import Hyper
+from controller.core.learn import EXPOSURES, RESPONSE, Scale
 from controller.core.plan import Plan
 from controller.core.posterior import Observations
 from controller.core.space import Space
@@ -21,7 +22,6 @@ from controller.core.space import Space
 Floats = NDArray[np.float64]
 
 MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
-AHEAD_H = 12.0  # a vector is chosen for the coming day: its middle is when it is to be good
 REFIT_WINDOWS = 3  # hyperparameters change slowly: a fit, half of a decision's cost, is made anew every so many windows
 UNFITTED_ROWS = 24  # up to which they are the prior's: fitted to fewer, they are too sure of what they have not seen
 FEW_ROWS = 80  # below which each window changes them
@@ -37,7 +37,7 @@ class Believed(msgspec.Struct, frozen=True, eq=False):
     space: Space
     goal: Goal
     groups: tuple[int, ...]  # G'
-    hour: float  # when what is chosen now is to be good
+    hour: float  # from which on what is chosen is to be good, for a day (`policy.AHEAD_H`)
     earlier: Floats  # (k, G', d) vectors that were dealt, newest last; those that lie in the cube
     shares: Floats  # (G',) parts of the objective's numerators that come from each group
     unmeasured: tuple[str, ...]  # judged metrics that no deal has told anything of
@@ -51,12 +51,13 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     space = Space(plan.weights)
     groups = _groups(plan, control)
     judged, evidence = judged_metrics(plan), (*control.evidence, *live)
-    observations = _rows(plan, space, groups, judged, evidence)
+    learnt = processes(plan)
+    observations = _rows(plan, space, groups, learnt, evidence)
     base = space.baseline_unit
     window = round(hour * HOUR_MS / plan.window.length_ms)
-    process = _process(observations, base, control.carry.hypers, window)
+    process = _process(plan, observations, base, control.carry.hypers, window)
     if plan.offline:
-        process = offline.informed(process, _predicted(plan, space, judged))
+        process = offline.informed(process, _predicted(plan, space, learnt))
     thetas = [theta for e in evidence[-MAX_ROWS:] for theta in e.thetas][-MAX_ROWS:]
     dealt = np.array([points(plan, space, groups, theta) for theta in thetas]).reshape(-1, len(groups), space.d)
     inside = ((dealt >= -ROUNDING) & (dealt <= 1.0 + ROUNDING)).all(axis=(1, 2))  # of bounds that may have changed
@@ -70,16 +71,20 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
             tuple(g for g in plan.guardrails if g.metric in {plan.metrics[m].name for m in judged}),
         ),
         groups=groups,
-        hour=hour + AHEAD_H,
+        hour=hour,
         earlier=dealt[inside],
         shares=shares(plan, control, groups, plan.objective),
-        unmeasured=_unmeasured(plan, judged, observations) if evidence else (),
+        unmeasured=_unmeasured(plan, judged, process.factors, observations) if evidence else (),
     )
 
 
-def _unmeasured(plan: Plan, judged: list[int], observations: Observations) -> tuple[str, ...]:
-    known = (np.diagonal(noise) < NO_INFORMATION for noise in observations.noise)
-    silent = [plan.metrics[m].name for m, rows in zip(judged, known, strict=True) if not rows.any()]
+def _unmeasured(
+    plan: Plan, judged: list[int], factors: tuple[tuple[int, ...], ...], observations: Observations
+) -> tuple[str, ...]:
+    known = [bool((np.diagonal(noise) < NO_INFORMATION).any()) for noise in observations.noise]
+    silent = [
+        plan.metrics[m].name for m, own in zip(judged, factors, strict=True) if not all(known[p] for p in own)
+    ]
     return tuple(name for name in silent if name in _needed(plan))
 
 
@@ -92,26 +97,43 @@ def judged_metrics(plan: Plan) -> list[int]:
     return [m for m, metric in enumerate(plan.metrics) if metric.response == "immediate" and metric.name in named]
 
 
+def processes(plan: Plan) -> list[int]:
+    """What has a process, by its place in `parts.measured`: each judged metric, or the factors it is taken apart in."""
+    return sorted({place for m in judged_metrics(plan) for place in parts.parts(plan.metrics, m)})
+
+
+def _factors(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """Of each judged metric, its processes."""
+    learnt = processes(plan)
+    return tuple(tuple(learnt.index(p) for p in parts.parts(plan.metrics, m)) for m in judged_metrics(plan))
+
+
+def scales(plan: Plan, places: list[int]) -> tuple[Scale, ...]:
+    """How large the changes of processes (places in `parts.measured`) are held to be before any is seen."""
+    return tuple(EXPOSURES if parts.per_exposure(plan.metrics, place) else RESPONSE for place in places)
+
+
 def _needed(plan: Plan) -> set[str]:
     """The metrics that a vector is tested by."""
     return {*plan.objective, *(guardrail.metric for guardrail in plan.guardrails)}
 
 
 def _process(
-    observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None, window: int
+    plan: Plan, observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None, window: int
 ) -> posterior.Posterior:
-    """The metrics' processes, with what lone bad hours say left out and a jump, if there was one, known.
+    """The processes, with what lone bad hours say left out and a jump, if there was one, known.
 
     `window`: how many there were since the study's start.
     """
-    begin = posterior.start(base, len(observations.change), previous)
+    priors, factors = scales(plan, processes(plan)), _factors(plan)
+    begin = posterior.start(base, priors, previous)
     observations = outliers.discounted(observations, base, begin)
     settled = begin == previous and observations.rows >= FEW_ROWS and window % REFIT_WINDOWS > 0
     unsure = observations.rows <= UNFITTED_ROWS
-    fitted = begin if settled or unsure else posterior.fit(observations, base, previous)
-    calm = posterior.condition(observations, base, jump.settled(fitted, observations.hour))
+    fitted = begin if settled or unsure else posterior.fit(observations, base, previous, priors)
+    calm = posterior.condition(observations, base, jump.settled(fitted, observations.hour), factors)
     hypers = jump.revised(calm)
-    return calm if hypers == calm.hypers else posterior.condition(observations, base, hypers)
+    return calm if hypers == calm.hypers else posterior.condition(observations, base, hypers, factors)
 
 
 def _groups(plan: Plan, control: Control) -> tuple[int, ...]:
@@ -153,7 +175,7 @@ def theta_at(plan: Plan, space: Space, groups: tuple[int, ...], unit: Floats) ->
 
 
 def _rows(
-    plan: Plan, space: Space, groups: tuple[int, ...], judged: list[int], evidence: tuple[Evidence, ...]
+    plan: Plan, space: Space, groups: tuple[int, ...], learnt: list[int], evidence: tuple[Evidence, ...]
 ) -> Observations:
     """The newest usable evidence, oldest first."""
     rows: list[Observations] = []
@@ -163,19 +185,22 @@ def _rows(
             break
         unit = np.array([points(plan, space, groups, theta) for theta in e.thetas])  # (a, G', d)
         for k, group in enumerate(groups):
-            change, covariance, known = _said(e.changes, judged, group)
+            change, covariance, known = _said(e.changes, learnt, group)
             if known:
                 a = len(unit)
                 rows.append(Observations(unit[:, k], np.full(a, group), np.full(a, e.hour), change, covariance))
                 taken += a
-    return posterior.join(rows[::-1]) if rows else _nothing(len(judged), space.d)
+    return posterior.join(rows[::-1]) if rows else _nothing(len(learnt), space.d)
 
 
-def _predicted(plan: Plan, space: Space, judged: list[int]) -> Observations:
-    """What was predicted before the study, as evidence on all traffic from its first hour."""
+def _predicted(plan: Plan, space: Space, learnt: list[int]) -> Observations:
+    """What was predicted before the study, as evidence on all traffic from its first hour.
+
+    What is predicted of a metric that is taken apart is said of its last factor, the response per exposure.
+    """
     thetas = list(dict.fromkeys(p.theta for p in plan.offline))
-    index = {plan.metrics[m].name: row for row, m in enumerate(judged)}
-    change, variance = np.zeros((len(judged), len(thetas))), np.full((len(judged), len(thetas)), NO_INFORMATION)
+    index = {plan.metrics[m].name: learnt.index(parts.parts(plan.metrics, m)[-1]) for m in judged_metrics(plan)}
+    change, variance = np.zeros((len(learnt), len(thetas))), np.full((len(learnt), len(thetas)), NO_INFORMATION)
     for p in plan.offline:
         if p.metric in index:
             place = index[p.metric], thetas.index(p.theta)
@@ -185,17 +210,17 @@ def _predicted(plan: Plan, space: Space, judged: list[int]) -> Observations:
     return Observations(space.to_unit(np.array(thetas)), nowhen.astype(np.int64), nowhen, change, noise)
 
 
-def _nothing(metrics: int, d: int) -> Observations:
+def _nothing(processes: int, d: int) -> Observations:
     none = np.zeros(0)
     return Observations(
-        np.zeros((0, d)), none.astype(np.int64), none, np.zeros((metrics, 0)), np.zeros((metrics, 0, 0))
+        np.zeros((0, d)), none.astype(np.int64), none, np.zeros((processes, 0)), np.zeros((processes, 0, 0))
     )
 
 
-def _said(changes: Changes, judged: list[int], group: int) -> tuple[Floats, Floats, bool]:
-    """The judged metrics' changes (M, a) and covariances; a metric that is too noisy yet says nothing."""
-    change, covariance = changes.change[judged, group].copy(), changes.covariance[judged, group].copy()
-    known = usable(changes, group)[judged]
+def _said(changes: Changes, learnt: list[int], group: int) -> tuple[Floats, Floats, bool]:
+    """What is learnt from, (P, a), and its covariance; what is too noisy yet says nothing."""
+    change, covariance = changes.change[learnt, group].copy(), changes.covariance[learnt, group].copy()
+    known = usable(changes, group)[learnt]
     change[~known] = 0.0
     covariance[~known] = NO_INFORMATION * np.eye(change.shape[1])
     return change, covariance, bool(known.any())

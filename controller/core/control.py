@@ -15,6 +15,7 @@ from controller.core.carryover import Carryover
 from controller.core.estimate import Changes
 from controller.core.kernel import Hyper
 from controller.core.late import Late
+from controller.core.parts import measured
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, TESTS, Deal, all_control, check_move
 from controller.core.trend import Step
@@ -84,7 +85,7 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
     deal: int
     hour: float  # when its events were, on average, in hours since the study's first window
     thetas: tuple[Theta, ...]  # A - 1
-    changes: Changes
+    changes: Changes  # of `parts.measured`: the plan's metrics first
 
 
 class Control(msgspec.Struct, frozen=True, eq=False):
@@ -144,7 +145,7 @@ def initial(plan: Plan) -> Control:
         evidence=(),
         units=np.zeros(plan.buckets, np.int64),
         history=np.zeros((1 + len(plan.segments), plan.buckets, len(plan.components))),
-        late=late.nothing(len(plan.metrics)),
+        late=late.nothing(len(measured(plan.metrics))),
     )
 
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from controller.core import late
 from controller.core.control import HOUR_MS, Control, Evidence
-from controller.core.estimate import Changes, relative_changes
+from controller.core.estimate import Changes, Metric, relative_changes
 from controller.core.plan import Plan
+from controller.core.parts import measured
 from controller.core.rollout import Deal
 from controller.core.sums import LIMIT
 from controller.core.windows import Cell
@@ -83,7 +84,7 @@ def watched(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) ->
                 deal.id,
                 _age(plan, control, end),
                 _totals(plan, cell),
-                partial(deal_changes, plan, deal, cell),
+                partial(measured_changes, plan, deal, cell),
             )
     return msgspec.structs.replace(control, late=known)
 
@@ -93,7 +94,7 @@ def _learnt(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -
     if served is None:
         return control
     deal, cell = served
-    changes = partial(deal_changes, plan, deal, cell)
+    changes = partial(measured_changes, plan, deal, cell)
     known = late.sealed(control.late, end_ms, deal.id, _totals(plan, cell), changes)
     return msgspec.structs.replace(control, late=known)
 
@@ -117,7 +118,7 @@ def _age(plan: Plan, control: Control, end_ms: int) -> int:
 
 
 def _totals(plan: Plan, cell: Cell) -> NDArray[np.float64]:
-    return late.totals(plan.metrics, tuple(component.name for component in plan.components), cell.sums)
+    return late.totals(measured(plan.metrics), tuple(component.name for component in plan.components), cell.sums)
 
 
 def deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -> Cell | None:
@@ -157,9 +158,18 @@ def remembered(control: Control, cells: list[Cell]) -> Control:
 
 def deal_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
     """The relative changes of a deal's arms, from its sums."""
+    return _changes(plan, plan.metrics, deal, cell)
+
+
+def measured_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
+    """The same of all that the belief is made from: the metrics, then their parts (`parts.measured`)."""
+    return _changes(plan, measured(plan.metrics), deal, cell)
+
+
+def _changes(plan: Plan, metrics: tuple[Metric, ...], deal: Deal, cell: Cell) -> Changes:
     names = tuple(component.name for component in plan.components)
     arm_of = deal.buckets.astype(np.int64)
-    return relative_changes(plan.metrics, names, cell.sums, arm_of, len(deal.arms), deal.history)
+    return relative_changes(metrics, names, cell.sums, arm_of, len(deal.arms), deal.history)
 
 
 def _evidence(plan: Plan, control: Control, id_: int, cell: Cell, moment: float) -> Evidence | None:
@@ -167,7 +177,7 @@ def _evidence(plan: Plan, control: Control, id_: int, cell: Cell, moment: float)
     if len(deal.arms) < 2 or not events or deal.stage == "verify":  # the baseline says nothing of vectors
         return None
     hour = moment / events - (control.carry.started_ms or 0) / HOUR_MS
-    return Evidence(id_, hour, tuple(arm.theta for arm in deal.arms[1:]), deal_changes(plan, deal, cell))
+    return Evidence(id_, hour, tuple(arm.theta for arm in deal.arms[1:]), measured_changes(plan, deal, cell))
 
 
 def _moment(plan: Plan, end_ms: int, cell: Cell) -> float:

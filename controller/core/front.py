@@ -116,7 +116,7 @@ def _compositions(steps: int, objectives: int) -> int:
 
 
 def _pool(asked: Question, group: int, unit: Floats) -> _Pool:
-    return _Pool(unit, *asked.posterior.mean_sd(unit, group, asked.hour))
+    return _Pool(unit, *asked.posterior.mean_sd(unit, group, asked.hour, policy.AHEAD_H))
 
 
 def _joined(a: _Pool, b: _Pool) -> _Pool:

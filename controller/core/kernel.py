@@ -6,7 +6,8 @@
 | u, g, h | (n, d), (n,), (n,) | where (unit cube), in which group, when (hours since the study's start) |
 | u0 | (d,) | the baseline: its change is 0 at all times, exactly |
 | l, s, rho | (d,), 1, 1 | lengthscales, scale, share common to all groups |
-| omega, tau | 1, 1 | share of the variance that drifts, and how long it remembers, in hours |
+| omega, tau | 1, 1 | share of the variance that moves, and how long its slow part remembers, in hours |
+| delta | 1 | share of what moves that swings with the hour of the day (`DAILY`) |
 | t, c | | a jump: its hour, and the correlation of what is before it with what is after it |
 
 With k the Matern-5/2 correlation of lengthscales l:
@@ -14,12 +15,16 @@ With k the Matern-5/2 correlation of lengthscales l:
     K((u,g,h), (u',g',h')) = s^2 k0(u, u') (rho + (1 - rho) [g = g']) T(h - h') J(h, h')      (1)
     k0(u, u') = k(u, u') - k(u, u0) k(u0, u')                                                     (2)
 
-    T(lag) = 1 - omega + omega (1 + r) e^-r,    r = sqrt(3) |lag| / tau                           (3)
+    T(lag) = 1 - omega + omega ((1 - delta) (1 + r) e^-r + delta cos(2 pi lag / 24)),   r = sqrt(3) |lag| / tau   (3)
 
 (2) conditions k on f(u0) = 0. The group term is partial pooling. (3) lets old windows fade as far as the response
-drifts: one part of it stays for ever, the other changes smoothly (Matern-3/2). An exponential (Bogunovic, Scarlett and
-Cevher 2016, "Time-varying Gaussian process bandit optimization") is so rough that it forgets within hours what a
-day has shown, also where nothing drifts. J is the product over the jumps between h and h' of their c.
+moves: one part of it stays for ever, one changes smoothly (Matern-3/2), one swings with the hour of the day and comes
+back. An exponential (Bogunovic, Scarlett and Cevher 2016, "Time-varying Gaussian process bandit optimization") is so
+rough that it forgets within hours what a day has shown, also where nothing drifts. J is the product over the jumps
+between h and h' of their c.
+
+A vector is chosen for a whole day, so what is asked of the process is its mean over a span of hours: T is then the mean
+of (3) over `STEPS` hours of it, under which the daily part all but vanishes.
 """
 
 import msgspec
@@ -29,6 +34,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 ROOT3, ROOT5 = 3.0**0.5, 5.0**0.5
+DAILY = 0.3  # delta
+DAY_H = 24.0
+STEPS = 8  # hours that stand for a span
 
 
 class Jump(msgspec.Struct, frozen=True):
@@ -55,6 +63,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
     unit: Floats  # (k, d)
     group: NDArray[np.int64]  # (k,)
     hour: Floats  # (k,)
+    span_h: float = 0.0  # what is meant is the mean over so many hours from `hour` on
 
 
 def kernel(hyper: Hyper, baseline: Floats, a: Places, b: Places) -> Floats:
@@ -63,11 +72,29 @@ def kernel(hyper: Hyper, baseline: Floats, a: Places, b: Places) -> Floats:
     k = matern(squared_distance(scaled_a, scaled_b))
     k -= np.outer(to_baseline(hyper, baseline, a.unit), to_baseline(hyper, baseline, b.unit))  # (2)
     k *= hyper.pooling + (1.0 - hyper.pooling) * (a.group[:, None] == b.group)
-    k *= 1.0 - hyper.drift + hyper.drift * matern3(np.abs(a.hour[:, None] - b.hour) / hyper.memory_h)  # (3)
+    k *= fading(hyper, a, b)
     if hyper.jumps:
         k *= kept(hyper.jumps, a.hour, b.hour)
     k *= hyper.scale**2
     return k
+
+
+def fading(hyper: Hyper, a: Places, b: Places) -> Floats:
+    """T, (len(a), len(b)): (3), or its mean over spans. Rows share few hours: each pair of these is computed once."""
+    (hours_a, at_a), (hours_b, at_b) = (np.unique(p.hour, return_inverse=True) for p in (a, b))
+    lag = (hours_a[:, None] + _steps(a.span_h))[:, :, None, None] - (hours_b[:, None] + _steps(b.span_h))
+    slow, daily = matern3(np.abs(lag) / hyper.memory_h), turning(lag)
+    moving = ((1.0 - DAILY) * slow + DAILY * daily).mean(axis=(1, 3))
+    return np.asarray((1.0 - hyper.drift + hyper.drift * moving)[at_a][:, at_b])
+
+
+def turning(lag: Floats) -> Floats:
+    """The daily swing's correlation at a lag in hours."""
+    return np.asarray(np.cos(lag * (2.0 * np.pi / DAY_H)))
+
+
+def _steps(span_h: float) -> Floats:
+    return (np.arange(STEPS) + 0.5) * (span_h / STEPS) if span_h else np.zeros(1)
 
 
 def kept(jumps: tuple[Jump, ...], a: Floats, b: Floats) -> Floats:

@@ -15,16 +15,26 @@ import numpy as np
 from scipy.linalg import lapack
 from scipy.optimize import minimize
 
-from controller.core.kernel import ROOT3, Floats, Hyper, matern, matern3, matern_slope, squared_distance
+from controller.core.kernel import DAILY, ROOT3, Floats, Hyper, matern, matern3, matern_slope, squared_distance
 
 LENGTHSCALE = 0.65  # prior median, times sqrt(d)
 LENGTHSCALE_SD = 0.7
-SCALE, SCALE_SD = 0.2, 0.4  # far from the baseline; a wider prior let a noisy metric's few rows talk it down to nothing
 DRIFT, DRIFT_SD = 0.05, 1.2  # of the variance: a standard deviation of .22 of the response
-MEMORY_H, MEMORY_SD = 12.0, 0.7  # effects swing with the day: 36 h left the belief too sure (coverage of .85 for .95)
+MEMORY_H, MEMORY_SD = 36.0, 0.7
 POOLING, POOLING_SD = 0.8, 1.0
 GRID_DIGITS = 2  # of p, which is a logarithm: far finer than what the data tell
 BOUND = 3.5  # prior standard deviations that a fit may go
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """Prior of s: a relative change far from the baseline."""
+
+    median: float
+    sd: float  # of its logarithm
+
+
+RESPONSE = Scale(0.2, 0.4)  # a wider prior let a noisy metric's few rows talk it down to nothing
+EXPOSURES = Scale(0.03, 0.7)  # of how much people are shown (`parts`): hardly moved by weights, and mostly noise
 
 
 class Problem(msgspec.Struct, frozen=True, eq=False):
@@ -33,16 +43,18 @@ class Problem(msgspec.Struct, frozen=True, eq=False):
     x: Floats  # (n, d) u - u0
     same: Floats  # (n, n) [g = g']
     lag: Floats  # (n, n) |h - h'|
+    turned: Floats  # (n, n) 1 - cos(2 pi lag / 24)
     kept: Floats  # (n, n) J
     y: Floats  # (n,)
     noise: Floats  # (n, n) E + nugget
+    scale: Scale
 
 
 def objective(p: Floats, data: Problem) -> tuple[float, Floats]:
     """J (4) up to a constant, and its gradient (5), (d + 4,)."""
     d = data.x.shape[1]
-    sd = _spread(d)
-    offset = (p - median(d)) / sd
+    sd = _spread(d, data.scale)
+    offset = (p - median(d, data.scale)) / sd
     if not len(data.y):
         return float(0.5 * offset @ offset), offset / sd
     z, s2, tau = data.x / np.exp(p[:d]), np.exp(2.0 * p[d]), np.exp(p[d + 2])
@@ -51,7 +63,7 @@ def objective(p: Floats, data: Problem) -> tuple[float, Floats]:
     k_u0 = matern(squared0)  # (n,) k(u, u0)
     k0 = matern(squared) - np.outer(k_u0, k_u0)  # (2)
     r = data.lag / tau
-    moved = 1.0 - matern3(r)
+    moved = (1.0 - DAILY) * (1.0 - matern3(r)) + DAILY * data.turned
     fade = (1.0 - omega * moved) * s2 * data.kept
     pooled = rho + (1.0 - rho) * data.same
     K = k0 * fade * pooled
@@ -63,7 +75,7 @@ def objective(p: Floats, data: Problem) -> tuple[float, Floats]:
     gradient[:d] = _lengthscale_gradient(z, Wl, squared, squared0, k_u0)
     gradient[d] = 2.0 * (W * K).sum()
     gradient[d + 1] = -omega * (1.0 - omega) * (WT * moved).sum()
-    gradient[d + 2] = 3.0 * omega * (WT * r * r * np.exp(-ROOT3 * r)).sum()
+    gradient[d + 2] = 3.0 * (1.0 - DAILY) * omega * (WT * r * r * np.exp(-ROOT3 * r)).sum()
     gradient[d + 3] = rho * (1.0 - rho) * (W * k0 * fade * (1.0 - data.same)).sum()
     value = 0.5 * float(data.y @ a) + half_log_det + 0.5 * float(offset @ offset)
     return value, gradient + offset / sd
@@ -97,22 +109,22 @@ def best(data: Problem, start: Floats, steps: int) -> Hyper:
     is decided from there on should not.
     """
     d = data.x.shape[1]
-    reach = BOUND * _spread(d)
-    bounds = list(zip(median(d) - reach, median(d) + reach, strict=True))
+    middle, reach = median(d, data.scale), BOUND * _spread(d, data.scale)
+    bounds = list(zip(middle - reach, middle + reach, strict=True))
     options = {"maxiter": steps, "maxfun": 2 * steps}
     end = minimize(objective, start, (data,), "L-BFGS-B", jac=True, bounds=bounds, options=options)
     rounded = np.round(end.x, GRID_DIGITS)
     return unpack(rounded if objective(rounded, data)[0] <= objective(start, data)[0] else start)
 
 
-def median(d: int) -> Floats:
+def median(d: int, scale: Scale) -> Floats:
     """The prior's median of p, (d + 4,)."""
     lengthscale = np.full(d, np.log(LENGTHSCALE * np.sqrt(d)))
-    return np.append(lengthscale, [np.log(SCALE), _logit(DRIFT), np.log(MEMORY_H), _logit(POOLING)])
+    return np.append(lengthscale, [np.log(scale.median), _logit(DRIFT), np.log(MEMORY_H), _logit(POOLING)])
 
 
-def _spread(d: int) -> Floats:
-    return np.append(np.full(d, LENGTHSCALE_SD), [SCALE_SD, DRIFT_SD, MEMORY_SD, POOLING_SD])
+def _spread(d: int, scale: Scale) -> Floats:
+    return np.append(np.full(d, LENGTHSCALE_SD), [scale.sd, DRIFT_SD, MEMORY_SD, POOLING_SD])
 
 
 def pack(hyper: Hyper) -> Floats:

@@ -2,8 +2,8 @@
 
 | symbol | shape | meaning |
 |---|---|---|
-| M, k, d | | metrics; vectors that were predicted for; free weights |
-| y, E | (k,), (k, k) | predicted relative changes of a metric; the covariance that the source claims |
+| k, d | | vectors that were predicted for; free weights |
+| y, E | (k,), (k, k) | predicted relative changes of a process; the covariance that the source claims |
 | f, s | | the metric's true change (`kernel`), its scale |
 | r, q | | how much of a change the source sees; how large its own mistakes are, in units of s |
 

@@ -7,10 +7,12 @@
 
 Exploration is constrained Thompson sampling (Eriksson and Poloczek 2021, "Scalable constrained
 Bayesian optimization"): each arm takes one joint draw of all metrics and the candidate that the draw
-likes best among those it finds feasible. Only candidates whose P(a guardrail is broken) is within the
-risk, and whose P(one is broken by far) is within `TAIL_RISK`, are drawn at all. The anchor at the baseline (`kernel`)
-makes that set a neighbourhood of the baseline at first, which grows as evidence comes in. Groups choose
-independently of one another.
+likes best among those it finds feasible. The arms share a budget of risk: the sum of their P(a guardrail is broken) is
+at most `risk` an arm, so that this part of the traffic is expected to break one. A few bold arms beside safe ones show
+more than many lukewarm ones: where all must be probably feasible, a direction that looked bad by chance is never tried
+again. P(a guardrail is broken by far) is within `TAIL_RISK` for each. The anchor at the baseline (`kernel`) makes what
+can be borne a neighbourhood of the baseline at first, which grows as evidence comes in. Groups choose independently of
+one another.
 
 Where nothing is within the risk, as around a baseline that itself breaks a guardrail ("ctr must rise by 1 %"), the arms
 go to what has the largest chance to be feasible: that finds a feasible region soonest.
@@ -27,14 +29,17 @@ from scipy.special import ndtr
 from controller.core.candidates import around, initial, pool, rms_distance
 from controller.core.goal import TAIL_RISK, Goal, Limit, margins, outermost, p_kept, tolerant
 from controller.core.kernel import Floats
-from controller.core.posterior import Posterior
+from controller.core.posterior import Paths, Posterior, further, paths
 
 Reason = Literal["initial", "repeat", "thompson", "safe"]
 
-REPEAT_SHARE = 0.5  # of the arms: evidence on the best known vectors is what a pick, and a claim, is made of
+AHEAD_H = 24.0  # a vector is chosen for the coming day: what it does in the mean of its hours is what counts
+REPEAT_SHARE = 0.25  # of the arms: evidence on the best known vectors is what a pick, and a claim, is made of
+BOLDEST = 0.85  # largest P(a guardrail is broken) of a vector that the risk may be spent on
 MIN_MOVE = 0.01  # root mean square distance: closer to the baseline, or to another arm, an arm tells nothing
 BANNED_RADIUS = 0.05  # root mean square distance that is kept from vectors that broke a guardrail
 DRAWN = 256  # candidates in a joint draw: the cost is their number cubed
+REFINED, NEAR_BEST = 3, 16  # rounds in which draws go on around what each likes best; points for each draw
 ANCHORS = 6  # vectors that local candidates are spread around
 CAUTION = 0.25  # standard deviations off the mean, so that the pick is not the luckiest candidate
 MIN_FEASIBLE = 0.6  # P(every guardrail is kept) below which nothing is recommended
@@ -94,20 +99,25 @@ class _View(msgspec.Struct, frozen=True, eq=False):
 
     def believe(self, unit: Floats) -> _Belief:
         """Marginals at (k, d) points."""
-        return _believed(self.goal, *self.posterior.mean_sd(unit, self.group, self.hour))
+        return _believed(self.goal, *self.posterior.mean_sd(unit, self.group, self.hour, AHEAD_H))
 
     def draw(self, unit: Floats, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Joint draws at (k, d) points: gains and total violations, (draws, k) each."""
-        return self._judge(self.posterior.draw(unit, self.group, self.hour, rng, draws))
+        return self.judge(self.posterior.draw(unit, self.group, self.hour, rng, draws, AHEAD_H))
+
+    def paths(self, draws: int) -> Paths:
+        """Draws that are known nowhere yet."""
+        return paths(self.posterior, self.group, self.hour, draws, AHEAD_H)
 
     def promising(self, unit: Floats) -> Floats:
         """The few points with the best means: what bounds the cost when the history is long."""
         if len(unit) <= SCREENED:
             return unit
-        gain, violation = self._judge(self.posterior.mean(unit, self.group, self.hour))
+        gain, violation = self.judge(self.posterior.mean(unit, self.group, self.hour, AHEAD_H))
         return unit[_order(gain, violation)[:SCREENED]]
 
-    def _judge(self, f: Floats) -> tuple[Floats, Floats]:
+    def judge(self, f: Floats) -> tuple[Floats, Floats]:
+        """Gains and total violations, (..., k) each, of relative changes (..., M, k)."""
         violation = np.maximum(-margins(self.goal, f), 0.0).sum(axis=-2)
         return np.array(self.goal.objective) @ f, violation
 
@@ -130,9 +140,9 @@ def propose(
         posterior: the belief; without any row, a space-filling set around the baseline is dealt.
         goal: the objective and the guardrails, by metric index.
         groups: G' groups that get weights of their own: `(0,)`, or the segments `(1, ..., K)`.
-        hour: when the vectors are to be good, in hours since the study's start.
+        hour: from which on, for a day, the vectors are to be good, in hours since the study's start.
         arms: how many vectors.
-        risk: largest P(a guardrail is broken) of a vector that may be dealt, in each group, while any is within it.
+        risk: largest mean over the arms, in each group, of P(a guardrail is broken), while anything is within it.
         previous: (A', G', d) vectors dealt earlier, of which a share of the arms repeats the best.
         banned: (b, d) points that no arm may come near.
         rng: the decision's randomness.
@@ -177,7 +187,7 @@ def recommend(
         posterior: the belief.
         goal: the objective and the guardrails, by metric index.
         groups: G' groups that get weights of their own.
-        hour: when the vector is to be good, in hours since the study's start.
+        hour: from which on, for a day, the vector is to be good, in hours since the study's start.
         candidates: (k, G', d) vectors dealt earlier; points around the best of them compete too, and in each
             group the baseline.
         rng: the decision's randomness.
@@ -259,12 +269,14 @@ def _propose_group(
 ) -> tuple[Floats, list[Reason]]:
     """(arms, d) vectors of one group: repeats first, then draws, then the safest."""
     baseline = view.posterior.baseline
-    chosen = _repeats(view, previous, round(REPEAT_SHARE * arms), risk)
+    chosen = _repeats(view, previous, round(REPEAT_SHARE * arms))
     reasons: list[Reason] = ["repeat"] * len(chosen)
-    unit = apart(pool(baseline, _anchors(view), rng), baseline, banned)
-    belief = view.believe(unit)
-    chosen = _thompson(view, unit[belief.bearable(risk)], chosen, arms, rng)
+    unit = rng.permutation(apart(pool(baseline, _anchors(view), rng), baseline, banned))
+    budget = risk * arms - float((1.0 - view.believe(chosen).feasible).sum())
+    drawn = _searched(view, unit, arms - len(chosen), min(budget, BOLDEST), banned, rng)
+    chosen = _thompson(drawn, chosen, budget)
     reasons += ["thompson"] * (len(chosen) - len(reasons))
+    belief = view.believe(unit)
     safest = unit[np.lexsort((belief.violation, -belief.feasible))]  # P is 0 far from what is feasible
     chosen = _fill(chosen, safest, arms)
     return chosen, reasons + ["safe"] * (arms - len(reasons))
@@ -278,23 +290,58 @@ def _anchors(view: _View) -> Floats:
     return unit[np.argsort(-view.believe(unit).score, kind="stable")[:ANCHORS]]
 
 
-def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
-    """Up to `count` of the most promising earlier vectors, distinct and within the risk."""
+def _repeats(view: _View, previous: Floats, count: int) -> Floats:
+    """Up to `count` of the most promising earlier vectors, distinct and probably inside the guardrails."""
     if not len(previous) or not count:
         return previous[:0]
     known = view.promising(distinct(previous))
     belief = view.believe(known)
     order = np.argsort(-belief.score, kind="stable")
-    return _fill(previous[:0], known[order[belief.bearable(risk)[order]]], count)
+    return _fill(previous[:0], known[order[belief.bearable(1.0 - MIN_FEASIBLE)[order]]], count)
 
 
-def _thompson(view: _View, unit: Floats, chosen: Floats, arms: int, rng: np.random.Generator) -> Floats:
-    """One draw per free arm, each taking what it likes best and no other arm has."""
-    unit = unit[rng.permutation(len(unit))[:DRAWN]]
-    if not len(unit):
-        return chosen
-    for gain, violation in zip(*view.draw(unit, arms - len(chosen), rng), strict=True):
-        chosen = _fill(chosen, unit[_order(gain, violation)[:FALLBACKS]], len(chosen) + 1)
+class _Drawn(msgspec.Struct, frozen=True, eq=False):
+    """What draws make of k points."""
+
+    unit: Floats  # (k, d)
+    risk: Floats  # (k,) P(a guardrail is broken)
+    gain: Floats  # (draws, k)
+    violation: Floats  # (draws, k)
+
+
+def _searched(
+    view: _View, unit: Floats, draws: int, risk: float, banned: Floats, rng: np.random.Generator
+) -> _Drawn:
+    """So many joint draws of all metrics, at points that can be borne.
+
+    A few hundred points at random hold no draw's optimum once there are more than three weights. So every draw goes
+    on around the point that it likes best, again and again: a local search on one sample path.
+    """
+    path = view.paths(draws)
+    p, gain, violation = np.empty(0), np.empty((draws, 0)), np.empty((draws, 0))
+    for _ in range(1 + REFINED):
+        belief = view.believe(unit)
+        borne = np.flatnonzero(belief.bearable(risk))[:DRAWN]
+        if not len(borne):
+            break
+        path, f = further(path, unit[borne], rng)
+        more_gain, more_violation = view.judge(f)
+        p = np.append(p, 1.0 - belief.feasible[borne])
+        gain, violation = np.append(gain, more_gain, axis=1), np.append(violation, more_violation, axis=1)
+        best = [_order(*own)[0] for own in zip(gain, violation, strict=True)]
+        unit = apart(around(path.unit[best], NEAR_BEST * draws, rng), view.posterior.baseline, banned) if best else unit
+    return _Drawn(path.unit, p, gain, violation)
+
+
+def _thompson(drawn: _Drawn, chosen: Floats, budget: float) -> Floats:
+    """For each draw one arm more: what it likes best of that which no other arm has and the risk left can pay for."""
+    for own in zip(drawn.gain, drawn.violation, strict=True):
+        order = _order(*own)
+        order = order[drawn.risk[order] <= budget][:FALLBACKS]
+        count = len(chosen)
+        chosen = _fill(chosen, drawn.unit[order], count + 1)
+        if len(chosen) > count:
+            budget -= float(drawn.risk[(drawn.unit == chosen[-1]).all(axis=1)].max())
     return chosen
 
 

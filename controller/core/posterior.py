@@ -2,13 +2,15 @@
 
 | symbol | shape | meaning |
 |---|---|---|
-| M, n, k, d | | metrics, observed rows (an arm of a deal in a group), new points, free weights |
-| y, E | (M, n), (M, n, n) | relative changes against control; their covariance, block diagonal by deal |
+| M, P | | metrics; processes, of which one, or the product of some, is a metric (`parts`) |
+| n, k, d | | observed rows (an arm of a deal in a group), new points, free weights |
+| y, E | (P, n), (P, n, n) | relative changes against control; their covariance, block diagonal by deal |
 | K, L, w | (n, n), (n, n), (n,) | prior covariance (`kernel`); K + E = L L', L lower triangular; w = L^-1 y |
 | V | (n, k) | L^-1 K(rows, new) |
 
-At new points the mean is V'w and the covariance K(new, new) - V'V (Rasmussen and Williams 2006,
-"Gaussian processes for machine learning", algorithm 2.1).
+At new points a process has the mean V'w and the covariance K(new, new) - V'V (Rasmussen and Williams 2006,
+"Gaussian processes for machine learning", algorithm 2.1). A metric is the product of its factors, 1 + f each, less 1;
+their processes are independent.
 """
 
 from collections.abc import Sequence
@@ -18,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from controller.core.kernel import Floats, Hyper, Jump, Places, kept, kernel, to_baseline
-from controller.core.learn import Problem, best, median, pack, unpack
+from controller.core.kernel import Floats, Hyper, Jump, Places, fading, kept, kernel, to_baseline, turning
+from controller.core.learn import RESPONSE, Problem, Scale, best, median, pack, unpack
 
 NUGGET = 1e-8  # variance (a change of 0.01 %) added to E: deals without noise stay factorable
 DRAW_JITTER = 1e-9  # of s^2, added to a covariance that is drawn from; near-identical points need it
@@ -33,8 +35,8 @@ class Observations(msgspec.Struct, frozen=True, eq=False):
     unit: Floats  # (n, d)
     group: NDArray[np.int64]  # (n,) 0 = all traffic, k = segment k
     hour: Floats  # (n,)
-    change: Floats  # (M, n)
-    noise: Floats  # (M, n, n)
+    change: Floats  # (P, n)
+    noise: Floats  # (P, n, n)
 
     @property
     def rows(self) -> int:
@@ -46,96 +48,188 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
     """The processes of all metrics, given the observations."""
 
     baseline: Floats  # (d,) u0
-    hypers: tuple[Hyper, ...]  # M
+    hypers: tuple[Hyper, ...]  # P
     seen: Places  # n
-    lower: tuple[Floats, ...]  # M of (n, n): L
-    whitened: tuple[Floats, ...]  # M of (n,): w
+    lower: tuple[Floats, ...]  # P of (n, n): L
+    whitened: tuple[Floats, ...]  # P of (n,): w
+    factors: tuple[tuple[int, ...], ...]  # M: the processes whose product each metric is
 
     @property
     def rows(self) -> int:
         """How many rows it has seen."""
         return len(self.seen.unit)
 
-    def mean(self, unit: Floats, group: int | NDArray[np.int64], hour: float) -> Floats:
-        """Mean, (M, k), at (k, d) points: O(n k), where the standard deviation costs O(n^2 k)."""
-        new, mean = _places(unit, group, hour), np.empty((len(self.hypers), len(unit)))
+    def mean(self, unit: Floats, group: int | NDArray[np.int64], hour: float, span_h: float = 0.0) -> Floats:
+        """Mean, (M, k), at (k, d) points: O(n k), where the standard deviation costs O(n^2 k).
+
+        `span_h`: what is meant is the mean over so many hours from `hour` on.
+        """
+        new, mean = _places(unit, group, hour, span_h), np.empty((len(self.hypers), len(unit)))
         for m, hyper in enumerate(self.hypers):
             weights = solve_triangular(self.lower[m], self.whitened[m], trans="T", lower=True, check_finite=False)
             mean[m] = kernel(hyper, self.baseline, new, self.seen) @ weights
-        return mean
+        return self.product(mean)
 
     def only(self, metrics: list[int]) -> "Posterior":
-        """The processes of some of the metrics, in that order."""
+        """The same belief of some of the metrics, in that order."""
+        needed = sorted({p for m in metrics for p in self.factors[m]})
         return Posterior(
             self.baseline,
-            tuple(self.hypers[m] for m in metrics),
+            tuple(self.hypers[p] for p in needed),
             self.seen,
-            tuple(self.lower[m] for m in metrics),
-            tuple(self.whitened[m] for m in metrics),
+            tuple(self.lower[p] for p in needed),
+            tuple(self.whitened[p] for p in needed),
+            tuple(tuple(needed.index(p) for p in self.factors[m]) for m in metrics),
         )
 
-    def mean_sd(self, unit: Floats, group: int | NDArray[np.int64], hour: float) -> tuple[Floats, Floats]:
-        """Mean and standard deviation, (M, k) each, of the true change at (k, d) points."""
-        new = _places(unit, group, hour)
+    def mean_sd(
+        self, unit: Floats, group: int | NDArray[np.int64], hour: float, span_h: float = 0.0
+    ) -> tuple[Floats, Floats]:
+        """Mean and standard deviation, (M, k) each, of the true change at (k, d) points; `span_h` as in `mean`."""
+        new = _places(unit, group, hour, span_h)
         mean, sd = np.empty((2, len(self.hypers), len(unit)))
         for m, hyper in enumerate(self.hypers):
             mean[m], V = self.project(m, new)
-            prior = hyper.scale**2 * (1.0 - to_baseline(hyper, self.baseline, new.unit) ** 2)
+            prior = hyper.scale**2 * (1.0 - to_baseline(hyper, self.baseline, new.unit) ** 2) * _itself(hyper, new)
             sd[m] = np.sqrt(np.maximum(prior - np.einsum("nk,nk->k", V, V), 0.0))
-        return mean, sd
+        return self.product(mean), self._product_sd(mean, sd)
 
     def draw(
-        self, unit: Floats, group: int | NDArray[np.int64], hour: float, rng: np.random.Generator, draws: int
+        self,
+        unit: Floats,
+        group: int | NDArray[np.int64],
+        hour: float,
+        rng: np.random.Generator,
+        draws: int,
+        span_h: float = 0.0,
     ) -> Floats:
-        """Joint samples, (draws, M, k), of the true changes at (k, d) points; metrics are independent."""
-        new = _places(unit, group, hour)
-        samples = rng.standard_normal((draws, len(self.hypers), len(unit)))
-        for m, hyper in enumerate(self.hypers):
-            mean, V = self.project(m, new)
-            covariance = kernel(hyper, self.baseline, new, new) - V.T @ V
-            samples[:, m] = mean + samples[:, m] @ _root(covariance, hyper.scale**2).T
-        return samples
+        """Joint samples, (draws, M, k), of the true changes at (k, d) points; `span_h` as in `mean`."""
+        nowhere = paths(self, group, hour, draws, span_h)
+        return further(nowhere, unit, rng)[1]
+
+    def product(self, f: Floats) -> Floats:
+        """(..., M, k) changes of the metrics from those of the processes, (..., P, k)."""
+        return np.stack([np.prod(1.0 + f[..., list(own), :], axis=-2) - 1.0 for own in self.factors], axis=-2)
+
+    def _product_sd(self, mean: Floats, sd: Floats) -> Floats:
+        """(M, k) standard deviations of the products, to first order."""
+        relative = (sd / (1.0 + mean)) ** 2
+        return np.stack(
+            [
+                np.abs(np.prod(1.0 + mean[list(own)], axis=0)) * np.sqrt(relative[list(own)].sum(axis=0))
+                for own in self.factors
+            ]
+        )
 
     def project(self, m: int, new: Places) -> tuple[Floats, Floats]:
-        """Mean (k,) and V (n, k) of metric m."""
+        """Mean (k,) and V (n, k) of process m."""
         cross = kernel(self.hypers[m], self.baseline, self.seen, new)
         V = solve_triangular(self.lower[m], cross, lower=True, check_finite=False)
         return V.T @ self.whitened[m], V
 
 
-def fit(observations: Observations, baseline: Floats, previous: tuple[Hyper, ...] | None = None) -> tuple[Hyper, ...]:
-    """Hyperparameters (M) at a local maximum of each metric's posterior density.
+class Paths(msgspec.Struct, frozen=True, eq=False):
+    """Joint draws of all processes, made at some points so far; `further` goes on with the same draws at others."""
+
+    posterior: Posterior
+    group: int
+    hour: float
+    span_h: float
+    unit: Floats  # (k, d) where they are known
+    innovations: Floats  # (draws, P, k) standard normal
+    roots: tuple[Floats, ...]  # P of (k, k), lower triangular, of the covariance there
+    projected: tuple[Floats, ...]  # P of (n, k): V
+
+
+def paths(posterior: Posterior, group: int, hour: float, draws: int, span_h: float = 0.0) -> Paths:
+    """Draws that are known nowhere yet."""
+    processes = len(posterior.hypers)
+    nothing, unseen = (np.empty((0, 0)),) * processes, (np.empty((posterior.rows, 0)),) * processes
+    unit = np.empty((0, len(posterior.baseline)))
+    return Paths(posterior, group, hour, span_h, unit, np.empty((draws, processes, 0)), nothing, unseen)
+
+
+def further(known: Paths, unit: Floats, rng: np.random.Generator) -> tuple[Paths, Floats]:
+    """The draws with (k', d) points more, and the metrics' changes there, (draws, M, k').
+
+    The root of the covariance grows by rows, so what was drawn before stays, and all of it is one joint draw.
+    """
+    posterior, draws = known.posterior, len(known.innovations)
+    old, new = (_places(u, known.group, known.hour, known.span_h) for u in (known.unit, unit))
+    fresh = rng.standard_normal((draws, len(posterior.hypers), len(unit)))
+    f, roots, projected = np.empty_like(fresh), [], []
+    for m, hyper in enumerate(posterior.hypers):
+        mean, V = posterior.project(m, new)
+        before, root = known.projected[m], known.roots[m]
+        across = kernel(hyper, posterior.baseline, old, new) - before.T @ V
+        B = solve_triangular(root, across, lower=True, check_finite=False) if len(root) else across
+        own = _root(kernel(hyper, posterior.baseline, new, new) - V.T @ V - B.T @ B, hyper.scale**2)
+        f[:, m] = mean + known.innovations[:, m] @ B + fresh[:, m] @ own.T
+        roots.append(np.block([[root, np.zeros_like(B)], [B.T, own]]))
+        projected.append(np.concatenate((before, V), axis=1))
+    grown = Paths(
+        posterior,
+        known.group,
+        known.hour,
+        known.span_h,
+        np.concatenate((known.unit, unit)),
+        np.concatenate((known.innovations, fresh), axis=2),
+        tuple(roots),
+        tuple(projected),
+    )
+    return grown, posterior.product(f)
+
+
+def fit(
+    observations: Observations,
+    baseline: Floats,
+    previous: tuple[Hyper, ...] | None = None,
+    scales: tuple[Scale, ...] | None = None,
+) -> tuple[Hyper, ...]:
+    """Hyperparameters (P) at a local maximum of each process's posterior density.
 
     Starts from `previous` where that has the study's shape, and is then never worse than it on these
-    observations (beyond `FIT_ROWS`: on those that `thin` keeps).
+    observations (beyond `FIT_ROWS`: on those that `thin` keeps). `scales`: priors of s, by default all `RESPONSE`.
     """
     rows = thin(observations, FIT_ROWS)
-    begin = start(baseline, len(observations.change), previous)
+    scales = (RESPONSE,) * len(observations.change) if scales is None else scales
+    begin = start(baseline, scales, previous)
     steps = WARM_STEPS if begin == previous else COLD_STEPS
-    problems = [problem(rows, baseline, m, old.jumps) for m, old in enumerate(begin)]
+    problems = [problem(rows, baseline, m, scale, begin[m].jumps) for m, scale in enumerate(scales)]
     found = [best(data, pack(old), steps) for data, old in zip(problems, begin, strict=True)]
     return tuple(msgspec.structs.replace(new, jumps=old.jumps) for new, old in zip(found, begin, strict=True))
 
 
-def start(baseline: Floats, metrics: int, previous: tuple[Hyper, ...] | None) -> tuple[Hyper, ...]:
+def start(baseline: Floats, scales: tuple[Scale, ...], previous: tuple[Hyper, ...] | None) -> tuple[Hyper, ...]:
     """`previous` where it has the study's shape, else the prior."""
     fits = (
-        previous is not None and len(previous) == metrics and {len(h.lengthscale) for h in previous} <= {len(baseline)}
+        previous is not None
+        and len(previous) == len(scales)
+        and {len(h.lengthscale) for h in previous} <= {len(baseline)}
     )
-    return previous if previous is not None and fits else prior(len(baseline), metrics)
+    return previous if previous is not None and fits else prior(len(baseline), scales)
 
 
-def prior(d: int, metrics: int) -> tuple[Hyper, ...]:
+def prior(d: int, scales: tuple[Scale, ...]) -> tuple[Hyper, ...]:
     """Hyperparameters before any observation."""
-    return (unpack(median(d)),) * metrics
+    return tuple(unpack(median(d, scale)) for scale in scales)
 
 
-def condition(observations: Observations, baseline: Floats, hypers: tuple[Hyper, ...]) -> Posterior:
-    """The posterior given all observations. Raises `LinAlgError` when noise is no covariance."""
-    d, metrics = len(baseline), len(hypers)
+def condition(
+    observations: Observations,
+    baseline: Floats,
+    hypers: tuple[Hyper, ...],
+    factors: tuple[tuple[int, ...], ...] | None = None,
+) -> Posterior:
+    """The posterior given all observations; `factors`: by default each process is a metric.
+
+    Raises `LinAlgError` when noise is no covariance.
+    """
+    d, processes = len(baseline), len(hypers)
     nowhere = Places(np.empty((0, d)), np.empty(0, dtype=np.int64), np.empty(0))
-    nothing = (np.empty((0, 0)),) * metrics
-    return extend(Posterior(baseline, hypers, nowhere, nothing, (np.empty(0),) * metrics), observations)
+    nothing, unsaid = (np.empty((0, 0)),) * processes, (np.empty(0),) * processes
+    whole = tuple((p,) for p in range(processes)) if factors is None else factors
+    return extend(Posterior(baseline, hypers, nowhere, nothing, unsaid, whole), observations)
 
 
 def extend(posterior: Posterior, observations: Observations) -> Posterior:
@@ -153,7 +247,7 @@ def extend(posterior: Posterior, observations: Observations) -> Posterior:
     unit = np.concatenate((seen.unit, new.unit))
     group = np.concatenate((seen.group, new.group))
     places = Places(unit, group, np.concatenate((seen.hour, new.hour)))
-    return Posterior(posterior.baseline, posterior.hypers, places, tuple(lower), tuple(whitened))
+    return Posterior(posterior.baseline, posterior.hypers, places, tuple(lower), tuple(whitened), posterior.factors)
 
 
 def join(deals: Sequence[Observations]) -> Observations:
@@ -189,17 +283,28 @@ def thin(observations: Observations, rows: int) -> Observations:
     return select(observations, np.flatnonzero(np.isin(observations.hour, kept))[-rows:])
 
 
-def problem(observations: Observations, baseline: Floats, m: int, jumps: tuple[Jump, ...] = ()) -> Problem:
-    """The rows of metric m, prepared for `objective`."""
+def problem(
+    observations: Observations, baseline: Floats, m: int, scale: Scale = RESPONSE, jumps: tuple[Jump, ...] = ()
+) -> Problem:
+    """The rows of process m, prepared for `objective`."""
     o = observations
     same = (o.group[:, None] == o.group).astype(np.float64)
     noise = o.noise[m] + NUGGET * np.eye(o.rows)
     lag = np.abs(o.hour[:, None] - o.hour)
-    return Problem(o.unit - baseline, same, lag, kept(jumps, o.hour, o.hour), o.change[m], noise)
+    lasting = kept(jumps, o.hour, o.hour)
+    return Problem(o.unit - baseline, same, lag, 1.0 - turning(lag), lasting, o.change[m], noise, scale)
 
 
-def _places(unit: Floats, group: int | NDArray[np.int64], hour: float) -> Places:
-    return Places(unit, np.broadcast_to(np.asarray(group, dtype=np.int64), len(unit)), np.full(len(unit), hour))
+def _places(unit: Floats, group: int | NDArray[np.int64], hour: float, span_h: float) -> Places:
+    return Places(unit, np.broadcast_to(np.asarray(group, dtype=np.int64), len(unit)), np.full(len(unit), hour), span_h)
+
+
+def _itself(hyper: Hyper, new: Places) -> float:
+    """T of places, which share their hour and span, with themselves: below 1 for the mean over a span."""
+    if not len(new.unit):
+        return 1.0
+    one = Places(new.unit[:1], new.group[:1], new.hour[:1], new.span_h)
+    return float(fading(hyper, one, one)[0, 0])
 
 
 def _root(covariance: Floats, scale: float) -> Floats:

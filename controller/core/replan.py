@@ -13,7 +13,7 @@ import numpy as np
 
 from controller.assignment import ALL
 from controller.core import posterior
-from controller.core.belief import judged_metrics
+from controller.core.belief import processes, scales
 from controller.core.control import Control, Theta, carrying, moved, tuned
 from controller.core.kernel import Hyper
 from controller.core.plan import Plan
@@ -82,8 +82,8 @@ def outside(plan: Plan, theta: Theta) -> bool:
 
 
 def rewritten(before: Plan, after: Plan, hypers: tuple[Hyper, ...] | None) -> tuple[Hyper, ...] | None:
-    """Fitted hyperparameters for the metrics judged now, their lengthscales in sides of the new cube."""
-    old, new = judged_metrics(before), judged_metrics(after)
+    """Fitted hyperparameters for the processes that there are now, their lengthscales in sides of the new cube."""
+    old, new = processes(before), processes(after)
     if hypers is None or len(hypers) != len(old):
         return None
     low, high = (np.array([getattr(w, end) for w in before.weights]) for end in ("low", "high"))
@@ -93,7 +93,8 @@ def rewritten(before: Plan, after: Plan, hypers: tuple[Hyper, ...] | None) -> tu
         m: msgspec.structs.replace(own, lengthscale=tuple(float(v) for v in sides * own.lengthscale))
         for m, own in zip(old, hypers, strict=True)
     }
-    return tuple(known.get(m, posterior.prior(space.d, 1)[0]) for m in new)
+    fresh = posterior.prior(space.d, scales(after, new))
+    return tuple(known.get(m, unknown) for m, unknown in zip(new, fresh, strict=True))
 
 
 def _differs(old: Any, new: Any, place: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from controller.assignment import CONTROL, Arm, Stage
 Buckets = NDArray[np.int16]
 
 HOLDBACK = 0.05  # of the buckets: stays on control for ever
-BESIDE = 0.4  # of the largest share at risk: goes on exploring while a candidate is tested
+BESIDE = 0.5  # of the largest share at risk: goes on exploring while a candidate is tested
 OTHERS = -1  # in a trial's map: neither control nor the candidate
 
 # Which stage may follow which. Everything else is a bug, not a decision.

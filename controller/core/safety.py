@@ -60,12 +60,11 @@ class Guardrail(msgspec.Struct, frozen=True):
 class SafetyPlan(msgspec.Struct, frozen=True):
     """Error budgets and alarm limits.
 
-    `risk` is the operator's one number for exploring: no vector is dealt whose chance to break a guardrail is believed
-    to be larger, so at most about this part of the explore traffic is on vectors that break one (most vectors have a
-    far smaller chance). By how much they may break it is bounded apart from it (`goal.TAIL`).
+    `risk` is the operator's one number for exploring: the part of the explore traffic that is expected to be on vectors
+    that break a guardrail, at most. By how much they may break it is bounded apart from it (`goal.TAIL`).
     """
 
-    risk: float = 0.4  # largest P(a guardrail is broken) of a vector that exploration may deal
+    risk: float = 0.3  # mean over the arms of a deal of P(a guardrail is broken)
     stop_alpha: float = 0.01  # P(a harmless vector is ever stopped) in confirm and ramp, per vector
     breaker_change: float = -0.3  # a margin surely below this trips the breaker within a window
     misattributed_share: float = 0.02  # of the attributed events of a window: above it the study freezes

@@ -1,11 +1,12 @@
 """The process against dense formulas, and its hyperparameters against finite differences."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from controller.core import learn
-from controller.core.kernel import Floats, Hyper, Places, kernel
-from controller.core.learn import objective
+from controller.core.kernel import DAILY, STEPS, Floats, Hyper, Places, fading, kernel
+from controller.core.learn import EXPOSURES, RESPONSE, objective
 from controller.core.posterior import (
     NUGGET,
     Observations,
@@ -13,14 +14,16 @@ from controller.core.posterior import (
     condition,
     extend,
     fit,
+    further,
     join,
+    paths,
     prior,
     problem,
     select,
     thin,
 )
 
-BASELINE = np.array([0.4, 0.5, 0.3])
+BASELINE, SCALES = np.array([0.4, 0.5, 0.3]), (RESPONSE, RESPONSE)
 HYPERS = (Hyper((0.6, 1.0, 0.8), 0.1, 0.3, 60.0, 0.7), Hyper((1.5, 0.5, 0.9), 0.05, 0.3, 200.0, 0.4))
 
 
@@ -40,8 +43,13 @@ def study(seed: int, deals: int = 5) -> Observations:
     return join([deal(rng, 1.5 * hour) for hour in range(deals)])
 
 
+def hours_of(places: Places, i: int) -> Floats:
+    """A place's hours: one, or those that stand for its span."""
+    return places.hour[i] + ((np.arange(STEPS) + 0.5) * places.span_h / STEPS if places.span_h else np.zeros(1))
+
+
 def dense(o: Observations, new: Places, m: int) -> tuple[Floats, Floats]:
-    """Mean and covariance by the textbook's inverse, with the kernel written out point by point."""
+    """Mean and covariance by the textbook's inverse, with the kernel written out point by point and hour by hour."""
     hyper = HYPERS[m]
 
     def k(u: Floats, v: Floats) -> float:
@@ -51,9 +59,12 @@ def dense(o: Observations, new: Places, m: int) -> tuple[Floats, Floats]:
     def f(a: Places, b: Places, i: int, j: int) -> float:
         k0 = k(a.unit[i], b.unit[j]) - k(a.unit[i], BASELINE) * k(b.unit[j], BASELINE) / k(BASELINE, BASELINE)
         pooled = 1.0 if a.group[i] == b.group[j] else hyper.pooling
-        r = np.sqrt(3) * abs(a.hour[i] - b.hour[j]) / hyper.memory_h
-        fade = 1.0 - hyper.drift + hyper.drift * (1 + r) * np.exp(-r)
-        return float(hyper.scale**2 * k0 * pooled * fade)
+        fades = []
+        for lag in (s - t for s in hours_of(a, i) for t in hours_of(b, j)):
+            r = np.sqrt(3) * abs(lag) / hyper.memory_h
+            moving = (1 - DAILY) * (1 + r) * np.exp(-r) + DAILY * np.cos(2 * np.pi * lag / 24)
+            fades.append(1.0 - hyper.drift + hyper.drift * moving)
+        return float(hyper.scale**2 * k0 * pooled * np.mean(fades))
 
     def gram(a: Places, b: Places) -> Floats:
         return np.array([[f(a, b, i, j) for j in range(len(b.unit))] for i in range(len(a.unit))])
@@ -64,12 +75,13 @@ def dense(o: Observations, new: Places, m: int) -> tuple[Floats, Floats]:
     return cross @ inverse @ o.change[m], gram(new, new) - cross @ inverse @ cross.T
 
 
-def test_mean_and_sd_equal_the_dense_formula() -> None:
+@pytest.mark.parametrize("span_h", [0.0, 24.0])
+def test_mean_and_sd_equal_the_dense_formula(span_h: float) -> None:
     o, unit = study(1), np.random.default_rng(2).random((7, 3))
     posterior = condition(o, BASELINE, HYPERS)
     for group in (0, 1):
-        new = Places(unit, np.full(7, group), np.full(7, 9.0))
-        mean, sd = posterior.mean_sd(unit, group, 9.0)
+        new = Places(unit, np.full(7, group), np.full(7, 9.0), span_h)
+        mean, sd = posterior.mean_sd(unit, group, 9.0, span_h)
         for m in range(2):
             expected, covariance = dense(o, new, m)
             np.testing.assert_allclose(mean[m], expected, atol=1e-12)
@@ -129,6 +141,46 @@ def test_draws_have_the_mean_and_the_covariance_of_the_posterior() -> None:
         sd = np.sqrt(np.diag(covariance))
         assert (np.abs(samples[:, m].mean(axis=0) - mean) < 4 * sd / np.sqrt(20_000)).all()
         np.testing.assert_allclose(np.cov(samples[:, m].T) / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.04)
+
+
+def test_draws_that_go_on_are_one_joint_draw() -> None:
+    o, rng = study(9), np.random.default_rng(10)
+    unit = rng.random((5, 3))
+    begun, first = further(paths(condition(o, BASELINE, HYPERS), 1, 8.0, 20_000, 24.0), unit[:2], rng)
+    grown, rest = further(begun, unit[2:], rng)
+    samples = np.concatenate((first, rest), axis=2)
+    np.testing.assert_array_equal(grown.unit, unit)
+    for m in range(2):
+        mean, covariance = dense(o, Places(unit, np.ones(5, dtype=np.int64), np.full(5, 8.0), 24.0), m)
+        sd = np.sqrt(np.diag(covariance))
+        assert (np.abs(samples[:, m].mean(axis=0) - mean) < 4 * sd / np.sqrt(20_000)).all()
+        np.testing.assert_allclose(np.cov(samples[:, m].T) / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.04)
+
+
+def test_a_day_hides_what_swings_with_the_hour() -> None:
+    """A response that only swings with the hour of the day: known at an hour, it says nothing of a day's mean."""
+    hyper, places = HYPERS[0], Places(np.ones((1, 3)), np.zeros(1, dtype=np.int64), np.array([5.0]))
+    day = msgspec.structs.replace(places, span_h=24.0)
+    fixed = msgspec.structs.replace(hyper, drift=1.0 - 1e-12, memory_h=1e-6)
+    assert fading(fixed, places, places)[0, 0] == pytest.approx(1.0)
+    assert fading(fixed, day, places)[0, 0] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_metric_is_the_product_of_its_factors() -> None:
+    o, rng = study(9), np.random.default_rng(10)
+    apart, product = condition(o, BASELINE, HYPERS), condition(o, BASELINE, HYPERS, ((0, 1), (1,)))
+    unit = rng.random((4, 3))
+    (mean, sd), (joint, joint_sd) = apart.mean_sd(unit, 0, 8.0), product.mean_sd(unit, 0, 8.0)
+    np.testing.assert_allclose(joint[0], (1 + mean[0]) * (1 + mean[1]) - 1)
+    np.testing.assert_allclose(joint_sd[0], np.hypot(sd[0] * (1 + mean[1]), sd[1] * (1 + mean[0])))
+    np.testing.assert_allclose((joint[1], joint_sd[1]), (mean[1], sd[1]))
+    np.testing.assert_allclose(product.mean(unit, 0, 8.0), joint, atol=1e-12)
+    samples = product.draw(unit, 0, 8.0, rng, 20_000)
+    np.testing.assert_allclose(samples.std(axis=0), joint_sd, rtol=0.03)
+    alone = product.only([1])
+    assert len(alone.hypers) == 1
+    np.testing.assert_allclose(alone.mean_sd(unit, 0, 8.0)[1][0], sd[1])
+    np.testing.assert_allclose(product.only([0]).mean(unit, 0, 8.0), joint[:1], atol=1e-12)
 
 
 def test_draws_bear_the_same_point_twice_and_the_baseline() -> None:
@@ -202,7 +254,7 @@ def test_the_objective_is_the_log_density() -> None:
         seen = Places(o.unit, o.group, o.hour)
         C = kernel(hyper, BASELINE, seen, seen) + data.noise
         likelihood = 0.5 * data.y @ np.linalg.solve(C, data.y) + 0.5 * np.linalg.slogdet(C)[1]
-        offset = (learn.pack(hyper) - learn.median(3)) / learn._spread(3)
+        offset = (learn.pack(hyper) - learn.median(3, RESPONSE)) / learn._spread(3, RESPONSE)
         return float(likelihood + 0.5 * offset @ offset)
 
     values = [objective(learn.pack(h), data)[0] for h in HYPERS]
@@ -229,7 +281,7 @@ def test_a_fit_finds_the_relevant_weight_and_the_scale() -> None:
 
 def test_a_fit_is_never_worse_than_the_previous_one() -> None:
     o = study(22)
-    start = prior(3, 2)
+    start = prior(3, SCALES)
     first = fit(o, BASELINE, start)
     second = fit(o, BASELINE, first)
     for m in range(2):
@@ -241,9 +293,14 @@ def test_a_fit_is_never_worse_than_the_previous_one() -> None:
 
 def test_a_fit_ignores_hyperparameters_of_another_study() -> None:
     o = study(23)
-    assert fit(o, BASELINE, prior(5, 2)) == fit(o, BASELINE)
+    assert fit(o, BASELINE, prior(5, SCALES)) == fit(o, BASELINE)
 
 
 def test_a_fit_of_nothing_is_the_prior() -> None:
     nothing = select(study(24), np.empty(0, dtype=np.int64))
-    assert fit(nothing, BASELINE) == prior(3, 2)
+    assert fit(nothing, BASELINE) == prior(3, SCALES)
+
+
+def test_each_process_has_a_scale_of_its_own() -> None:
+    nothing = select(study(24), np.empty(0, dtype=np.int64))
+    assert [h.scale for h in fit(nothing, BASELINE, None, (RESPONSE, EXPOSURES))] == [0.2, pytest.approx(0.03)]

@@ -82,9 +82,7 @@ def _unmeasured(
     plan: Plan, judged: list[int], factors: tuple[tuple[int, ...], ...], observations: Observations
 ) -> tuple[str, ...]:
     known = [bool((np.diagonal(noise) < NO_INFORMATION).any()) for noise in observations.noise]
-    silent = [
-        plan.metrics[m].name for m, own in zip(judged, factors, strict=True) if not all(known[p] for p in own)
-    ]
+    silent = [plan.metrics[m].name for m, own in zip(judged, factors, strict=True) if not all(known[p] for p in own)]
     return tuple(name for name in silent if name in _needed(plan))
 
 

@@ -309,9 +309,7 @@ class _Drawn(msgspec.Struct, frozen=True, eq=False):
     violation: Floats  # (draws, k)
 
 
-def _searched(
-    view: _View, unit: Floats, draws: int, risk: float, banned: Floats, rng: np.random.Generator
-) -> _Drawn:
+def _searched(view: _View, unit: Floats, draws: int, risk: float, banned: Floats, rng: np.random.Generator) -> _Drawn:
     """So many joint draws of all metrics, at points that can be borne.
 
     A few hundred points at random hold no draw's optimum once there are more than three weights. So every draw goes

@@ -109,17 +109,17 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
 
     def product(self, f: Floats) -> Floats:
         """(..., M, k) changes of the metrics from those of the processes, (..., P, k)."""
-        return np.stack([np.prod(1.0 + f[..., list(own), :], axis=-2) - 1.0 for own in self.factors], axis=-2)
+        changes = np.empty((*f.shape[:-2], len(self.factors), f.shape[-1]))
+        for m, own in enumerate(self.factors):
+            changes[..., m, :] = np.prod(1.0 + f[..., list(own), :], axis=-2) - 1.0
+        return changes
 
     def _product_sd(self, mean: Floats, sd: Floats) -> Floats:
         """(M, k) standard deviations of the products, to first order."""
-        relative = (sd / (1.0 + mean)) ** 2
-        return np.stack(
-            [
-                np.abs(np.prod(1.0 + mean[list(own)], axis=0)) * np.sqrt(relative[list(own)].sum(axis=0))
-                for own in self.factors
-            ]
-        )
+        relative, found = (sd / (1.0 + mean)) ** 2, np.empty((len(self.factors), mean.shape[1]))
+        for m, own in enumerate(self.factors):
+            found[m] = np.abs(np.prod(1.0 + mean[list(own)], axis=0)) * np.sqrt(relative[list(own)].sum(axis=0))
+        return found
 
     def project(self, m: int, new: Places) -> tuple[Floats, Floats]:
         """Mean (k,) and V (n, k) of process m."""

@@ -168,15 +168,15 @@ def test_metrics_that_nothing_is_known_of_are_named() -> None:
     assert believe(PLAN, initial(PLAN), (silent, evidence(deal=2)), 1.0).unmeasured == ()
 
 
-def test_a_vector_is_chosen_for_the_coming_day() -> None:
-    assert believe(PLAN, initial(PLAN), (evidence(),), 2.0).hour == 14.0
+def test_a_vector_is_chosen_from_now_on() -> None:
+    assert believe(PLAN, initial(PLAN), (evidence(),), 2.0).hour == 2.0
 
 
 def test_hyperparameters_are_fitted_anew_every_third_window_once_there_are_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     control = initial(PLAN)
-    given = posterior.prior(2, len(PLAN.metrics))
+    given = posterior.prior(2, belief.scales(PLAN, belief.processes(PLAN)))
     told = msgspec.structs.replace(control, carry=msgspec.structs.replace(control.carry, hypers=given))
     many = tuple(evidence(deal=k, hour=float(k)) for k in range(3))
     assert believe(PLAN, told, many, 3.0).hypers == given, "too few rows to learn from"

@@ -41,7 +41,7 @@ def test_exploring_says_what_is_dealt_and_what_is_known() -> None:
     loop = Loop()
     loop.windows(3)
     assert loop.story()[0] == "dealt: vectors dealt: 4 initial; none is known to be better and feasible yet"
-    assert loop.story()[2].startswith("dealt: vectors dealt: 2 repeat, 2 thompson; best known: gain +")
+    assert loop.story()[2].startswith("dealt: vectors dealt: 1 repeat, 3 thompson; best known: gain +")
     assert "P(feasible)" in loop.story()[2]
 
 
@@ -49,7 +49,7 @@ def test_a_test_says_how_far_it_is_and_a_move_why() -> None:
     loop = at_stage("hold")
     story = "\n".join(loop.story())
     assert "now on fresh data" in story
-    assert " at 24%, 1.0 h of traffic, gain +" in story
+    assert " at 20%, 1.0 h of traffic, gain +" in story
     assert "dealt: confirmed on fresh data" in story
     assert loop.story()[-1] == "kept: ramped up: holding"
     loop.windows(2)

@@ -7,12 +7,12 @@ from controller.core.candidates import rms_distance
 from controller.core.front import EDGE, LATTICE, MOST, Point, Question, front, lattice, undominated, valued
 from controller.core.goal import Goal, Limit, p_kept
 from controller.core.kernel import Floats, Hyper
-from controller.core.policy import BANNED_RADIUS, MIN_FEASIBLE
+from controller.core.policy import AHEAD_H, BANNED_RADIUS, MIN_FEASIBLE
 from controller.core.posterior import Observations, Posterior, condition, join
 
 D = 2
 BASELINE = np.array([0.4, 0.4])
-HYPERS = (Hyper((0.8, 0.8), 0.15, 0.3, 500.0, 0.7),) * 3
+HYPERS = (Hyper((0.8, 0.8), 0.15, 0.03, 500.0, 0.7),) * 3
 OBJECTIVES = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 NONE = np.empty((0, D))
 WORST = np.array([-0.15, -0.12])  # about what each objective is where the other is best
@@ -63,7 +63,7 @@ def test_the_front_is_that_of_brute_force() -> None:
     found = points(question)
     axis = np.linspace(0.0, 1.0, 101)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, D)
-    mean, sd = question.posterior.mean_sd(grid, 0, 0.0)
+    mean, sd = question.posterior.mean_sd(grid, 0, 0.0, AHEAD_H)
     feasible = p_kept(question.goal, mean, sd) >= 0.95  # a pick is wary: it does not go to the edge of P >= .6
     best = volume(mean[:2, feasible].T)
     assert 6 <= len(found) <= MOST
@@ -100,7 +100,7 @@ def test_a_point_s_values_are_those_of_its_vector() -> None:
     np.testing.assert_allclose(mean, point.mean)
     np.testing.assert_allclose(sd, point.sd)
     assert feasible == pytest.approx(point.p_feasible)
-    expected, spread = question.posterior.mean_sd(point.unit, 0, 0.0)
+    expected, spread = question.posterior.mean_sd(point.unit, 0, 0.0, AHEAD_H)
     np.testing.assert_allclose((mean, sd), (expected[:2, 0], spread[:2, 0]))
 
 

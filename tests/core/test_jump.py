@@ -118,7 +118,7 @@ def test_a_fit_keeps_the_jumps_and_learns_beside_them() -> None:
 
 
 def test_the_gradient_holds_with_a_jump() -> None:
-    data = problem(study(7, 6), BASELINE, 0, (Jump(2.5, 0.3),))
+    data = problem(study(7, 6), BASELINE, 0, jumps=(Jump(2.5, 0.3),))
     p, step = pack(CALM[0]), 1e-5
     _, gradient = objective(p, data)
     for j, e in enumerate(np.eye(6) * step):

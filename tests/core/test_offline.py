@@ -112,7 +112,7 @@ def test_reliability_is_the_mean_over_the_grid_by_the_textbook() -> None:
 def test_predictions_fade_like_old_evidence() -> None:
     predicted, said, unit, truth = world(5)
     told = informed(study(unit, truth, 0), deal(predicted, said, 0.0))
-    now, later = (np.abs(told.mean(unit, 0, hour)).mean() for hour in (0.0, 480.0))
+    now, later = (np.abs(told.mean(unit, 0, hour, 24.0)).mean() for hour in (0.0, 480.0))
     assert later < 0.2 * now
 
 

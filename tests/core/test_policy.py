@@ -139,7 +139,9 @@ def test_when_nothing_keeps_the_risk_the_safest_are_dealt() -> None:
     fall = -np.abs(unit - BASELINE) @ np.array([0.2, 0.02, 0.2]) - 0.01
     posterior = condition(observed(unit, np.stack([0.1 * unit[:, 0], fall])), BASELINE, HYPERS)
     goal, rng = Goal((1.0, 0.0), (Limit(1, 1, 0.0),)), np.random.default_rng(3)
-    proposal = propose(posterior, goal, (0,), 1.0, arms=4, risk=0.02, previous=np.empty((0, 1, D)), banned=NONE, rng=rng)
+    proposal = propose(
+        posterior, goal, (0,), 1.0, arms=4, risk=0.02, previous=np.empty((0, 1, D)), banned=NONE, rng=rng
+    )
     assert proposal.reasons == ("safe",) * 4
     assert (p_violation(posterior, goal, proposal.unit[:, 0], 0, 1.0) > 0.1).all()
     assert rms_distance(proposal.unit[:, 0], BASELINE[None]).max() < 0.2

@@ -6,6 +6,7 @@ import pytest
 from controller.core import replan
 from controller.core.control import Control, Vector, carrying, initial
 from controller.core.kernel import Hyper, Jump
+from controller.core.learn import RESPONSE
 from controller.core.plan import Plan
 from controller.core.posterior import prior
 from controller.core.replay import replay
@@ -30,7 +31,7 @@ def bounded(name: str, **bounds: float) -> Plan:
         (varied(guardrails=(*PLAN.guardrails, *TIGHT)), "guardrails: 1 of them before, 2 of them now"),
         (varied(guardrails=(Guardrail("watch", max_change=0.1),)), "guardrails[0].metric: 'ctr' before, 'watch' now"),
         (varied(objective={"ctr": 1.0}), "objective: {'watch': 1.0} before, {'ctr': 1.0} now"),
-        (varied(safety={"risk": 0.1}), "safety.risk: 0.4 before, 0.1 now"),
+        (varied(safety={"risk": 0.1}), "safety.risk: 0.3 before, 0.1 now"),
         (varied(traffic={"explore_arms": 2}), "traffic.explore_arms: 4 before, 2 now"),
         (varied(rollout={"confirm_ms": 24 * HOUR}), "rollout.confirm: 10800000 ms before, 86400000 ms now"),
         (bounded("p_watch", high=5.0), "weights[1].high: 10.0 before, 5.0 now"),
@@ -137,7 +138,7 @@ def test_what_was_fitted_is_told_in_the_new_cube_and_for_the_metrics_judged_now(
     ctr_only = replan.follow(PLAN, varied(objective={"ctr": 1.0}), control, START).carry.hypers
     assert ctr_only == fitted[1:]
     both = replan.follow(varied(objective={"ctr": 1.0}), PLAN, carrying(control, hypers=fitted[1:]), START).carry.hypers
-    assert both == (*prior(2, 1), fitted[1])
+    assert both == (*prior(2, (RESPONSE,)), fitted[1])
 
 
 @pytest.mark.parametrize("stage", ["confirm", "ramp", "hold"])

@@ -511,7 +511,7 @@ DELAYED = varied(
 def test_a_delayed_metric_is_judged_where_a_deal_stays(harmful: bool) -> None:
 
     def truth(theta: Theta, segment: str) -> dict[str, float]:
-        harm = -0.2 * abs(np.log(theta[1])) if harmful else 0.0
+        harm = -0.1 * abs(np.log(theta[1])) if harmful else 0.0
         return pleasant(theta, segment) | {"returned": harm}
 
     loop = Loop(DELAYED, truth=truth)

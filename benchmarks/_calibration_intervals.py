@@ -5,7 +5,7 @@
 | settled | a deal's estimate when it was first used, with what is still to come foretold | its own hour |
 | sealed | the same deal's after the last amendment | its own hour |
 | posterior | the belief in the vectors that are dealt next and in the pick, when they are chosen | that moment |
-| ahead | the belief in what the same vectors do in the mean of the coming day, by which they are chosen | the next 24 hours |
+| ahead | the belief in their mean over the coming day, by which they are chosen | the next 24 hours |
 
 Deals are those that Trimtab's own studies explored with, each for one window: a test is judged by its sequence.
 """

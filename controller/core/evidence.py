@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from controller.core import late
 from controller.core.control import HOUR_MS, Control, Evidence
 from controller.core.estimate import Changes, Metric, relative_changes
-from controller.core.plan import Plan
 from controller.core.parts import measured
+from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.sums import LIMIT
 from controller.core.windows import Cell

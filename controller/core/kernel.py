@@ -94,7 +94,7 @@ def turning(lag: Floats) -> Floats:
 
 
 def _steps(span_h: float) -> Floats:
-    return (np.arange(STEPS) + 0.5) * (span_h / STEPS) if span_h else np.zeros(1)
+    return np.asarray((np.arange(STEPS) + 0.5) * (span_h / STEPS) if span_h else np.zeros(1))
 
 
 def kept(jumps: tuple[Jump, ...], a: Floats, b: Floats) -> Floats:

@@ -97,7 +97,7 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
     def draw(
         self,
         unit: Floats,
-        group: int | NDArray[np.int64],
+        group: int,
         hour: float,
         rng: np.random.Generator,
         draws: int,

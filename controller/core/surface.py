@@ -18,6 +18,7 @@ from controller.core.control import HOUR_MS, Control, Theta, tuned
 from controller.core.evidence import live_evidence
 from controller.core.kernel import Floats
 from controller.core.plan import Plan
+from controller.core.policy import AHEAD_H
 from controller.core.windows import Cell
 
 STEPS = 33  # points of a slice
@@ -111,7 +112,7 @@ def _shares(believed: Believed) -> Floats:
 
 
 def _expected(plan: Plan, believed: Believed, unit: Floats) -> tuple[Expected, ...]:
-    told = [believed.posterior.mean_sd(unit[[k]], g, believed.hour) for k, g in enumerate(believed.groups)]
+    told = [believed.posterior.mean_sd(unit[[k]], g, believed.hour, AHEAD_H) for k, g in enumerate(believed.groups)]
     part = _shares(believed)
     mean = sum(p * m[:, 0] for p, (m, _) in zip(part, told, strict=True))
     sd = sum(p * s[:, 0] for p, (_, s) in zip(part, told, strict=True))  # groups err together: no smaller than this
@@ -127,7 +128,7 @@ def _slices(plan: Plan, believed: Believed, unit: Floats) -> list[Slice]:
         along[:, :, i] = x
         values = believed.space.to_theta(along[0])[:, free]
         chosen = believed.space.to_theta(unit)[:, free]
-        told = [believed.posterior.mean_sd(along[k], g, believed.hour) for k, g in enumerate(believed.groups)]
+        told = [believed.posterior.mean_sd(along[k], g, believed.hour, AHEAD_H) for k, g in enumerate(believed.groups)]
         for m, metric in enumerate(metrics):
             curves = tuple(
                 Curve(names[g], float(chosen[k]), tuple(told[k][0][m].tolist()), tuple(told[k][1][m].tolist()))
@@ -147,12 +148,13 @@ def _worth(plan: Plan, believed: Believed, unit: Floats, rng: np.random.Generato
     for k, (group, part) in enumerate(zip(believed.groups, _shares(believed), strict=True)):
 
         def f(at: Floats, group: int = group) -> Floats:
-            return np.asarray(coefficients @ believed.posterior.mean(at, group, believed.hour))
+            return np.asarray(coefficients @ believed.posterior.mean(at, group, believed.hour, AHEAD_H))
 
         share += part * total_effects(f(both[:, :d]), np.stack([f(points_) for points_ in mixed]))
         back = np.repeat(unit[[k]], d + 1, axis=0)  # the vector itself last
         back[np.arange(d), np.arange(d)] = believed.space.baseline_unit
-        drawn = np.einsum("m,smk->sk", coefficients, believed.posterior.draw(back, group, believed.hour, rng, DRAWS))
+        drawn = believed.posterior.draw(back, group, believed.hour, rng, DRAWS, AHEAD_H)
+        drawn = np.einsum("m,smk->sk", coefficients, drawn)
         gains += part * (drawn[:, [d]] - drawn[:, :d])
     low, high = np.quantile(gains, (0.025, 0.975), axis=0)
     kept = gains.mean(axis=0)

@@ -45,7 +45,9 @@ def study(seed: int, deals: int = 5) -> Observations:
 
 def hours_of(places: Places, i: int) -> Floats:
     """A place's hours: one, or those that stand for its span."""
-    return places.hour[i] + ((np.arange(STEPS) + 0.5) * places.span_h / STEPS if places.span_h else np.zeros(1))
+    return np.asarray(places.hour[i]) + (
+        (np.arange(STEPS) + 0.5) * places.span_h / STEPS if places.span_h else np.zeros(1)
+    )
 
 
 def dense(o: Observations, new: Places, m: int) -> tuple[Floats, Floats]:

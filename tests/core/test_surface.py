@@ -5,6 +5,7 @@ from scipy.stats import qmc
 from controller.core.belief import believe, points
 from controller.core.control import HOUR_MS, Theta
 from controller.core.evidence import live_evidence
+from controller.core.policy import AHEAD_H
 from controller.core.surface import STEPS, surface, total_effects
 from tests.core.loop import PLAN, Loop, at_stage, indifferent, varied
 
@@ -49,7 +50,7 @@ def test_slices_pass_through_the_vector_and_are_the_beliefs_own() -> None:
     hour = (control.carry.decided_through_ms - (control.carry.started_ms or 0)) / HOUR_MS
     believed = believe(PLAN, control, live_evidence(PLAN, control, cells), hour)
     unit = points(PLAN, believed.space, believed.groups, theta)
-    mean, sd = believed.posterior.mean_sd(unit, 0, believed.hour)
+    mean, sd = believed.posterior.mean_sd(unit, 0, believed.hour, AHEAD_H)
     assert [e.mean for e in found.expected] == pytest.approx(mean[:, 0].tolist())
     assert [e.sd for e in found.expected] == pytest.approx(sd[:, 0].tolist())
     watch = next(s for s in found.slices if (s.metric, s.weight) == ("watch", "p_watch"))

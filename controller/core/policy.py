@@ -39,7 +39,7 @@ BOLDEST = 0.85  # largest P(a guardrail is broken) of a vector that the risk may
 MIN_MOVE = 0.01  # root mean square distance: closer to the baseline, or to another arm, an arm tells nothing
 BANNED_RADIUS = 0.05  # root mean square distance that is kept from vectors that broke a guardrail
 DRAWN = 256  # candidates in a joint draw: the cost is their number cubed
-REFINED, NEAR_BEST = 3, 16  # rounds in which draws go on around what each likes best; points for each draw
+REFINED, NEAR_BEST = 2, 12  # rounds in which draws go on around what each likes best; points for each draw
 ANCHORS = 6  # vectors that local candidates are spread around
 CAUTION = 0.25  # standard deviations off the mean, so that the pick is not the luckiest candidate
 MIN_FEASIBLE = 0.6  # P(every guardrail is kept) below which nothing is recommended
@@ -276,9 +276,10 @@ def _propose_group(
     drawn = _searched(view, unit, arms - len(chosen), min(budget, BOLDEST), banned, rng)
     chosen = _thompson(drawn, chosen, budget)
     reasons += ["thompson"] * (len(chosen) - len(reasons))
-    belief = view.believe(unit)
-    safest = unit[np.lexsort((belief.violation, -belief.feasible))]  # P is 0 far from what is feasible
-    chosen = _fill(chosen, safest, arms)
+    if len(chosen) < arms:
+        belief = view.believe(unit)
+        safest = unit[np.lexsort((belief.violation, -belief.feasible))]  # P is 0 far from what is feasible
+        chosen = _fill(chosen, safest, arms)
     return chosen, reasons + ["safe"] * (arms - len(reasons))
 
 

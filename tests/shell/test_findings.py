@@ -65,7 +65,7 @@ def test_the_answer_is_what_the_stage_is(tmp_path: Path, stage: str, answer: str
         assert "The guardrail on ctr (at least −5.00%) is kept" in " ".join(found.verdict.sentences)
     assert found.verdict.gain is not None
     assert found.verdict.gain.low is not None
-    shares = {"confirm": [0.24], "ramp": [0.24, 0.1, 0.5], "hold": [0.24, 0.1, 0.5, 0.9]}[stage]
+    shares = {"confirm": [0.20], "ramp": [0.20, 0.1, 0.5], "hold": [0.20, 0.1, 0.5, 0.9]}[stage]
     assert [step.share for step in found.steps][: len(shares)] == pytest.approx(shares, abs=0.01)
     assert found.surface is not None
     assert len(found.surface.slices) == 4

@@ -51,13 +51,16 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     space = Space(plan.weights)
     groups = _groups(plan, control)
     judged, evidence = judged_metrics(plan), (*control.evidence, *live)
-    learnt = processes(plan)
+    apart = _shown(plan, control)
+    learnt = processes(plan, apart=apart)
     observations = _rows(plan, space, groups, learnt, evidence)
     base = space.baseline_unit
     window = round(hour * HOUR_MS / plan.window.length_ms)
-    process = _process(plan, observations, base, control.carry.hypers, window)
+    factors = tuple(tuple(learnt.index(place) for place in _places(plan, m, apart)) for m in judged)
+    process = _process(observations, base, control.carry.hypers, window, scales(plan, learnt), factors)
     if plan.offline:
-        process = offline.informed(process, _predicted(plan, space, learnt))
+        named = {plan.metrics[m].name: own[-1] for m, own in zip(judged, factors, strict=True)}
+        process = offline.informed(process, _predicted(plan, space, named, len(learnt)))
     thetas = [theta for e in evidence[-MAX_ROWS:] for theta in e.thetas][-MAX_ROWS:]
     dealt = np.array([points(plan, space, groups, theta) for theta in thetas]).reshape(-1, len(groups), space.d)
     inside = ((dealt >= -ROUNDING) & (dealt <= 1.0 + ROUNDING)).all(axis=(1, 2))  # of bounds that may have changed
@@ -95,15 +98,20 @@ def judged_metrics(plan: Plan) -> list[int]:
     return [m for m, metric in enumerate(plan.metrics) if metric.response == "immediate" and metric.name in named]
 
 
-def processes(plan: Plan) -> list[int]:
+def processes(plan: Plan, *, apart: bool = True) -> list[int]:
     """What has a process, by its place in `parts.measured`: each judged metric, or the factors it is taken apart in."""
-    return sorted({place for m in judged_metrics(plan) for place in parts.parts(plan.metrics, m)})
+    return sorted({place for m in judged_metrics(plan) for place in _places(plan, m, apart)})
 
 
-def _factors(plan: Plan) -> tuple[tuple[int, ...], ...]:
-    """Of each judged metric, its processes."""
-    learnt = processes(plan)
-    return tuple(tuple(learnt.index(p) for p in parts.parts(plan.metrics, m)) for m in judged_metrics(plan))
+def _places(plan: Plan, m: int, apart: bool) -> tuple[int, ...]:
+    return parts.parts(plan.metrics, m) if apart else (m,)
+
+
+def _shown(plan: Plan, control: Control) -> bool:
+    """Whether the events have the exposures that metrics are taken apart by: without them metrics stay whole."""
+    component = parts.exposures(plan.metrics)
+    names = [component.name for component in plan.components]
+    return component is not None and bool(control.history[..., names.index(component)].any())
 
 
 def scales(plan: Plan, places: list[int]) -> tuple[Scale, ...]:
@@ -117,13 +125,17 @@ def _needed(plan: Plan) -> set[str]:
 
 
 def _process(
-    plan: Plan, observations: Observations, base: Floats, previous: tuple[Hyper, ...] | None, window: int
+    observations: Observations,
+    base: Floats,
+    previous: tuple[Hyper, ...] | None,
+    window: int,
+    priors: tuple[Scale, ...],
+    factors: tuple[tuple[int, ...], ...],
 ) -> posterior.Posterior:
     """The processes, with what lone bad hours say left out and a jump, if there was one, known.
 
     `window`: how many there were since the study's start.
     """
-    priors, factors = scales(plan, processes(plan)), _factors(plan)
     begin = posterior.start(base, priors, previous)
     observations = outliers.discounted(observations, base, begin)
     settled = begin == previous and observations.rows >= FEW_ROWS and window % REFIT_WINDOWS > 0
@@ -191,14 +203,14 @@ def _rows(
     return posterior.join(rows[::-1]) if rows else _nothing(len(learnt), space.d)
 
 
-def _predicted(plan: Plan, space: Space, learnt: list[int]) -> Observations:
+def _predicted(plan: Plan, space: Space, index: dict[str, int], processes: int) -> Observations:
     """What was predicted before the study, as evidence on all traffic from its first hour.
 
-    What is predicted of a metric that is taken apart is said of its last factor, the response per exposure.
+    `index`: of each metric the process that it is said of: of one that is taken apart its last factor, the response
+    per exposure.
     """
     thetas = list(dict.fromkeys(p.theta for p in plan.offline))
-    index = {plan.metrics[m].name: learnt.index(parts.parts(plan.metrics, m)[-1]) for m in judged_metrics(plan)}
-    change, variance = np.zeros((len(learnt), len(thetas))), np.full((len(learnt), len(thetas)), NO_INFORMATION)
+    change, variance = np.zeros((processes, len(thetas))), np.full((processes, len(thetas)), NO_INFORMATION)
     for p in plan.offline:
         if p.metric in index:
             place = index[p.metric], thetas.index(p.theta)

@@ -10,6 +10,7 @@ from controller.core.control import Control, Evidence, Theta, initial
 from controller.core.estimate import Changes, Metric
 from controller.core.events import Component
 from controller.core.kernel import to_baseline
+from controller.core.parts import measured
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
 from controller.core.space import Space, Weight
@@ -22,7 +23,7 @@ def evidence(
     plan: Plan = PLAN, deal: int = 1, arms: int = 2, se: float = 0.01, buckets: int = 20, hour: float = 1.0
 ) -> Evidence:
     rng = np.random.default_rng(deal)
-    metrics, groups = len(plan.metrics), len(plan.segments) + 1
+    metrics, groups = len(measured(plan.metrics)), len(plan.segments) + 1
     thetas: tuple[Theta, ...] = tuple(
         {name: (1.0, float(np.exp(rng.uniform(-2, 2))), 0.1) for name in ("all", *plan.segments)} for _ in range(arms)
     )
@@ -190,6 +191,33 @@ def test_hyperparameters_are_fitted_anew_every_third_window_once_there_are_rows(
         False,
     ]
     assert believe(PLAN, control, many, 4.0).hypers != given, "none to start from"
+
+
+PER_BUCKET = varied(metrics=(Metric("watch", "watch_s", "buckets"), PLAN.metrics[1]))
+
+
+def test_a_metric_per_bucket_is_learnt_in_parts_once_people_were_shown_something() -> None:
+    found = (evidence(PER_BUCKET),)
+    whole = believe(PER_BUCKET, initial(PER_BUCKET), found, 1.0)
+    assert whole.posterior.factors == ((0,), (1,))
+    control = initial(PER_BUCKET)
+    history = control.history + np.array([1.0, 0.0, 0.0])  # impressions
+    apart = believe(PER_BUCKET, msgspec.structs.replace(control, history=history), found, 1.0)
+    assert apart.posterior.factors == ((1, 2), (0,))
+    assert [h.scale for h in apart.hypers] == pytest.approx([0.2, 0.03, 0.2])
+    unit = points(PER_BUCKET, apart.space, apart.groups, found[0].thetas[0])
+    each = apart.posterior.only([0]).mean(unit, 0, 1.0)[0]
+    assert each != pytest.approx(whole.posterior.mean(unit, 0, 1.0)[0])
+    mean, _ = apart.posterior.mean_sd(unit, 0, 1.0)
+    assert mean[0] == pytest.approx(each)
+
+
+def test_where_the_exposures_of_a_deal_are_too_noisy_their_metric_is_unmeasured() -> None:
+    silent = evidence(PER_BUCKET)
+    silent.changes.control_relative_se[2] = 0.2  # impressions per bucket
+    control = initial(PER_BUCKET)
+    control = msgspec.structs.replace(control, history=control.history + 1.0)
+    assert believe(PER_BUCKET, control, (silent,), 1.0).unmeasured == ("watch",)
 
 
 def test_vectors_outside_the_bounds_are_evidence_but_are_not_repeated() -> None:

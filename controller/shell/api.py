@@ -5,6 +5,7 @@ request waits for the loop, and an order that was answered outlives the process.
 """
 
 import ipaddress
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -37,6 +38,7 @@ JSON = "application/json"
 MAX_BODY = 16_384  # bytes of an order
 MAX_WAITING = 20  # orders that no daemon has taken yet: more are refused, or the inbox would grow without end
 MAX_ID = 2**63 - 1  # SQLite's largest
+_ID = re.compile(r"[0-9]{1,19}")  # Python refuses to make an integer of thousands of digits
 READS, ORDERS, STRANGERS = Rate(60, 20), Rate(10, 1), Rate(20, 1)
 
 HEADERS: Mapping[str, str] = {
@@ -125,7 +127,7 @@ def app(site: Site) -> ASGIApp:
         Route("/api/v1/study", partial(_study, gate)),
         Route("/api/v1/history", partial(_history, gate)),
         Route("/api/v1/orders", partial(_send, gate), methods=["POST"]),
-        Route("/api/v1/orders/{id:int}", partial(_sent, gate)),
+        Route("/api/v1/orders/{id}", partial(_sent, gate)),
         *(Route(path, partial(_page, site)) for path in _PAGE),
     ]
     made = Starlette(routes=routes, exception_handlers={HTTPException: _refusal, JournalError: _journal_fault})
@@ -185,10 +187,11 @@ async def _send(gate: _Gate, request: Request) -> Response:
 
 async def _sent(gate: _Gate, request: Request) -> Response:
     gate.viewer(request)
-    id_ = request.path_params["id"]
+    asked = str(request.path_params["id"])
+    id_ = int(asked) if _ID.fullmatch(asked) else 0
     found = await run_in_threadpool(_look_up, gate.site.journal, id_) if 0 < id_ <= MAX_ID else None
     if found is None:
-        raise _Refused(404, f"there is no order {id_}")
+        raise _Refused(404, f"there is no order {asked[:20]!r}: orders have numbers")
     return _json(found)
 
 
@@ -269,16 +272,23 @@ def _wait(limiter: Limiter, name: str) -> None:
 def _check_host(site: Site, request: Request) -> None:
     """A page of another site may have its name resolved to this machine; then the browser's Host is that name."""
     host = _name(request.headers.get("host", ""))
-    if host is None or not (host in ("localhost", *site.hosts) or _is_address(host)):
+    if host is None or not (host in ("localhost", *map(str.lower, site.hosts)) or _is_address(host)):
         raise _Refused(421, f"this is not {host!r}; name the host in admin.hosts of the study file if it is")
 
 
 def _check_origin(request: Request) -> None:
     """Orders come from this page or from no page at all."""
     origin = request.headers.get("origin")
-    own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    own = origin is None or _place(origin) == request.headers.get("host")
     if not own or request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         raise _Refused(403, "orders from another site's page are refused")
+
+
+def _place(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str | None:

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -34,17 +35,26 @@ class Refused(Exception):
         self.status = status
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The token is for the address that was named, not for where that sends its callers."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 class Remote:
-    """A daemon's admin interface at `url`."""
+    """A daemon's admin interface at `url`, asked directly: no proxy of the environment gets to see the token."""
 
     def __init__(self, url: str, environ: Mapping[str, str]) -> None:
         """Raises `Refused` where the address or TRIMTAB_ADMIN_CA cannot be used."""
         self.url, self._token = url.rstrip("/"), environ.get(TOKEN) or None
         ca = environ.get(CA) or None
         try:
-            self._tls = ssl.create_default_context(cafile=ca)
+            tls = ssl.create_default_context(cafile=ca)
         except (OSError, ssl.SSLError) as error:
             raise Refused(f"{CA}: {ca}: {error}") from error
+        handlers = (urllib.request.HTTPSHandler(context=tls), urllib.request.ProxyHandler({}), _NoRedirect())
+        self._opener = urllib.request.build_opener(*handlers)
 
     @property
     def has_token(self) -> bool:
@@ -56,12 +66,16 @@ class Remote:
         return self._ask("/api/v1/study")
 
     def order(self, order: Order, wait_s: float) -> OrderState:
-        """Leave an order, and wait so long for what becomes of it. Raises `Unreachable`, `Refused`."""
+        """Leave an order, and wait so long for what becomes of it. Raises `Unreachable`, `Refused`.
+
+        Once it is left neither is raised: it is in the journal, and whoever gave it again would give it twice.
+        """
         deadline_s = time.monotonic() + wait_s
         state = msgspec.convert(self._ask("/api/v1/orders", msgspec.json.encode(order)), OrderState)
         while not state.applied and time.monotonic() < deadline_s:
             time.sleep(ASK_S)
-            state = msgspec.convert(self._ask(f"/api/v1/orders/{state.id}"), OrderState)
+            with suppress(Unreachable, Refused):
+                state = msgspec.convert(self._ask(f"/api/v1/orders/{state.id}"), OrderState)
         return state
 
     def _ask(self, path: str, body: bytes | None = None) -> dict[str, Any]:
@@ -70,7 +84,7 @@ class Remote:
             headers["authorization"] = f"Bearer {self._token}"
         request = urllib.request.Request(self.url + path, body, headers)  # POST where there is a body
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._tls) as answer:
+            with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
                 found: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             with error:

@@ -14,7 +14,7 @@ from controller.shell.messages import Order
 from controller.shell.story import answer
 
 WAITS = "waits in the inbox: no daemon has taken it yet; the next one that runs will"
-ANOTHER_STUDY = 409  # the status of a daemon that has taken the address over
+ELSEWHERE = (409, 503)  # statuses of a daemon that has taken the address over, and of one that is too busy to listen
 ASK_S = 0.05  # how often the inbox is asked
 
 
@@ -53,7 +53,7 @@ def to_study(study: Study, command: Command, user: str, wait_s: float, told: Cal
         try:
             return _by_interface(remote, command, wait_s, study.plan.study)
         except (Unreachable, Refused) as error:
-            if isinstance(error, Refused) and error.status != ANOTHER_STUDY:
+            if isinstance(error, Refused) and error.status not in ELSEWHERE:
                 raise
             told(f"{error}; leaving it in the journal")
     return _by_inbox(study, msgspec.structs.replace(command, who=command.who or user), wait_s)

@@ -101,8 +101,17 @@ def test_what_is_no_order_is_refused_and_told(world: World, body: object, status
         assert inbox(world.path) == []
 
 
+@pytest.mark.parametrize("name", ["0", "7", str(2**63), "9" * 5000, "-1", "x", "%D9%A3"])
+def test_an_order_that_nobody_gave_is_not_found(world: World, name: str) -> None:
+    with serving_world(world) as (_, interface):
+        answer = interface.ask(f"/api/v1/orders/{name}", token=BOB)
+        assert answer.status == 404
+        assert "there is no order" in answer.json["error"]
+        assert interface.ask(f"/api/v1/orders/{name}").status == 401
+
+
 def test_a_page_of_another_site_cannot_give_orders(world: World) -> None:
-    with serving_world(world, hosts=("trimtab.example.org",)) as (_, interface):
+    with serving_world(world, hosts=("Trimtab.example.org",)) as (_, interface):
 
         def status(**headers: str) -> int:
             return interface.ask("/api/v1/orders", PAUSE, ANN, **headers).status
@@ -110,6 +119,7 @@ def test_a_page_of_another_site_cannot_give_orders(world: World) -> None:
         assert status(content_type="text/plain") == 415  # what a form of another site can send without asking first
         assert status(origin="https://evil.example") == 403
         assert status(origin="null") == 403
+        assert status(origin="http://[") == 403
         assert status(sec_fetch_site="cross-site") == 403
         assert status(host="evil.example") == 421, "a name that was pointed at this machine"
         assert interface.ask("/", host="evil.example").status == 421

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from starlette.responses import RedirectResponse
+from starlette.types import Receive, Scope, Send
 
 from controller import cli
 from controller.shell.admin import serve
@@ -35,6 +37,40 @@ def test_an_order_is_waited_for_no_longer_than_asked(world: World) -> None:
         assert remote.order(Order("pause", "x"), 0.0).applied is False
         rig.turn()
         assert world.table.stage == "explore", "the table is published at the turn after"
+
+
+def test_an_order_that_was_left_is_not_given_again_when_the_daemon_ends(
+    world: World, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving_world(world) as (_, interface):
+        known(world, interface)
+        monkeypatch.setenv(TOKEN, ANN)
+        monkeypatch.setattr("controller.shell.client.time.sleep", lambda _: interface.server.close())
+        assert cli.main(["pause", str(study), "--why", "x", "--wait", "1s"]) == 1
+    assert "waits in the inbox" in capsys.readouterr().out
+    with Journal.read_only(world.path) as journal:
+        assert [order.command["who"] for order in journal.inbox()] == ["ann"]
+
+
+def test_a_token_is_shown_to_the_address_that_was_named_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["path"])
+        await RedirectResponse("/stolen")(scope, receive, send)
+
+    server = serve("127.0.0.1", 0, elsewhere)
+    try:
+        with pytest.raises(Refused, match="status 307"):
+            Remote(server.url, {TOKEN: ANN}).study()
+        assert seen == ["/api/v1/study"]
+        monkeypatch.setenv("http_proxy", server.url)
+        monkeypatch.setenv("no_proxy", "")
+        with pytest.raises(Unreachable):
+            Remote(f"http://127.0.0.1:{free_port()}", {TOKEN: ANN}).study()
+        assert seen == ["/api/v1/study"], "a proxy is not asked"
+    finally:
+        server.close()
 
 
 def test_what_does_not_answer_is_told_from_what_refuses(tmp_path: Path) -> None:

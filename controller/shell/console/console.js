@@ -18,7 +18,7 @@ const ORDERS = { // in the order of the buttons, which never change places
 const STILL_S = 30; // a loop on the wall's clock that has not moved for so long hangs: a decision takes seconds
 
 let movedAt = performance.now();
-let me = null, view = null, history = null, asked = null, lastAnswer = null, timer = null;
+let me = null, view = null, history = null, asked = null, lastAnswer = null, timer = null, round = 0;
 const rendered = new Map();
 
 class Refused extends Error {
@@ -60,12 +60,17 @@ function announce(said) {
   el("announce").textContent = said;
 }
 
+// One turn at a time: whoever begins another ends the one that still waits for its answers.
 async function turn() {
+  clearTimeout(timer);
+  const own = ++round;
   try {
-    if (!me) me = await ask("/api/v1/me");
+    const caller = me ?? await ask("/api/v1/me");
+    const seen = await ask("/api/v1/study");
+    const told = history?.revision === seen.history ? history : await ask("/api/v1/history");
+    if (own !== round) return;
     const before = view;
-    view = await ask("/api/v1/study");
-    if (!history || history.revision !== view.history) history = await ask("/api/v1/history");
+    [me, view, history] = [caller, seen, told];
     lastAnswer = new Date();
     if (before?.now_ms !== view.now_ms) movedAt = performance.now();
     show();
@@ -73,6 +78,7 @@ async function turn() {
     if (before && !before.awaiting_approval && view.awaiting_approval) announce(parts.headline(view));
     connection(true, "");
   } catch (error) {
+    if (own !== round) return;
     if (error instanceof Refused && error.status === 401) return signIn(error.message);
     connection(false, error instanceof Refused ? error.message : "the daemon does not answer");
   }
@@ -87,6 +93,8 @@ function connection(live, why) {
 }
 
 function signIn(why) {
+  clearTimeout(timer);
+  round += 1;
   me = null;
   el("content").hidden = true;
   el("sign-in").hidden = false;
@@ -194,7 +202,7 @@ async function send(event) {
     el("confirm").close();
     await followed(command, order.id);
   } catch (error) {
-    text("confirm-fault", `Not sent: ${error.message}`);
+    text("confirm-fault", error instanceof Refused ? `Refused: ${error.message}` : "No answer came, so the order may have arrived or not: look whether it shows under \u201cWhat happened\u201d before you give it again.");
     if (!el("confirm").open) acted(`${ORDERS[command].word}: what became of it is not known (${error.message}); it is in the journal.`);
   } finally {
     el("confirm-yes").disabled = false;
@@ -207,7 +215,6 @@ async function followed(command, id) {
     const state = await ask(`/api/v1/orders/${id}`);
     if (state.applied) {
       acted(`${ORDERS[command].word}: ${state.said}`);
-      clearTimeout(timer);
       return turn();
     }
     await new Promise((done) => setTimeout(done, 500));
@@ -231,7 +238,6 @@ el("sign-in").addEventListener("submit", (event) => {
   turn();
 });
 el("sign-out").addEventListener("click", () => {
-  clearTimeout(timer);
   sessionStorage.removeItem(TOKEN);
   signIn("");
 });

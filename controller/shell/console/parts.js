@@ -25,6 +25,7 @@ const count = (n) => n.toLocaleString("en");
 
 export function time(ms) {
   if (!ms) return "nothing yet";
+  if (Math.abs(ms) > 8.64e15) return `${ms} ms`; // events name any time, also one that no calendar has
   const [day, clock] = new Date(ms).toISOString().split("T");
   return `${day} ${clock.slice(0, 5)}`;
 }

@@ -143,7 +143,8 @@ def _stages(decisions: Sequence[HistoryEntry], x: _Axis) -> list[str]:
         if before:
             parts.append(_tag("line", class_="stage", x1=at, x2=at, y1=12, y2=232))
         if at - last > 50:
-            parts.append(_text(one.stage.replace("_", " "), at + 4, 226))
+            fits = at < x.end - 60
+            parts.append(_text(one.stage.replace("_", " "), at + (4 if fits else -4), 226, "start" if fits else "end"))
             last = at
         before = one.stage
     return parts

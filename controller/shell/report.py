@@ -14,7 +14,7 @@ from controller.shell import figures
 from controller.shell.effects import Effect, Margin, effect
 from controller.shell.findings import Findings
 from controller.shell.story import moment
-from controller.shell.verdict import interval, signed
+from controller.shell.verdict import expected_margins, interval, signed
 
 MAX_PANELS = 8  # weights whose slices are drawn, the most important first
 LOG_ROWS = 400  # decisions that the text form shows
@@ -111,19 +111,24 @@ def _shown(plan: Plan, segment: str) -> bool:
 
 
 def metric_rows(found: Findings) -> list[MetricRow]:
-    """The measured objective and metrics, each beside its guardrail; of a vector without a test, what is believed."""
-    rails = {rail.metric: rail for rail in found.verdict.margins}
+    """The measured objective and metrics, a row for each guardrail; of a vector without a test, what is believed."""
+    rails: tuple[Margin, ...] = ()
     rows: list[tuple[str, Effect]] = []
-    if found.measured is not None and (found.measured.what == "candidate" or not found.surface):
+    if found.measured is not None and (found.measured.what == "candidate" or None in (found.surface, found.theta)):
         rows = [("objective", found.measured.effects.gain)]
         rows += [(one.metric, one.effect) for one in found.measured.effects.metrics]
-        rails = {rail.metric: rail for rail in found.measured.effects.margins}
-    elif found.surface is not None:
+        rails = found.measured.effects.margins
+    elif found.plan is not None and found.surface is not None and found.theta is not None:
         rows = [] if found.verdict.gain is None else [("objective", found.verdict.gain)]
         rows += [(one.metric, effect(one.mean, one.sd)) for one in found.surface.expected]
+        rails = expected_margins(found.plan, found.surface)
     ends = [abs(end) for _, e in rows for end in (e.low, e.high) if end is not None]
-    reach = 1.08 * max(0.005, *ends, *(abs(rail.limit) for rail in rails.values())) if rows else 1.0
-    return [MetricRow(name, own, rails.get(name), Markup(_forest(own, reach, rails.get(name)))) for name, own in rows]
+    reach = 1.08 * max([0.005, *ends, *(abs(rail.limit) for rail in rails)])
+    made = []
+    for name, own in rows:
+        limits: list[Margin | None] = [rail for rail in rails if rail.metric == name]
+        made += [MetricRow(name, own, rail, Markup(_forest(own, reach, rail))) for rail in limits or [None]]
+    return made
 
 
 def _forest(found: Effect, reach: float, rail: Margin | None) -> str:

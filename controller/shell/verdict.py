@@ -91,9 +91,7 @@ def _exploring(plan: Plan, carry: Carry, around: Surface | None, through: str) -
     gain = effect(pick.gain_mean, pick.gain_sd)
     rails: tuple[Margin, ...] = ()
     if around is not None:
-        by_metric = {one.metric: effect(one.mean, one.sd) for one in around.expected}
-        judged_rails = tuple(rail for rail in plan.guardrails if rail.metric in by_metric)
-        rails = margins(msgspec.structs.replace(plan, guardrails=judged_rails), by_metric)
+        rails = expected_margins(plan, around)
     sure = pick.p_better >= GATE_BETTER and pick.p_feasible >= GATE_FEASIBLE
     said = "Nothing has been promoted. " + (
         f"The best vector known is expected to gain {interval(gain)}, and has yet to prove it on fresh data."
@@ -107,6 +105,13 @@ def _exploring(plan: Plan, carry: Carry, around: Surface | None, through: str) -
     basis = "what the posterior expects of it, from all exploring; chosen as the best, so it may disappoint"
     answer: Answer = "in progress" if sure else "nothing"
     return Verdict(answer, said, (chances, f"Why this stage: {carry.reason}.", through), gain, basis, rails)
+
+
+def expected_margins(plan: Plan, around: Surface) -> tuple[Margin, ...]:
+    """Every guardrail on what is believed of a vector."""
+    by_metric = {one.metric: effect(one.mean, one.sd) for one in around.expected}
+    believed = tuple(rail for rail in plan.guardrails if rail.metric in by_metric)
+    return margins(msgspec.structs.replace(plan, guardrails=believed), by_metric)
 
 
 def _nothing(carry: Carry, seen: Measured | None, through: str) -> Verdict:
@@ -131,7 +136,7 @@ def _stopped(carry: Carry, through: str) -> Verdict:
 
 def _guarded(rails: tuple[Margin, ...]) -> tuple[str, ...]:
     if not rails:
-        return ("No guardrail is measured.",)
+        return ("No guardrail is measured at the present share.",)
     words = {"kept": "is kept", "unsure": "is not surely kept", "broken": "is broken"}
     return tuple(
         f"The guardrail on {rail.metric} ({'at least' if rail.side == 'min' else 'at most'} {signed(rail.limit)}) "

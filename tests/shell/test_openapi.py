@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -36,6 +37,7 @@ def test_a_fuzz_run_finds_no_fault_of_the_server(world: World, tmp_path: Path) -
         run = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=told, stderr=told)
         while run.poll() is None:
             rig.turn()  # the daemon goes on, and obeys
+            sleep(0.01)  # and leaves the interpreter to the server meanwhile
     said = (tmp_path / "told").read_text()
     assert run.returncode == 0, said[-6000:]
     orders = [entry.body["order"] for entry in entries(world.path, "operator")]

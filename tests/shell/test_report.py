@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from msgspec import structs
 from playwright.sync_api import Browser
 
 from controller import cli
+from controller.core.safety import Guardrail
 from controller.shell.findings import Findings, findings
-from controller.shell.report import drawn, page, text
+from controller.shell.report import drawn, metric_rows, page, text
 from tests.core.loop import Loop, at_stage, indifferent, varied
 from tests.shell.test_findings import journalled
 
@@ -59,6 +61,22 @@ def test_the_answer_comes_first_and_everything_asked_for_is_there(held: Findings
     for expected in (held.plan_digest, held.head, "seed 7", "p_watch", "95 % interval", "Importance"):
         assert expected in html
     assert html.count("<svg") >= 3 + 2 + 4
+
+
+def test_a_guardrail_stands_beside_its_metric_though_the_share_is_new(held: Findings) -> None:
+    assert held.measured is None or held.measured.what == "exploring", "the share is new"
+    (row,) = (row for row in metric_rows(held) if row.name == "ctr")
+    assert row.rail is not None
+    assert (row.rail.side, row.rail.limit) == ("min", -0.05)
+    assert "as measured at the last share" in page(held)
+
+
+def test_each_side_of_a_guardrail_has_a_row(held: Findings) -> None:
+    assert held.plan is not None
+    below = Guardrail(metric="ctr", max_change=0.5)
+    plan = structs.replace(held.plan, guardrails=(*held.plan.guardrails, below))
+    rows = metric_rows(structs.replace(held, plan=plan))
+    assert [row.rail.side for row in rows if row.rail is not None] == ["min", "max"]
 
 
 def test_what_people_type_is_text(held: Findings) -> None:

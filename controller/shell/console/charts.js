@@ -95,7 +95,6 @@ function zeroLine(plot) {
 function stageLines(plot, decisions) {
   const { ctx, bbox } = plot, scale = devicePixelRatio || 1;
   ctx.save();
-  ctx.textAlign = "left";
   ctx.font = `${11 * scale}px system-ui, sans-serif`;
   ctx.fillStyle = colour("--soft");
   ctx.strokeStyle = colour("--field");
@@ -111,7 +110,9 @@ function stageLines(plot, decisions) {
       ctx.stroke();
     }
     if (x - last > 40 * scale) {
-      ctx.fillText(one.stage, x + 4 * scale, bbox.top + bbox.height - 6 * scale);
+      const fits = x + 4 * scale + ctx.measureText(one.stage).width < bbox.left + bbox.width;
+      ctx.textAlign = fits ? "left" : "right";
+      ctx.fillText(one.stage, x + (fits ? 4 : -4) * scale, bbox.top + bbox.height - 6 * scale);
       last = x;
     }
   });

@@ -106,7 +106,7 @@ export function glance(view) {
   const own = atLastShare(view);
   return [
     own ?? tile("Objective, measured now", measured ? percent(measured.effects.gain.change) : "nothing yet",
-      measured ? `${range(measured.effects.gain)}; ${what}` : "no vector has had traffic yet", measured ? sure(measured.effects.gain) : ""),
+      measured ? `${range(measured.effects.gain)}; ${what}` : "no word yet on any vector that is tried now", measured ? sure(measured.effects.gain) : ""),
     tile("Best vector known, expected", pick ? percent(pick.gain_mean) : "none yet",
       pick ? `${percent(pick.gain_mean - 1.96 * pick.gain_sd)} to ${percent(pick.gain_mean + 1.96 * pick.gain_sd)}; keeps every guardrail: ${chance(pick.p_feasible)}` : "none is known to be better and feasible"),
     tile("Guardrails", guard[0], guard[2], guard[1]),
@@ -138,7 +138,7 @@ function fresh(view) {
 const CHIPS = { kept: ["good", "kept"], unsure: ["warn", "not sure"], broken: ["bad", "broken"] };
 
 export function metricRows(view) {
-  if (!view.measured) return [h("tr", {}, h("td", { colspan: 3 }, "Nothing is measured yet: no vector has had traffic."))];
+  if (!view.measured) return [h("tr", {}, h("td", { colspan: 3 }, "Nothing is measured yet of what is tried now."))];
   const { gain, metrics, margins } = view.measured.effects;
   const named = Object.entries(view.objective).map(([name, c]) => `${c < 0 ? "\u2212" : ""}${Math.abs(c) === 1 ? "" : `${Math.abs(c)} \u00d7 `}${name}`).join(" + ").replaceAll("+ \u2212", "\u2212 ");
   const rows = [{ name: "objective", note: named, effect: gain }];

@@ -12,7 +12,7 @@ from controller.core.plan import Plan
 from controller.core.surface import Slice, Worth
 from controller.shell import figures
 from controller.shell.effects import Effect, Margin, effect
-from controller.shell.findings import Findings
+from controller.shell.findings import MAX_DAYS, Findings
 from controller.shell.story import moment
 from controller.shell.verdict import expected_margins, interval, signed
 
@@ -73,6 +73,7 @@ def page(found: Findings) -> str:
         slices=slice_rows(found),
         segments=segment_rows(found),
         totals=totals,
+        max_days=MAX_DAYS,
     )
 
 
@@ -81,8 +82,15 @@ def drawn(found: Findings) -> dict[str, str]:
     made = {"gain": figures.gain_curve(found.curve)}
     for metric, panels in slice_rows(found):
         made |= {f"slice-{_plain(metric)}-{_plain(weight_)}": figure for weight_, figure in panels}
-    made |= {f"metric-{_plain(row.name)}": row.figure for row in metric_rows(found)}
+    rows = metric_rows(found)
+    made |= {f"metric-{_plain(row.name)}{_side(row, rows)}": row.figure for row in rows}
     return {f"{name}.svg": figures.alone(figure) for name, figure in made.items() if figure}
+
+
+def _side(row: MetricRow, rows: list[MetricRow]) -> str:
+    """What tells a metric's figures apart where it has a limit on either side."""
+    both = sum(other.name == row.name for other in rows) > 1
+    return f"-{row.rail.side}" if both and row.rail is not None else ""
 
 
 def vector_rows(found: Findings) -> list[VectorRow]:

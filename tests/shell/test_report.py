@@ -75,8 +75,9 @@ def test_each_side_of_a_guardrail_has_a_row(held: Findings) -> None:
     assert held.plan is not None
     below = Guardrail(metric="ctr", max_change=0.5)
     plan = structs.replace(held.plan, guardrails=(*held.plan.guardrails, below))
-    rows = metric_rows(structs.replace(held, plan=plan))
-    assert [row.rail.side for row in rows if row.rail is not None] == ["min", "max"]
+    both = structs.replace(held, plan=plan)
+    assert [row.rail.side for row in metric_rows(both) if row.rail is not None] == ["min", "max"]
+    assert {"metric-ctr-min.svg", "metric-ctr-max.svg"} <= drawn(both).keys()
 
 
 def test_what_people_type_is_text(held: Findings) -> None:

@@ -25,7 +25,7 @@ from controller.core.control import (
     moved,
     tuned,
 )
-from controller.core.drift import faded
+from controller.core.drift import faded, losing
 from controller.core.estimate import Changes
 from controller.core.evidence import deal_changes, live_evidence, remembered, trial_sums, watched
 from controller.core.faults import fault, served
@@ -135,6 +135,9 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
         control = _stopped(control, deal, tripped, seen.end_ms)
     elif _belongs(deal, stage) and _on_trial(control, deal) and (why := faded(plan, control, seen, deal)):
         control = moved(control, "explore", why, seen.end_ms, candidate=None)
+    elif _belongs(deal, stage) and _on_trial(control, deal) and (why := losing(plan, control, seen, deal)):
+        banned = banning(control.carry, deal.arms[1].theta)
+        control = moved(control, "explore", why, seen.end_ms, candidate=None, banned=banned)
     believed = believe(plan, control, live, (seen.end_ms - (control.carry.started_ms or 0)) / HOUR_MS)
     control = carrying(control, hypers=believed.hypers, pick=_pick(plan, control, believed, rng))
     if not crossed or tripped or len(control.looks.windows) > 1:  # what a first window says, the next one must say too

@@ -46,6 +46,26 @@ def faded(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | N
     )
 
 
+def losing(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | None:
+    """Why the deal's vector, which surely loses, is given up before its test is over; or None.
+
+    As little as above does a single window decide.
+    """
+    trial = control.trial
+    ends = sorted({end for end, _ in seen.cells})
+    if trial is None or deal.trial != trial.id or len(control.looks.windows) < 2:
+        return None
+    whole = _gain(plan, trial, trial_sums(control, seen.cells))
+    if whole is None or not _negative(whole):
+        return None
+    for left_out in ends:
+        rest = {key: cell for key, cell in seen.cells.items() if key[0] != left_out}
+        some = _gain(plan, trial, trial_sums(control, rest))
+        if some is None or not _negative(some):
+            return None
+    return f"{deal.arms[1].arm} surely loses: {whole[0]:+.2%} +- {whole[1]:.2%}"
+
+
 def _newest(plan: Plan, control: Control, seen: Statistics, deal: Deal, ends: list[int]) -> Gain | None:
     unsealed = msgspec.structs.replace(control, tried=None)
     cells = {key: cell for key, cell in seen.cells.items() if key[0] in ends}
@@ -54,6 +74,11 @@ def _newest(plan: Plan, control: Control, seen: Statistics, deal: Deal, ends: li
 
 def _gain(plan: Plan, deal: Deal, cell: Cell | None) -> Gain | None:
     return None if cell is None else measured_gain(plan, deal, cell)
+
+
+def _negative(found: Gain) -> bool:
+    gain, se = found
+    return gain < -SURE * se
 
 
 def _lost(before: Gain, after: Gain) -> bool:

@@ -35,6 +35,26 @@ def test_a_world_that_turns_round_sends_a_held_vector_back() -> None:
     assert any("the world has changed: c" in line and "before" in line for line in loop.story()[-3:])
 
 
+def test_a_test_of_a_vector_that_surely_loses_ends_before_its_time() -> None:
+    loop = at_stage("confirm")
+    loop.truth = sour
+    vector = loop.carry.candidate.theta
+    loop.windows(2)
+    assert loop.carry.stage == "explore"
+    assert vector in loop.carry.banned
+    assert any("surely loses: -" in line for line in loop.story()[-2:])
+
+
+def test_one_bad_hour_ends_no_test() -> None:
+    loop = at_stage("confirm")
+    loop.window()
+    loop.truth = lambda theta, segment: {**pleasant(theta, segment), "watch_s": -0.4}
+    loop.window()
+    loop.truth = pleasant
+    loop.window()
+    assert not any("surely loses" in line for line in loop.story())
+
+
 def test_what_is_lost_a_little_stays() -> None:
     loop = scaled(0.7)
     loop.windows(12)

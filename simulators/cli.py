@@ -15,6 +15,7 @@ from controller.cli import address
 from controller.shell.config import load
 from controller.shell.journal_file import JournalError
 from simulators import closed_loop, processes, view
+from simulators.arguments import positive, random_seed
 from simulators.catalog import PRODUCTS, product_named
 from simulators.cli_feed import ranking_log
 from simulators.closed_loop import START_MS
@@ -36,8 +37,8 @@ FAILED, MISUSED = 1, 2
 def demo(argv: list[str]) -> int:
     """Watch the closed loop tune a simulated feed; no services needed."""
     parser = argparse.ArgumentParser(prog="trimtab demo", description=demo.__doc__)
-    parser.add_argument("--hours", type=_count, default=72, metavar="N", help="simulated hours (72)")
-    parser.add_argument("--seed", type=_seed, default=0, help="of the world and of the study (0)")
+    parser.add_argument("--hours", type=positive, default=72, metavar="N", help="simulated hours (72)")
+    parser.add_argument("--seed", type=random_seed, default=0, help="of the world and of the study (0)")
     parser.add_argument("--world", choices=list(PRODUCTS), default="feed", metavar="WORLD", help="see simulate --list")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[:ARGS]", help="see simulate --list")
     parser.add_argument("--journal", type=Path, metavar="PATH", help="a new file (one in a new temporary folder)")
@@ -102,6 +103,9 @@ def _ranking_log(parser: argparse.ArgumentParser, job: Job, args: argparse.Names
     feed = scenario_of(job).world
     if not isinstance(feed, Feed):
         parser.error(f"--ranking-log: {args.world} has no candidates; the feeds are {', '.join(FEEDS)}")
+    beside = [flag for flag, given in (("--out", args.out), ("--study", args.study), ("--fault", args.fault)) if given]
+    if beside:
+        parser.error(f"--ranking-log goes without {', '.join(beside)}: it holds candidates as they were, not events")
     plan = study_of(feed, args.seed).plan
     begin_ms = START_MS if args.start_ms is None else args.start_ms
     bounds = (begin_ms, begin_ms + args.hours * HOUR_MS)
@@ -165,19 +169,21 @@ def _simulate_parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--lockstep", action="store_true", help="wait for every decision: days in minutes (default)")
     mode.add_argument("--realtime", action="store_true", help="traffic on the wall clock")
-    parser.add_argument("--hours", type=_count, default=72, metavar="N", help="how much traffic (72)")
+    parser.add_argument("--hours", type=positive, default=72, metavar="N", help="how much traffic (72)")
     parser.add_argument(
         "--start-ms", type=int, metavar="MS", help="begin of the first window, in lockstep and in files"
     )
-    parser.add_argument("--events-per-hour", type=float, metavar="N", help="mean over the day (the world's)")
-    parser.add_argument("--events-per-record", type=_count, default=20, metavar="N", help="together (20)")
+    parser.add_argument("--events-per-hour", type=_rate, metavar="N", help="mean over the day (the world's)")
+    parser.add_argument("--events-per-record", type=positive, default=20, metavar="N", help="together (20)")
     parser.add_argument("--arrow", action="store_true", help="records to Kafka are Arrow streams, not lines of JSON")
-    parser.add_argument("--seed", type=_seed, default=0, help="of the world (0)")
+    parser.add_argument("--seed", type=random_seed, default=0, help="of the world (0)")
     parser.add_argument(
         "--fault", action="append", default=[], metavar="NAME[:ARGS]", help="what goes wrong; repeatable, see --list"
     )
-    parser.add_argument("--partitions", type=_count, metavar="N", help="of a topic that is made new (4), of files (1)")
-    parser.add_argument("--processes", type=_count, default=1, metavar="N", help="that share the partitions (1)")
+    parser.add_argument(
+        "--partitions", type=positive, metavar="N", help="of a topic that is made new (4), of files (1)"
+    )
+    parser.add_argument("--processes", type=positive, default=1, metavar="N", help="that share the partitions (1)")
     parser.add_argument("--wait", type=float, default=120.0, metavar="S", help="seconds to wait for a decision (120)")
     parser.add_argument(
         "--out",
@@ -289,13 +295,11 @@ def _say(command: str, message: str, status: int) -> int:
     return status
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
-    return int(text)
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0.0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return rate

@@ -14,6 +14,7 @@ from rich.table import Table
 from controller.core.offline import MAX_VECTORS, Prediction
 from controller.core.plan import Plan
 from controller.shell.config import load
+from simulators.arguments import random_seed
 from simulators.catalog import PRODUCTS, product_named
 from simulators.counterfactual import LogError, csv_text, predictions, read, told, vectors
 from simulators.kinds import true_changes
@@ -40,13 +41,15 @@ def counterfactual(argv: list[str]) -> int:
     parser.add_argument(
         "--vectors", type=int, default=64, metavar="N", help=f"to predict for (64; at most {MAX_VECTORS})"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the vectors (0)")
+    parser.add_argument("--seed", type=random_seed, default=0, help="of the vectors (0)")
     parser.add_argument("--write", type=Path, metavar="FILE.csv", help="write the file that [offline] path reads")
     parser.add_argument("--world", choices=list(PRODUCTS), metavar="WORLD", help="show the truth of this world beside")
     parser.add_argument("--json", action="store_true", help="print data instead of a table")
     args = parser.parse_args(argv)
     if not 1 <= args.vectors <= MAX_VECTORS:
         parser.error(f"--vectors {args.vectors}: 1 to {MAX_VECTORS}")
+    if args.write is not None and not args.write.parent.is_dir():
+        parser.error(f"--write {args.write}: there is no folder {args.write.parent}")
     plan = load(args.study).plan
     try:
         asked = vectors(plan.weights, args.vectors, args.seed)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from simulators.arguments import random_seed
 from simulators.events import Served
 from simulators.feed.calibration import DAYS, PEOPLE, Figure, figures, tally
 from simulators.feed.crowd import feed_population
@@ -27,12 +28,14 @@ def calibration(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="trimtab calibration", description=calibration.__doc__)
     parser.add_argument("--people", type=int, default=PEOPLE, metavar="N", help=f"simulated ({PEOPLE:,})")
     parser.add_argument("--days", type=int, default=DAYS, metavar="N", help=f"whole weeks ({DAYS})")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=random_seed, default=0)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it too (needs trimtab[bench])")
     parser.add_argument("--json", action="store_true", help="print data instead of a table")
     args = parser.parse_args(argv)
     if args.days < 7 or args.days % 7 or args.people < 100:
         parser.error(f"--days {args.days}, --people {args.people}: whole weeks, and 100 people or more")
+    if args.plot is not None and (args.plot.suffix != ".png" or not args.plot.parent.is_dir()):
+        parser.error(f"--plot {args.plot}: expected a name that ends in .png, in a folder that exists")
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"{args.people:,} people", total=args.days)
         found = tally(SHORTVIDEO, args.people, args.days, args.seed, lambda day: bar.update(task, completed=day))
@@ -57,6 +60,9 @@ def ranking_log(
     """Write a feed's ranking log of [begin, end), and what is true beside it."""
     if path.suffix != ".parquet":
         return _say("simulate", f"--ranking-log {path}: the name must end in .parquet", MISUSED)
+    for each in (path, truth_path(path)):
+        if each.exists():
+            return _say("simulate", f"--ranking-log {each}: exists already; name a new file", MISUSED)
     people = feed_population(feed, seed, salt)
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"{path}", total=bounds[1] - bounds[0])
@@ -69,6 +75,8 @@ def ranking_log(
             done = write(feed, people, served, bounds, path, tell)
         except OSError as error:
             return _say("simulate", f"--ranking-log {path}: {error.strerror or error}", FAILED)
+    if done.requests == 0:
+        return _say("simulate", f"--ranking-log {path}: nobody came: more --hours or --events-per-hour", FAILED)
     told: dict[str, str | int] = {
         "log": str(path),
         "truth": str(truth_path(path)),

@@ -140,6 +140,9 @@ def fitted(log: Log) -> Fitted:
             x, y = _within(x, request), _within(np.where(known, y, 0.0), request)
             xx[g, s], xy[g, s] = x.T @ x, x.T @ y
     xx, xy, sums, count = (each.sum(axis=0) - each for each in (xx, xy, sums, count))
+    seldom = [name for s, name in enumerate(log.segments) if (np.trace(xx[:, s], axis1=1, axis2=2) <= 0.0).any()]
+    if seldom:
+        raise LogError(f"the log shows too little of segment {seldom[0]!r} to learn from: too few requests or units")
     ridge = RIDGE * np.trace(xx, axis1=2, axis2=3)[..., None, None] * np.eye(K + places)
     B = np.linalg.solve(xx + ridge, xy)[:, :, :K].swapaxes(2, 3)
     m = sums / np.maximum(count, 1.0)

@@ -1,5 +1,7 @@
 """A feed over time: the same but for a model that is swapped."""
 
+from functools import cache
+
 import msgspec
 
 from simulators.feed.product import Feed, rescaled
@@ -32,4 +34,10 @@ class FeedScenario(msgspec.Struct, frozen=True, eq=False):
         """The feed that answers in an hour since the study's start."""
         if self.swap is None or hour < self.swap.hour:
             return self.world
-        return rescaled(self.world, self.swap.scales(self.world.weights))
+        return _swapped(self.world, self.swap)
+
+
+@cache
+def _swapped(feed: Feed, swap: Swap) -> Feed:
+    """One and the same feed for every hour after the swap, so that its truth is drawn once."""
+    return rescaled(feed, swap.scales(feed.weights))

@@ -49,10 +49,38 @@ def test_mistakes_are_named(tmp_path: Path, capsys: Output) -> None:
     with pytest.raises(SystemExit):
         calibration(["--days", "10"])
     assert "whole weeks" in capsys.readouterr().err
+    for wrong in (["--seed", "-1"], ["--plot", str(tmp_path / "plot.xyz")]):
+        with pytest.raises(SystemExit):
+            calibration(["--people", "100", *wrong])
+        assert wrong[1] in capsys.readouterr().err
     study = tmp_path / "study.toml"
     simulate(["shortvideo", "--write-study", str(study)])
+    capsys.readouterr()
     assert counterfactual([str(tmp_path / "no.parquet"), str(study)]) == 1
     assert "no.parquet" in capsys.readouterr().err
+
+
+def test_a_ranking_log_says_what_it_cannot_do(tmp_path: Path, capsys: Output) -> None:
+    log, study = tmp_path / "log.parquet", tmp_path / "study.toml"
+    asked = ["shortvideo", "--ranking-log", str(log), "--hours", "1", "--events-per-hour"]
+    for wrong, named in (
+        (["100", "--fault", "lost"], "--fault"),
+        (["100", "--out", "x.ndjson"], "--out"),
+        (["0"], "'0'"),
+    ):
+        with pytest.raises(SystemExit):
+            simulate([*asked, *wrong])
+        assert named in capsys.readouterr().err.rpartition("error: ")[2]
+    assert simulate([*asked, "100"]) == 0
+    assert simulate([*asked, "100"]) == 2
+    assert f"{log}: exists already; name a new file" in capsys.readouterr().err
+    assert simulate(["shortvideo", "--write-study", str(study)]) == 0
+    capsys.readouterr()
+    assert counterfactual([str(log), str(study)]) == 1
+    assert "too little of segment 'casual'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        counterfactual([str(log), str(study), "--write", str(tmp_path / "nowhere" / "p.csv")])
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_calibration_is_told_as_data(capsys: Output) -> None:

@@ -10,10 +10,12 @@ from simulators.feed.items import DAY_MS
 from simulators.feed.pages import EXAMINED
 from simulators.feed.people import People, people_of
 from simulators.feed.product import COMPONENTS, PAGE
-from simulators.feed.shipped import CLICKBAIT, FEEDS, best_of
+from simulators.feed.scenario import FeedScenario
+from simulators.feed.shipped import CLICKBAIT, FEEDS, SHORTVIDEO, best_of
 from simulators.feed.targets import RETURN_GAP_DAYS
 from simulators.feed.traffic import Shard, page_values, span
 from simulators.feed.truth import Truth, truth_of
+from simulators.scenarios import Swap
 from simulators.worlds import Floats, gain, margins
 from tests.simulators.feed.small import GREEDY, SMALL
 
@@ -138,3 +140,14 @@ def test_the_best_vector_keeps_every_guardrail_and_few_come_near_it(name: str) -
         }  # fmt: skip
         other = truth.settled(near).change
         assert margins(feed, other).min() < 0 or gain(feed, other) < best.gain + 0.003
+
+
+def test_after_a_swap_the_best_vector_is_one_that_the_study_may_choose_and_keeps_every_guardrail() -> None:
+    scenario = FeedScenario(SHORTVIDEO, Swap(hour=30, scale=3.0))
+    swapped, best = scenario.at(30), best_of(scenario.at(31))
+    assert scenario.at(31) is swapped  # its truth is drawn once, however many hours are asked for
+    assert scenario.at(29) is SHORTVIDEO
+    for weight, value in zip(SHORTVIDEO.weights, best.theta["all"], strict=True):
+        assert value == weight.baseline if weight.fixed else weight.low <= value <= weight.high
+    assert margins(swapped, np.array(list(best.change.values()))).min() > -0.001
+    assert best.gain > 0.05

@@ -282,15 +282,17 @@ def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, 
         print(msgspec.json.encode({"runs": {str(f): record for f, record in runs}, "gaps": gaps or {}}).decode())
         return 0
     part = "test" if gaps is not None else "validation"
-    table = Table(
-        "run", "FLOPs", "loss", *(f"{head}\nlogloss, AUC" for head in place.heads), "value\ncaptured", title=part
-    )
+    table = Table("run", "FLOPs", "loss", "value captured", "head", "logloss", "AUC", title=part)
     table.columns[0].no_wrap = True
     for folder, record in runs:
         metrics = record.test if gaps is not None else record.best.valid
-        cells = [f"{h.logloss:.5f} {'' if h.auc is None else f'{h.auc:.4f}'}" for h in metrics.heads]
         captured = "" if metrics.value_captured is None else f"{metrics.value_captured:.4f}"
-        table.add_row(folder.name, f"{record.costs.flops:,.0f}", f"{metrics.loss:.5f}", *cells, captured)
+        whole = (folder.name, f"{record.costs.flops:,.0f}", f"{metrics.loss:.5f}", captured)
+        for head, found in zip(place.heads, metrics.heads, strict=True):
+            auc = "" if found.auc is None else f"{found.auc:.4f}"
+            table.add_row(*whole, head, f"{found.logloss:.5f}", auc)
+            whole = ("", "", "", "")
+        table.add_section()
     Console().print(table)
     for pair, by_head in (gaps or {}).items():
         for head, gap in by_head.items():

@@ -90,7 +90,7 @@ def run(truth: Truth, theta: Floats, people: People, days: int) -> Floats:
 
 def test_traffic_changes_as_the_truth_says_in_the_long_run() -> None:
     truth = truth_of(CLICKBAIT)
-    people = people_of(CLICKBAIT, truth.shelf.items, 14_000, 5)
+    people = people_of(CLICKBAIT, truth.shelf.items, 7_000, 5)
     base, greedy = (run(truth, theta, people, days=11) for theta in (CLICKBAIT.baseline, GREEDY))
     told = truth.settled({"all": GREEDY})
     change = dict(zip([m.name for m in CLICKBAIT.metrics], told.change, strict=True))

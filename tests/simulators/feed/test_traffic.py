@@ -13,6 +13,7 @@ from controller.core.windows import Cell
 from simulators.events import Delivery, Rows
 from simulators.feed.crowd import Crowd, Processes, feed_population
 from simulators.feed.product import COMPONENTS
+from simulators.feed.shipped import FEEDS
 from simulators.feed.traffic import DELAY_S
 from simulators.kinds import over_time, source
 from simulators.scenarios import Swap
@@ -101,9 +102,10 @@ def test_a_swapped_ranker_is_the_same_as_weights_that_undo_it() -> None:
     assert same(one, two)
 
 
-def test_the_same_vector_on_every_arm_is_significant_as_often_as_it_should_be() -> None:
+@pytest.mark.parametrize("name", FEEDS)
+def test_the_same_vector_on_every_arm_is_significant_as_often_as_it_should_be(name: str) -> None:
     """A/A: 95 % intervals of every arm and metric, over many deals of the buckets of six hours' events."""
-    feed = msgspec.structs.replace(SMALL, events_per_hour=12_000.0)
+    feed = msgspec.structs.replace(FEEDS[name], events_per_hour=12_000.0)
     plan, people = study_of(feed).plan, feed_population(feed, 5, SALT)
     table, crowd = serving(feed.baseline), Crowd(feed, people)
     columns = [NAMES.index(component.name) for component in plan.components]

@@ -125,7 +125,7 @@ def _searched(
         found[method] = stage.once(
             f"search-{seed}-{method}",
             list[Evaluated],
-            lambda wanted=wanted, method=method: search(wanted, data, folder / "supernet", folder / method),  # type: ignore[misc]
+            lambda wanted=wanted, method=method: search(wanted, data, folder / "supernet", folder / method),  # type: ignore[misc]  # mypy infers no lambda with a default
         )
     return found, rows
 

@@ -51,7 +51,7 @@ class Ranking(msgspec.Struct, frozen=True):
 def rankings(stage: Stage, scale: Scale, parts: Parts) -> list[Ranking]:
     """Every strategy with and without adaptation, the proxies, and seed against seed."""
     nets = stratified(scale, parts)
-    alone = [stage.once(f"alone-{digest(net)}", Alone, lambda net=net: _alone(net, scale, parts)) for net in nets]  # type: ignore[misc]
+    alone = [stage.once(f"alone-{digest(net)}", Alone, lambda net=net: _alone(net, scale, parts)) for net in nets]  # type: ignore[misc]  # mypy infers no lambda with a default
     truth = np.array([np.mean(one.losses) for one in alone])
     found = [
         ranking("log FLOPs", -np.log([one.flops for one in alone]), truth),

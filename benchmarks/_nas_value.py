@@ -46,7 +46,7 @@ def captured(stage: Stage, scale: Scale, parts: Parts) -> list[Captured]:
                     stage.once(
                         f"value-{name}-{label}-{seed}".replace(" ", "-").replace(",", ""),
                         list[float],
-                        lambda value=value, weights=weights, seed=seed: _shares(value, weights, seed, scale, parts),  # type: ignore[misc]
+                        lambda value=value, weights=weights, seed=seed: _shares(value, weights, seed, scale, parts),  # type: ignore[misc]  # mypy infers no lambda with a default
                     )
                     for seed in range(max(3, scale.seeds))
                 ]

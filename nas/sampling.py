@@ -48,7 +48,7 @@ def _any_operators(block: Block, space: Space, rng: np.random.Generator) -> Bloc
 def _some(kinds: tuple[str, ...], rng: np.random.Generator) -> tuple[Operator, ...]:
     """A set of kinds, every one that is not empty equally likely."""
     chosen = int(rng.integers(1, 2 ** len(kinds)))
-    return tuple(Operator(kind) for i, kind in enumerate(kinds) if chosen >> i & 1)  # type: ignore[arg-type]
+    return tuple(Operator(kind) for i, kind in enumerate(kinds) if chosen >> i & 1)  # type: ignore[arg-type]  # checked by the space
 
 
 def _resized(block: Block, width: int, rows: int) -> Block:

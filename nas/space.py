@@ -94,7 +94,7 @@ def widest(space: Space) -> Genotype:
             dense=tuple(Operator(kind) for kind in space.dense),  # type: ignore[arg-type]  # checked by the space
             width=max(space.widths),
             dense_from=tuple(range(b + 1)),
-            sparse=tuple(Operator(kind) for kind in space.sparse),  # type: ignore[arg-type]
+            sparse=tuple(Operator(kind) for kind in space.sparse),  # type: ignore[arg-type]  # checked by the space
             rows=max(space.rows),
             sparse_from=tuple(range(b + 1)),
             dense_to_sparse=True,
@@ -109,10 +109,10 @@ def narrowest(space: Space) -> Genotype:
     """A chain of the cheapest choices, for the sandwich rule."""
     blocks = tuple(
         Block(
-            dense=(Operator("fc" if "fc" in space.dense else space.dense[0]),),  # type: ignore[arg-type]
+            dense=(Operator("fc" if "fc" in space.dense else space.dense[0]),),  # type: ignore[arg-type]  # checked by the space
             width=min(space.widths),
             dense_from=(b,),
-            sparse=(Operator("efc" if "efc" in space.sparse else space.sparse[0]),),  # type: ignore[arg-type]
+            sparse=(Operator("efc" if "efc" in space.sparse else space.sparse[0]),),  # type: ignore[arg-type]  # checked by the space
             rows=min(space.rows),
             sparse_from=(b,),
         )
@@ -163,7 +163,7 @@ def _block(space: Space, b: int, rng: np.random.Generator) -> Block:
         dense=(Operator(_one(space.dense, rng)),),  # type: ignore[arg-type]  # checked by the space
         width=_one(space.widths, rng),
         dense_from=_sources(space, b, rng),
-        sparse=(Operator(_one(space.sparse, rng)),),  # type: ignore[arg-type]
+        sparse=(Operator(_one(space.sparse, rng)),),  # type: ignore[arg-type]  # checked by the space
         rows=_one(space.rows, rng),
         sparse_from=_sources(space, b, rng),
         dense_to_sparse=bool(rng.integers(2)),

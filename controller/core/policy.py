@@ -269,7 +269,7 @@ def _propose_group(
 ) -> tuple[Floats, list[Reason]]:
     """(arms, d) vectors of one group: repeats first, then draws, then the safest."""
     baseline = view.posterior.baseline
-    chosen = _repeats(view, previous, round(REPEAT_SHARE * arms))
+    chosen = _repeats(view, previous, round(REPEAT_SHARE * arms), min(risk, 1.0 - MIN_FEASIBLE))
     reasons: list[Reason] = ["repeat"] * len(chosen)
     unit = rng.permutation(apart(pool(baseline, _anchors(view), rng), baseline, banned))
     budget = risk * arms - float((1.0 - view.believe(chosen).feasible).sum())
@@ -291,14 +291,14 @@ def _anchors(view: _View) -> Floats:
     return unit[np.argsort(-view.believe(unit).score, kind="stable")[:ANCHORS]]
 
 
-def _repeats(view: _View, previous: Floats, count: int) -> Floats:
-    """Up to `count` of the most promising earlier vectors, distinct and probably inside the guardrails."""
+def _repeats(view: _View, previous: Floats, count: int, risk: float) -> Floats:
+    """Up to `count` of the most promising earlier vectors, distinct and within the risk: so they leave some of it."""
     if not len(previous) or not count:
         return previous[:0]
     known = view.promising(distinct(previous))
     belief = view.believe(known)
     order = np.argsort(-belief.score, kind="stable")
-    return _fill(previous[:0], known[order[belief.bearable(1.0 - MIN_FEASIBLE)[order]]], count)
+    return _fill(previous[:0], known[order[belief.bearable(risk)[order]]], count)
 
 
 class _Drawn(msgspec.Struct, frozen=True, eq=False):

@@ -99,6 +99,15 @@ def test_the_risk_goes_to_a_bold_arm_beside_safe_ones() -> None:
     assert p.max() > 2 * 0.02
 
 
+def test_repeats_are_paid_from_the_risk_too() -> None:
+    posterior = linear()
+    before, _ = ask(posterior, arms=40, risk=0.4)
+    p = p_violation(posterior, GOAL, before, 0, 1.0)
+    assert p.max() > 0.02, "some of them cost more than an arm's share"
+    unit, _ = ask(posterior, risk=0.02, previous=before[:, None])
+    assert p_violation(posterior, GOAL, unit, 0, 1.0).mean() <= 0.02
+
+
 def test_no_arm_may_break_a_guardrail_by_far() -> None:
     """Nothing is known of the guardrail: far from the baseline it is as probably kept as not, and may fall a lot."""
     unit = np.random.default_rng(0).random((60, D))

@@ -6,8 +6,8 @@ controller believes. A peer whose library is not installed is named as missing; 
 """
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
+from rich.progress import track
 
 from benchmarks._arena_noise import beyond_noise
 from benchmarks._arena_plot import plot
@@ -28,6 +29,8 @@ from controller.shell.fingerprint import single_threaded
 
 SHORT_WORLDS, SHORT_HOURS = ("quick", "drift"), 24
 Job = tuple[str, str, int]  # scenario, controller, seed
+Outcome = Scores | tuple[str, str]  # a run's scores, or the controller's name and what it lacks
+Work = Callable[[Job], Outcome]
 
 
 class Earlier(msgspec.Struct, frozen=True):
@@ -41,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     """Play, print, and write JSON where asked."""
     options = _options(argv)
     jobs = list(product(options.worlds, options.controllers, _seeds(vars(options))))
-    scores, missing = play(jobs, options.hours, options.cadence, options.jobs)
+    scores, missing = play(jobs, options.hours, options.cadence, options.jobs, options.runs)
     hard = frozenset(name for name in options.worlds if beyond_noise(SCENARIOS[name]))
     made, compared = lines(scores, hard), ahead(scores, hard, options.peers_from)
     Console(width=200).print(*tables(made, compared, missing, options.hours), sep="\n")
@@ -53,20 +56,44 @@ def main(argv: Sequence[str]) -> int:
 
 
 def play(
-    jobs: Iterable[Job], hours: int, cadence: int | None = None, processes: int = 1
+    jobs: Sequence[Job], hours: int, cadence: int | None = None, processes: int = 1, kept: Path | None = None
 ) -> tuple[list[Scores], dict[str, str]]:
-    """The scores of all runs, in the order of the jobs, and the controllers that cannot run here."""
+    """The scores of all runs, in the order of the jobs, and the controllers that cannot run here.
+
+    `kept`: a file of runs, a JSON line each, to which every finished one is added and in which it is found again.
+    """
+    found = {job: s for job, s in _earlier(kept) if len(s.series) == hours}
+    left, missing = [job for job in jobs if job not in found], {}
     work = partial(_played, hours=hours, cadence=cadence)
+    outcomes = track(_outcomes(left, work, processes), "studies", total=len(left), console=Console(stderr=True))
+    for job, outcome in outcomes:
+        if isinstance(outcome, tuple):
+            missing[outcome[0]] = outcome[1]
+            continue
+        found[job] = outcome
+        if kept:
+            with kept.open("ab") as file:
+                file.write(msgspec.json.encode(outcome) + b"\n")
+    return [found[job] for job in jobs if job in found], missing
+
+
+def _outcomes(jobs: Sequence[Job], work: Work, processes: int) -> Iterator[tuple[Job, Outcome]]:
+    """As they are finished."""
     if processes == 1:
-        outcomes = [work(job) for job in jobs]
-    else:
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            outcomes = list(pool.map(work, jobs))
-    missing = {name: what for found in outcomes if isinstance(found, tuple) for name, what in [found]}
-    return [found for found in outcomes if isinstance(found, Scores)], missing
+        yield from ((job, work(job)) for job in jobs)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        asked = {pool.submit(work, job): job for job in jobs}
+        yield from ((asked[one], one.result()) for one in as_completed(asked))
 
 
-def _played(job: Job, hours: int, cadence: int | None) -> Scores | tuple[str, str]:
+def _earlier(kept: Path | None) -> Iterator[tuple[Job, Scores]]:
+    for line in kept.read_bytes().splitlines() if kept and kept.exists() else ():
+        s = msgspec.json.decode(line, type=Scores)
+        yield (s.scenario, s.controller, s.seed), s
+
+
+def _played(job: Job, hours: int, cadence: int | None) -> Outcome:
     """A run's scores, or the controller's name and what it lacks."""
     name, controller, seed = job
     try:
@@ -95,6 +122,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--short", action="store_true", help="two worlds, one seed, 24 hours")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--runs", type=Path, metavar="FILE", help="runs are kept there, and those there are not made again"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scores there, as .svg or .png")
     parser.add_argument("--peers-from", type=Path, metavar="FILE", help="JSON by other seeds, whose best peers count")
     options = parser.parse_args(argv)

@@ -182,3 +182,14 @@ def test_what_is_not_installed_is_reported(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(arena, "run", lacking)
     assert arena.play([("quick", "optuna-tpe", 0)], 4) == ([], {"optuna-tpe": "pip install it"})
+
+
+def test_a_kept_run_is_not_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kept = tmp_path / "runs.jsonl"
+    first, _ = arena.play([("quick", "random", 0)], 4, kept=kept)
+
+    def again(*_: object) -> Run:
+        raise AssertionError
+
+    monkeypatch.setattr(arena, "run", again)
+    assert arena.play([("quick", "random", 0)], 4, kept=kept)[0] == first

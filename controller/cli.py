@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import getpass
 import json
 import logging
 import os
@@ -18,7 +17,6 @@ from typing import Any, Literal
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from controller.core.operate import Command
 from controller.shell import config
 from controller.shell.config import ConfigError, Study
 from controller.shell.fingerprint import code_version
@@ -26,8 +24,7 @@ from controller.shell.fingerprint import code_version
 Run = Callable[[list[str]], int]
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-
-_EITHER = "its file, or the address of its daemon (http://HOST:PORT; the token from TRIMTAB_ADMIN_TOKEN)"
+EITHER = "its file, or the address of its daemon (http://HOST:PORT; the token from TRIMTAB_ADMIN_TOKEN)"
 
 
 class Unwritable(Exception):
@@ -77,12 +74,12 @@ def _carried_out(name: str, command: Run, args: list[str]) -> int:
 
 def run(argv: list[str]) -> int:
     """Run a study's daemon."""
-    parser = _parser("run")
+    parser = command_parser(run)
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
     parser.add_argument("--clock", choices=("wall", "events"), default="wall", help="whose time counts (wall)")
     parser.add_argument("--from", dest="start_at", choices=("earliest", "latest"),
                         help="where a study without offsets begins (latest; a file: earliest)")  # fmt: skip
-    parser.add_argument("--until-idle", type=_seconds, metavar="10s", help="end when nothing new came for so long")
+    parser.add_argument("--until-idle", type=seconds, metavar="10s", help="end when nothing new came for so long")
     parser.add_argument(
         "--events", metavar="FILE", help="read newline-separated events from a file (- is stdin), not Kafka"
     )
@@ -126,7 +123,7 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
 def check(argv: list[str]) -> int:
     """Check a study file, what its ratios need, and whether its journal, Kafka and Redis go with it."""
-    parser = _parser("check", json_too=True)
+    parser = command_parser(check, json_too=True)
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
     parser.add_argument("--offline", action="store_true", help="only the file")
     args = parser.parse_args(argv)
@@ -139,7 +136,7 @@ def check(argv: list[str]) -> int:
     seen = advice(study)
     found = {"study": study.plan.study, "warnings": list(study.warnings), "faults": faults,
              "edits": edited, "demands": list(study.demands), "seen": msgspec.to_builtins(seen)}  # fmt: skip
-    _show(args.json, found, [
+    show(args.json, found, [
         f"study {study.plan.study}: {len(study.plan.weights)} weights, {len(study.plan.metrics)} metrics, "
         f"{len(study.plan.guardrails)} guardrails",
         *(f"warning: {warning}" for warning in study.warnings),
@@ -166,21 +163,21 @@ def _edits(study: Study) -> tuple[list[str], dict[str, str]]:
 
 def status(argv: list[str]) -> int:
     """Show what a study is doing: its daemon's word where one answers, else its journal's."""
-    parser = _parser("status", json_too=True)
-    parser.add_argument("study", metavar="STUDY", help=_EITHER)
+    parser = command_parser(status, json_too=True)
+    parser.add_argument("study", metavar="STUDY", help=EITHER)
     args = parser.parse_args(argv)
     from controller.shell import story
     from controller.shell.client import Remote
 
-    if _is_url(args.study):
+    if is_url(args.study):
         seen = Remote(args.study, os.environ).study()
-        _show(args.json, seen, story.live(seen))
+        show(args.json, seen, story.live(seen))
         return 0
     study = config.load(Path(args.study))
-    _own(study)
+    own(study)
     found = story.current(study.journal)
     live = _live(study)
-    _show(args.json, found | {"live": live}, story.lines(found) + ([] if live is None else story.pulse(live)))
+    show(args.json, found | {"live": live}, story.lines(found) + ([] if live is None else story.pulse(live)))
     return 0
 
 
@@ -200,14 +197,14 @@ def _live(study: Study) -> dict[str, Any] | None:
 
 def token(argv: list[str]) -> int:
     """Make a token for the admin interface; prints it once, and the line that lets its bearer in."""
-    parser = _parser("token", json_too=True)
+    parser = command_parser(token, json_too=True)
     parser.add_argument("name", help="whose it is: it enters the ledger with every order")
     parser.add_argument("--role", choices=("viewer", "operator"), default="viewer", help="(viewer)")
     args = parser.parse_args(argv)
     from controller.shell.access import TOKENS, new_token
 
     made, line = new_token(args.name, args.role)
-    _show(args.json, {"name": args.name, "role": args.role, "token": made, "line": line}, [
+    show(args.json, {"name": args.name, "role": args.role, "token": made, "line": line}, [
         f"token, for {args.name} alone, shown this once:  {made}",
         f"line for admin.tokens_file (or {TOKENS}):  {line}",
     ])  # fmt: skip
@@ -216,7 +213,7 @@ def token(argv: list[str]) -> int:
 
 def report(argv: list[str]) -> int:
     """Write what a study found, and how, from its journal: one HTML file."""
-    parser = _parser("report", json_too=True)
+    parser = command_parser(report, json_too=True)
     parser.add_argument("journal", type=Path, metavar="JOURNAL", help="its file, or the study file that names it")
     parser.add_argument(
         "--out", metavar="FILE", help="where the HTML goes (JOURNAL's name with .html, here; - is stdout)"
@@ -235,7 +232,7 @@ def report(argv: list[str]) -> int:
         _write_figures(args.figures, pages.drawn(found))
     if args.text or args.json:
         as_data = {"timeline": story.timeline(journal), "findings": msgspec.to_builtins(found)}
-        _show(args.json, story.current(journal) | as_data, pages.text(found))
+        show(args.json, story.current(journal) | as_data, pages.text(found))
         return 0
     page, out = pages.page(found), Path(args.out or f"{journal.stem}.html")
     if args.out == "-":
@@ -261,7 +258,7 @@ def _written(path: Path, text: str) -> None:
 
 def verify(argv: list[str]) -> int:
     """Check a journal's hash chain and make every decision again."""
-    parser = _parser("verify", json_too=True)
+    parser = command_parser(verify, json_too=True)
     parser.add_argument("journal", type=Path, metavar="JOURNAL", help="its file, or the study file that names it")
     args = parser.parse_args(argv)
     from controller.shell import fingerprint
@@ -273,7 +270,7 @@ def verify(argv: list[str]) -> int:
     made = ", ".join(f"{count} {outcome}" for outcome, count in sorted(verdict.decisions.items())) or "none"
     whole = verdict.chain == "whole"
     kernel = "the same" if verdict.same_fingerprint else "another"
-    _show(args.json, msgspec.to_builtins(verdict), [
+    show(args.json, msgspec.to_builtins(verdict), [
         f"chain: {verdict.chain}" + (f", {verdict.entries} entries" if whole else ""),
         *([f"made again: {made} ({kernel} fingerprint)"] if whole else []),
         *([verdict.first] if verdict.first else []),
@@ -282,105 +279,12 @@ def verify(argv: list[str]) -> int:
     return 0 if verdict.ok else FAILED
 
 
-def pause(argv: list[str]) -> int:
-    """Put all traffic on control until `resume`."""
-    return _send("pause", argv)
-
-
-def resume(argv: list[str]) -> int:
-    """Go on after `pause`, `rollback` or a freeze."""
-    return _send("resume", argv)
-
-
-def rollback(argv: list[str]) -> int:
-    """Put all traffic on control and never deal the candidate again."""
-    return _send("rollback", argv)
-
-
-def approve(argv: list[str]) -> int:
-    """Let a confirmed vector be ramped up."""
-    return _send("approve", argv)
-
-
-def reject(argv: list[str]) -> int:
-    """Send a confirmed vector that awaits approval back to explore, and never deal it again."""
-    return _send("reject", argv)
-
-
-def front(argv: list[str]) -> int:
-    """Show the best trade-offs between a study's objectives."""
-    parser = _parser("front", json_too=True)
-    parser.add_argument("study", type=Path, metavar="STUDY.toml")
-    args = parser.parse_args(argv)
-    from controller.shell import fingerprint, offers
-
-    fingerprint.single_threaded()  # so that `choose` finds the very same vectors
-    study = config.load(args.study)
-    _own(study)
-    found = offers.offered(study)
-    _show(args.json, msgspec.to_builtins(found), offers.lines(study, found))
-    return 0
-
-
-def choose(argv: list[str]) -> int:
-    """Put a vector of the front to the test, and go on under the objective it is the best for."""
-    return _send("choose", argv)
-
-
-def _send(verb: Any, argv: list[str]) -> int:
-    parser = _parser(verb, json_too=True)
-    parser.add_argument("study", metavar="STUDY", help="its file" if verb == "choose" else _EITHER)
-    if verb == "choose":
-        parser.add_argument("point", metavar="N", help="its number or label in `trimtab front`; "
-                            "file: back to the study file's own objective")  # fmt: skip
-    if verb in ("approve", "reject"):
-        parser.add_argument("--candidate", metavar="ARM", help="refused where another vector awaits approval")
-    parser.add_argument("--why", default="", help="for the ledger; the admin interface asks for it")
-    parser.add_argument(
-        "--who", default="", help="for the ledger (your user name); the admin interface knows it by the token"
-    )
-    parser.add_argument("--wait", type=_seconds, default=10.0, metavar="10s", help="how long to wait for the daemon")
-    args = parser.parse_args(argv)
-    if verb == "choose" and _is_url(args.study):
-        parser.error("argument STUDY: choose looks into the journal: name the study file")
-    from controller.shell import orders
-
-    command = Command(verb, args.who, args.why, candidate=getattr(args, "candidate", None))
-    if _is_url(args.study):
-        return _answered(args, verb, orders.to_address(args.study, command, args.wait))
-    study = config.load(Path(args.study))
-    _own(study)
-    if verb == "choose":
-        command = _chosen(study, args)
-    return _answered(args, verb, orders.to_study(study, command, _user(), args.wait, _tell(verb)))
-
-
-def _tell(verb: str) -> Callable[[str], None]:
-    return lambda said: print(f"trimtab {verb}: {said}", file=sys.stderr)
-
-
-def _answered(args: argparse.Namespace, verb: str, found: Any) -> int:
-    _show(args.json, {"command": verb, "said": found.said, "applied": found.applied}, [f"{verb}: {found.said}"])
-    return 0 if found.applied and not found.said.startswith("refused") else FAILED
-
-
-def _is_url(study: str) -> bool:
-    return study.startswith(("http://", "https://"))
-
-
-def _chosen(study: Study, args: argparse.Namespace) -> Command:
-    from controller.shell import fingerprint, offers
-
-    fingerprint.single_threaded()
-    return offers.choice(study, args.point, args.who, args.why)
-
-
 def _journal(path: Path) -> Path:
     """The journal that a person named, by itself or by its study file."""
     return config.load(path).journal if path.suffix == ".toml" else path
 
 
-def _own(study: Study) -> None:
+def own(study: Study) -> None:
     """Raise `JournalRefused` when the study's journal is not there, or another study's."""
     from controller.shell.journal import Journal
     from controller.shell.journal_file import JournalRefused
@@ -394,13 +298,6 @@ def _own(study: Study) -> None:
         raise JournalRefused(f"{error}: trimtab run {study.path} makes it") from error
     if held != study.plan.study:
         raise JournalRefused(f"journal {study.journal}: belongs to study {held!r}, expected {study.plan.study!r}")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number that has no name
-        return f"uid {os.getuid()}"
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
@@ -421,8 +318,9 @@ def _foreseen() -> tuple[type[Exception], ...]:
     )  # fmt: skip
 
 
-def _parser(name: str, json_too: bool = False) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"trimtab {name}", description=globals()[name].__doc__)
+def command_parser(command: Run, json_too: bool = False) -> argparse.ArgumentParser:
+    """Of a command, which its function names and describes."""
+    parser = argparse.ArgumentParser(prog=f"trimtab {command.__name__}", description=command.__doc__)
     if json_too:
         parser.add_argument("--json", action="store_true", help="print data instead of text")
     return parser
@@ -442,7 +340,8 @@ def _summary(entry: EntryPoint) -> str:
         return f"(not installed: {error.name})"
 
 
-def _show(as_json: bool, found: dict[str, Any], lines: Sequence[str]) -> None:
+def show(as_json: bool, found: dict[str, Any], lines: Sequence[str]) -> None:
+    """Print what a command found, as data or as text."""
     print(json.dumps(found, indent=2) if as_json else "\n".join(lines))
 
 
@@ -461,7 +360,13 @@ def _log_to_stderr() -> None:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # readiness says what matters, once
 
 
-def _seconds(text: str) -> float:
+def is_url(study: str) -> bool:
+    """Whether a person named a daemon's address instead of a study's file."""
+    return study.startswith(("http://", "https://"))
+
+
+def seconds(text: str) -> float:
+    """A duration, as a command's argument."""
     from controller.shell.toml_records import parse_duration
 
     try:

@@ -1,0 +1,113 @@
+"""What an operator types to steer a study: each order is entered in the ledger, or refused."""
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controller.cli import EITHER, FAILED, Run, command_parser, is_url, own, seconds, show
+from controller.core.operate import Command
+from controller.shell import config
+from controller.shell.config import Study
+
+
+def pause(argv: list[str]) -> int:
+    """Put all traffic on control until `resume`."""
+    return _send(pause, argv)
+
+
+def resume(argv: list[str]) -> int:
+    """Go on after `pause`, `rollback` or a freeze."""
+    return _send(resume, argv)
+
+
+def rollback(argv: list[str]) -> int:
+    """Put all traffic on control and never deal the candidate again."""
+    return _send(rollback, argv)
+
+
+def approve(argv: list[str]) -> int:
+    """Let a confirmed vector be ramped up."""
+    return _send(approve, argv)
+
+
+def reject(argv: list[str]) -> int:
+    """Send a confirmed vector that awaits approval back to explore, and never deal it again."""
+    return _send(reject, argv)
+
+
+def front(argv: list[str]) -> int:
+    """Show the best trade-offs between a study's objectives."""
+    parser = command_parser(front, json_too=True)
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    args = parser.parse_args(argv)
+    from controller.shell import fingerprint, offers
+
+    fingerprint.single_threaded()  # so that `choose` finds the very same vectors
+    study = config.load(args.study)
+    own(study)
+    found = offers.offered(study)
+    show(args.json, msgspec.to_builtins(found), offers.lines(study, found))
+    return 0
+
+
+def choose(argv: list[str]) -> int:
+    """Put a vector of the front to the test, and go on under the objective it is the best for."""
+    return _send(choose, argv)
+
+
+def _send(order: Run, argv: list[str]) -> int:
+    verb: Any = order.__name__
+    parser = command_parser(order, json_too=True)
+    parser.add_argument("study", metavar="STUDY", help="its file" if verb == "choose" else EITHER)
+    if verb == "choose":
+        parser.add_argument("point", metavar="N", help="its number or label in `trimtab front`; "
+                            "file: back to the study file's own objective")  # fmt: skip
+    if verb in ("approve", "reject"):
+        parser.add_argument("--candidate", metavar="ARM", help="refused where another vector awaits approval")
+    parser.add_argument("--why", default="", help="for the ledger; the admin interface asks for it")
+    parser.add_argument(
+        "--who", default="", help="for the ledger (your user name); the admin interface knows it by the token"
+    )
+    parser.add_argument("--wait", type=seconds, default=10.0, metavar="10s", help="how long to wait for the daemon")
+    args = parser.parse_args(argv)
+    if verb == "choose" and is_url(args.study):
+        parser.error("argument STUDY: choose looks into the journal: name the study file")
+    from controller.shell import orders
+
+    command = Command(verb, args.who, args.why, candidate=getattr(args, "candidate", None))
+    if is_url(args.study):
+        return _answered(args, verb, orders.to_address(args.study, command, args.wait))
+    study = config.load(Path(args.study))
+    own(study)
+    if verb == "choose":
+        command = _chosen(study, args)
+    return _answered(args, verb, orders.to_study(study, command, _user(), args.wait, _tell(verb)))
+
+
+def _tell(verb: str) -> Callable[[str], None]:
+    return lambda said: print(f"trimtab {verb}: {said}", file=sys.stderr)
+
+
+def _answered(args: argparse.Namespace, verb: str, found: Any) -> int:
+    show(args.json, {"command": verb, "said": found.said, "applied": found.applied}, [f"{verb}: {found.said}"])
+    return 0 if found.applied and not found.said.startswith("refused") else FAILED
+
+
+def _chosen(study: Study, args: argparse.Namespace) -> Command:
+    from controller.shell import fingerprint, offers
+
+    fingerprint.single_threaded()
+    return offers.choice(study, args.point, args.who, args.why)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return f"uid {os.getuid()}"

@@ -17,6 +17,7 @@ from controller.core.kernel import Hyper
 from controller.core.late import Late
 from controller.core.parts import measured
 from controller.core.plan import Plan
+from controller.core.ratio import People
 from controller.core.rollout import FROZEN, TESTS, Deal, all_control, check_move
 from controller.core.trend import Step
 from controller.core.windows import Cell, Quality
@@ -102,7 +103,7 @@ class Control(msgspec.Struct, frozen=True, eq=False):
     looks: Looks  # what each window of the trial says by itself
     sample: Cell | None  # sums that a confirm test is judged by: the trial's, through `claim_through_ms`, sealed
     evidence: tuple[Evidence, ...]  # of deals whose windows are all sealed
-    units: NDArray[np.int64]  # (B,) distinct sampled units, summed over the windows decided on
+    people: People  # who came in the windows decided on, by bucket
     history: NDArray[np.float64]  # (G1, B, C) sums of the windows decided on, old ones fading
     late: Late  # how windows that are not sealed have changed until they were
 
@@ -143,7 +144,7 @@ def initial(plan: Plan) -> Control:
         looks=Looks(),
         sample=None,
         evidence=(),
-        units=np.zeros(plan.buckets, np.int64),
+        people=People(np.zeros(plan.buckets)),
         history=np.zeros((1 + len(plan.segments), plan.buckets, len(plan.components))),
         late=late.nothing(len(measured(plan.metrics))),
     )

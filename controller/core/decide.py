@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.assignment import Arm, Stage
-from controller.core import policy, rollout, safety
+from controller.core import policy, ratio, rollout, safety
 from controller.core.advance import advanced, exposed_ms, measured_gain
 from controller.core.belief import Believed, banned, believe, theta_at
 from controller.core.control import (
@@ -110,9 +110,11 @@ def _judged(
         return _Verdict(control, "frozen", control.carry.reason, _all_control(plan, control))
     found = fault(plan, control, seen, deal)
     if found:
-        control = moved(control, "paused", found, seen.end_ms)
+        people = ratio.People(control.people.past)
+        control = moved(msgspec.structs.replace(control, people=people), "paused", found, seen.end_ms)
         return _Verdict(control, "frozen", found, _all_control(plan, control))
-    control = msgspec.structs.replace(control, units=control.units + seen.units)
+    people = ratio.remembered(control.people, ratio.counted(control.people, seen.units, deal))
+    control = msgspec.structs.replace(control, people=people)
     if not act:
         return _Verdict(control, "backlog", "a newer window is decided on", deal)
     if not any(end == seen.end_ms for end, _ in seen.cells):

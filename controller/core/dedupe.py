@@ -1,4 +1,4 @@
-"""Which 128-bit keys have been seen, by window: event ids, and the units that a window has met.
+"""Which 128-bit keys, event ids, have been seen, by window.
 
 Keys of all live windows lie in one index of sorted runs; a key's tag is the slot of its window, so
 one look-up asks all windows, and a window is forgotten by its tag. 2**20 windows can be live; of a

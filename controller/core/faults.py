@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core import safety
+from controller.core import ratio, safety
 from controller.core.control import Control, Statistics
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
@@ -49,7 +49,9 @@ def _silence(control: Control, seen: Statistics, deal: Deal) -> str | None:
 
 
 def _ratio(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | None:
-    p = safety.sample_ratio(seen.units, control.units, deal.buckets, len(deal.arms))
-    if p >= plan.safety.srm_alpha:
+    found = ratio.mismatch(control.people, ratio.counted(control.people, seen.units, deal))
+    if found.p >= plan.safety.srm_alpha:
         return None
-    return f"sample ratio mismatch: p = {p:.1g} that the units fell on the arms by their buckets"
+    how_many = f"{abs(found.difference):.1%} {'more' if found.difference > 0 else 'fewer'}"
+    why = f"than its buckets' past and the other arms foretell, p = {found.p:.1g}"
+    return f"sample ratio mismatch: {found.arm} has {how_many} people {found.span} {why}"

@@ -3,8 +3,7 @@
 Rows of the windows (end in ms, n counts from 0):
     windows              watermarks, offsets, held rows, quality, which rows below exist
     cell/{end}/{version} sums of one cell
-    units/{end}          distinct sampled units by bucket
-    ids/{end}/{n}        event ids, exposed/{end}/{n} units: segments that are written once
+    ids/{end}/{n}        event ids, units/{end}/{n} bits of units (`distinct`): segments that are written once
 """
 
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core import codec, dedupe
+from controller.core import codec, dedupe, distinct
 from controller.core.dedupe import Index
+from controller.core.distinct import Seen
 from controller.core.windows import Cell, PartitionState, Quality, WindowsState
 
 HEAD = "windows"
@@ -28,11 +28,10 @@ class _Head(msgspec.Struct, frozen=True):
     sealed_through_ms: int | None
     watermark_ms: int | None
     cells: tuple[tuple[int, int], ...]
-    units: tuple[int, ...]
+    units: dict[int, tuple[int, int]]  # window end -> buckets, segments
     ids: dict[int, int]  # window end -> segments
     ids_floor_ms: int | None
-    exposed: dict[int, int]
-    exposed_floor_ms: int | None
+    counted_through_ms: int | None
 
 
 class _Words(msgspec.Struct, frozen=True, eq=False):
@@ -40,8 +39,8 @@ class _Words(msgspec.Struct, frozen=True, eq=False):
     lo: NDArray[np.uint64]  # (n,)
 
 
-class _Counts(msgspec.Struct, frozen=True, eq=False):
-    units: NDArray[np.int64]  # (B,)
+class _Places(msgspec.Struct, frozen=True, eq=False):
+    place: NDArray[np.uint32]  # (n,)
 
 
 def window_changes(
@@ -52,16 +51,11 @@ def window_changes(
     `before` is what the last call returned, or what was restored; None for an empty table.
     """
     if before is None:
-        before = WindowsState({}, {}, {}, {}, Index(), Index())
-        after = msgspec.structs.replace(after, ids=dedupe.unwritten(after.ids), exposed=dedupe.unwritten(after.exposed))
+        before = WindowsState({}, {}, {}, {}, Index())
+        units = {end: distinct.unwritten(seen) for end, seen in after.units.items()}
+        after = msgspec.structs.replace(after, ids=dedupe.unwritten(after.ids), units=units)
     put = {_cell(key): codec.encode(cell) for key, cell in after.cells.items() if before.cells.get(key) is not cell}
-    put |= {
-        f"units/{end}": codec.encode(_Counts(counts))
-        for end, counts in after.units.items()
-        if before.units.get(end) is not counts
-    }
-    ids, exposed = _segments("ids", after.ids, put), _segments("exposed", after.exposed, put)
-    held = msgspec.structs.replace(after, ids=ids, exposed=exposed)
+    held = msgspec.structs.replace(after, ids=_segments(after.ids, put), units=_unit_segments(after.units, put))
     put[HEAD] = codec.encode(_head(held))
     return put, tuple(_gone(before, held)), held
 
@@ -77,9 +71,9 @@ def window_restore(rows: dict[str, bytes]) -> WindowsState:
         partitions=head.partitions,
         cells={key: codec.decode(_row(rows, _cell(key)), Cell) for key in head.cells},
         quality=head.quality,
-        units={end: codec.decode(_row(rows, f"units/{end}"), _Counts).units for end in head.units},
-        ids=_index(rows, "ids", head.ids, head.ids_floor_ms),
-        exposed=_index(rows, "exposed", head.exposed, head.exposed_floor_ms),
+        units={end: _seen(rows, end, *stored) for end, stored in head.units.items()},
+        ids=_index(rows, head.ids, head.ids_floor_ms),
+        counted_through_ms=head.counted_through_ms,
         sealed_through_ms=head.sealed_through_ms,
         watermark_ms=head.watermark_ms,
     )
@@ -92,37 +86,51 @@ def _head(state: WindowsState) -> _Head:
         sealed_through_ms=state.sealed_through_ms,
         watermark_ms=state.watermark_ms,
         cells=tuple(sorted(state.cells)),
-        units=tuple(sorted(state.units)),
+        units={end: (seen.bits.shape[1], seen.segments) for end, seen in sorted(state.units.items())},
         ids=dict(sorted(state.ids.segments.items())),
         ids_floor_ms=state.ids.floor_ms,
-        exposed=dict(sorted(state.exposed.segments.items())),
-        exposed_floor_ms=state.exposed.floor_ms,
+        counted_through_ms=state.counted_through_ms,
     )
 
 
-def _segments(name: str, index: Index, put: dict[str, bytes]) -> Index:
+def _segments(index: Index, put: dict[str, bytes]) -> Index:
     """Put the keys that no segment holds; the index that counts them as written."""
     segments = dict(index.segments)
     for end, words in dedupe.fresh_by_window(index).items():
         n = segments.get(end, 0)
-        put[f"{name}/{end}/{n}"] = codec.encode(_Words(*words))
+        put[f"ids/{end}/{n}"] = codec.encode(_Words(*words))
         segments[end] = n + 1
     return msgspec.structs.replace(index, fresh=(), segments=segments)
 
 
-def _index(rows: dict[str, bytes], name: str, segments: dict[int, int], floor_ms: int | None) -> Index:
-    names = ((end, f"{name}/{end}/{n}") for end, count in segments.items() for n in range(count))
+def _unit_segments(units: dict[int, Seen], put: dict[str, bytes]) -> dict[int, Seen]:
+    """The same of the units' bits."""
+    held = dict(units)
+    for end, seen in units.items():
+        if seen.fresh:
+            put[f"units/{end}/{seen.segments}"] = codec.encode(_Places(distinct.fresh(seen)))
+            held[end] = msgspec.structs.replace(seen, fresh=(), segments=seen.segments + 1)
+    return held
+
+
+def _index(rows: dict[str, bytes], segments: dict[int, int], floor_ms: int | None) -> Index:
+    names = ((end, f"ids/{end}/{n}") for end, count in segments.items() for n in range(count))
     words = ((end, codec.decode(_row(rows, key), _Words)) for end, key in names)
     return dedupe.rebuilt(segments, ((end, w.hi, w.lo) for end, w in words), floor_ms)
+
+
+def _seen(rows: dict[str, bytes], end: int, buckets: int, segments: int) -> Seen:
+    keys = (f"units/{end}/{n}" for n in range(segments))
+    return distinct.rebuilt(buckets, (codec.decode(_row(rows, key), _Places).place for key in keys))
 
 
 def _gone(before: WindowsState, after: WindowsState) -> Iterator[str]:
     """Keys of the windows that left."""
     yield from (_cell(key) for key in before.cells.keys() - after.cells.keys())
-    yield from (f"units/{end}" for end in before.units.keys() - after.units.keys())
-    for name, old, new in (("ids", before.ids, after.ids), ("exposed", before.exposed, after.exposed)):
-        for end in old.segments.keys() - new.segments.keys():
-            yield from (f"{name}/{end}/{n}" for n in range(old.segments[end]))
+    for end in before.units.keys() - after.units.keys():
+        yield from (f"units/{end}/{n}" for n in range(before.units[end].segments))
+    for end in before.ids.segments.keys() - after.ids.segments.keys():
+        yield from (f"ids/{end}/{n}" for n in range(before.ids.segments[end]))
 
 
 def _cell(key: tuple[int, int]) -> str:

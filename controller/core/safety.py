@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from controller.core.estimate import Changes, Metric
 from controller.core.worst import Looks, without_worst
@@ -21,8 +20,6 @@ MIN_INFORMATION_SD = 0.005  # sequences are tuned to be tightest where a change 
 BREAKER_ALPHA = 1e-6  # per sequence: the breaker looks every minute at every arm and must never cry wolf
 MIN_ATTRIBUTED = 200  # fewer events than this say nothing about a share
 MIN_CLUSTERS = 10  # buckets below which a variance between buckets is not worth believing
-MIN_EXPECTED = 30.0  # units below which a count is no Gaussian
-TINY = 1e-300  # against 0 / 0
 SILENCE_ALPHA = 1e-9  # P(an arm is called silent that only had no luck), per arm and window
 
 
@@ -69,8 +66,7 @@ class SafetyPlan(msgspec.Struct, frozen=True):
     breaker_change: float = -0.3  # a margin surely below this trips the breaker within a window
     misattributed_share: float = 0.02  # of the attributed events of a window: above it the study freezes
     rejected_share: float = 0.2  # of a window's events: above it the study freezes
-    srm_alpha: float = 1e-6  # sample-ratio mismatch, per window
-    unit_sample: float = 0.0625  # share of units (by hash) that the sample-ratio check counts
+    srm_alpha: float = 5e-6  # P(a sound window is called a sample-ratio mismatch): .04 % of studies of 72 windows
 
 
 class Crossing(msgspec.Struct, frozen=True):
@@ -141,46 +137,6 @@ def lasting(
             if rail.sign * (rest - rail.limit) + width < 0.0:
                 kept.append(crossing)
     return tuple(kept)
-
-
-def sample_ratio(units: NDArray[np.int64], history: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) -> float:
-    """p-value that a window's distinct sampled units fell on the arms as the buckets' own history says.
-
-    Args:
-        units: (B,) distinct units of the window, per bucket.
-        history: (B,) the same, summed over earlier windows; all zero: buckets are taken as equal.
-        arm_of: (B,) arm of each bucket.
-        arms: number of arms.
-
-    Returns:
-        The p-value of the arm that strays most, times the arms; 1.0 when there is too little to say. How far a bucket
-        strays from what is expected of it is measured on the buckets within arms (McCullagh and Nelder 1989,
-        "Generalized linear models", 4.5): less than a Poisson count does where the same units come again, more where
-        they come together. A loss that all of an arm's buckets share stands out from that.
-    """
-    expected = _expected(units, history, arm_of, arms)
-    by_arm = np.bincount(arm_of, weights=expected, minlength=arms)
-    seen = np.bincount(arm_of, weights=units, minlength=arms)
-    tested = by_arm >= MIN_EXPECTED
-    freedom = int(tested[arm_of].sum() - tested.sum())
-    if tested.sum() < 2 or freedom < MIN_CLUSTERS:
-        return 1.0
-    ratio = np.divide(seen, by_arm, out=np.ones(arms), where=tested)
-    within = (units - ratio[arm_of] * expected)[tested[arm_of]]
-    dispersion = float(within @ within) / freedom / float(np.mean(expected[tested[arm_of]]))
-    rest = 1.0 - by_arm / by_arm.sum()  # what an arm has too much, the others have too little
-    strays = np.abs(seen - by_arm)[tested] / np.sqrt(np.maximum(dispersion * by_arm * rest, TINY)[tested])
-    looked_at = 1 if tested.sum() == 2 else tested.sum()  # of two arms one mirrors the other
-    return min(1.0, 2.0 * float(looked_at * stats.t.sf(strays.max(), freedom)))
-
-
-def _expected(units: NDArray[np.int64], history: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) -> Floats:
-    """(B,) units expected of each bucket: so much of its past as still holds, the rest in equal parts."""
-    mean, past = units.mean(), history * (units.sum() / max(int(history.sum()), 1))
-    count = np.maximum(np.bincount(arm_of, minlength=arms), 1)
-    x, y = (v - (np.bincount(arm_of, weights=v, minlength=arms) / count)[arm_of] for v in (past, units))
-    slope = float(x @ y) / max(float(x @ x), TINY)
-    return np.asarray(mean + min(max(slope, 0.0), 1.0) * (past - past.mean()))
 
 
 def silent_arm(events: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) -> int | None:

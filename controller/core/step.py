@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import numpy as np
 
-from controller.core import breaker, ledger, operate, replan, windows
+from controller.core import breaker, distinct, ledger, operate, replan, windows
 from controller.core.control import Control, Statistics, initial, tables
 from controller.core.decide import Decision, decide
 from controller.core.evidence import fold
@@ -152,7 +152,6 @@ def _ingest(plan: Plan, state: State, batch: Batch, now_ms: int | None) -> tuple
         tables(state.control),
         now_ms or 0,
         "events" if now_ms is None else "wall",
-        plan.safety.unit_sample,
     )
     refused = sum(sum(part.rejected.values()) for part in batch.parts) + ingested.counts.get("future", 0)
     arrived = refused + sum(count for result, count in ingested.counts.items() if result != "future")
@@ -184,11 +183,11 @@ def _statistics(state: State, plan: Plan, end_ms: int | None) -> Statistics:
     cells = state.windows.cells
     kept = cells if end_ms is None else {key: cell for key, cell in cells.items() if key[0] <= end_ms}
     last = max((end for end, _ in kept), default=0) if end_ms is None else end_ms
-    units = state.windows.units.get(last)
+    seen = state.windows.units.get(last)
     return Statistics(
         last,
         kept,
-        np.zeros(plan.buckets, np.int64) if units is None else units,
+        np.zeros(plan.buckets, np.int64) if seen is None else distinct.units(seen),
         state.windows.quality.get(last, Quality()),
         state.rejected,
         state.arrived,
@@ -205,7 +204,8 @@ def _decide(
     effects += ledger.facts(before, control.carry, decision.tripped, decision.deal, now_ms)
     if decision.table is not None:
         effects.append(Publish(control.carry.version, decision.table))
-    state = msgspec.structs.replace(state, control=control, recorded=recorded, rejected=0, arrived=0)
+    counted = windows.counted(state.windows, end_ms)
+    state = msgspec.structs.replace(state, windows=counted, control=control, recorded=recorded, rejected=0, arrived=0)
     return state, decision, effects
 
 

@@ -12,9 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core import dedupe, sums
-from controller.core.clock import EARLIEST, Admitted, Clock, admitted, joined
+from controller.core import dedupe, distinct, sums
+from controller.core.clock import Admitted, Clock, admitted, joined
 from controller.core.dedupe import Index, codes
+from controller.core.distinct import Seen
 from controller.core.events import EventPlan, Events
 from controller.core.runs import frozen
 
@@ -93,9 +94,9 @@ class WindowsState(msgspec.Struct, frozen=True, eq=False):
     partitions: dict[int, PartitionState]
     cells: dict[tuple[int, int], Cell]  # (window end, version)
     quality: dict[int, Quality]  # by window end
-    units: dict[int, NDArray[np.int64]]  # window end -> (B,) distinct sampled units with an accepted event
+    units: dict[int, Seen]  # window end -> the units with an accepted event
     ids: Index  # of the events taken
-    exposed: Index  # of the (window, unit) pairs behind `units`
+    counted_through_ms: int | None = None  # end of the last window whose units were asked for and let go of
     sealed_through_ms: int | None = None  # end of the last sealed window
     watermark_ms: int | None = None  # of the stream; never falls
 
@@ -140,7 +141,7 @@ class _Rows(msgspec.Struct, frozen=True, eq=False):
 
 def initial() -> WindowsState:
     """Nothing seen yet."""
-    return WindowsState({}, {}, {}, {}, Index(), Index())
+    return WindowsState({}, {}, {}, {}, Index())
 
 
 def ingest(
@@ -151,13 +152,12 @@ def ingest(
     tables: Tables,
     now_ms: int,
     clock: Clock,
-    unit_sample: float = 0.0625,
 ) -> tuple[WindowsState, Ingested]:
     """Take in one poll.
 
     A row is put to the rules in this order, the first that speaks counts: future, expired, duplicate,
     fallback, unknown_version, misattributed, overflow. Every row but one in the future moves its
-    partition's watermark. `unit_sample` is the share of units, by hash, that the sample-ratio check counts.
+    partition's watermark.
     """
     partitions = dict(state.partitions)
     taken: list[tuple[int, Admitted]] = []
@@ -168,21 +168,19 @@ def ingest(
         taken.append((part.partition, arrived))
     state = msgspec.structs.replace(state, partitions=partitions)
     rows = _rows(plan, [arrived for _, arrived in taken if len(arrived.before_ms)])
-    after = state if rows is None else _taken_in(plan, events, state, rows, tables, unit_sample)
+    after = state if rows is None else _taken_in(plan, events, state, rows, tables)
     ingested = _ingested(plan, state, taken, rows)
     return msgspec.structs.replace(after, watermark_ms=watermark_ms(after, batch.idle)), ingested
 
 
-def _taken_in(
-    plan: WindowPlan, events: EventPlan, state: WindowsState, rows: _Rows, tables: Tables, unit_sample: float
-) -> WindowsState:
+def _taken_in(plan: WindowPlan, events: EventPlan, state: WindowsState, rows: _Rows, tables: Tables) -> WindowsState:
     _expire(plan, state, rows)
     ids = _deduplicate(plan, state.ids, rows)
     _attribute(tables, rows)
     cells = _added_up(events, state.cells, rows)
-    exposed, units = _exposed(events, state, rows, unit_sample)
+    units = _met(events, state, rows)
     quality = _quality(state.quality, rows)
-    return msgspec.structs.replace(state, ids=ids, cells=cells, exposed=exposed, units=units, quality=quality)
+    return msgspec.structs.replace(state, ids=ids, cells=cells, units=units, quality=quality)
 
 
 def _rows(plan: WindowPlan, parts: list[Admitted]) -> _Rows | None:
@@ -268,31 +266,24 @@ def _empty(events: EventPlan) -> Cell:
     return Cell(np.zeros((*shape, len(events.components)), np.int64), np.zeros(shape, np.int64))
 
 
-def _exposed(
-    events: EventPlan, state: WindowsState, rows: _Rows, sample: float
-) -> tuple[Index, dict[int, NDArray[np.int64]]]:
-    """Count the sampled units that had no accepted event in the window before."""
-    at = np.flatnonzero((rows.events.unit_hash >> np.uint64(32)) < np.uint64(round(sample * 2**32)))
-    at = at[(rows.result[at] == ACCEPTED) & rows.events.has_unit[at]]
-    if not len(at):
-        return state.exposed, state.units
-    end = rows.end_ms[at]
-    never = np.full(len(at), EARLIEST, np.int64)
-    key = _exposure_key(rows.events.unit_hash[at], end)
-    repeat, exposed = dedupe.deduplicated(state.exposed, key, never, end, 0)
-    at = at[~repeat]
+def _met(events: EventPlan, state: WindowsState, rows: _Rows) -> dict[int, Seen]:
+    """The units of each window that is still asked for them, with those of the accepted rows."""
+    here = (rows.result == ACCEPTED) & rows.events.has_unit
     units = dict(state.units)
-    for k in np.unique(rows.window[at]).tolist():
-        counts = np.bincount(rows.events.bucket[at[rows.window[at] == k]], minlength=events.buckets)
-        known = units.get(rows.ends[k])
-        units[rows.ends[k]] = frozen(counts if known is None else known + counts)
-    return exposed, units
+    for k, end in enumerate(rows.ends):
+        at = here if len(rows.ends) == 1 else here & (rows.window == k)
+        if at.any() and (state.counted_through_ms is None or end > state.counted_through_ms):
+            seen = units.get(end) or distinct.nobody(events.buckets)
+            units[end] = distinct.met(seen, rows.events.bucket[at], rows.events.unit_hash[at])
+    return units
 
 
-def _exposure_key(unit_hash: NDArray[np.uint64], end_ms: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """One key (n, 2) for a unit in a window; within a window different units have different high words."""
-    mixed = end_ms.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return np.stack([(unit_hash ^ mixed) * np.uint64(0xBF58476D1CE4E5B9), unit_hash], axis=1)
+def counted(state: WindowsState, through_ms: int) -> WindowsState:
+    """Let go of the units of the windows that end by then: what was asked of them is decided."""
+    if state.counted_through_ms is not None and through_ms <= state.counted_through_ms:
+        return state
+    units = {end: seen for end, seen in state.units.items() if end > through_ms}
+    return msgspec.structs.replace(state, units=units, counted_through_ms=through_ms)
 
 
 def _quality(quality: dict[int, Quality], rows: _Rows) -> dict[int, Quality]:
@@ -361,9 +352,8 @@ def _without(state: WindowsState, through: int) -> WindowsState:
         state,
         cells={key: cell for key, cell in state.cells.items() if key[0] > through},
         quality={end: quality for end, quality in state.quality.items() if end > through},
-        units={end: counts for end, counts in state.units.items() if end > through},
+        units={end: seen for end, seen in state.units.items() if end > through},
         ids=dedupe.expire(state.ids, through),
-        exposed=dedupe.expire(state.exposed, through),
         sealed_through_ms=through,
     )
 

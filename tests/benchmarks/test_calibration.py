@@ -102,8 +102,10 @@ def test_a_sample_ratio_check_that_takes_units_for_fresh_is_seen(monkeypatch: py
 
 
 def test_losses_are_found_where_there_are_units_enough() -> None:
-    assert np.mean(srm._losses(("confirm arm, 40 %", 400_000), 10)) == 1.0
-    assert np.mean(srm._losses(("explore arm, 4 %", 3_000), 10)) == 0.0
+    confirm, explore, _, one = srm.CASES
+    assert np.mean(srm._losses((confirm, 400_000), 10)) == 1.0
+    assert np.mean(srm._losses((explore, 400_000), 10)) == 1.0
+    assert np.mean(srm._losses((one, 3_000), 10)) == 0.0
 
 
 def test_in_the_costly_world_every_gain_breaks_a_guardrail() -> None:

@@ -53,7 +53,7 @@ PLAN = Plan(
     guardrails=(Guardrail("ctr", min_change=-0.05),),
     traffic=TrafficPlan(explore_arms=4, explore_share=0.4, max_share_at_risk=0.4),
     rollout=RolloutPlan(3 * HOUR, 6 * HOUR, 3 * HOUR, HOUR, (0.1, 0.5, 0.9)),
-    safety=SafetyPlan(unit_sample=1.0),
+    safety=SafetyPlan(),
 )
 LEVEL = {"impressions": 1000.0, "clicks": 100.0, "watch_s": 5000.0, "returned": 50.0}
 

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 from controller.core.sums import LIMIT
 from controller.core.windows import WindowPlan
-from tests.core.stream import DAY, SAMPLE, TABLES, Row, bucket, unit_hash
+from tests.core.stream import DAY, TABLES, Row, bucket
 
 AHEAD_MS = 5 * 60_000
 
@@ -90,7 +90,7 @@ class NaiveWindows:
         cell[row.segment, bucket(row.unit), -1] += 1
         for c, value in enumerate(row.values):
             cell[row.segment, bucket(row.unit), c] += value
-        if row.has_unit and unit_hash(row.unit) >> 32 < round(SAMPLE * 2**32):
+        if row.has_unit:
             self.units[end].add(row.unit)
         return "accepted"
 

@@ -17,7 +17,6 @@ TABLES: Tables = {
     7: (ARMS, np.array([0, 1, 2, 0, 1], np.int16)),
     8: (("control", "e2"), np.array([0, 1, 0, 1, 0], np.int16)),
 }
-SAMPLE = 0.5
 
 
 class Row(NamedTuple):

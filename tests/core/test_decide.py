@@ -113,7 +113,8 @@ def test_a_window_that_froze_the_study_does_not_teach_what_is_usual() -> None:
     control, decision = decide(PLAN, loop.state.control, bad, end, np.random.default_rng(0), True)
     assert decision.outcome == "frozen"
     assert "sample ratio" in decision.why
-    assert np.array_equal(control.units, loop.state.control.units)
+    assert np.array_equal(control.people.past, loop.state.control.people.past)
+    assert control.people.last is None
 
 
 def test_figures_that_are_no_numbers_make_no_pick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,18 +7,18 @@ from controller.core import codec, dedupe
 from controller.core.dedupe import Index
 from controller.core.persist import window_changes, window_restore
 from controller.core.windows import Batch, WindowsState, ingest, initial, seal
-from tests.core.stream import EVENTS, HOUR, PLAN, SAMPLE, TABLES, Row, part, right
+from tests.core.stream import EVENTS, HOUR, PLAN, TABLES, Row, part, right
 
 NO_IDLE: frozenset[int] = frozenset()
 
 
 def take(state: WindowsState, rows: list[Row]) -> WindowsState:
     first = state.partitions[0].next_offset if state.partitions else 0
-    return ingest(PLAN, EVENTS, state, Batch((part(0, rows, first),)), TABLES, 0, "events", SAMPLE)[0]
+    return ingest(PLAN, EVENTS, state, Batch((part(0, rows, first),)), TABLES, 0, "events")[0]
 
 
 def busy() -> WindowsState:
-    """A state with everything in it: several windows and versions, sampled units, a held row."""
+    """A state with everything in it: several windows and versions, units, a held row."""
     rows = [right(k, k * 600_000, unit=k) for k in range(12)]
     rows += [Row(100, HOUR, version=0), right(101, HOUR, 5)._replace(arm="gone")]
     rows += [right(102, 900 * HOUR)]
@@ -35,10 +35,9 @@ def logical(state: WindowsState) -> dict[str, object]:
         "partitions": {p: codec.encode(known) for p, known in state.partitions.items()},
         "cells": {key: codec.encode(cell) for key, cell in state.cells.items()},
         "quality": state.quality,
-        "units": {end: counts.tolist() for end, counts in state.units.items()},
+        "units": {end: (seen.bits.tobytes(), seen.segments) for end, seen in state.units.items()},
         "ids": index_content(state.ids),
-        "exposed": index_content(state.exposed),
-        "marks": (state.sealed_through_ms, state.watermark_ms),
+        "marks": (state.sealed_through_ms, state.watermark_ms, state.counted_through_ms),
     }
 
 
@@ -67,9 +66,10 @@ def test_a_commit_writes_only_what_changed() -> None:
     after = take(again, [right(200, 901 * HOUR, unit=1), right(201, 901 * HOUR, unit=1)])
     put, drop, _ = window_changes(again, after)
     ends = (901 * HOUR, 902 * HOUR)  # the row that was held, and the new ones
-    assert {key for key in put if key.startswith(("cell", "ids"))} == {
+    assert {key for key in put if key.startswith(("cell", "ids", "units"))} == {
         *(f"cell/{end}/7" for end in ends),
         *(f"ids/{end}/0" for end in ends),
+        *(f"units/{end}/0" for end in ends),
     }
     assert drop == ()
 
@@ -88,7 +88,7 @@ def test_segments_are_appended_and_dropped_with_their_window() -> None:
     assert {key for key in drop if key.startswith("ids")} == {f"ids/{HOUR}/{n}" for n in range(3)}
     assert f"cell/{HOUR}/7" in drop
     table = stored(table, put, drop)
-    assert all(not key.startswith((f"ids/{HOUR}/", f"exposed/{HOUR}/", f"units/{HOUR}")) for key in table)
+    assert all(not key.startswith((f"ids/{HOUR}/", f"units/{HOUR}/")) for key in table)
     assert logical(window_restore(table)) == logical(state)
 
 

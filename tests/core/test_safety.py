@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from controller.core.estimate import Changes, Metric
-from controller.core.safety import Guardrail, crossings, excessive, radius, sample_ratio, silent_arm
+from controller.core.safety import Guardrail, crossings, excessive, radius, silent_arm
 
 LOOKS, RUNS = 72, 4000
 
@@ -91,60 +91,6 @@ def dealt(rng: np.random.Generator) -> np.ndarray:
     arm_of = np.zeros(400, np.int16)
     arm_of[rng.permutation(400)[:160]] = np.repeat(np.arange(1, 5), 40)
     return arm_of
-
-
-def test_the_sample_ratio_is_calibrated_where_buckets_differ_and_people_come_again() -> None:
-    """The worst history there is: the same people in each of its windows, and other people now."""
-    rng = np.random.default_rng(2)
-    p = []
-    for _ in range(1500):
-        size = rng.gamma(4.0, 3.0, 400)  # units of a bucket: very unequal
-        history = rng.poisson(size) * 24
-        p.append(sample_ratio(rng.poisson(size), history, dealt(rng), 5))
-    for alpha in (0.1, 0.01):
-        assert np.mean(np.array(p) < alpha) <= alpha + 3 * np.sqrt(alpha / len(p))
-    assert np.mean(np.array(p) < 0.5) > 0.3  # and not merely silent
-
-
-def test_without_a_history_equal_buckets_are_only_nearly_equal() -> None:
-    rng = np.random.default_rng(3)
-    none = np.zeros(400, np.int64)
-    p = [sample_ratio(rng.poisson(rng.poisson(12.0, 400)), none, dealt(rng), 5) for _ in range(1500)]
-    assert np.mean(np.array(p) < 0.01) <= 0.01 + 3 * np.sqrt(0.01 / len(p))
-
-
-def test_the_sample_ratio_sees_an_arm_that_loses_units() -> None:
-    rng = np.random.default_rng(4)
-    size = rng.gamma(4.0, 30.0, 400)
-    arm_of, history = dealt(rng), rng.poisson(size) * 5
-    units = rng.poisson(size)
-    assert sample_ratio(units, history, arm_of, 5) > 1e-3
-    units[arm_of == 3] = rng.binomial(units[arm_of == 3], 0.8)
-    assert sample_ratio(units, history, arm_of, 5) < 1e-6
-
-
-def test_enough_units_show_that_one_arm_lost_five_in_a_hundred_within_two_windows() -> None:
-    """Half of the units come again every window, so they say more than as many strangers would."""
-    rng, found = np.random.default_rng(8), 0
-    for _ in range(20):
-        bucket, arm_of = rng.integers(0, 400, 300_000), dealt(rng)
-        history, p = np.zeros(400, np.int64), []
-        for window in range(6):
-            here = rng.random(len(bucket)) < 0.5
-            if window >= 4:
-                here &= (arm_of[bucket] != 2) | (rng.random(len(bucket)) > 0.05)
-            units = np.bincount(bucket[here], minlength=400)
-            p.append(sample_ratio(units, history, arm_of, 5))
-            history = history + units
-        assert min(p[:4]) > 1e-4
-        found += min(p[4:]) < 1e-6
-    assert found >= 19
-
-
-def test_too_few_units_say_nothing() -> None:
-    none = np.zeros(400, np.int64)
-    assert sample_ratio(none, none, dealt(np.random.default_rng(5)), 5) == 1.0
-    assert sample_ratio(none + 1, none, np.zeros(400, np.int16), 1) == 1.0
 
 
 def test_an_arm_without_any_event_is_silent() -> None:

@@ -320,7 +320,9 @@ def test_a_sample_ratio_mismatch_freezes() -> None:
     assert loop.carry.stage == "explore"
     arm = loop.table.arms[3].arm
     frozen_by(
-        loop, [row for k, row in enumerate(crowd()) if row.arm != arm or k % 7 == 0], "sample ratio mismatch: p = "
+        loop,
+        [row for k, row in enumerate(crowd()) if row.arm != arm or k % 7 == 0],
+        f"sample ratio mismatch: {arm} has 8[0-9].[0-9]% fewer people in the window than ",
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.core import distinct
 from controller.core.clock import Clock
 from controller.core.persist import window_changes, window_restore
 from controller.core.sums import LIMIT
@@ -18,13 +19,14 @@ from controller.core.windows import (
     Sealed,
     WindowPlan,
     WindowsState,
+    counted,
     ingest,
     initial,
     seal,
     watermark_ms,
 )
 from tests.core.naive_windows import NaiveWindows
-from tests.core.stream import ARMS, DAY, EVENTS, HOUR, PLAN, SAMPLE, TABLES, Row, bucket, dense, part, right
+from tests.core.stream import ARMS, DAY, EVENTS, HOUR, PLAN, TABLES, Row, bucket, dense, part, right
 
 NOW = 1_000_000 * HOUR
 NO_IDLE: frozenset[int] = frozenset()
@@ -39,7 +41,7 @@ def take(
 ) -> tuple[WindowsState, Ingested]:
     """Ingest one batch: partition -> rows that follow what it had."""
     parts = [part(p, new, state.partitions[p].next_offset if p in state.partitions else 0) for p, new in rows.items()]
-    return ingest(plan, EVENTS, state, Batch(tuple(parts), idle), TABLES, NOW, clock, SAMPLE)
+    return ingest(plan, EVENTS, state, Batch(tuple(parts), idle), TABLES, NOW, clock)
 
 
 # --- any stream, cut anyhow, restarted anywhere, against the recount -----------------------------------------------
@@ -135,7 +137,7 @@ def test_equals_a_recount_row_by_row(stream: Stream) -> None:
     assert {e: {k: n for k, n in msgspec.structs.asdict(q).items() if n} for e, q in run.state.quality.items()} == {
         end: dict(quality) for end, quality in naive.quality.items()
     }
-    assert {end: counts.tolist() for end, counts in run.state.units.items()} == {
+    assert {end: distinct.units(seen).tolist() for end, seen in run.state.units.items()} == {
         end: np.bincount([bucket(unit) for unit in units], minlength=EVENTS.buckets).tolist()
         for end, units in naive.units.items()
     }
@@ -308,17 +310,24 @@ def test_large_values_add_up_exactly() -> None:
 
 
 def test_distinct_units_are_counted_once_a_window_and_only_when_accepted() -> None:
-    inside = [unit for unit in range(1, 200) if unit * 0x9E3779B97F4A7C15 % 2**64 < 2**63]
-    a, b = inside[:2]
+    a, b = 1, 2
     rows = [right(1, HOUR, a), right(2, HOUR, a), right(3, HOUR, b, has_unit=False), right(4, 2 * HOUR, a)]
     rows.append(right(5, HOUR, b)._replace(arm="gone"))
     state, _ = take(initial(), {0: rows})
     state, _ = take(state, {0: [right(6, HOUR, a)]})
     expected = np.bincount([bucket(a)], minlength=5).tolist()
-    assert {end: n.tolist() for end, n in state.units.items()} == {2 * HOUR: expected, 3 * HOUR: expected}
-    outside = next(unit for unit in range(1, 200) if unit not in inside)
-    state, _ = take(initial(), {0: [right(1, HOUR, outside)]})
-    assert state.units == {}
+    found = {end: distinct.units(seen).tolist() for end, seen in state.units.items()}
+    assert found == {2 * HOUR: expected, 3 * HOUR: expected}
+
+
+def test_units_of_a_window_that_was_decided_on_are_let_go_of_and_not_counted_again() -> None:
+    state, _ = take(initial(), {0: [right(1, HOUR, 1), right(2, 2 * HOUR, 1)]})
+    state = counted(state, 2 * HOUR)
+    assert list(state.units) == [3 * HOUR]
+    state, info = take(state, {0: [right(3, HOUR, 2)]})
+    assert counts(info) == {"accepted": 1}
+    assert list(state.units) == [3 * HOUR]
+    assert counted(state, HOUR) is state
 
 
 # --- watermark and sealing -----------------------------------------------------------------------------------------
@@ -375,8 +384,7 @@ def test_the_state_does_not_grow_with_time() -> None:
         state, _ = seal(PLAN, state, NO_IDLE)
         if hour % 7 == 0:
             _, _, state = window_changes(state, state)
-        keys = sum(len(run.hi) for index in (state.ids, state.exposed) for run in index.runs)
-        keys += sum(len(part.hi) for index in (state.ids, state.exposed) for part in index.fresh)
+        keys = sum(len(run.hi) for run in state.ids.runs) + sum(len(part.hi) for part in state.ids.fresh)
         small = len(state.cells) + len(state.quality) + len(state.units) + len(state.ids.slots)
         sizes.append((keys, small + len(state.ids.segments)))
     assert max(sizes[30:]) <= max(sizes[10:30])

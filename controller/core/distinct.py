@@ -22,8 +22,8 @@ from controller.core.runs import frozen
 
 MAP_BITS = 1 << 22  # of each map, over all buckets: half a MiB
 LEAST_BITS = 64  # of a bucket, where there are very many
-RARE = 15  # of a unit's hash: the second map holds units whose bits here are all 0
-RARE_AT = 24
+RARE = np.uint64(15 << 24)  # of a unit's hash: the second map holds the units that have none of these bits
+CHUNK = 16_384  # rows whose columns stay in the processor's cache
 FULL = 0.8  # part of the first map's bits above which the second one says more
 
 Places = NDArray[np.uint32]  # of bits, counted over both maps
@@ -45,10 +45,16 @@ def nobody(buckets: int) -> Seen:
 
 def met(seen: Seen, bucket: NDArray[np.int32], unit_hash: NDArray[np.uint64]) -> Seen:
     """The units with some more (n,), new or not; the same object where all were known."""
-    flat = seen.bits.reshape(-1)
-    place = _places(seen.bits.shape, bucket, unit_hash)
-    new = place[flat[place >> 3] & _bit(place) == 0]
-    return msgspec.structs.replace(_with(seen, new), fresh=(*seen.fresh, frozen(new))) if len(new) else seen
+    bits, fresh = seen.bits, list[Places]()
+    for start in range(0, len(bucket), CHUNK):
+        part = slice(start, start + CHUNK)
+        place = _places(bits.shape, bucket[part], unit_hash[part])
+        new = place[bits.reshape(-1)[place >> 3] & _bit(place) == 0]
+        if len(new):
+            bits = bits if fresh else bits.copy()
+            _set(bits, new)
+            fresh.append(new)
+    return Seen(frozen(bits), (*seen.fresh, frozen(np.concatenate(fresh))), seen.segments) if fresh else seen
 
 
 def units(seen: Seen) -> NDArray[np.int64]:
@@ -74,8 +80,11 @@ def unwritten(seen: Seen) -> Seen:
 
 def rebuilt(buckets: int, segments: Iterable[Places]) -> Seen:
     """What journal segments hold."""
-    parts = [np.empty(0, np.uint32), *segments]
-    return msgspec.structs.replace(_with(nobody(buckets), np.concatenate(parts)), segments=len(parts) - 1)
+    bits, count = nobody(buckets).bits.copy(), 0
+    for place in segments:
+        _set(bits, place)
+        count += 1
+    return Seen(frozen(bits), segments=count)
 
 
 def _places(shape: tuple[int, ...], bucket: NDArray[np.int32], unit_hash: NDArray[np.uint64]) -> Places:
@@ -84,14 +93,12 @@ def _places(shape: tuple[int, ...], bucket: NDArray[np.int32], unit_hash: NDArra
     m = 8 * size
     within = (unit_hash >> np.uint64(32)) * np.uint64(m) >> np.uint64(32)  # high bits: the bucket takes the low ones
     first = bucket.astype(np.uint32) * np.uint32(m) + within.astype(np.uint32)
-    rare = np.flatnonzero(unit_hash >> np.uint64(RARE_AT) & np.uint64(RARE) == 0)
+    rare = np.flatnonzero(unit_hash & RARE == 0)
     return np.concatenate([first, first[rare] + np.uint32(buckets * m)])
 
 
-def _with(seen: Seen, place: Places) -> Seen:
-    bits = seen.bits.copy()
+def _set(bits: NDArray[np.uint8], place: Places) -> None:
     np.bitwise_or.at(bits.reshape(-1), place >> 3, _bit(place))
-    return msgspec.structs.replace(seen, bits=frozen(bits))
 
 
 def _bit(place: Places) -> NDArray[np.uint8]:

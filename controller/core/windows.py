@@ -268,13 +268,15 @@ def _empty(events: EventPlan) -> Cell:
 
 def _met(events: EventPlan, state: WindowsState, rows: _Rows) -> dict[int, Seen]:
     """The units of each window that is still asked for them, with those of the accepted rows."""
+    bucket, unit_hash, window = rows.events.bucket, rows.events.unit_hash, rows.window
     here = (rows.result == ACCEPTED) & rows.events.has_unit
+    if not here.all():
+        bucket, unit_hash, window = bucket[here], unit_hash[here], window[here]
     units = dict(state.units)
     for k, end in enumerate(rows.ends):
-        at = here if len(rows.ends) == 1 else here & (rows.window == k)
-        if at.any() and (state.counted_through_ms is None or end > state.counted_through_ms):
-            seen = units.get(end) or distinct.nobody(events.buckets)
-            units[end] = distinct.met(seen, rows.events.bucket[at], rows.events.unit_hash[at])
+        at = slice(None) if len(rows.ends) == 1 else np.flatnonzero(window == k)
+        if len(bucket[at]) and (state.counted_through_ms is None or end > state.counted_through_ms):
+            units[end] = distinct.met(units.get(end) or distinct.nobody(events.buckets), bucket[at], unit_hash[at])
     return units
 
 

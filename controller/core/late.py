@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.estimate import BUCKETS, Changes, Metric, usable
+from controller.core.estimate import BUCKETS, TINY, Changes, Metric, usable
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ AGES = 12  # at most: where a study has more decisions until a window is sealed,
 MEMORY = 0.95  # of what the sealed windows taught, a window
 PRIOR_ROWS = 4.0  # what is believed before any window is sealed counts as so many arms, with changes of PRIOR_CHANGE
 PRIOR_CHANGE = 0.03
-PRIOR_SPREAD = 0.08  # that what is to come may change otherwise than what came: as much as changes themselves
+PRIOR_SPREAD = 0.05  # that what is to come may change otherwise than what came: as much as changes themselves
 LEAST_SHOWN, MOST_SHOWN = 0.25, 1.5  # lambda below which a look says nothing; above which it is no lateness
 
 
@@ -98,9 +98,23 @@ def foretold(late: Late, changes: Changes, ages: Iterable[tuple[int, Floats]]) -
     )
     lam = np.where(lam < LEAST_SHOWN, np.nan, lam)
     change = changes.change / lam
-    own = (tau / lam) ** 2 + (change * sd / lam) ** 2
+    noise = (np.diagonal(changes.covariance, axis1=2, axis2=3) + tau**2) / lam**2
+    own = (tau / lam) ** 2 + _without_luck(change, noise) * (sd / lam) ** 2
     covariance = changes.covariance / lam[..., None] ** 2 + own[..., None] * np.eye(change.shape[-1])
     return msgspec.structs.replace(changes, change=change, covariance=covariance)
+
+
+def _without_luck(change: Floats, noise: Floats) -> Floats:
+    """(..., A-1) E y*^2 of changes that are measured with so much noise: an error of lambda scales them, not their luck.
+
+    Changes are taken as normal around 0, with the mean square that the noise leaves of them (Morris 1983, "Parametric
+    empirical Bayes inference").
+    """
+    excess = change**2 - noise
+    known = np.isfinite(excess)
+    size = np.where(known, excess, 0.0).sum(axis=-1, keepdims=True) / np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    kept = np.maximum(size, 0.0) / np.maximum(np.maximum(size, 0.0) + noise, TINY)
+    return np.asarray((kept * change) ** 2 + kept * noise)
 
 
 def totals(metrics: tuple[Metric, ...], components: tuple[str, ...], sums: NDArray[np.int64]) -> Floats:
@@ -151,8 +165,9 @@ def _expected(late: Late) -> tuple[Floats, Floats, Floats] | None:
     shown = np.clip((xy + prior) / weight, 0.0, MOST_SHOWN)
     square = np.stack((np.ones_like(shown), -2.0 * shown, shown**2))  # of y - lambda y*
     sampled = np.maximum((square * noise).sum(axis=0), 0.0)
-    excess = np.maximum((square * moments).sum(axis=0) - sampled, 0.0) + PRIOR_ROWS * (PRIOR_SPREAD * missing) ** 2
-    spread = np.sqrt(excess / (n + PRIOR_ROWS))
+    size = (np.maximum(xx, 0.0) + PRIOR_ROWS * PRIOR_SPREAD**2) / (n + PRIOR_ROWS)
+    excess = (square * moments).sum(axis=0) - sampled + PRIOR_ROWS * missing**2 * size
+    spread = np.sqrt(np.maximum(excess, 0.0) / (n + PRIOR_ROWS))
     unsure = np.sqrt((spread**2 + sampled / np.maximum(n, 1.0)) / weight) * (n > 0)
     comes = missing > 0.0
     return np.where(comes, shown, 1.0), np.where(comes, spread, 0.0), np.where(comes, unsure, 0.0)

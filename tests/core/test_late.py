@@ -91,6 +91,32 @@ def test_what_is_foretold_is_unbiased_and_its_intervals_cover() -> None:
     assert (misses < 0.045).all()
 
 
+@pytest.mark.parametrize("windows", [3, 20])
+def test_intervals_are_no_wider_than_errors_where_noise_is_as_large_as_changes(windows: int) -> None:
+    """What a few windows of much noise cannot tell apart must not be counted twice, as spread and as error."""
+    z = []
+    for seed in range(40):
+        world = World(seed, se=0.04)
+        known = world.taught(windows)
+        for _ in range(5):
+            truth, looks, _ = world.window()
+            found = late.foretold(known, looks[1], [(1, total(ARRIVED[1]))])
+            z += ((found.change[0, 0] - truth) / np.sqrt(np.diagonal(found.covariance[0, 0]))).tolist()
+    assert 0.93 <= np.mean(np.abs(z) < 1.96) <= 0.97
+    assert 0.88 <= np.std(z) <= 1.08
+
+
+def test_how_unsure_the_share_is_widens_changes_and_not_luck() -> None:
+    known, look = World(5).taught(2), said(np.array([0.011, -0.009, 0.01, -0.01]), 0.01)
+    one = late.foretold(known, look, [(0, total(0.5))])
+    large = late.foretold(known, said(10.0 * look.change[0, 0], 0.01), [(0, total(0.5))])
+    lam, tau, sd = (part[0, 0] for part in late._expected(known) or ())
+    luck = (0.01**2 + tau**2) / lam**2
+    assert sd / lam > 0.05
+    assert np.diagonal(one.covariance[0, 0]) == pytest.approx(luck)
+    assert np.diagonal(large.covariance[0, 0]) == pytest.approx(luck + (large.change[0, 0] * sd / lam) ** 2, rel=0.1)
+
+
 def test_without_late_data_nothing_is_touched() -> None:
     world, known = World(1), late.nothing(1)
     for k in range(5):
@@ -118,7 +144,7 @@ def test_before_any_window_is_sealed_a_change_is_widened_by_what_has_come_since(
     found = late.foretold(known, look, [(0, total(0.5))])
     assert found.change == pytest.approx(look.change)
     missing = 1 - (0.5 / 0.8) ** 2
-    assert np.diagonal(found.covariance[0, 0]) == pytest.approx(0.01**2 + (0.08 * missing) ** 2)
+    assert np.diagonal(found.covariance[0, 0]) == pytest.approx(0.01**2 + (late.PRIOR_SPREAD * missing) ** 2)
 
 
 def test_a_sealed_window_says_what_it_says_and_half_of_it_is_half_late() -> None:

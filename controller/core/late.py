@@ -105,7 +105,7 @@ def foretold(late: Late, changes: Changes, ages: Iterable[tuple[int, Floats]]) -
 
 
 def _without_luck(change: Floats, noise: Floats) -> Floats:
-    """(..., A-1) E y*^2 of changes that are measured with so much noise: an error of lambda scales them, not their luck.
+    """(..., A-1) E y*^2 of changes that are measured with noise: an error of lambda scales them, not their luck.
 
     Changes are taken as normal around 0, with the mean square that the noise leaves of them (Morris 1983, "Parametric
     empirical Bayes inference").

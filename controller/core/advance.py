@@ -89,8 +89,10 @@ def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed)
         banned = banning(carry, carry.candidate.theta) if unproven else carry.banned
         return moved(control, "explore", f"not confirmed: {failed}", at_ms, candidate=None, banned=banned)
     control = _noted(control, control.trial, claim.gain, claim.se)
-    if plan.rollout.require_approval:
-        return carrying(control, awaiting_approval=True, reason="confirmed: waiting for an operator's approval")
+    doubtful = _implausible(plan, claim)
+    if plan.rollout.require_approval or doubtful:
+        reason = f"confirmed: waiting for an operator's approval{doubtful or ''}"
+        return carrying(control, awaiting_approval=True, reason=reason)
     return moved(control, "ramp", f"confirmed on fresh data: {claim.said}", at_ms)
 
 
@@ -139,6 +141,20 @@ def _beyond(plan: Plan, claim: _Claim) -> str | None:
         if not rail.sign * (y - rail.limit) > -TOLERANCE * abs(rail.limit):
             return f"{rail.metric} changes by {y:+.2%}, the limit is {rail.limit:+.2%}"
     return None
+
+
+def _implausible(plan: Plan, claim: _Claim) -> str | None:
+    """Which metric of a claim that holds changes by more than weights can do, or None.
+
+    Twyman's law: a figure that looks too good is usually an error of measurement (Kohavi, Tang and Xu 2020,
+    "Trustworthy online controlled experiments", chapter 3).
+    """
+    asked, most = [*plan.objective, *(rail.metric for rail in plan.guardrails)], plan.safety.implausible_change
+    found = [f"{name} by {claim.change[name]:+.0%}" for name in dict.fromkeys(asked) if abs(claim.change[name]) > most]
+    if not found:
+        return None
+    limit = f"a change above {most:.0%} (safety.implausible_change) is more often an error in an arm's telemetry"
+    return f", for it changes {', '.join(found)}: {limit} than a gain; approve it once that is ruled out, else reject"
 
 
 def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:

@@ -64,6 +64,7 @@ class SafetyPlan(msgspec.Struct, frozen=True):
     risk: float = 0.3  # mean over the arms of a deal of P(a guardrail is broken)
     stop_alpha: float = 0.01  # P(a harmless vector is ever stopped) in confirm and ramp, per vector
     breaker_change: float = -0.3  # a margin surely below this trips the breaker within a window
+    implausible_change: float = 0.5  # of a metric that a claim rests on: above it a person must look at the telemetry
     misattributed_share: float = 0.02  # of the attributed events of a window: above it the study freezes
     rejected_share: float = 0.2  # of a window's events: above it the study freezes
     srm_alpha: float = 5e-6  # P(a sound window is called a sample-ratio mismatch): .04 % of studies of 72 windows

@@ -360,6 +360,8 @@ def _safety(safety: SafetyPlan) -> Iterator[Mistake]:
     for name, value in msgspec.structs.asdict(safety).items():
         if name == "breaker_change":
             yield from within("safety.breaker_change", value, -1 < value < 0, "a relative change above -1 and below 0")
+        elif name == "implausible_change":
+            yield from within("safety.implausible_change", value, value > 0, "a relative change above 0")
         elif isinstance(value, float):
             yield from within(f"safety.{name}", value, 0 < value < 1, "a share above 0 and below 1")
 

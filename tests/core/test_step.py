@@ -472,6 +472,30 @@ def test_how_a_poll_is_cut_changes_no_decision(cuts: int) -> None:
 # Kinds of studies
 
 
+def test_a_gain_that_is_too_good_waits_for_a_person_who_looks_at_the_telemetry() -> None:
+    """The candidate's watch time is counted ten times: no weights do that."""
+    loop = at_stage("confirm")
+    candidate = loop.carry.candidate.arm
+
+    def tenfold(row: Row) -> Row:
+        clicks, watch = row.values[1:]
+        return row._replace(values=(row.values[0], clicks, 10.0 * watch)) if row.arm == candidate else row
+
+    while not loop.carry.awaiting_approval:
+        assert loop.carry.stage == "confirm", loop.story()
+        loop.window(tenfold)
+    assert re.search(
+        "it changes watch by \\+[0-9]{3,4}%: a change above 50% .safety.implausible_change", loop.carry.reason
+    )
+    loop.window(tenfold)
+    assert loop.carry.stage == "confirm"
+    other = loop.clone()
+    loop.order("reject")
+    assert (loop.carry.stage, len(loop.carry.banned)) == ("explore", 1)
+    other.order("approve")
+    assert other.carry.stage == "ramp"
+
+
 def test_approval_is_waited_for() -> None:
     loop = Loop(varied(PLAN, rollout={"require_approval": True}))
     loop.until("confirm")

@@ -58,12 +58,20 @@ Play = Callable[..., Played]
 
 @pytest.fixture(scope="module")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
-    def played(world: World | Scenario, windows: int, *faults: str, delivery: Delivery | None = None) -> Played:
+    def played(
+        world: World | Scenario,
+        windows: int,
+        *faults: str,
+        delivery: Delivery | None = None,
+        rollout: dict[str, int] | None = None,
+    ) -> Played:
         turns: list[Turn] = []
         first = world.world if isinstance(world, Scenario) else world
         path = tmp_path_factory.mktemp("faults") / "x.journal"
         asked = [parse(text, first) for text in faults]
-        run(study_of(first).plan, world, windows, 0, path, turns.append, delivery, asked)
+        plan = study_of(first).plan
+        plan = msgspec.structs.replace(plan, rollout=msgspec.structs.replace(plan.rollout, **rollout or {}))
+        run(plan, world, windows, 0, path, turns.append, delivery, asked)
         with Journal.read_only(path) as journal:
             entries = list(journal.entries())
         tables = [decode(entry.body["table"].encode()) for entry in entries if entry.body.get("table")]
@@ -217,6 +225,17 @@ def test_a_guarded_metric_that_explodes_in_an_arm_stops_it_within_its_window(pla
     table = decode(tripped[0].body["table"].encode())
     names = [arm.arm for arm in table.arms]
     assert stopped not in [names[index] for index in table.buckets]
+
+
+def test_an_objective_that_explodes_in_an_arm_is_confirmed_and_waits_for_a_person(play: Play) -> None:
+    """Whatever vector has the arm's place is reported ten times as good, in explore and in the test."""
+    short = {"explore_min_ms": 3 * HOUR_MS, "explore_max_ms": 6 * HOUR_MS, "confirm_ms": 2 * HOUR_MS}
+    found = play(QUICK, 17, "exploded:quantity=watch_s,factor=10", rollout=short)
+    carry = found.turns[-1].state.control.carry
+    assert [to for to, _ in found.moves][:1] == ["confirm"]
+    assert (carry.stage, carry.awaiting_approval) == ("confirm", True), found.moves
+    assert "it changes watch by +889%" in carry.reason
+    assert "reject" in carry.reason
 
 
 def test_values_that_cannot_be_freeze_the_study(play: Play) -> None:

@@ -1,4 +1,8 @@
-"""The breaker: stops catastrophes within a window, on its partial sums."""
+"""The breaker: stops catastrophes within a window, on its partial sums.
+
+The belief learns from a catastrophe and deals no such vector again. If the next ones break too, it is not vectors that
+are wrong, or the study is too bold for what it may touch; going on would only expose more people. So it pauses.
+"""
 
 import msgspec
 
@@ -7,6 +11,9 @@ from controller.core.control import Control, Statistics, banning, carrying, issu
 from controller.core.evidence import deal_changes, deal_sums
 from controller.core.plan import Plan
 from controller.core.safety import BREAKER_ALPHA, Crossing
+
+MOST_BREAKS = 4  # windows with a trip: in the first one nothing is known yet, by the fourth the belief should know
+FORGIVEN = 72  # windows without one, after which it is counted anew
 
 
 def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, ...]:
@@ -28,21 +35,42 @@ def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, .
     return tuple(c for c in found if changes.buckets[c.arm] >= safety.MIN_CLUSTERS)
 
 
-def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], now_ms: int) -> tuple[Control, bytes]:
-    """Give the broken arms' buckets to control at once; a candidate that breaks sends the study back to explore."""
-    deal, worst = control.deals[control.carry.deal], found[0]
+def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], end_ms: int, now_ms: int) -> tuple[Control, bytes]:
+    """Give the broken arms' buckets to control at once; a candidate that breaks sends the study back to explore.
+
+    `end_ms`: the window that it tripped in. In the stage `verify`, and in the fourth window, the study pauses.
+    """
+    deal, worst, stage = control.deals[control.carry.deal], found[0], control.carry.stage
     broken = sorted({c.arm for c in found})
-    if control.carry.stage == "verify":  # every arm serves the baseline: no vector is at fault
-        reason = f"A/A: {deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window"
-        control = moved(control, "paused", reason, now_ms)
-        return issue(plan, control, rollout.without(deal, control.carry.deals + 1, range(1, len(deal.arms))), now_ms)
+    what = f"{deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window"
+    if stage == "verify":  # every arm serves the baseline: no vector is at fault
+        return _paused(plan, control, f"A/A: {what}", now_ms)
+    reason = f"breaker: {what}, the limit is {worst.limit:+.2%}"
     banned = banning(control.carry, *(deal.arms[arm].theta for arm in broken))
-    reason = (
-        f"breaker: {deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window, "
-        f"the limit is {worst.limit:+.2%}"
-    )
-    if control.carry.stage == "explore" or (deal.trial and 1 not in broken):  # the candidate is not among them
-        control = carrying(control, banned=banned, reason=reason)
+    control = _counted(plan, carrying(control, banned=banned), end_ms)
+    if control.carry.breaks >= MOST_BREAKS:
+        why = (
+            f"{reason}, after others in {MOST_BREAKS - 1} windows before: look whether the arms' events are counted as "
+            "control's are; if they are, narrow the bounds of the weights or lower safety.risk; then resume"
+        )
+        return _paused(plan, carrying(control, breaks=0), why, now_ms)
+    if stage == "explore" or (deal.trial and 1 not in broken):  # the candidate is not among them
+        control = carrying(control, reason=reason)
     else:
-        control = moved(control, "explore", reason, now_ms, candidate=None, banned=banned)
+        control = moved(control, "explore", reason, now_ms, candidate=None)
     return issue(plan, control, rollout.without(deal, control.carry.deals + 1, broken), now_ms)
+
+
+def _counted(plan: Plan, control: Control, end_ms: int) -> Control:
+    """The state with the window counted, once."""
+    carry = control.carry
+    if carry.breaks and end_ms == carry.broke_ms:
+        return control
+    goes_on = end_ms - carry.broke_ms < FORGIVEN * plan.window.length_ms
+    return carrying(control, breaks=carry.breaks + 1 if goes_on else 1, broke_ms=end_ms)
+
+
+def _paused(plan: Plan, control: Control, reason: str, now_ms: int) -> tuple[Control, bytes]:
+    deal = control.deals[control.carry.deal]
+    control = moved(control, "paused", reason, now_ms)
+    return issue(plan, control, rollout.without(deal, control.carry.deals + 1, range(1, len(deal.arms))), now_ms)

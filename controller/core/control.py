@@ -70,6 +70,8 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True):
     candidate: Vector | None = None
     banned: tuple[Theta, ...] = ()
     awaiting_approval: bool = False
+    breaks: int = 0  # windows in which the breaker tripped, none of them `breaker.FORGIVEN` from the one before
+    broke_ms: int = 0  # end of the last of them
     objective: dict[str, float] | None = None  # the trade-off that an operator chose; None: the plan's objective
     recheck: bool = False  # the guardrails were changed in mid-study: the next decision judges the candidate by them
     hypers: tuple[Hyper, ...] | None = None

@@ -156,7 +156,7 @@ def _broken(story: _Story, entry: Entry) -> _Made:
     found = breaker.tripped(story.plan, story.control, seen)
     if not found:
         raise ValueError("the breaker does not trip on the sums that are recorded")
-    control, table = breaker.stop(story.plan, story.control, found, entry.at_ms)
+    control, table = breaker.stop(story.plan, story.control, found, seen.end_ms, entry.at_ms)
     return _Made(control, recorded, {"table": table.decode()})
 
 

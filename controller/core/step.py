@@ -218,7 +218,7 @@ def _break(plan: Plan, state: State, now_ms: int) -> tuple[State, list[Effect]]:
     tripped = breaker.tripped(plan, state.control, seen)
     if not tripped:
         return state, []
-    control, table = breaker.stop(plan, state.control, tripped, now_ms)
+    control, table = breaker.stop(plan, state.control, tripped, seen.end_ms, now_ms)
     data, recorded = ledger.pack(seen, state.recorded)
     deal = state.control.deals[before.deal]
     body = {"table": table.decode(), "carry": ledger.carried(control.carry)}

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from controller.core.breaker import tripped
+from controller.core.breaker import FORGIVEN, tripped
 from controller.core.control import Statistics
+from controller.core.replay import replay
 from controller.core.safety import Guardrail
 from controller.core.windows import Quality
-from tests.core.loop import HOUR, PLAN, START, Loop, Row, Theta, at_stage, varied
+from tests.core.loop import HOUR, PLAN, START, Loop, Row, Theta, at_stage, journalled, varied
 
 
 def explored(windows: int = 2) -> Loop:
@@ -84,6 +85,50 @@ def test_a_candidate_that_breaks_sends_the_study_back_to_explore() -> None:
     assert loop.carry.candidate is None
     assert loop.carry.banned == (arm.theta,)
     assert arm.arm not in {own.arm for own in loop.table.arms}
+
+
+def break_one(loop: Loop) -> str:
+    """One hour in which the newest vector's clicks vanish; the arm's name."""
+    arm = loop.table.arms[-1].arm
+    loop.window(lambda row: broken(row, arm))
+    return arm
+
+
+def test_breaks_in_four_windows_pause_the_study_and_say_what_to_look_at() -> None:
+    loop = explored()
+    for count in range(1, 4):
+        break_one(loop)
+        assert (loop.carry.stage, loop.carry.breaks) == ("explore", count)
+    arm = loop.table.arms[-1].arm
+    loop.poll([broken(row, arm) for row in loop.rows(minute=20)])
+    assert (loop.carry.stage, len(loop.table.arms)) == ("paused", 1)
+    assert loop.carry.reason.startswith(f"breaker: {arm} changes ctr by -9")
+    assert "after others in 3 windows before: look whether the arms' events are counted" in loop.carry.reason
+    assert [record.body["to"] for record in loop.records if record.kind == "stage_changed"][-1] == "paused"
+    loop.order("resume")
+    loop.window()
+    break_one(loop)
+    assert (loop.carry.stage, loop.carry.breaks) == ("explore", 1)
+    assert len(loop.carry.banned) == 5
+    assert all(checked.outcome == "exact" for checked in replay(journalled(loop.records)))
+
+
+def test_two_vectors_that_break_in_one_window_count_once() -> None:
+    loop = explored()
+    for minute in (20, 40):
+        arm = loop.table.arms[-1].arm
+        loop.poll([broken(row, arm) for row in loop.rows(minute=minute)])
+    assert len(loop.carry.banned) == 2
+    assert loop.carry.breaks == 1
+
+
+def test_a_break_long_ago_is_forgiven() -> None:
+    loop = explored()
+    break_one(loop)
+    loop.hour += FORGIVEN
+    loop.windows(2)
+    break_one(loop)
+    assert loop.carry.breaks == 1
 
 
 def test_what_was_good_for_long_does_not_hide_a_catastrophe() -> None:

@@ -172,6 +172,19 @@ def test_clocks_that_are_ahead_or_behind_are_believed_or_counted(play: Play) -> 
     assert 0.03 < share < 0.07
 
 
+def test_days_ahead_on_the_events_clock_two_in_a_row_are_believed_and_the_others_expire_counted(play: Play) -> None:
+    """What the contract asks for (docs/architecture.md): every event is accounted for, and nothing follows from it."""
+    found = play(QUICK, 4, "skewed:share=0.05,minutes=3000")
+    assert found.moves == []
+    assert found.counts["expired"] > 0.8 * found.turns[-1].events
+    assert found.counts["future"] > 0
+    assert (
+        sum(found.counts.values())
+        + sum(part.held is not None for part in found.turns[-1].state.windows.partitions.values())
+        == found.turns[-1].events
+    )
+
+
 def test_on_the_wall_clock_events_of_the_future_are_refused_and_counted() -> None:
     plan = study_of(QUICK).plan
     traffic = Traffic(

@@ -116,7 +116,7 @@ def mismatch(people: People, window: Counted) -> Mismatch:
     running = _running(people, window, spread)
     if running is not None:
         found.append(_judged(CONTROL, running, spread.freedom, "over the windows of exploring"))
-    worst = min(found, key=lambda one: one.p, default=SOUND)
+    worst = min(found, key=lambda one: (one.p, -abs(one.difference)), default=SOUND)  # where p is 0, several may be
     return msgspec.structs.replace(worst, p=min(1.0, worst.p * len(found)))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from controller.core.control import Control, Statistics
 from controller.core.faults import fault, served
+from controller.core.ratio import People
 from controller.core.rollout import Deal
 from controller.core.windows import Cell, Quality
 from tests.core.loop import HOUR, PLAN, START, Loop
@@ -69,10 +70,11 @@ def test_a_silent_arm_and_lost_units_are_named(explored: tuple[Control, Deal]) -
     control, deal = explored
     silent = fault(PLAN, control, seen(control, np.where(deal.buckets == 2, 0, 5)), deal)
     assert silent == f"missing data: arm {deal.arms[2].arm} has no event in the window, while the others have"
-    control = msgspec.structs.replace(control, units=np.full(PLAN.buckets, 50))
+    control = msgspec.structs.replace(control, people=People(np.full(PLAN.buckets, 50.0)))
     lost = fault(PLAN, control, seen(control, units=np.where(deal.buckets == 2, 5, 50)), deal)
     assert lost is not None
-    assert lost.startswith("sample ratio mismatch: p = ")
+    who = f"sample ratio mismatch: {deal.arms[2].arm} has 90.0% fewer people in the window than its buckets' past and "
+    assert lost.startswith(who)
 
 
 def test_only_what_the_deal_served_in_the_window_counts(explored: tuple[Control, Deal]) -> None:

@@ -26,7 +26,8 @@ AGES = 12  # at most: where a study has more decisions until a window is sealed,
 MEMORY = 0.95  # of what the sealed windows taught, a window
 PRIOR_ROWS = 4.0  # what is believed before any window is sealed counts as so many arms, with changes of PRIOR_CHANGE
 PRIOR_CHANGE = 0.03
-PRIOR_SPREAD = 0.05  # that what is to come may change otherwise than what came: as much as changes themselves
+PRIOR_SPREAD = 0.05  # size of changes before any is known: root mean square of an amount's, in the arena's worlds
+SPREAD_ROWS = 2.0  # that what is to come changes in a way of its own, by as much as changes do, counts as so many arms
 LEAST_SHOWN, MOST_SHOWN = 0.25, 1.5  # lambda below which a look says nothing; above which it is no lateness
 
 
@@ -166,8 +167,8 @@ def _expected(late: Late) -> tuple[Floats, Floats, Floats] | None:
     square = np.stack((np.ones_like(shown), -2.0 * shown, shown**2))  # of y - lambda y*
     sampled = np.maximum((square * noise).sum(axis=0), 0.0)
     size = (np.maximum(xx, 0.0) + PRIOR_ROWS * PRIOR_SPREAD**2) / (n + PRIOR_ROWS)
-    excess = (square * moments).sum(axis=0) - sampled + PRIOR_ROWS * missing**2 * size
-    spread = np.sqrt(np.maximum(excess, 0.0) / (n + PRIOR_ROWS))
+    excess = (square * moments).sum(axis=0) - sampled + SPREAD_ROWS * missing**2 * size
+    spread = np.sqrt(np.maximum(excess, 0.0) / (n + SPREAD_ROWS))
     unsure = np.sqrt((spread**2 + sampled / np.maximum(n, 1.0)) / weight) * (n > 0)
     comes = missing > 0.0
     return np.where(comes, shown, 1.0), np.where(comes, spread, 0.0), np.where(comes, unsure, 0.0)

@@ -152,9 +152,9 @@ def _running(people: People, window: Counted, spread: _Spread | None) -> Size | 
     """Control over the windows with this one; None unless all its vectors, so its buckets too, are new."""
     if spread is None or people.last is None or len(set(window.names) & set(people.last.names)) > 1:
         return None
-    old = people.control
+    old, now = people.control, _size(window, spread, CONTROL)
     fading = Size(RUNNING * old.y, RUNNING * old.expected, RUNNING * old.total, RUNNING**2 * old.variance)
-    return _sum(fading, _size(window, spread, CONTROL))
+    return _sum(fading, now) if now.expected >= MIN_EXPECTED else None
 
 
 def _sum(one: Size, other: Size) -> Size:

@@ -2,22 +2,21 @@
 
 Networks are drawn before any supernet is trained, one from each slice of FLOPs, and trained alone with two seeds.
 Beside the supernet stand what a ranking must beat, FLOPs and parameters alone, and what it cannot beat, one seed
-against another.
+against another. Differences between two rankings are paired over the networks.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._nas_scale import Scale, Stage, gentle
+from benchmarks._nas_stage import Bench, Stage
 from nas.batches import inputs_of
 from nas.compare import Gap, bootstrap_statistic
 from nas.evaluate import evaluate
 from nas.genotype import Genotype, digest
 from nas.network import Network
-from nas.rows import Parts
 from nas.sampling import Strategy
 from nas.space import drawn
 from nas.supernet_train import SupernetPlan, read_supernet, train_supernet
@@ -26,14 +25,17 @@ from nas.train import fit, traced_costs
 Floats = NDArray[np.float64]
 SEEDS = 2
 TOP = 5  # of a ranking, whose best is trained alone
+SLICE_OF = 3  # networks are drawn for each slice of FLOPs
+CHUNK = 10  # networks that one task evaluates
+PARAMETERS, ANOTHER_SEED = "log parameters", "one seed against another"
 
 
 class Alone(msgspec.Struct, frozen=True):
-    """A network trained alone."""
+    """A network trained alone with one seed."""
 
     flops: float
     parameters: int
-    losses: tuple[float, ...]  # one a seed
+    loss: float
     seconds: float
 
 
@@ -45,49 +47,140 @@ class Ranking(msgspec.Struct, frozen=True):
     tau_best_half: Gap
     regret_at_5: float
     rows: int  # that it took
-    seconds: float
+    scores: list[float]
 
 
-def rankings(stage: Stage, scale: Scale, parts: Parts) -> list[Ranking]:
+class Difference(msgspec.Struct, frozen=True):
+    """Tau of one way less that of another, over the same networks."""
+
+    first: str
+    second: str
+    tau: Gap
+
+
+class Rankings(msgspec.Struct, frozen=True):
+    """Everything of the stage. `truth`: the mean loss of each network trained alone."""
+
+    nets: list[Genotype]
+    alone: list[Alone]  # with the first seed
+    truth: list[float]
+    ways: list[Ranking]
+    differences: list[Difference]
+
+
+def rankings(stage: Stage) -> Rankings:
     """Every strategy with and without adaptation, the proxies, and seed against seed."""
-    nets = stratified(scale, parts)
-    alone = [stage.once(f"alone-{digest(net)}", Alone, lambda net=net: _alone(net, scale, parts)) for net in nets]  # type: ignore[misc]  # mypy infers no lambda with a default
-    truth = np.array([np.mean(one.losses) for one in alone])
+    scale = stage.bench.scale
+    nets = stratified(stage)
+    alone = _trained_alone(stage, nets)
+    losses = np.array([[one.loss for one in runs] for runs in alone])
+    truth, first = losses.mean(1), [runs[0] for runs in alone]
     found = [
-        ranking("log FLOPs", -np.log([one.flops for one in alone]), truth),
-        ranking("log parameters", -np.log([one.parameters for one in alone]), truth),
-        _seed_against_seed(alone),
+        ranking("log FLOPs", -np.log([one.flops for one in first]), truth),
+        ranking(PARAMETERS, -np.log([one.parameters for one in first]), truth),
+        ranking(ANOTHER_SEED, losses[:, 0], losses[:, 1]),
     ]
-    ways = [(strategy, adapt) for strategy in scale.strategies for adapt in (0, scale.adapt_rows)]
-    return [*found, *(_through(stage, scale, parts, strategy, adapt, nets, truth) for strategy, adapt in ways)]
+    trained = stage.each("supernets", int, _supernet, {f"supernet-{s}-rows": s for s in scale.strategies})
+    for strategy in scale.strategies:
+        for adapt in (0, scale.adapt_rows):
+            rows = trained[f"supernet-{strategy}-rows"] + adapt * len(nets)
+            found.append(ranking(_name(strategy, adapt), _through(stage, strategy, adapt, nets), truth, rows))
+    return Rankings(nets, first, truth.tolist(), found, _differences(found, truth, scale.strategies))
 
 
-def stratified(scale: Scale, parts: Parts) -> list[Genotype]:
+def stratified(stage: Stage) -> list[Genotype]:
     """One network from each of equally many slices of FLOPs."""
+    scale = stage.bench.scale
     rng = np.random.default_rng(17)
-    many = [drawn(scale.space, rng) for _ in range(8 * scale.nets)]
-    inputs = inputs_of(parts.train, parts.encoding.table_rows)
-    flops = [traced_costs(Network(net, inputs), parts).flops for net in many]
+    many = [drawn(scale.space, rng) for _ in range(SLICE_OF * scale.nets)]
+    sizes = stage.each("FLOPs", list[float], _flops, _chunks("flops", many))
+    flops = [one for chunk in sizes.values() for one in chunk]
     slices = np.array_split(np.argsort(flops, kind="stable"), scale.nets)
     return [many[int(rng.choice(part))] for part in slices]
 
 
-def ranking(name: str, scores: Floats, truth: Floats, rows: int = 0, seconds: float = 0.0) -> Ranking:
+def _flops(bench: Bench, nets: list[Genotype]) -> list[float]:
+    inputs = inputs_of(bench.parts.train, bench.parts.encoding.table_rows)
+    return [traced_costs(Network(net, inputs), bench.parts).flops for net in nets]
+
+
+def _chunks(name: str, nets: Sequence[Genotype]) -> dict[str, list[Genotype]]:
+    return {f"{name}-{start:03d}": list(nets[start : start + CHUNK]) for start in range(0, len(nets), CHUNK)}
+
+
+def _trained_alone(stage: Stage, nets: list[Genotype]) -> list[list[Alone]]:
+    tasks = {f"alone-{digest(net)}-{seed}": (net, seed) for net in nets for seed in range(SEEDS)}
+    found = stage.each("networks trained alone", Alone, _alone, tasks)
+    return [[found[f"alone-{digest(net)}-{seed}"] for seed in range(SEEDS)] for net in nets]
+
+
+def _alone(bench: Bench, task: tuple[Genotype, int]) -> Alone:
+    net, seed = task
+    run = fit(net, bench.scale.recipe, bench.parts, seed=seed, rows=bench.scale.rows).record
+    costs = run.costs
+    return Alone(costs.flops, costs.parameters + costs.table_parameters, run.best.valid.loss, run.seconds)
+
+
+def _supernet(bench: Bench, strategy: Strategy) -> int:
+    scale = bench.scale
+    plan = SupernetPlan(space=scale.space, recipe=scale.recipe, rows=scale.supernet_rows, strategy=strategy)
+    return train_supernet(plan, bench.parts, bench.folder / f"supernet-{strategy}")[1].rows
+
+
+def _through(stage: Stage, strategy: Strategy, adapt: int, nets: list[Genotype]) -> Floats:
+    """(n,) losses of the networks with weights of a supernet that was trained by one strategy."""
+    name = _name(strategy, adapt)
+    tasks = {key: (strategy, adapt, part) for key, part in _chunks(f"through-{name.replace(' ', '-')}", nets).items()}
+    found = stage.each(f"{name}: networks", list[float], _inherited, tasks)
+    return np.array([one for chunk in found.values() for one in chunk])
+
+
+def _inherited(bench: Bench, task: tuple[Strategy, int, list[Genotype]]) -> list[float]:
+    strategy, adapt, nets = task
+    supernet, _ = read_supernet(bench.folder / f"supernet-{strategy}")
+    parts = msgspec.structs.replace(bench.parts, valid=bench.parts.valid.observed(bench.scale.valid_rows))
+    found = []
+    for net in nets:
+        network = supernet.cut(net)
+        if adapt:
+            found.append(fit(net, bench.scale.adapt, parts, rows=adapt, start=network).record.best.valid.loss)
+        else:
+            heads = parts.encoding.schema.heads
+            found.append(evaluate(network, parts.valid, parts.encoding.schema, (1.0,) * len(heads))[0].loss)
+    return found
+
+
+def _name(strategy: str, adapt: int) -> str:
+    return f"{strategy}{' adapted' if adapt else ''}"
+
+
+def ranking(name: str, scores: Floats, truth: Floats, rows: int = 0) -> Ranking:
     """Of scores whose least is said to be the best."""
     half = np.argsort(truth, kind="stable")[: len(truth) // 2]
     chosen = np.argsort(scores, kind="stable")[:TOP]
-    return Ranking(
-        name,
-        _tau(scores, truth),
-        _tau(scores[half], truth[half]),
-        float(truth[chosen].min() - truth.min()),
-        rows,
-        seconds,
-    )
+    regret = float(truth[chosen].min() - truth.min())
+    return Ranking(name, _tau(scores, truth), _tau(scores[half], truth[half]), regret, rows, scores.tolist())
+
+
+def _differences(found: Sequence[Ranking], truth: Floats, strategies: Sequence[Strategy]) -> list[Difference]:
+    """Adaptation in every strategy; the default against both proxies and every other strategy."""
+    scores = {one.name: np.array(one.scores) for one in found}
+    best = _name(strategies[0], 1)
+    pairs = [(_name(strategy, 1), _name(strategy, 0)) for strategy in strategies]
+    pairs += [(best, other) for other in ("log FLOPs", PARAMETERS)]
+    pairs += [(best, _name(strategy, 1)) for strategy in strategies[1:]]
+    return [Difference(first, second, _gap(scores[first], scores[second], truth)) for first, second in pairs]
 
 
 def _tau(scores: Floats, truth: Floats) -> Gap:
     return bootstrap_statistic(lambda index: kendall(scores[index], truth[index]), len(truth))
+
+
+def _gap(first: Floats, second: Floats, truth: Floats) -> Gap:
+    def difference(index: NDArray[np.int64]) -> float:
+        return kendall(first[index], truth[index]) - kendall(second[index], truth[index])
+
+    return bootstrap_statistic(difference, len(truth))
 
 
 def kendall(x: Floats, y: Floats) -> float:
@@ -96,45 +189,3 @@ def kendall(x: Floats, y: Floats) -> float:
     a, b = (np.sign(v[:, None] - v)[above] for v in (x, y))
     untied = (a @ a) * (b @ b)
     return float(a @ b / untied**0.5) if untied else float("nan")
-
-
-def _alone(net: Genotype, scale: Scale, parts: Parts) -> Alone:
-    runs = [fit(net, scale.recipe, parts, seed=seed, rows=scale.rows).record for seed in range(SEEDS)]
-    costs = runs[0].costs
-    return Alone(
-        costs.flops,
-        costs.parameters + costs.table_parameters,
-        tuple(run.best.valid.loss for run in runs),
-        sum(run.seconds for run in runs) / SEEDS,
-    )
-
-
-def _seed_against_seed(alone: list[Alone]) -> Ranking:
-    first, second = (np.array([one.losses[seed] for one in alone]) for seed in range(SEEDS))
-    return ranking("one seed against another", first, second)
-
-
-def _through(
-    stage: Stage, scale: Scale, parts: Parts, strategy: Strategy, adapt: int, nets: list[Genotype], truth: Floats
-) -> Ranking:
-    """Losses of the networks with weights of a supernet that was trained by one strategy."""
-    plan = SupernetPlan(space=scale.space, recipe=scale.recipe, rows=scale.supernet_rows, strategy=strategy)
-    folder = stage.folder / f"supernet-{strategy}"
-    name = f"{strategy}{' adapted' if adapt else ''}"
-
-    def losses() -> list[float]:
-        train_supernet(plan, parts, folder)
-        return [_inherited(folder, net, adapt, scale, parts) for net in nets]
-
-    found = np.array(stage.once(f"ranking-{name.replace(' ', '-')}", list[float], losses))
-    record = read_supernet(folder)[1]
-    return ranking(name, found, truth, record.rows + adapt * len(nets), record.seconds)
-
-
-def _inherited(folder: Path, net: Genotype, adapt: int, scale: Scale, parts: Parts) -> float:
-    supernet, _ = read_supernet(folder)
-    network = supernet.cut(net)
-    if adapt:
-        return fit(net, gentle(scale.recipe), parts, rows=adapt, start=network).record.best.valid.loss
-    heads = len(parts.encoding.schema.heads)
-    return evaluate(network, parts.valid, parts.encoding.schema, (1.0,) * heads)[0].loss

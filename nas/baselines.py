@@ -65,7 +65,7 @@ class Stem(nn.Module):
 
     def look_up(self, ids: Tensor) -> Tensor:
         """Rows of the table."""
-        return functional.embedding(ids, self.table, sparse=self.training)
+        return functional.embedding(ids, self.table, sparse=self.training and not self.table.is_cuda)
 
 
 class BaselineNetwork(nn.Module):

@@ -14,11 +14,6 @@ from nas.weights import Inputs
 PREDICT_ROWS = 8192  # at once
 
 
-def mixed_precision() -> "torch.autocast":
-    """bfloat16 where a GPU has it; on a CPU everything stays fp32, so that a seed gives the same bits."""
-    return torch.autocast(device().type, torch.bfloat16, enabled=torch.cuda.is_available())
-
-
 def inputs_of(rows: Rows, table_rows: int) -> Inputs:
     """What a network over these rows is given and asked for."""
     f = rows.features
@@ -42,6 +37,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def overwrite(self, other: "Batch") -> None:
+        """Put another batch of as many rows into this one's memory."""
+        mine, theirs = ((*batch.features, batch.labels, batch.weight) for batch in (self, other))
+        for tensor, values in zip(mine, theirs, strict=True):
+            tensor.copy_(values)
 
 
 def training(rows: Rows, batch_size: int, seed: int, start: int, stop: int) -> Iterator[Batch]:
@@ -72,7 +73,7 @@ def probabilities(model: nn.Module, rows: Rows) -> Tensor:
     """(n, k) float64 predictions, in order."""
     model.eval()
     found = []
-    with torch.no_grad(), mixed_precision():
+    with torch.no_grad():
         for part in in_order(len(rows), PREDICT_ROWS):
             logits = model(*features_of(rows.take(part).features))
             found.append(torch.sigmoid(logits.double()).cpu())

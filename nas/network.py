@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas import operators
+from nas.environment import device
 from nas.genotype import Block, Genotype, live
 from nas.weights import TABLE, Inputs, Weight, interaction_rows, own_slots, projected_nodes, weights_of
 
@@ -29,7 +30,7 @@ class Network(nn.Module):
         """(n, heads) logits of dense (n, D), sparse (n, F) and a bag (n, longest) per multi-valued field."""
         return self.forward_pass(
             lambda name: getattr(self, _parameter(name)),
-            lambda rows: functional.embedding(rows, self.table, sparse=self.training),
+            lambda rows: functional.embedding(rows, self.table, sparse=self.training and not self.table.is_cuda),
             (dense, sparse, *bags),
             self.dropout if self.training else 0.0,
         )
@@ -63,7 +64,7 @@ class Forward:
 
     def __init__(self, genotype: Genotype, inputs: Inputs) -> None:
         self.genotype, self.inputs, self.live = genotype, inputs, live(genotype)
-        self.lower = {b: operators.lower_places(interaction_rows(block.width) + 1) for b, block in self._dots()}
+        self.lower = {b: operators.lower_places(interaction_rows(block.width) + 1).to(device()) for b, block in self._dots()}
 
     def _dots(self) -> list[tuple[int, Block]]:
         return [

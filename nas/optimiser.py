@@ -59,6 +59,40 @@ def step_rows(weight: Tensor, moments: Moments, rows: Tensor, gradient: Tensor, 
         part[rows] = value
 
 
+class MaskedAdam(torch.optim.Optimizer):
+    """`step_rows` for tables whose gradient is dense: rows without a gradient stay, and so do their moments.
+
+    Nothing in a step waits for the device, so a CUDA graph can hold it. `rate` is a tensor on the table's device.
+    """
+
+    def __init__(self, tables: list[Tensor], rate: Tensor, l2: float) -> None:
+        super().__init__(tables, {"lr": rate, "l2": l2})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here re-evaluates a loss
+        """Move the rows that have a gradient."""
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None:
+                    self._move(table, self._state(table), group["lr"], group["l2"])
+
+    def _state(self, table: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[table]
+        if not state:
+            state["steps"] = torch.zeros((), device=table.device)
+            state["first"], state["second"] = torch.zeros_like(table), torch.zeros_like(table)
+        return state
+
+    def _move(self, table: Tensor, state: dict[str, Tensor], rate: Tensor, l2: float) -> None:
+        m, v, t = state["first"], state["second"], state["steps"].add_(1)
+        seen = (table.grad != 0).any(1, keepdim=True)
+        g = table.grad + l2 * table
+        m.copy_(torch.where(seen, torch.lerp(m, g, 1 - BETA1), m))
+        v.copy_(torch.where(seen, BETA2 * v + (1 - BETA2) * g * g, v))
+        move = m / (1 - BETA1**t) / ((v / (1 - BETA2**t)).sqrt() + EPSILON)
+        table.sub_(torch.where(seen, rate * move, torch.zeros_like(table)))
+
+
 def _adam(w: Tensor, m: Tensor, v: Tensor, g: Tensor, rate: float, t: int) -> None:
     m.lerp_(g, 1 - BETA1)
     v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)

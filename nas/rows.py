@@ -37,6 +37,10 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
         rest: tuple[Array, ...] = (self.labels, self.truth, self.weight, self.request, self.time)
         return Rows(part, *(np.array(column[index]) for column in rest))
 
+    def observed(self, at_most: int | None = None) -> "Rows":
+        """The first rows with a label, in memory: what was not shown tells nothing of a loss."""
+        return self.take(np.flatnonzero(~np.isnan(self.labels).all(axis=1))[:at_most])
+
     def arrays(self) -> dict[str, Array]:
         """Every array under its name."""
         f = self.features

@@ -35,7 +35,7 @@ MAX_ADAPTATION = 0.02  # of one training
 
 
 class SearchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One search. `evaluations` and `rows` (of adaptation) both bound it; `valid_rows` are looked at per network."""
+    """One search. `evaluations` and `rows` (of adaptation) both bound it; `valid_rows` with labels are looked at per network."""
 
     rules: Rules
     evaluations: int = 200
@@ -68,7 +68,7 @@ class Worker:
     def __init__(self, plan: SearchPlan, data: Path, supernet: Path, table: LatencyTable | None) -> None:
         parts = opened(data)
         self.plan, self.table = plan, table
-        self.parts: Parts = msgspec.structs.replace(parts, valid=parts.valid.take(slice(0, plan.valid_rows)))
+        self.parts: Parts = msgspec.structs.replace(parts, valid=parts.valid.observed(plan.valid_rows))
         found: tuple[Supernet, SupernetRecord] = read_supernet(supernet)
         self.supernet, self.record = found
         heads = len(parts.encoding.schema.heads)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import torch
 
-from nas.batches import Batch, inputs_of, loss_of, mixed_precision, training
+from nas.batches import Batch, inputs_of, loss_of, training
 from nas.environment import Environment, device, environment
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
@@ -119,9 +119,7 @@ def _step(
     path: Genotype, batch: Batch, supernet: Supernet, weights: torch.Tensor, rate: float, recipe: Recipe
 ) -> float:
     borrowed = supernet.borrow(path, batch.features)
-    with mixed_precision():
-        logits = borrowed.logits(recipe.dropout)
-    loss = loss_of(logits, batch, weights)
+    loss = loss_of(borrowed.logits(recipe.dropout), batch, weights)
     loss.backward()
     borrowed.step(rate, recipe.embedding_l2)
     return float(loss.detach())

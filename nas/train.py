@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, module_of
-from nas.batches import Batch, inputs_of, loss_of, mixed_precision, training
+from nas.batches import Batch, inputs_of, training
 from nas.environment import Environment, device, environment
 from nas.evaluate import Metrics, evaluate
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
+from nas.steps import Steps, optimisers_of
 from nas.trace import Costs, costs
 from nas.value import ValueModel
 from nas.weights import Inputs
@@ -117,10 +118,11 @@ def fit(
         torch.manual_seed(seed)
         model = start or module_of(architecture, inputs_of(parts.train, parts.encoding.table_rows), recipe.dropout)
         model.to(device())
-        optimisers = _optimisers(model, recipe)
+        optimisers = optimisers_of(model, recipe)
         progress = _resumed(folder, name, model, optimisers) if folder else _Progress(checks=[])
+        steps = Steps(model, optimisers, recipe, torch.tensor(weights, device=device()))
         for stop in _stops(progress.rows, budget, len(parts.train), recipe.batch_size, rungs):
-            _train_until(stop, budget, model, optimisers, recipe, parts, weights, seed, progress)
+            _train_until(stop, budget, steps, model, recipe, parts, seed, progress)
             _check(model, parts, weights, value, progress)
             progress.stopped = _reason(progress, recipe, report)
             if folder:
@@ -154,15 +156,6 @@ def read_run(folder: Path, inputs: Inputs) -> Run:
     return Run(record, model.to(device()).eval())
 
 
-def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Adam for what every row moves; its lazy form for tables, of which a batch moves a few rows."""
-    tables = [p for name, p in model.named_parameters() if name.rpartition(".")[2] == "table" and p.numel()]
-    ids = {id(p) for p in tables}
-    rest = [p for p in model.parameters() if id(p) not in ids and p.numel()]
-    found = [torch.optim.Adam(rest, recipe.learning_rate, fused=True)]
-    return [*found, torch.optim.SparseAdam(tables, recipe.learning_rate)] if tables else found
-
-
 def _stops(done: int, budget: int, per_epoch: int, batch: int, rungs: Sequence[int]) -> list[int]:
     """Rows at which to check, whole batches each: rungs, ends of epochs, the end."""
     size = min(batch, per_epoch)
@@ -172,37 +165,15 @@ def _stops(done: int, budget: int, per_epoch: int, batch: int, rungs: Sequence[i
 
 
 def _train_until(
-    stop: int, budget: int, model: nn.Module, optimisers: list[torch.optim.Optimizer], recipe: Recipe, parts: Parts,
-    weights: tuple[float, ...], seed: int, progress: _Progress,
+    stop: int, budget: int, steps: Steps, model: nn.Module, recipe: Recipe, parts: Parts, seed: int,
+    progress: _Progress,
 ) -> None:  # fmt: skip
     began = time.perf_counter()
     model.train()
-    head_weights = torch.tensor(weights, device=device())
     for batch in training(parts.train, recipe.batch_size, seed, progress.rows, stop):
-        rate = rate_at(recipe, progress.rows, budget)
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-            optimiser.param_groups[0]["lr"] = rate
-        with mixed_precision():
-            logits = model(*batch.features)
-        loss_of(logits, batch, head_weights).backward()
-        _decay(model, recipe.embedding_l2)
-        for optimiser in optimisers:
-            optimiser.step()
+        steps(batch, rate_at(recipe, progress.rows, budget))
         progress.rows += len(batch)
     progress.seconds += time.perf_counter() - began
-
-
-def _decay(model: nn.Module, l2: float) -> None:
-    """Add the gradient of l2 |e|^2 / 2 for every embedding that the batch looked up."""
-    for parameter in model.parameters():
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            gradient = parameter.grad.coalesce()
-            rows = gradient.indices()[0]
-            values = gradient.values() + l2 * parameter.detach()[rows]
-            parameter.grad = torch.sparse_coo_tensor(
-                gradient.indices(), values, gradient.shape, check_invariants=False, is_coalesced=True
-            )
 
 
 def _check(

@@ -1,6 +1,6 @@
 import torch
 
-from nas.optimiser import moments_of, pieces, step_rows, step_slice
+from nas.optimiser import MaskedAdam, moments_of, pieces, step_rows, step_slice
 
 GENERATOR = torch.Generator().manual_seed(0)
 AXES = (((0, 3),), ((1, 4), (6, 8)))  # of a (5, 9) weight: 3 rows, 3 + 2 columns
@@ -37,3 +37,17 @@ def test_rows_move_as_under_torch_sparse_adam() -> None:
         adam.step()
         step_rows(weight, mine, torch.tensor(rows), gradient, 0.01)
     assert torch.allclose(weight[:, :3], table, atol=1e-6)
+
+
+def test_a_masked_table_moves_as_under_torch_sparse_adam() -> None:
+    start = torch.randn(6, 3, generator=GENERATOR)
+    table, masked = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    sparse, mine = torch.optim.SparseAdam([table], 0.01), MaskedAdam([masked], torch.tensor(0.01), 0.0)
+    for rows in ([0, 2], [2, 5], [1, 2]):
+        gradient = torch.randn(2, 3, generator=GENERATOR)
+        table.grad = torch.sparse_coo_tensor(torch.tensor([rows]), gradient, (6, 3), check_invariants=True)
+        masked.grad = table.grad.to_dense()
+        sparse.step()
+        mine.step()
+    assert torch.allclose(masked, table, atol=1e-6)
+    assert torch.equal(masked[[3, 4]], start[[3, 4]])

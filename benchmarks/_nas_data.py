@@ -1,0 +1,54 @@
+"""The data of the measurement: the ranking log of the simulated short-video feed, prepared once in a folder.
+
+Training rows are those that were shown, so that labels carry the serving ranker's choice and the feed's noise; what is
+true of every candidate stands in the simulator's file of truths, and only measures read it.
+"""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from pyarrow import parquet, schema
+
+from nas.layouts import ranking_log
+from nas.prepare import Sources, prepare
+from nas.readers import Source
+from nas.rows import Parts, Rows
+from nas.splits import Split
+from simulators.closed_loop import START_MS
+from simulators.feed.crowd import feed_population
+from simulators.feed.ranking_log import truth_path, write
+from simulators.feed.shipped import FEEDS
+from simulators.serving import fixed_table, served
+from simulators.study import study_of
+from simulators.worlds import HOUR_MS
+
+WORLD, SEED = "shortvideo", 11
+
+
+def written(folder: Path, hours: int, requests_per_hour: float) -> Path:
+    """The log, as `trimtab simulate shortvideo --ranking-log` writes it; its truth lies beside. Found again if there."""
+    path = folder / "log.parquet"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    feed = msgspec.structs.replace(FEEDS[WORLD], events_per_hour=requests_per_hour)
+    plan = study_of(feed, SEED).plan
+    people = feed_population(feed, SEED, plan.salt)
+    table = served(feed, fixed_table(plan, SEED), START_MS)
+    part = folder / "part.parquet"
+    write(feed, people, table, (START_MS, START_MS + hours * HOUR_MS), part, lambda progress: None)
+    truth_path(part).rename(truth_path(path))
+    part.rename(path)
+    return path
+
+
+def prepared(folder: Path, hours: int, requests_per_hour: float) -> Parts:
+    """The log split by time, 70 : 10 : 20, encoded below `folder`."""
+    log = written(folder, hours, requests_per_hour)
+    truth = truth_path(log)
+    columns = schema(
+        [*parquet.read_schema(log), *(f for f in parquet.read_schema(truth) if f.name.startswith("true_"))]
+    )
+    source = Source("ranking-log", (str(log),), truth=(str(truth),))
+    return prepare(Sources(whole=source), ranking_log(columns), Split(by="time", valid=0.1, test=0.2), folder / "data")

@@ -7,13 +7,13 @@ true of every candidate stands in the simulator's file of truths, and only measu
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from pyarrow import parquet, schema
 
+from benchmarks._nas_scale import Scale
 from nas.layouts import ranking_log
-from nas.prepare import Sources, prepare
+from nas.prepare import Sources, opened, prepare
 from nas.readers import Source
-from nas.rows import Parts, Rows
+from nas.rows import Parts
 from nas.splits import Split
 from simulators.closed_loop import START_MS
 from simulators.feed.crowd import feed_population
@@ -23,11 +23,26 @@ from simulators.serving import fixed_table, served
 from simulators.study import study_of
 from simulators.worlds import HOUR_MS
 
+DATA = "data"  # the prepared rows, in the measurement's folder
 WORLD, SEED = "shortvideo", 11
 
 
+class Bench(msgspec.Struct, frozen=True, eq=False):
+    """What every task is given. Validation rows are those with labels: nothing else chooses a network."""
+
+    scale: Scale
+    folder: Path
+    parts: Parts
+
+
+def bench(scale: Scale, folder: Path) -> Bench:
+    """Of a folder whose data were prepared."""
+    parts = opened(folder / DATA)
+    return Bench(scale, folder, msgspec.structs.replace(parts, valid=parts.valid.observed()))
+
+
 def written(folder: Path, hours: int, requests_per_hour: float) -> Path:
-    """The log, as `trimtab simulate shortvideo --ranking-log` writes it; its truth lies beside. Found again if there."""
+    """The log as `trimtab simulate shortvideo --ranking-log` writes it, its truth beside; found again if there."""
     path = folder / "log.parquet"
     if path.exists():
         return path
@@ -51,4 +66,4 @@ def prepared(folder: Path, hours: int, requests_per_hour: float) -> Parts:
         [*parquet.read_schema(log), *(f for f in parquet.read_schema(truth) if f.name.startswith("true_"))]
     )
     source = Source("ranking-log", (str(log),), truth=(str(truth),))
-    return prepare(Sources(whole=source), ranking_log(columns), Split(by="time", valid=0.1, test=0.2), folder / "data")
+    return prepare(Sources(whole=source), ranking_log(columns), Split(by="time", valid=0.1, test=0.2), folder / DATA)

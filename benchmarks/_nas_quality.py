@@ -1,43 +1,72 @@
 """Quality: searched networks beside every baseline, at a quarter, a half and all of the best baseline's FLOPs.
 
 One trainer, the same rows, learning rates and seeds for everyone; baselines have a front of widths of their own. What
-is compared is chosen on validation; the test rows are read once, at the end. Random search has the evaluations and the
-supernet of evolution.
+is compared is chosen on validation rows; the test rows are read once, at the end. Random search has the supernet, the
+evaluations and the finalists of evolution; beside both stands random search without a supernet, from the networks that
+were trained alone for the ranking: as many of them as the rows of a search pay for.
 """
 
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._nas_scale import Scale, Stage, gentle
+from benchmarks._nas_data import DATA, Bench
+from benchmarks._nas_ranking import Rankings
+from benchmarks._nas_stage import Stage
+from benchmarks._nas_trees import Trees, heads, trees
 from nas.architecture import Architecture
 from nas.baselines import NAMES, Baseline
-from nas.batches import probabilities
+from nas.batches import inputs_of, probabilities
 from nas.compare import Gap, paired_gap
 from nas.evolution import Evaluated, Rules
 from nas.genotype import digest
 from nas.metrics import row_kl, row_logloss
-from nas.rows import Parts
-from nas.search import SearchPlan, search
+from nas.search import SearchPlan, adaptation, search
 from nas.supernet_train import SupernetPlan, train_supernet
-from nas.train import Record, fit
+from nas.train import RECORD, Run, fit, read_run, write_run
 
 Floats = NDArray[np.float64]
+Method = Literal["evolution", "random"]
+METHODS: tuple[Method, ...] = ("evolution", "random")
 LEVELS = (0.25, 0.5, 1.0)  # of the best baseline's FLOPs
+DRAWS = 2000  # of random searches among the networks trained alone
+
+
+class Training(msgspec.Struct, frozen=True):
+    """One training of an architecture."""
+
+    name: str  # of the architecture
+    architecture: Architecture
+    rate: float
+    seed: int
+
+    @property
+    def task(self) -> str:
+        """Of its result."""
+        return f"run-{self.name}-{self.rate:g}-{self.seed}"
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """What a training gave on validation rows."""
+
+    training: Training
+    flops: float
+    loss: float
+    rows: int
+    seconds: float
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """An architecture at its best learning rate: validation losses by seed."""
+    """An architecture at its best learning rate: validation losses, by seed."""
 
     name: str
     architecture: Architecture
     rate: float
     flops: float
     losses: tuple[float, ...]
-    rows: int
-    seconds: float
 
     @property
     def loss(self) -> float:
@@ -46,16 +75,37 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Level(msgspec.Struct, frozen=True):
-    """The best of each side within a level of FLOPs, and their gap in test logloss (searched minus baseline)."""
+    """Within a level of FLOPs: a search's pick minus the best baseline, on test rows, over seeds."""
 
     level: float
     flops: float
+    search: int
     searched: str
     searched_flops: float
     baseline: str
     baseline_flops: float
-    gap: Gap
-    kl_gap: Gap
+    gap: Gap  # of logloss, mean over heads
+    kl_gap: Gap  # of the divergence from the true probabilities, mean over heads
+
+
+class Random(msgspec.Struct, frozen=True):
+    """Validation losses of the pick within a level: means over searches, and over random draws of networks alone."""
+
+    level: float
+    evolution: float
+    through_supernet: float
+    alone: float
+    alone_nets: int
+
+
+class OnTest(msgspec.Struct, frozen=True):
+    """A finalist on test rows: means over seeds and heads."""
+
+    name: str
+    flops: float
+    logloss: float
+    kl: float
+    kl_by_head: tuple[float, ...]
 
 
 class Quality(msgspec.Struct, frozen=True):
@@ -63,120 +113,227 @@ class Quality(msgspec.Struct, frozen=True):
 
     candidates: list[Candidate]
     levels: list[Level]
-    search_rows: int
-    evaluation_seconds: float
+    random: list[Random]
+    test: list[OnTest]
+    trees: list[Trees]  # LightGBM, by head; none where it is not installed
     cost: float  # trainings that a search took: its rows, and its seconds of evaluation as rows, over one training's
 
 
-def quality(stage: Stage, scale: Scale, parts: Parts, data: Path) -> Quality:
-    """Baselines' fronts, searches, retrained winners, and the gaps."""
-    embedding = max(scale.space.embeddings)
-    baselines = [
-        _candidate(stage, f"{name}-{width}", Baseline(name=name, width=width, embedding=embedding), scale, parts)
+def baselines(bench: Bench) -> dict[str, Training]:
+    """Every baseline, width and rate, with the first seed."""
+    embedding = max(bench.scale.space.embeddings)
+    architectures = {
+        f"{name}-{width}": Baseline(name=name, width=width, embedding=embedding)
         for name in NAMES
-        for width in scale.widths
-    ]
-    best = min(baselines, key=lambda one: one.loss)
-    searched: list[Candidate] = []
-    random: list[Candidate] = []
-    rows, seconds = 0, 0.0
-    for number in range(scale.searches):
-        folder = stage.folder / f"search-{number}"
-        found, spent = _searched(stage, scale, parts, data, folder, number)
-        rows, seconds = rows + spent, seconds + sum(one.seconds for one in found["evolution"])
-        for method, into in (("evolution", searched), ("random", random)):
-            for level in LEVELS:
-                winner = _within(found[method], level * best.flops)
-                if winner is not None:
-                    name = f"{method}-{number}-{digest(winner.genotype)[:6]}"
-                    into.append(_candidate(stage, name, winner.genotype, scale, parts))
+        for width in bench.scale.widths
+    }
+    return _tuned(bench, architectures.items())
+
+
+def supernets(bench: Bench) -> dict[str, int]:
+    """One for each search."""
+    return {f"search-{number}-rows": number for number in range(bench.scale.searches)}
+
+
+def searches(bench: Bench) -> dict[str, tuple[int, Method]]:
+    """Evolution and random search through each supernet."""
+    return {f"search-{n}-{method}": (n, method) for n in range(bench.scale.searches) for method in METHODS}
+
+
+def quality(stage: Stage[Bench], ranked: Rankings) -> Quality:
+    """Baselines' fronts, searches, retrained winners, and the gaps."""
+    bench = stage.bench
+    ours = _best_rates(stage.each("baselines", Trained, train, baselines(bench)))
+    best = min(ours, key=lambda one: one.loss)
+    rows = stage.each("supernets of searches", int, supernet, supernets(bench))
+    found = stage.each("searches", list[Evaluated], searched, searches(bench))
+    picks = _picks(stage, found, best.flops)
+    rivals = {level: _within(ours, level * best.flops) for level in LEVELS}
+    evolved = [one for (_, method, _), one in picks.items() if method == "evolution"]
+    finalists = _seeded(stage, [*evolved, *(one for one in rivals.values() if one)])
+    measured = _measured(stage, finalists)
     levels = [
-        _level(level, best.flops, unique(searched), baselines, scale, parts, stage)
-        for level in LEVELS
-        if any(one.flops <= level * best.flops for one in searched)
-        and any(one.flops <= level * best.flops for one in baselines)
+        _level(level, best.flops, number, finalists[pick.name], finalists[rival.name], measured)
+        for (number, method, level), pick in picks.items()
+        if method == "evolution" and (rival := rivals[level])
     ]
-    everyone = [*baselines, *unique(searched), *unique(random)]
-    per_row = np.mean([one.seconds / one.rows for one in everyone])
-    cost = (rows + seconds / per_row) / scale.searches / scale.rows
-    return Quality(everyone, levels, rows, seconds, float(cost))
+    cost = _cost(bench, rows, found, ranked)
+    test = [_on_test(one, *measured[name]) for name, one in finalists.items()]
+    everyone = {one.name: one for one in (*ours, *picks.values(), *finalists.values())}
+    randoms = [_random(level, best.flops, picks, ranked, cost) for level in LEVELS]
+    forest = stage.each("LightGBM", Trees, trees, heads(bench))
+    return Quality(list(everyone.values()), levels, [one for one in randoms if one], test, [*forest.values()], cost)
 
 
-def unique(candidates: list[Candidate]) -> list[Candidate]:
-    """Each name once."""
-    return list({one.name: one for one in candidates}.values())
+def supernet(bench: Bench, number: int) -> int:
+    """Train a search's supernet; its rows."""
+    scale = bench.scale
+    plan = SupernetPlan(space=scale.space, recipe=scale.recipe, rows=scale.supernet_rows, seed=number)
+    return train_supernet(plan, bench.parts, bench.folder / f"search-{number}" / "supernet")[1].rows
 
 
-def _searched(
-    stage: Stage, scale: Scale, parts: Parts, data: Path, folder: Path, seed: int
-) -> tuple[dict[str, list[Evaluated]], int]:
-    plan = SupernetPlan(space=scale.space, recipe=scale.recipe, rows=scale.supernet_rows, seed=seed)
+def searched(bench: Bench, task: tuple[int, Method]) -> list[Evaluated]:
+    """Search through its supernet."""
+    scale, (number, method) = bench.scale, task
+    plan = SearchPlan(
+        rules=Rules(method=method, population=24), evaluations=scale.evaluations, adapt_rows=scale.adapt_rows,
+        adapt=adaptation(scale.recipe, scale.adapt_rows), valid_rows=scale.valid_rows, seed=number,
+    )  # fmt: skip
+    folder = bench.folder / f"search-{number}"
+    return search(plan, bench.folder / DATA, folder / "supernet", folder / method)
 
-    def train() -> int:
-        return train_supernet(plan, parts, folder / "supernet")[1].rows
 
-    rows = stage.once(f"search-{seed}-supernet", int, train)
-    found = {}
-    for method in ("evolution", "random"):
-        wanted = SearchPlan(
-            rules=Rules(method=method, population=24), evaluations=scale.evaluations, adapt_rows=scale.adapt_rows,
-            adapt=gentle(scale.recipe), valid_rows=scale.valid_rows, seed=seed,
-        )  # fmt: skip
-        found[method] = stage.once(
-            f"search-{seed}-{method}",
-            list[Evaluated],
-            lambda wanted=wanted, method=method: search(wanted, data, folder / "supernet", folder / method),  # type: ignore[misc]  # mypy infers no lambda with a default
+def train(bench: Bench, one: Training) -> Trained:
+    """One training, kept in a folder of its own."""
+    run = _run(bench, one).record
+    return Trained(one, run.costs.flops, run.best.valid.loss, run.rows, run.seconds)
+
+
+def _run(bench: Bench, one: Training) -> Run:
+    folder = bench.folder / "runs" / one.task
+    if (folder / RECORD).exists():
+        return read_run(folder, inputs_of(bench.parts.train, bench.parts.encoding.table_rows))
+    recipe = msgspec.structs.replace(bench.scale.recipe, learning_rate=one.rate)
+    run = fit(one.architecture, recipe, bench.parts, seed=one.seed, rows=bench.scale.rows)
+    write_run(folder, run.record, run.model)
+    return run
+
+
+def _tuned(bench: Bench, architectures: Iterable[tuple[str, Architecture]]) -> dict[str, Training]:
+    """Every learning rate with the first seed."""
+    wanted = [Training(name, one, rate, 0) for name, one in architectures for rate in bench.scale.rates]
+    return {one.task: one for one in wanted}
+
+
+def _best_rates(found: dict[str, Trained]) -> list[Candidate]:
+    best: dict[str, Trained] = {}
+    for one in found.values():
+        known = best.get(one.training.name)
+        if known is None or one.loss < known.loss:
+            best[one.training.name] = one
+    return [
+        Candidate(name, one.training.architecture, one.training.rate, one.flops, (one.loss,))
+        for name, one in best.items()
+    ]
+
+
+def _picks(
+    stage: Stage[Bench], found: dict[str, list[Evaluated]], flops: float
+) -> dict[tuple[int, Method, float], Candidate]:
+    """What each search picks within each level: its best few are trained alone at every rate, the best of these is."""
+    scale = stage.bench.scale
+    chosen = {
+        (number, method, level): _best_few(found[f"search-{number}-{method}"], level * flops, scale.finalists)
+        for number in range(scale.searches)
+        for method in METHODS
+        for level in LEVELS
+    }
+    nets = {digest(one.genotype)[:8]: one.genotype for few in chosen.values() for one in few}
+    trained = _best_rates(stage.each("finalists", Trained, train, _tuned(stage.bench, nets.items())))
+    by_name = {one.name: one for one in trained}
+    return {
+        key: min((by_name[digest(one.genotype)[:8]] for one in few), key=lambda one: one.loss)
+        for key, few in chosen.items()
+        if few
+    }
+
+
+def _best_few(found: Sequence[Evaluated], flops: float, count: int) -> list[Evaluated]:
+    return sorted((one for one in found if one.sizes.flops <= flops), key=lambda one: one.loss)[:count]
+
+
+def _within(candidates: Sequence[Candidate], flops: float) -> Candidate | None:
+    return min((one for one in candidates if one.flops <= flops), key=lambda one: one.loss, default=None)
+
+
+def _seeded(stage: Stage[Bench], candidates: Iterable[Candidate]) -> dict[str, Candidate]:
+    """By name, with the losses of all seeds."""
+    distinct = {one.name: one for one in candidates}
+    wanted = [
+        Training(one.name, one.architecture, one.rate, seed)
+        for one in distinct.values()
+        for seed in range(stage.bench.scale.seeds)
+    ]
+    found = stage.each("finalists, all seeds", Trained, train, {one.task: one for one in wanted})
+    losses: dict[str, list[float]] = {name: [] for name in distinct}
+    for one in found.values():
+        losses[one.training.name].append(one.loss)
+    return {name: msgspec.structs.replace(one, losses=tuple(losses[name])) for name, one in distinct.items()}
+
+
+def _measured(stage: Stage[Bench], finalists: dict[str, Candidate]) -> dict[str, tuple[Floats, Floats]]:
+    """(seeds, shown) mean logloss over heads, and (seeds, n, heads) divergence from the truth, of each test row."""
+    wanted = {
+        f"test-{one.name}-{seed}": Training(one.name, one.architecture, one.rate, seed)
+        for one in finalists.values()
+        for seed in range(stage.bench.scale.seeds)
+    }
+    stage.each("finalists on test rows", bool, _test, wanted)
+    return {
+        name: (
+            np.stack([np.load(_array(stage.bench, one, seed, "logloss")) for seed in range(stage.bench.scale.seeds)]),
+            np.stack([np.load(_array(stage.bench, one, seed, "kl")) for seed in range(stage.bench.scale.seeds)]),
         )
-    return found, rows
+        for name, one in finalists.items()
+    }
 
 
-def _within(found: list[Evaluated], flops: float) -> Evaluated | None:
-    return min((one for one in found if one.sizes.flops <= flops), key=lambda one: one.loss, default=None)
+def _test(bench: Bench, one: Training) -> bool:
+    """Write what each test row says of a training."""
+    test = bench.parts.test
+    y, p = (np.asarray(part, np.float64) for part in (test.labels, test.truth))
+    q = probabilities(_run(bench, one).model, test).numpy()
+    shown = ~np.isnan(y).any(axis=1)
+    np.save(_array(bench, one, one.seed, "logloss"), row_logloss(q[shown], y[shown]).mean(1).astype(np.float32))
+    np.save(_array(bench, one, one.seed, "kl"), row_kl(p, q).astype(np.float32))
+    return True
 
 
-def _candidate(stage: Stage, name: str, architecture: Architecture, scale: Scale, parts: Parts) -> Candidate:
-    """Tuned over the learning rates with one seed, then trained with all."""
-
-    def compute() -> Candidate:
-        first = {rate: _fit(architecture, rate, 0, scale, parts) for rate in scale.rates}
-        rate = min(first, key=lambda r: first[r].best.valid.loss)
-        runs = [first[rate], *(_fit(architecture, rate, seed, scale, parts) for seed in range(1, scale.seeds))]
-        losses = tuple(run.best.valid.loss for run in runs)
-        return Candidate(name, architecture, rate, runs[0].costs.flops, losses, runs[0].rows, runs[0].seconds)
-
-    return stage.once(f"candidate-{name}", Candidate, compute)
-
-
-def _fit(architecture: Architecture, rate: float, seed: int, scale: Scale, parts: Parts) -> Record:
-    recipe = msgspec.structs.replace(scale.recipe, learning_rate=rate)
-    return fit(architecture, recipe, parts, seed=seed, rows=scale.rows).record
+def _array(bench: Bench, one: Training | Candidate, seed: int, what: str) -> str:
+    return str(bench.folder / f"test-{one.name}-{seed}-{what}.npy")
 
 
 def _level(
-    level: float,
-    most: float,
-    searched: list[Candidate],
-    baselines: list[Candidate],
-    scale: Scale,
-    parts: Parts,
-    stage: Stage,
-) -> Level:
-    sides = [min((c for c in side if c.flops <= level * most), key=lambda c: c.loss) for side in (searched, baselines)]
-    losses, divergences = zip(*(_test(one, scale, parts) for one in sides), strict=True)
-    ours, theirs = sides
+    level: float, most: float, number: int, ours: Candidate, theirs: Candidate,
+    measured: dict[str, tuple[Floats, Floats]],
+) -> Level:  # fmt: skip
+    losses, divergences = ([measured[one.name][what] for one in (ours, theirs)] for what in (0, 1))
     return Level(
-        level, level * most, ours.name, ours.flops, theirs.name, theirs.flops,
-        paired_gap(losses[0], losses[1]), paired_gap(divergences[0], divergences[1]),
+        level, level * most, number, ours.name, ours.flops, theirs.name, theirs.flops,
+        paired_gap(*losses), paired_gap(*(kl.mean(2) for kl in divergences)),
     )  # fmt: skip
 
 
-def _test(one: Candidate, scale: Scale, parts: Parts) -> tuple[Floats, Floats]:
-    """(seeds, n) mean logloss over heads, and divergence from the true probabilities, of each test row."""
-    y, p = (np.asarray(part, np.float64) for part in (parts.test.labels, parts.test.truth))
-    losses, divergences = [], []
-    recipe = msgspec.structs.replace(scale.recipe, learning_rate=one.rate)
-    for seed in range(scale.seeds):
-        q = probabilities(fit(one.architecture, recipe, parts, seed=seed, rows=scale.rows).model, parts.test).numpy()
-        losses.append(row_logloss(q, y).mean(axis=1))
-        divergences.append(row_kl(p, q).mean(axis=1))
-    return np.stack(losses), np.stack(divergences)
+def _on_test(one: Candidate, losses: Floats, divergences: Floats) -> OnTest:
+    by_head = divergences.mean(axis=(0, 1))
+    return OnTest(one.name, one.flops, float(losses.mean()), float(by_head.mean()), tuple(by_head.tolist()))
+
+
+def _random(
+    level: float, most: float, picks: dict[tuple[int, Method, float], Candidate], ranked: Rankings, cost: float
+) -> Random | None:
+    """Losses with the first seed, by which every pick was made."""
+    means = {}
+    for method in METHODS:
+        losses = [one.losses[0] for (_, m, at), one in picks.items() if (m, at) == (method, level)]
+        means[method] = float(np.mean(losses)) if losses else float("nan")
+    flops, losses_alone = (np.array([getattr(one, what) for one in ranked.alone]) for what in ("flops", "loss"))
+    count = max(1, min(round(cost), len(flops)))
+    rng = np.random.default_rng(0)
+    best = []
+    for _ in range(DRAWS):
+        drawn = rng.choice(len(flops), count, replace=False)
+        fit_in = drawn[flops[drawn] <= level * most]
+        best += [losses_alone[fit_in].min()] if len(fit_in) else []
+    if not best:
+        return None
+    return Random(level, means["evolution"], means["random"], float(np.mean(best)), count)
+
+
+def _cost(bench: Bench, rows: dict[str, int], found: dict[str, list[Evaluated]], ranked: Rankings) -> float:
+    """Of one search by evolution: supernet, adaptation, seconds of evaluation and finalists, in trainings alone."""
+    scale = bench.scale
+    per_row = float(np.mean([one.seconds for one in ranked.alone])) / scale.rows
+    evolved = [one for n in range(scale.searches) for one in found[f"search-{n}-evolution"]]
+    total = sum(rows.values()) + sum(one.seconds for one in evolved) / per_row
+    return total / scale.searches / scale.rows + scale.finalists * len(scale.rates)

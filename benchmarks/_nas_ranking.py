@@ -11,13 +11,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._nas_stage import Bench, Stage
+from benchmarks._nas_data import Bench
+from benchmarks._nas_stage import Stage
 from nas.batches import inputs_of
 from nas.compare import Gap, bootstrap_statistic
 from nas.evaluate import evaluate
 from nas.genotype import Genotype, digest
 from nas.network import Network
 from nas.sampling import Strategy
+from nas.search import adaptation
 from nas.space import drawn
 from nas.supernet_train import SupernetPlan, read_supernet, train_supernet
 from nas.train import fit, traced_costs
@@ -68,7 +70,7 @@ class Rankings(msgspec.Struct, frozen=True):
     differences: list[Difference]
 
 
-def rankings(stage: Stage) -> Rankings:
+def rankings(stage: Stage[Bench]) -> Rankings:
     """Every strategy with and without adaptation, the proxies, and seed against seed."""
     scale = stage.bench.scale
     nets = stratified(stage)
@@ -80,7 +82,7 @@ def rankings(stage: Stage) -> Rankings:
         ranking(PARAMETERS, -np.log([one.parameters for one in first]), truth),
         ranking(ANOTHER_SEED, losses[:, 0], losses[:, 1]),
     ]
-    trained = stage.each("supernets", int, _supernet, {f"supernet-{s}-rows": s for s in scale.strategies})
+    trained = stage.each("supernets", int, train_strategy, strategies(stage.bench))
     for strategy in scale.strategies:
         for adapt in (0, scale.adapt_rows):
             rows = trained[f"supernet-{strategy}-rows"] + adapt * len(nets)
@@ -88,7 +90,12 @@ def rankings(stage: Stage) -> Rankings:
     return Rankings(nets, first, truth.tolist(), found, _differences(found, truth, scale.strategies))
 
 
-def stratified(stage: Stage) -> list[Genotype]:
+def strategies(bench: Bench) -> dict[str, Strategy]:
+    """One supernet for each."""
+    return {f"supernet-{strategy}-rows": strategy for strategy in bench.scale.strategies}
+
+
+def stratified(stage: Stage[Bench]) -> list[Genotype]:
     """One network from each of equally many slices of FLOPs."""
     scale = stage.bench.scale
     rng = np.random.default_rng(17)
@@ -108,7 +115,7 @@ def _chunks(name: str, nets: Sequence[Genotype]) -> dict[str, list[Genotype]]:
     return {f"{name}-{start:03d}": list(nets[start : start + CHUNK]) for start in range(0, len(nets), CHUNK)}
 
 
-def _trained_alone(stage: Stage, nets: list[Genotype]) -> list[list[Alone]]:
+def _trained_alone(stage: Stage[Bench], nets: list[Genotype]) -> list[list[Alone]]:
     tasks = {f"alone-{digest(net)}-{seed}": (net, seed) for net in nets for seed in range(SEEDS)}
     found = stage.each("networks trained alone", Alone, _alone, tasks)
     return [[found[f"alone-{digest(net)}-{seed}"] for seed in range(SEEDS)] for net in nets]
@@ -121,13 +128,14 @@ def _alone(bench: Bench, task: tuple[Genotype, int]) -> Alone:
     return Alone(costs.flops, costs.parameters + costs.table_parameters, run.best.valid.loss, run.seconds)
 
 
-def _supernet(bench: Bench, strategy: Strategy) -> int:
+def train_strategy(bench: Bench, strategy: Strategy) -> int:
+    """Train a supernet; its rows."""
     scale = bench.scale
     plan = SupernetPlan(space=scale.space, recipe=scale.recipe, rows=scale.supernet_rows, strategy=strategy)
     return train_supernet(plan, bench.parts, bench.folder / f"supernet-{strategy}")[1].rows
 
 
-def _through(stage: Stage, strategy: Strategy, adapt: int, nets: list[Genotype]) -> Floats:
+def _through(stage: Stage[Bench], strategy: Strategy, adapt: int, nets: list[Genotype]) -> Floats:
     """(n,) losses of the networks with weights of a supernet that was trained by one strategy."""
     name = _name(strategy, adapt)
     tasks = {key: (strategy, adapt, part) for key, part in _chunks(f"through-{name.replace(' ', '-')}", nets).items()}
@@ -139,11 +147,12 @@ def _inherited(bench: Bench, task: tuple[Strategy, int, list[Genotype]]) -> list
     strategy, adapt, nets = task
     supernet, _ = read_supernet(bench.folder / f"supernet-{strategy}")
     parts = msgspec.structs.replace(bench.parts, valid=bench.parts.valid.observed(bench.scale.valid_rows))
+    recipe = adaptation(bench.scale.recipe, adapt)
     found = []
     for net in nets:
         network = supernet.cut(net)
         if adapt:
-            found.append(fit(net, bench.scale.adapt, parts, rows=adapt, start=network).record.best.valid.loss)
+            found.append(fit(net, recipe, parts, rows=adapt, start=network).record.best.valid.loss)
         else:
             heads = parts.encoding.schema.heads
             found.append(evaluate(network, parts.valid, parts.encoding.schema, (1.0,) * len(heads))[0].loss)

@@ -1,56 +1,94 @@
 """NAS: how a supernet ranks networks, what value-weighted losses capture, searched networks beside baselines.
 
-Claims are printed with their intervals, beside what they are measured against in the same run. `--short` takes a few
-minutes. Without it the measurement takes hours, in stages: each call works for `--minutes` and the next goes on.
+The data are the ranking log of the simulated short-video feed, with true probabilities. Claims are printed with their
+intervals, beside what they are measured against in the same run. `--short` takes a few minutes. Without it the
+measurement takes hours on two cores, and minutes on a GPU, in stages: each call works for `--minutes` and the next goes
+on.
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
-from pyarrow import parquet, schema
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks._nas_data import Bench, bench, prepared
 from benchmarks._nas_figures import draw
-from benchmarks._nas_quality import Quality, quality
-from benchmarks._nas_ranking import Ranking, rankings, stratified
-from benchmarks._nas_scale import LONG, SHORT, OutOfTime, Scale, Stage
-from benchmarks._nas_value import THETAS, Captured, captured
-from benchmarks._nas_world import write_world
-from nas.baselines import NAMES
-from nas.compare import Gap
-from nas.layouts import ranking_log
-from nas.prepare import Sources, prepare
-from nas.readers import Source
-from nas.rows import Parts
-from nas.splits import Split
+from benchmarks._nas_quality import (
+    LEVELS,
+    METHODS,
+    Quality,
+    baselines,
+    quality,
+    searched,
+    searches,
+    supernet,
+    supernets,
+    train,
+)
+from benchmarks._nas_ranking import SEEDS, Rankings, rankings, strategies, train_strategy
+from benchmarks._nas_scale import LONG, SHORT, Scale
+from benchmarks._nas_stage import OutOfTime, Stage, workers
+from benchmarks._nas_tables import show
+from benchmarks._nas_trees import heads, trees
+from benchmarks._nas_value import Captured, captured, shares_of, trainings
+from nas.environment import Environment, environment
+from nas.space import drawn
 from nas.train import fit
-
-SEED = 11
 
 
 class Results(msgspec.Struct, frozen=True):
     """Everything that is printed."""
 
-    scale: str
+    scale: Scale
     data: str  # digest
-    rankings: list[Ranking]
+    rows: tuple[int, int, int]  # that were shown, of training, validation and test
+    environment: Environment
+    rankings: Rankings
     captured: list[Captured]
     quality: Quality
-    seconds: float
+    seconds: float  # of this call
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure and print; status 3 where the time of this call was not enough."""
+    options = _options(argv)
+    scale = SHORT if options.short else LONG
+    folder = options.out or Path(tempfile.mkdtemp(prefix="trimtab-nas-"))
+    console = Console(stderr=True, quiet=options.json)
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    prepared(folder, scale.hours, scale.requests_per_hour)
+    try:
+        with workers(options.workers, partial(bench, scale, folder)) as pool:
+            minutes = options.minutes - (time.monotonic() - began) / 60
+            stage = Stage(bench(scale, folder), folder, minutes, console, pool)
+            _forecast(stage, options.workers)
+            found = _measured(stage, began)
+    except OutOfTime:
+        console.print(f"the time of this call is over; the same command goes on from {folder}")
+        return 3
+    (folder / "results.json").write_bytes(msgspec.json.encode(found))
+    if options.figures:
+        draw(folder, found.rankings, options.figures)
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        show(found.rankings, found.captured, found.quality, found.seconds)
+    return 0
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks nas", description=__doc__)
     parser.add_argument("--short", action="store_true", help="a few minutes")
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (1); on a GPU a dozen share it")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where results are kept (the short one: a temporary folder)"
     )
@@ -59,80 +97,41 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if not options.short and options.out is None:
         parser.error("--out DIR is needed: the measurement goes on there from call to call")
-    scale = SHORT if options.short else LONG
-    folder = options.out or Path(tempfile.mkdtemp(prefix="trimtab-nas-"))
-    console = Console(stderr=True, quiet=options.json)
-    torch.set_num_threads(1)
-    began = time.monotonic()
-    stage = Stage(folder, options.minutes, console)
-    parts = _data(folder, scale)
-    _forecast(scale, parts, console)
-    try:
-        found = Results(
-            scale.name, parts.digest, rankings(stage, scale, parts), captured(stage, scale, parts),
-            quality(stage, scale, parts, folder / "data"), time.monotonic() - began,
-        )  # fmt: skip
-    except OutOfTime:
-        console.print(f"the time of this call is over; the same command goes on from {folder}")
-        return 3
-    (folder / "results.json").write_bytes(msgspec.json.encode(found))
-    if options.figures:
-        draw(folder, scale, parts, options.figures)
-    if options.json:
-        print(msgspec.json.encode(found).decode())
-    else:
-        _print(found)
-    return 0
+    return options
 
 
-def _data(folder: Path, scale: Scale) -> Parts:
-    log, truth = write_world(folder / "world", scale.requests, SEED)
-    columns = schema(
-        [*parquet.read_schema(log), *(f for f in parquet.read_schema(truth) if f.name.startswith("true_"))]
-    )
-    source = Source("ranking-log", (str(log),), truth=(str(truth),))
-    split = Split(by="time", valid=0.1, test=0.2)
-    return prepare(Sources(whole=source), ranking_log(columns), split, folder / "data")
+def _measured(stage: Stage[Bench], began: float) -> Results:
+    """Everything. What takes longest begins first, so that no worker waits for it at the end."""
+    context = stage.bench
+    stage.ahead(supernet, supernets(context))
+    stage.ahead(train_strategy, strategies(context))
+    stage.ahead(trees, heads(context))
+    stage.ahead(train, baselines(context))
+    stage.ahead(shares_of, trainings(context))
+    if stage.pool is not None:
+        stage.each("supernets of searches", int, supernet, supernets(context))
+        stage.ahead(searched, searches(context))
+    ranked = rankings(stage)
+    gains, gaps = captured(stage), quality(stage, ranked)
+    parts = context.parts
+    return Results(
+        context.scale, parts.digest, (len(parts.train), len(parts.valid), len(parts.test.observed())), environment(),
+        ranked, gains, gaps, time.monotonic() - began,
+    )  # fmt: skip
 
 
-def _forecast(scale: Scale, parts: Parts, console: Console) -> None:
+def _forecast(stage: Stage[Bench], count: int) -> None:
     """What is to come, from one short training."""
-    net = stratified(msgspec.structs.replace(scale, nets=3), parts)[1]
+    context, scale = stage.bench, stage.bench.scale
     rows = max(scale.recipe.batch_size * 10, scale.rows // 50)
-    per_row = fit(net, scale.recipe, parts, rows=rows).record.seconds / rows
-    trainings = 2 * scale.nets + 3 * len(THETAS) * max(3, scale.seeds)
-    candidates = len(NAMES) * len(scale.widths) + 6 * scale.searches
-    trainings += candidates * (len(scale.rates) + scale.seeds - 1) + 6 * scale.seeds
-    supernets = (len(scale.strategies) + scale.searches) * scale.supernet_rows
-    minutes = per_row * (trainings * scale.rows + supernets) / 60
-    console.print(f"forecast: {trainings} trainings, about {minutes:.0f} minutes of one core")
-
-
-def _print(found: Results) -> None:
-    console = Console()
-    table = Table("ranked by", "tau", "tau, best half", "regret at 5", "rows", title="against networks trained alone")
-    for one in found.rankings:
-        table.add_row(one.name, _gap(one.tau, 2), _gap(one.tau_best_half, 2), f"{one.regret_at_5:.5f}", f"{one.rows:,}")
-    console.print(table)
-    table = Table("theta", "weights of losses", "value captured", "more than equal weights", title="co-training")
-    for share in found.captured:
-        table.add_row(share.theta, share.weighting, f"{share.captured:.4f}", _gap(share.gain, 4) if share.gain else "")
-    console.print(table)
-    table = Table(
-        "within FLOPs", "searched", "baseline", "logloss gap", "KL gap", title="searched minus best baseline, test rows"
+    net = drawn(scale.space, np.random.default_rng(0))
+    per_row = fit(net, scale.recipe, context.parts, rows=rows).record.seconds / rows
+    levels = scale.searches * len(LEVELS)
+    alone = SEEDS * scale.nets + len(baselines(context)) + len(trainings(context))
+    alone += len(METHODS) * levels * (scale.finalists * len(scale.rates) + scale.seeds)
+    inherited = len(scale.strategies) * (scale.supernet_rows + scale.nets * scale.adapt_rows)
+    inherited += scale.searches * (scale.supernet_rows + len(METHODS) * scale.evaluations * scale.adapt_rows)
+    minutes = per_row * (alone * scale.rows + inherited) / 60 / count
+    stage.console.print(
+        f"forecast: at most {alone} trainings and {inherited:,} rows of supernets: {minutes:.0f} minutes"
     )
-    for level in found.quality.levels:
-        table.add_row(
-            f"{level.level:g} x: {level.flops:,.0f}", f"{level.searched} ({level.searched_flops:,.0f})",
-            f"{level.baseline} ({level.baseline_flops:,.0f})", _gap(level.gap, 5), _gap(level.kl_gap, 5),
-        )  # fmt: skip
-    console.print(table)
-    table = Table("candidate", "FLOPs", "validation loss", "rate", title="everyone, by validation")
-    for c in sorted(found.quality.candidates, key=lambda c: np.mean(c.losses)):
-        table.add_row(c.name, f"{c.flops:,.0f}", f"{np.mean(c.losses):.5f}", f"{c.rate:g}")
-    console.print(table)
-    print(f"a search cost {found.quality.cost:.1f} trainings; everything took {found.seconds:.0f} s")
-
-
-def _gap(gap: Gap, digits: int) -> str:
-    return f"{gap.mean:.{digits}f} [{gap.low:.{digits}f}, {gap.high:.{digits}f}]"

@@ -71,17 +71,24 @@ class Stem(nn.Module):
 class BaselineNetwork(nn.Module):
     """A stem and a body."""
 
+    prior: Tensor
+
     def __init__(self, stem: Stem, body: nn.Module) -> None:
         super().__init__()
         self.stem, self.body = stem, body
+        self.register_buffer("prior", torch.zeros(stem.inputs.heads))
+
+    def begin_at(self, log_odds: Tensor) -> None:
+        """Add these log odds (heads,) to what the body says."""
+        self.prior.copy_(log_odds)
 
     def forward(self, dense: Tensor, sparse: Tensor, *bags: Tensor) -> Tensor:
         """(n, heads) logits."""
         out: Tensor = self.body(*self.stem(dense, sparse, bags))
-        return out
+        return out + self.prior
 
 
-def built(baseline: Baseline, inputs: Inputs, dropout: float) -> nn.Module:
+def built(baseline: Baseline, inputs: Inputs, dropout: float) -> BaselineNetwork:
     """A baseline with fresh weights."""
     stem = Stem(inputs, baseline.embedding, numeric=baseline.name in ("autoint", "xdeepfm"))
     return BaselineNetwork(stem, _BODIES[baseline.name](baseline, stem, dropout))

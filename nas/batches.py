@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +19,17 @@ def inputs_of(rows: Rows, table_rows: int) -> Inputs:
     """What a network over these rows is given and asked for."""
     f = rows.features
     return Inputs(f.dense.shape[1], f.sparse.shape[1] + len(f.bags), table_rows, rows.labels.shape[1])
+
+
+def log_odds(rows: Rows) -> Tensor:
+    """(k,) of each head's base rate among its observed rows: what a network says before it has learned anything.
+
+    Begun with even odds instead, a short training is spent on finding out that a rare head is rare.
+    """
+    labels = np.asarray(rows.labels)
+    positives, observed = np.nansum(labels, axis=0, dtype=np.float64), (~np.isnan(labels)).sum(axis=0)
+    rates = (positives + 0.5) / (observed + 1.0)
+    return torch.tensor(np.log(rates / (1 - rates)), dtype=torch.float32, device=device())
 
 
 def features_of(coded: Coded) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from nas.readers import Layout, Source
 from nas.recipe import Recipe
 from nas.sampling import Strategy
 from nas.schema import DataError, Field, Head, Schema
-from nas.search import SearchPlan
+from nas.search import SearchPlan, adaptation
 from nas.space import SPACES, Space
 from nas.splits import Split
 from nas.supernet_train import SupernetPlan
@@ -73,8 +73,7 @@ class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     evaluations: int = 200
     rows: int | None = None
-    adapt: float = 0.0
-    adapt_learning_rate: float = 5e-4
+    adapt: float = 0.02
     valid_rows: int = 20_000
     objectives: tuple[Objective, ...] = ("loss", "flops")
     limits: tuple[Limit, ...] = ()
@@ -142,15 +141,16 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
 
     def search_plan(self, training_rows: int) -> SearchPlan:
         """For so many training rows."""
-        table = self.tables.search
+        table, recipe = self.tables.search, self.tables.recipe
+        adapt_rows = int(table.adapt * training_rows * recipe.epochs)
         names = ("method", "objectives", "limits", "population", "tournament", "children")
         rules = msgspec.convert({name: msgspec.to_builtins(getattr(table, name)) for name in names}, Rules)
         return SearchPlan(
             rules=rules,
             evaluations=table.evaluations,
             rows=table.rows,
-            adapt_rows=int(table.adapt * training_rows * self.tables.recipe.epochs),
-            adapt=msgspec.structs.replace(self.tables.recipe, learning_rate=table.adapt_learning_rate),
+            adapt_rows=adapt_rows,
+            adapt=adaptation(recipe, adapt_rows),
             valid_rows=table.valid_rows,
             seed=table.seed,
         )

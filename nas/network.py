@@ -35,6 +35,11 @@ class Network(nn.Module):
             self.dropout if self.training else 0.0,
         )
 
+    def begin_at(self, log_odds: Tensor) -> None:
+        """Say these log odds (heads,) for every row, before anything is learned."""
+        with torch.no_grad():
+            self.weight("head.bias").copy_(log_odds)
+
     def weight(self, name: str) -> Tensor:
         """A weight by its name in `weights_of`."""
         found: Tensor = getattr(self, _parameter(name))
@@ -48,7 +53,7 @@ def _parameter(name: str) -> str:
 def initial(weight: Weight, generator: torch.Generator | None = None) -> Tensor:
     """A weight at the beginning: by its fan-in (Glorot and Bengio 2010), small embeddings, gains of 1, biases of 0.
 
-    The head begins at 0: every network begins with even odds, however large its last activations are.
+    The head begins at 0: every network begins with the same odds, however large its last activations are.
     """
     if weight.name == TABLE:
         return torch.randn(weight.shape, generator=generator) * EMBEDDING_SD
@@ -64,7 +69,8 @@ class Forward:
 
     def __init__(self, genotype: Genotype, inputs: Inputs) -> None:
         self.genotype, self.inputs, self.live = genotype, inputs, live(genotype)
-        self.lower = {b: operators.lower_places(interaction_rows(block.width) + 1).to(device()) for b, block in self._dots()}
+        rows = {b: interaction_rows(block.width) + 1 for b, block in self._dots()}
+        self.lower = {b: operators.lower_places(count).to(device()) for b, count in rows.items()}
 
     def _dots(self) -> list[tuple[int, Block]]:
         return [

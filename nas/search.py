@@ -32,10 +32,11 @@ from nas.train import TRACED_ROWS, fit
 
 JOURNAL = "search.jsonl"
 MAX_ADAPTATION = 0.02  # of one training
+ADAPT_STEPS, ADAPT_BATCH = 32, 16  # so many steps, unless their batches were smaller than this (docs/nas.md)
 
 
 class SearchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One search. `evaluations` and `rows` (of adaptation) both bound it; `valid_rows` with labels are looked at per network."""
+    """One search. `evaluations` and `rows` (of adaptation) both bound it; a network is judged on `valid_rows`."""
 
     rules: Rules
     evaluations: int = 200
@@ -44,6 +45,11 @@ class SearchPlan(msgspec.Struct, frozen=True, kw_only=True):
     adapt: Recipe = Recipe(learning_rate=5e-4)
     valid_rows: int = 20_000
     seed: int = 0
+
+
+def adaptation(recipe: Recipe, rows: int) -> Recipe:
+    """The recipe of a short adaptation: a training's own rate, in batches small enough for some steps."""
+    return msgspec.structs.replace(recipe, batch_size=min(recipe.batch_size, max(ADAPT_BATCH, rows // ADAPT_STEPS)))
 
 
 class Header(msgspec.Struct, frozen=True):

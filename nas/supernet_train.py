@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import torch
 
-from nas.batches import Batch, inputs_of, loss_of, training
+from nas.batches import Batch, inputs_of, log_odds, loss_of, training
 from nas.environment import Environment, device, environment
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
@@ -68,7 +68,7 @@ def train_supernet(
     inputs = inputs_of(parts.train, parts.encoding.table_rows)
     name = hashlib.sha256(msgspec.json.encode((plan, inputs, parts.digest))).hexdigest()
     done, seconds, losses = _state(folder, name)
-    supernet = loaded(folder / SUPERNET, plan.space, inputs) if done else Supernet(plan.space, inputs, plan.seed)
+    supernet = loaded(folder / SUPERNET, plan.space, inputs) if done else _fresh(plan, inputs, parts)
     every = max(1, plan.rows // CHECKPOINTS)
     while done < plan.rows:
         began = time.perf_counter()
@@ -92,6 +92,12 @@ def train_supernet(
     )
     _write(folder / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=2))
     return supernet, record
+
+
+def _fresh(plan: SupernetPlan, inputs: Inputs, parts: Parts) -> Supernet:
+    supernet = Supernet(plan.space, inputs, plan.seed)
+    supernet.weights["head.bias"].copy_(log_odds(parts.train))
+    return supernet
 
 
 class AnotherSupernet(Exception):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, module_of
-from nas.batches import Batch, inputs_of, training
+from nas.batches import Batch, inputs_of, log_odds, training
 from nas.environment import Environment, device, environment
 from nas.evaluate import Metrics, evaluate
 from nas.recipe import Recipe, rate_at
@@ -116,7 +116,7 @@ def fit(
     name = _name(architecture, recipe, parts, seed, budget, weights)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = start or module_of(architecture, inputs_of(parts.train, parts.encoding.table_rows), recipe.dropout)
+        model = start or _fresh(architecture, recipe, parts)
         model.to(device())
         optimisers = optimisers_of(model, recipe)
         progress = _resumed(folder, name, model, optimisers) if folder else _Progress(checks=[])
@@ -134,6 +134,12 @@ def fit(
     if folder:
         write_run(folder, record, model)
     return Run(record, model)
+
+
+def _fresh(architecture: Architecture, recipe: Recipe, parts: Parts) -> nn.Module:
+    model = module_of(architecture, inputs_of(parts.train, parts.encoding.table_rows), recipe.dropout)
+    model.begin_at(log_odds(parts.train))
+    return model
 
 
 def traced_costs(model: nn.Module, parts: Parts) -> Costs:

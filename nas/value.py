@@ -66,15 +66,22 @@ def value_captured(predicted: Floats, true: Floats, request: NDArray[np.uint64],
     """
     order = np.lexsort((np.arange(len(request)), request))
     starts = np.flatnonzero(np.r_[True, np.diff(request[order]) != 0])
-    found = []
-    for rows in np.split(order, starts[1:]):
-        value = true[rows]
-        best = np.sort(value)[-k:].mean()
-        room = best - value.mean()
-        if len(rows) > k and room > 0:
-            chosen = value[np.argsort(-predicted[rows], kind="stable")[:k]].mean()
-            found.append((chosen - value.mean()) / room)
-    return np.asarray(found)
+    lengths = np.diff(np.r_[starts, len(request)])
+    shares = np.full(len(starts), np.nan)
+    for length in np.unique(lengths[lengths > k]):
+        alike = np.flatnonzero(lengths == length)
+        rows = order[starts[alike][:, None] + np.arange(length)]  # (requests of this length, length)
+        shares[alike] = _shares(predicted[rows], true[rows], k)
+    return shares[~np.isnan(shares)]
+
+
+def _shares(predicted: Floats, value: Floats, k: int) -> Floats:
+    """(m,) of m requests with (m, rows) values; NaN where all rows are worth the same."""
+    mean = value.mean(1)
+    room = np.sort(value, axis=1)[:, -k:].mean(1) - mean
+    best = np.argsort(-predicted, axis=1, kind="stable")[:, :k]
+    gained = np.take_along_axis(value, best, axis=1).mean(1) - mean
+    return np.asarray(np.divide(gained, room, out=np.full(len(room), np.nan), where=room > 0))
 
 
 def value_gauc(predicted: Floats, realised: Floats, request: NDArray[np.uint64]) -> float:

@@ -1,41 +1,46 @@
 """The measurement of `nas` in seconds: its parts measure what they say, and it goes on where it stopped."""
 
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from pyarrow import parquet
 from rich.console import Console
 from scipy.stats import kendalltau
 
 pytest.importorskip("torch", reason="pip install 'trimtab[nas]'")
 
+from benchmarks._nas_data import Bench, bench, prepared
 from benchmarks._nas_ranking import kendall, ranking, rankings
-from benchmarks._nas_scale import SHORT, OutOfTime, Stage
-from benchmarks._nas_world import CANDIDATES, HEADS, write_world
-from benchmarks.nas import _data
+from benchmarks._nas_scale import SHORT
+from benchmarks._nas_stage import OutOfTime, Stage, workers
 
 TINY = msgspec.structs.replace(
-    SHORT, requests=200, rows=1000, supernet_rows=2000, nets=4, strategies=("single-any",), adapt_rows=0, valid_rows=500
-)
+    SHORT, hours=2, requests_per_hour=300.0, rows=1000, supernet_rows=2000, nets=4, strategies=("single-any",),
+    adapt_rows=20, valid_rows=200,
+)  # fmt: skip
 
 
-def stage(folder: Path, minutes: float = 5.0) -> Stage:
-    return Stage(folder, minutes, Console(quiet=True))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the simulated log, prepared."""
+    found = tmp_path_factory.mktemp("nas")
+    prepared(found, TINY.hours, TINY.requests_per_hour)
+    return found
 
 
-def test_the_world_is_the_same_for_a_seed_and_its_labels_follow_its_truth(tmp_path: Path) -> None:
-    log, truth = write_world(tmp_path / "a", 400, 3)
-    again, _ = write_world(tmp_path / "b", 400, 3)
-    assert parquet.read_table(log).equals(parquet.read_table(again))
-    labels, p = parquet.read_table(log), parquet.read_table(truth)
-    assert labels["item"].equals(p["item"])
-    assert len(labels) == 400 * CANDIDATES
-    for head in HEADS:
-        true = np.asarray(p[f"true_{head}"])
-        spread = 4 * np.sqrt((true * (1 - true)).sum())
-        assert abs(np.asarray(labels[f"label_{head}"]).sum() - true.sum()) < spread
+def stage(folder: Path, minutes: float = 5.0) -> Stage[Bench]:
+    return Stage(bench(TINY, folder), folder, minutes, Console(quiet=True), None)
+
+
+def test_the_log_is_split_by_time_and_what_chooses_a_network_was_shown(folder: Path) -> None:
+    parts = bench(TINY, folder).parts
+    assert [head.name for head in parts.encoding.schema.heads][:2] == ["click", "long_view"]
+    assert np.asarray(parts.train.time).max() <= np.asarray(parts.valid.time).min()
+    assert not np.isnan(parts.valid.labels).any()
+    assert np.isnan(parts.test.labels).any()
+    assert not np.isnan(parts.test.truth).any()
 
 
 def test_a_ranking_by_hand() -> None:
@@ -51,19 +56,39 @@ def test_a_ranking_by_hand() -> None:
 def test_a_stage_goes_on_where_it_stopped(tmp_path: Path) -> None:
     calls: list[int] = []
 
-    def compute() -> int:
-        calls.append(1)
-        return 7
+    def compute(given: int, task: int) -> int:
+        calls.append(task)
+        return given + task
 
-    assert stage(tmp_path).once("seven", int, compute) == 7
-    assert stage(tmp_path, minutes=0).once("seven", int, compute) == 7
-    assert len(calls) == 1
+    def at(minutes: float) -> Stage[int]:
+        return Stage(10, tmp_path, minutes, Console(quiet=True), None)
+
+    assert at(1).each("sums", int, compute, {"one": 1, "two": 2}) == {"one": 11, "two": 12}
+    assert at(0).each("sums", int, compute, {"two": 2}) == {"two": 12}
+    assert calls == [1, 2]
     with pytest.raises(OutOfTime):
-        stage(tmp_path, minutes=0).once("eight", int, compute)
+        at(0).each("sums", int, compute, {"three": 3})
 
 
-def test_networks_are_ranked_and_a_second_call_computes_nothing(tmp_path: Path) -> None:
-    parts = _data(tmp_path, TINY)
-    found = rankings(stage(tmp_path), TINY, parts)
-    assert [one.name for one in found][:4] == ["log FLOPs", "log parameters", "one seed against another", "single-any"]
-    assert rankings(stage(tmp_path, minutes=0), TINY, parts) == found
+def _sum(given: int, task: int) -> int:
+    return given + task
+
+
+def test_workers_compute_what_one_process_does(tmp_path: Path) -> None:
+    with workers(2, partial(int, 10)) as pool:
+        ours = Stage(10, tmp_path, 1, Console(quiet=True), pool)
+        ours.ahead(_sum, {"five": 5})
+        assert ours.each("sums", int, _sum, {str(n): n for n in range(4)}) == {str(n): 10 + n for n in range(4)}
+        assert ours.each("sums", int, _sum, {"five": 5}) == {"five": 15}
+        late = Stage(10, tmp_path, 0, Console(quiet=True), pool)
+        with pytest.raises(OutOfTime):
+            late.each("sums", int, _sum, {"six": 6})
+
+
+def test_networks_are_ranked_and_a_second_call_computes_nothing(folder: Path) -> None:
+    found = rankings(stage(folder))
+    names = ["log FLOPs", "log parameters", "one seed against another", "single-any", "single-any adapted"]
+    assert [one.name for one in found.ways] == names
+    assert found.ways[-1].rows == 2048 + 4 * 20  # whole batches
+    again = rankings(stage(folder, minutes=0))
+    assert msgspec.json.encode(again) == msgspec.json.encode(found)

@@ -71,7 +71,7 @@ def test_a_design_becomes_plans(tmp_path: Path) -> None:
     assert design.value() == ValueModel("linear", (1.0, 4.0))
     assert design.supernet_plan(1000, (1.0, 1.0)).rows == 4000
     plan = design.search_plan(6000)
-    assert (plan.evaluations, plan.rules.limits[0].at_most, plan.adapt.batch_size) == (8, 1e6, 128)
+    assert (plan.evaluations, plan.rules.limits[0].at_most, plan.adapt.batch_size) == (8, 1e6, 16)
     assert load(written(tmp_path, TEXT.replace('preset = "small"', "blocks = 5"))).space.blocks == 5
     assert load(written(tmp_path, TEXT.replace('[space]\npreset = "small"', ""))).space == FULL
 

@@ -33,14 +33,14 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SHORT = Scale(
-    name="short", hours=6, requests_per_hour=2_100.0, space=SMALL, recipe=Recipe(batch_size=256, learning_rate=0.008),
+    name="short", hours=24, requests_per_hour=570.0, space=SMALL, recipe=Recipe(batch_size=256, learning_rate=0.008),
     rows=50_000, supernet_rows=150_000, nets=40, strategies=("single-any", "single-single"), adapt_rows=1_000,
     valid_rows=5_000, searches=1, evaluations=80, finalists=1,
     seeds=2, widths=(16,), rates=(0.008,), folds=0,
 )  # fmt: skip
 LONG = Scale(
-    name="full", hours=24, requests_per_hour=10_600.0, space=WIDE, recipe=Recipe(batch_size=1024, learning_rate=0.008),
-    rows=1_000_000, supernet_rows=3_000_000, nets=100, strategies=STRATEGIES, adapt_rows=20_000,
-    valid_rows=20_000, searches=3, evaluations=200, finalists=2,
+    name="full", hours=24, requests_per_hour=11_000.0, space=WIDE, recipe=Recipe(batch_size=1024, learning_rate=0.008),
+    rows=1_000_000, supernet_rows=3_000_000, nets=100, strategies=STRATEGIES, adapt_rows=19_000,
+    valid_rows=20_000, searches=3, evaluations=100, finalists=2,
     seeds=5, widths=(16, 64, 256), rates=(0.004, 0.008), folds=10,
 )  # fmt: skip

@@ -4,6 +4,7 @@ The networks of a ranking stage are small: on a GPU, launching hundreds of kerne
 them, and a replay launches them all at once. Tables of embeddings move lazily in both forms.
 """
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -81,10 +82,20 @@ class Recorded:
             torch.cuda.current_stream().wait_stream(self.stream)
             return
         if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.step(self.batch)
+            self.graph = self._recorded(self.batch)
         self.graph.replay()
+
+    def _recorded(self, batch: Batch) -> torch.cuda.CUDAGraph:
+        """An old graph that is collected while one is recorded makes the device refuse the recording."""
+        gc.collect()
+        gc.disable()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.step(batch)
+        finally:
+            gc.enable()
+        return graph
 
 
 def _decay(model: nn.Module, l2: float) -> None:

@@ -12,11 +12,22 @@ import torch
 from torch import Tensor
 
 from nas.environment import device
-from nas.genotype import Genotype
+from nas.genotype import Genotype, Norm
 from nas.network import EMBEDDING_SD, Forward, Network
 from nas.optimiser import Moments, moments_of, pieces, step_rows, step_slice
 from nas.space import Space, widest
 from nas.weights import TABLE, Cuts, Inputs, Weight, slots_of, weights_of
+
+
+CLIP = 1.0  # the longest gradient of one network
+
+
+def key_of(norm: Norm, name: str) -> str:
+    """Under which name a weight is shared. Networks share weights with those of their normalisation, and the table.
+
+    A normalised network does not see how large its weights are; one without would have to live with their size.
+    """
+    return name if name == TABLE else f"{norm}/{name}"
 
 
 class Supernet:
@@ -25,26 +36,26 @@ class Supernet:
     def __init__(self, space: Space, inputs: Inputs, seed: int) -> None:
         self.space, self.inputs, self.slots = space, inputs, slots_of(space)
         generator = torch.Generator().manual_seed(seed)
-        self.weights = {w.name: _initial(w, space, generator).to(device()) for w in self._widest()}
+        self.weights = {key: _initial(w, space, generator).to(device()) for key, w in self._widest().items()}
         self.moments: dict[str, Moments] = {}
 
-    def _widest(self) -> tuple[Weight, ...]:
-        """Every weight of the space at full extent: those of the widest network, with every way to combine norms."""
+    def _widest(self) -> dict[str, Weight]:
+        """Every weight of the space at full extent: those of the widest network, once for every normalisation."""
         found: dict[str, Weight] = {}
         for norm in self.space.norms:
             genotype = msgspec.structs.replace(widest(self.space), norm=norm)
             for weight in weights_of(genotype, self.inputs, self.slots):
-                found[weight.name] = weight
-        for block in range(self.space.blocks):
-            if "sum" in self.space.dense:
-                found[f"block{block}.sum.weight"] = _sum_weight(block, self.inputs, self.space)
-        return tuple(found.values())
+                found[key_of(norm, weight.name)] = weight
+            for block in range(self.space.blocks if "sum" in self.space.dense else 0):
+                weight = _sum_weight(block, self.inputs, self.space)
+                found[key_of(norm, weight.name)] = weight
+        return found
 
-    def slice_of(self, weight: Weight) -> Tensor:
+    def slice_of(self, weight: Weight, norm: Norm) -> Tensor:
         """A copy of the slice that is a network's own weight."""
         own = torch.empty(weight.shape, device=device())
         for whole, part in pieces(weight.axes):
-            own[part] = self.weights[weight.name][whole]
+            own[part] = self.weights[key_of(norm, weight.name)][whole]
         return own
 
     def cut(self, genotype: Genotype, dropout: float = 0.0) -> Network:
@@ -53,7 +64,7 @@ class Supernet:
         network.to(device())
         with torch.no_grad():
             for weight in weights_of(genotype, self.inputs, self.slots):
-                network.weight(weight.name).copy_(self.slice_of(weight))
+                network.weight(weight.name).copy_(self.slice_of(weight, genotype.norm))
         return network
 
     def borrow(self, genotype: Genotype, features: tuple[Tensor, ...]) -> "Borrowed":
@@ -85,7 +96,10 @@ class Borrowed:
         self.supernet, self.features = supernet, features
         self.forward_pass = Forward(genotype, supernet.inputs)
         self.parts = {w.name: w for w in weights_of(genotype, supernet.inputs, supernet.slots)}
-        self.leaves = {name: supernet.slice_of(w).requires_grad_() for name, w in self.parts.items() if name != TABLE}
+        self.norm = genotype.norm
+        self.leaves = {
+            name: supernet.slice_of(w, self.norm).requires_grad_() for name, w in self.parts.items() if name != TABLE
+        }
         self.rows = torch.zeros(0, dtype=torch.long, device=device())
         if TABLE in self.parts:
             self.rows = torch.unique(torch.cat([ids.clamp(min=0).flatten() for ids in features[1:]]))
@@ -99,14 +113,20 @@ class Borrowed:
         return self.leaves[TABLE][torch.searchsorted(self.rows, ids)]
 
     def step(self, rate: float, embedding_l2: float = 0.0) -> None:
-        """Adam with the leaves' gradients; the leaves are spent."""
+        """Adam with the leaves' gradients, together no longer than `CLIP`; the leaves are spent.
+
+        Some networks of a space answer a step with gradients a thousand times those of others: Adam's second moments
+        would remember these, and the others would hardly move.
+        """
+        torch.nn.utils.clip_grad_norm_(self.leaves.values(), CLIP)
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 gradient = leaf.grad
                 if gradient is None:
                     continue
-                whole = self.supernet.weights[name]
-                moments = self.supernet.moments.setdefault(name, moments_of(whole))
+                key = key_of(self.norm, name)
+                whole = self.supernet.weights[key]
+                moments = self.supernet.moments.setdefault(key, moments_of(whole))
                 if name == TABLE:
                     step_rows(whole, moments, self.rows, gradient + embedding_l2 * leaf, rate)
                 else:

@@ -16,7 +16,7 @@ from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.sampling import Strategy, paths
 from nas.space import Space, widest
-from nas.supernet import Supernet, loaded, save
+from nas.supernet import Supernet, key_of, loaded, save
 from nas.weights import Inputs
 
 WARMUP = 0.02  # of the rows at most go through the full path first
@@ -96,7 +96,8 @@ def train_supernet(
 
 def _fresh(plan: SupernetPlan, inputs: Inputs, parts: Parts) -> Supernet:
     supernet = Supernet(plan.space, inputs, plan.seed)
-    supernet.weights["head.bias"].copy_(log_odds(parts.train))
+    for norm in plan.space.norms:
+        supernet.weights[key_of(norm, "head.bias")].copy_(log_odds(parts.train))
     return supernet
 
 
@@ -114,11 +115,17 @@ def _train_until(stop: int, done: int, plan: SupernetPlan, supernet: Supernet, p
         rng = np.random.default_rng((plan.seed, done))
         torch.manual_seed(plan.seed * 2**40 + done)  # of dropout
         rate = rate_at(plan.recipe, done, plan.rows)
-        chosen = (widest(plan.space),) if done < plan.warmup * plan.rows else paths(plan.strategy, plan.space, rng)
+        warm = done < plan.warmup * plan.rows
+        chosen = (_full_path(plan.space, rng),) if warm else paths(plan.strategy, plan.space, rng)
         chosen = chosen * per_batch if len(chosen) < per_batch else chosen
         losses += [_step(path, batch, supernet, weights, rate, plan.recipe) for path in chosen]
         done += len(batch) * len(chosen)
     return done, losses
+
+
+def _full_path(space: Space, rng: np.random.Generator) -> Genotype:
+    """Everything at once, with one normalisation."""
+    return msgspec.structs.replace(widest(space), norm=space.norms[int(rng.integers(len(space.norms)))])
 
 
 def _step(

@@ -17,7 +17,7 @@ from benchmarks._nas_scale import SHORT
 from benchmarks._nas_stage import OutOfTime, Stage, workers
 
 TINY = msgspec.structs.replace(
-    SHORT, hours=2, requests_per_hour=300.0, rows=1000, supernet_rows=2000, nets=4, strategies=("single-any",),
+    SHORT, hours=2, requests_per_hour=900.0, rows=1000, supernet_rows=2000, nets=4, strategies=("single-any",),
     adapt_rows=20, valid_rows=200,
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from nas.network import Network
 from nas.space import widest
-from nas.supernet import Supernet, loaded, save
+from nas.supernet import Supernet, key_of, loaded, save
 from nas.trace import costs
 from nas.weights import TABLE, Inputs, size, slots_of, weights_of
 from tests.nas.networks import INPUTS, TINY, features, filled, genotype
@@ -55,7 +56,7 @@ def test_a_step_leaves_everything_else_as_it_was(seed: int) -> None:
     borrowed = supernet.borrow(found, given)
     borrowed.logits().sum().backward()
     borrowed.step(0.01)
-    parts = {weight.name: weight for weight in weights_of(found, INPUTS, supernet.slots)}
+    parts = {key_of(found.norm, w.name): w for w in weights_of(found, INPUTS, supernet.slots)}
     for name, weight in supernet.weights.items():
         moved = weight != before[name]
         if name not in parts:
@@ -70,22 +71,21 @@ def test_a_step_leaves_everything_else_as_it_was(seed: int) -> None:
 def test_the_full_path_trains_every_weight() -> None:
     supernet, given = filled(INPUTS), features(INPUTS, 64)
     before = {name: weight.clone() for name, weight in supernet.weights.items()}
-    borrowed = supernet.borrow(widest(TINY), given)
-    (borrowed.logits() ** 2).sum().backward()
-    borrowed.step(0.01)
+    for norm in TINY.norms:
+        borrowed = supernet.borrow(msgspec.structs.replace(widest(TINY), norm=norm), given)
+        (borrowed.logits() ** 2).sum().backward()
+        borrowed.step(0.01)
     still = [name for name in before if torch.equal(before[name], supernet.weights[name])]
-    # at one width throughout a sum projects the input alone; root mean squares have no bias
-    assert all("sum" in name or name.endswith("norm.bias") for name in still)
+    assert all("sum" in name for name in still)  # at one width throughout a sum projects the input alone
 
 
 def test_every_genotype_finds_its_weights_in_the_supernet() -> None:
     supernet = Supernet(TINY, INPUTS, 0)
     for seed in range(300):
-        for weight in weights_of(genotype(seed), INPUTS, supernet.slots):
-            assert all(
-                cuts[-1][1] <= length
-                for cuts, length in zip(weight.axes, supernet.weights[weight.name].shape, strict=True)
-            )
+        found = genotype(seed)
+        for weight in weights_of(found, INPUTS, supernet.slots):
+            whole = supernet.weights[key_of(found.norm, weight.name)]
+            assert all(cuts[-1][1] <= length for cuts, length in zip(weight.axes, whole.shape, strict=True))
 
 
 def test_activations_begin_neither_near_zero_nor_large() -> None:

@@ -5,7 +5,7 @@ Every table becomes one frozen record; unknown keys and impossible values are re
 
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -46,9 +46,10 @@ class DataTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ValueTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The value model: weights here, in a file, or of a study in Redis."""
+    """The value model: weights here, in a file, or of a study in Redis. `losses`: whether training follows it too."""
 
     form: Form = "linear"
+    losses: Literal["equal", "value"] = "equal"
     weights: dict[str, float] = {}
     file: str | None = None
     redis: str | None = None
@@ -156,9 +157,9 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def head_weights_of(value: ValueModel | None, rates: tuple[float, ...]) -> tuple[float, ...]:
-    """Loss weights for a value model and the training rows' base rates; all 1 without one."""
-    if value is None:
+def head_weights_of(tables: Tables, value: ValueModel | None, rates: tuple[float, ...]) -> tuple[float, ...]:
+    """Weights of the heads' losses: by the value model and the training rows' base rates where the file asks for it."""
+    if value is None or tables.value is None or tables.value.losses == "equal":
         return (1.0,) * len(rates)
     import numpy as np
 

@@ -18,7 +18,6 @@ from nas.optimiser import Moments, moments_of, pieces, step_rows, step_slice
 from nas.space import Space, widest
 from nas.weights import TABLE, Cuts, Inputs, Weight, slots_of, weights_of
 
-
 CLIP = 1.0  # the longest gradient of one network
 
 

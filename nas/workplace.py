@@ -56,7 +56,7 @@ def opened(design: Design, folder: Path, say: Callable[[str], None] = lambda _: 
     value = design.value()
     parts = prepare(design.sources, design.schema, design.tables.split, folder / "data", say)
     rates = tuple(np.nanmean(np.asarray(parts.train.labels, np.float64), axis=0).tolist())
-    return Workplace(design, folder, parts, value, head_weights_of(value, rates))
+    return Workplace(design, folder, parts, value, head_weights_of(design.tables, value, rates))
 
 
 def supernet(place: Workplace, say: SupernetSay = lambda done, rows, loss: None) -> SupernetRecord:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nas.design_file import head_weights_of, load
@@ -76,9 +77,13 @@ def test_a_design_becomes_plans(tmp_path: Path) -> None:
     assert load(written(tmp_path, TEXT.replace('[space]\npreset = "small"', ""))).space == FULL
 
 
-def test_head_weights_follow_the_value() -> None:
-    assert head_weights_of(None, (0.5, 0.1)) == (1.0, 1.0)
-    assert head_weights_of(ValueModel("linear", (1.0, 4.0)), (0.5, 0.1)) == pytest.approx((0.2959, 1.7041), abs=1e-3)
+def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> None:
+    tables, value = load(written(tmp_path)).tables, ValueModel("linear", (1.0, 4.0))
+    assert tables.value is not None
+    asked = msgspec.structs.replace(tables, value=msgspec.structs.replace(tables.value, losses="value"))
+    assert head_weights_of(tables, value, (0.5, 0.1)) == (1.0, 1.0)
+    assert head_weights_of(asked, None, (0.5, 0.1)) == (1.0, 1.0)
+    assert head_weights_of(asked, value, (0.5, 0.1)) == pytest.approx((0.2959, 1.7041), abs=1e-3)
 
 
 @pytest.mark.parametrize(

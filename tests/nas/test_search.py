@@ -17,7 +17,7 @@ from nas.pareto import dominated
 from nas.prepare import opened
 from nas.recipe import Recipe
 from nas.sampling import STRATEGIES, paths
-from nas.search import JOURNAL, AnotherSearch, SearchPlan, search
+from nas.search import JOURNAL, AnotherSearch, SearchPlan, adaptation, search
 from nas.space import SMALL, misfits
 from nas.supernet_train import AnotherSupernet, SupernetPlan, read_supernet, train_supernet
 from tests.nas.files import parts
@@ -30,6 +30,12 @@ SUPERNET = SupernetPlan(space=SMALL, recipe=RECIPE, rows=30_000)
 PLAN = SearchPlan(
     rules=Rules(population=6, tournament=3, children=4), evaluations=20, adapt_rows=128, adapt=ADAPT, valid_rows=400
 )
+
+
+def test_an_adaptation_takes_some_steps_unless_their_batches_were_tiny() -> None:
+    recipe = Recipe(batch_size=512, learning_rate=0.003)
+    assert [adaptation(recipe, rows).batch_size for rows in (20_000, 3_200, 120)] == [512, 100, 16]
+    assert adaptation(recipe, 3_200).learning_rate == recipe.learning_rate
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def _compared(heads: str, head: str, by_fold: list[list[Fold]]) -> list[Line]:
     losses = {one.model: np.concatenate([fold[i].losses for fold in by_fold]) for i, one in enumerate(by_fold[0])}
     found = []
     for model, area in aucs.items():
-        gaps = None, None
+        gaps: tuple[Gap | None, Gap | None] = None, None
         if model != AGAINST:
             gaps = _over_folds(area - aucs[AGAINST]), paired_gap(losses[model][None], losses[AGAINST][None])
         found.append(Line(heads, head, model, float(area.mean()), float(losses[model].mean()), *gaps))

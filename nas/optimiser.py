@@ -68,13 +68,13 @@ class MaskedAdam(torch.optim.Optimizer):
     def __init__(self, tables: list[Tensor], rate: Tensor, l2: float) -> None:
         super().__init__(tables, {"lr": rate, "l2": l2})
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here re-evaluates a loss
+    def step(self, closure: None = None) -> None:
         """Move the rows that have a gradient."""
-        for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is not None:
-                    self._move(table, self._state(table), group["lr"], group["l2"])
+        with torch.no_grad():
+            for group in self.param_groups:
+                for table in group["params"]:
+                    if table.grad is not None:
+                        self._move(table, self._state(table), group["lr"], group["l2"])
 
     def _state(self, table: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[table]

@@ -72,7 +72,7 @@ def value_captured(predicted: Floats, true: Floats, request: NDArray[np.uint64],
         alike = np.flatnonzero(lengths == length)
         rows = order[starts[alike][:, None] + np.arange(length)]  # (requests of this length, length)
         shares[alike] = _shares(predicted[rows], true[rows], k)
-    return shares[~np.isnan(shares)]
+    return np.asarray(shares[~np.isnan(shares)])
 
 
 def _shares(predicted: Floats, value: Floats, k: int) -> Floats:

@@ -6,7 +6,7 @@ import torch
 
 from nas import steps
 from nas.architecture import module_of
-from nas.baselines import NAMES, Baseline
+from nas.baselines import NAMES, Baseline, Name
 from nas.batches import Batch, inputs_of, log_odds, probabilities
 from nas.recipe import Recipe
 from nas.rows import Parts
@@ -31,7 +31,7 @@ def test_a_network_begins_at_the_base_rates(data: Parts) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_baseline_begins_beside_the_base_rates(data: Parts, name: str) -> None:
+def test_a_baseline_begins_beside_the_base_rates(data: Parts, name: Name) -> None:
     odds = log_odds(data.train)
     model = module_of(Baseline(name=name, width=16), inputs_of(data.train, data.encoding.table_rows), 0.0)
     model.to(odds.device).eval()

@@ -168,7 +168,7 @@ def quality(stage: Stage[Bench], ranked: Rankings) -> Quality:
 def supernet(bench: Bench, number: int) -> int:
     """Train a search's supernet; its rows."""
     scale = bench.scale
-    plan = SupernetPlan(space=scale.space, recipe=scale.recipe, rows=scale.supernet_rows, seed=number)
+    plan = SupernetPlan(space=scale.space, recipe=scale.supernet, rows=scale.supernet_rows, seed=number)
     return train_supernet(plan, bench.parts, bench.folder / f"search-{number}" / "supernet")[1].rows
 
 

@@ -131,7 +131,7 @@ def _alone(bench: Bench, task: tuple[Genotype, int]) -> Alone:
 def train_strategy(bench: Bench, strategy: Strategy) -> int:
     """Train a supernet; its rows."""
     scale = bench.scale
-    plan = SupernetPlan(space=scale.space, recipe=scale.recipe, rows=scale.supernet_rows, strategy=strategy)
+    plan = SupernetPlan(space=scale.space, recipe=scale.supernet, rows=scale.supernet_rows, strategy=strategy)
     return train_supernet(plan, bench.parts, bench.folder / f"supernet-{strategy}")[1].rows
 
 

@@ -18,6 +18,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     space: Space
     recipe: Recipe
     rows: int
+    supernet: Recipe
     supernet_rows: int
     nets: int  # that are ranked
     strategies: tuple[Strategy, ...]
@@ -29,18 +30,17 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     seeds: int
     widths: tuple[int, ...]  # of baselines
     rates: tuple[float, ...]  # learning rates that every model is tuned over
-    folds: int  # of Census-Income
 
 
 SHORT = Scale(
     name="short", hours=24, requests_per_hour=570.0, space=SMALL, recipe=Recipe(batch_size=256, learning_rate=0.008),
-    rows=50_000, supernet_rows=150_000, nets=40, strategies=("single-any", "single-single"), adapt_rows=1_000,
-    valid_rows=5_000, searches=1, evaluations=80, finalists=1,
-    seeds=2, widths=(16,), rates=(0.008,), folds=0,
+    rows=50_000, supernet=Recipe(batch_size=256, learning_rate=0.008), supernet_rows=150_000, nets=40,
+    strategies=("single-any", "single-single"), adapt_rows=1_000, valid_rows=5_000, searches=1, evaluations=80,
+    finalists=1, seeds=2, widths=(16,), rates=(0.008,),
 )  # fmt: skip
 LONG = Scale(
     name="full", hours=24, requests_per_hour=11_000.0, space=WIDE, recipe=Recipe(batch_size=1024, learning_rate=0.008),
-    rows=1_000_000, supernet_rows=3_000_000, nets=100, strategies=STRATEGIES, adapt_rows=19_000,
-    valid_rows=20_000, searches=3, evaluations=100, finalists=2,
-    seeds=5, widths=(16, 64, 256), rates=(0.004, 0.008), folds=10,
+    rows=1_000_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=1_000_000, nets=100,
+    strategies=STRATEGIES, adapt_rows=19_000, valid_rows=20_000, searches=3, evaluations=100, finalists=2, seeds=5,
+    widths=(16, 64, 256), rates=(0.004, 0.008),
 )  # fmt: skip

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import numpy as np
@@ -76,12 +77,9 @@ def _measured(architecture: Architecture, parts: Parts) -> tuple[float, float]:
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    recorded = steps.Recorded
-    steps.Recorded = lambda step: step  # type: ignore[assignment,misc]  # as on a CPU
-    try:
+    """As on a CPU."""
+    with patch.object(steps, "Recorded", lambda step: step):
         yield
-    finally:
-        steps.Recorded = recorded  # type: ignore[misc]
 
 
 def _table(lines: Sequence[Line]) -> Table:

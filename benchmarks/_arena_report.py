@@ -19,6 +19,11 @@ ALL, HARD = "all", "beyond noise"  # worlds whose limits can be measured, and th
 Mean = tuple[float, float | None]  # figure, standard error (None with one run of a world)
 
 
+def _later(s: Scores) -> list[float]:
+    """Scores of all checks from 24 h on: a peer whose pick is infeasible every third hour may end on a good one."""
+    return [score for score in s.series[23:] if score is not None]
+
+
 def _of_promotions(figure: Callable[[Scores], list[float]]) -> Callable[[Scores], float | None]:
     return lambda s: float(np.mean(figure(s))) if s.promotions else None
 
@@ -47,6 +52,8 @@ FIGURES: dict[str, Callable[[Scores], float | None]] = {
             "cpu_max_s",
         )
     },
+    "score_later": lambda s: float(np.mean(_later(s))) if _later(s) else None,
+    "infeasible_later": lambda s: float(np.mean(np.array(_later(s)) == 0.0)) if _later(s) else None,
     "promoted_good": _of_promotions(lambda s: [float(p.good) for p in s.promotions]),
     "claim_bias": _of_promotions(lambda s: [p.claimed - p.gain for p in s.promotions]),
     "claim_bias_then": _of_promotions(lambda s: [p.claimed - p.gain_then for p in s.promotions]),

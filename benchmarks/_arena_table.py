@@ -1,4 +1,7 @@
-"""The arena's figures for people: one table of what was won, one of what it cost; a loss is shown as a loss."""
+"""The arena's figures for people: one table of what was won, one of what it cost; a loss is shown as a loss.
+
+"24 h on" is the mean score of all checks from the 24th hour on, "infeasible" the share of them that score 0.
+"""
 
 from collections.abc import Sequence
 
@@ -6,7 +9,20 @@ from rich.table import Table
 
 from benchmarks._arena_report import Ahead, Line, Mean
 
-WON = ("24 h", "{hours} h", "strict", "served", "regret", "feasible", "strict", "held", "from h", "regained")
+WON = (
+    "24 h",
+    "{hours} h",
+    "24 h on",
+    "infeasible",
+    "strict",
+    "served",
+    "regret",
+    "feasible",
+    "strict",
+    "held",
+    "from h",
+    "regained",
+)
 COST = (
     "violating",
     "strict",
@@ -59,7 +75,9 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[tuple[Line, list[s
 def _won(line: Line) -> list[str]:
     figures = line.figures
     return [
-        *(_figure(figures[name]) for name in ("score_24", "score_end", "strict_end", "served_end")),
+        *(_figure(figures[name]) for name in ("score_24", "score_end", "score_later")),
+        _percent(figures["infeasible_later"]),
+        *(_figure(figures[name]) for name in ("strict_end", "served_end")),
         _points(figures["regret"], 2),
         *(_percent(figures[name]) for name in ("feasible_end", "strict_feasible_end", "held")),
         "-" if line.held_from_h is None else f"{line.held_from_h:.0f}",

@@ -186,3 +186,11 @@ def test_regret_is_what_the_served_mixture_lacks() -> None:
     best = optimum(SCENARIOS["quick"], 0, common=True).gain
     assert quick([None] * 5).regret == pytest.approx(best)
     assert quick([None] * 5, ((0.5, BASELINE), (0.5, BEST))).regret == pytest.approx(best / 2, rel=1e-6)
+
+
+def test_a_pick_that_is_infeasible_now_and_then_is_told_by_all_checks() -> None:
+    series = (0.0,) * 23 + (0.8, 0.0, 0.8, 0.0)
+    (line,) = [one for one in lines([made("trimtab", 0, series=series)], frozenset()) if one.scenario == "quick"]
+    assert (line.figures["score_later"], line.figures["infeasible_later"]) == ((0.4, None), (0.5, None))
+    (line,) = [one for one in lines([made("trimtab", 0, series=(0.5,))], frozenset()) if one.scenario == "quick"]
+    assert line.figures["score_later"] is None

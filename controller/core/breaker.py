@@ -13,7 +13,7 @@ from controller.core.plan import Plan
 from controller.core.safety import BREAKER_ALPHA, Crossing
 
 MOST_BREAKS = 4  # windows with a trip: in the first one nothing is known yet, by the fourth the belief should know
-FORGIVEN = 72  # windows without one, after which it is counted anew
+FORGIVEN = 24  # windows without one, after which it is counted anew: a day of sound deals
 
 
 def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, ...]:

@@ -56,7 +56,7 @@ class RolloutPlan(msgspec.Struct, frozen=True):
     confirm_ms: int
     ramp_step_ms: int
     ramp_shares: tuple[float, ...] = (0.05, 0.25, 0.5, 0.95)
-    confirm_alpha: float = 0.05
+    confirm_alpha: float = 0.025
     require_approval: bool = False
     verify_ms: int = 0  # A/A before exploring; 0: none
 

@@ -72,7 +72,7 @@ class RolloutTable(msgspec.Struct, frozen=True):
     confirm: Duration | None = None
     ramp_step: Duration | None = None
     ramp_shares: tuple[float, ...] = (0.05, 0.25, 0.5, 0.95)
-    confirm_alpha: float = 0.05
+    confirm_alpha: float = 0.025
     require_approval: bool = False
     verify: Duration | None = None
 

@@ -88,8 +88,20 @@ def _outcomes(jobs: Sequence[Job], work: Work, processes: int) -> Iterator[tuple
 
 
 def _earlier(kept: Path | None) -> Iterator[tuple[Job, Scores]]:
-    for line in kept.read_bytes().splitlines() if kept and kept.exists() else ():
-        s = msgspec.json.decode(line, type=Scores)
+    """The runs of a file; what a run that was killed had begun to write is cut off, so that the next one can follow.
+
+    Raises `SystemExit` with the line that is no run.
+    """
+    if kept is None or not kept.exists():
+        return
+    *whole, torn = kept.read_bytes().split(b"\n")
+    if torn:
+        kept.write_bytes(b"".join(line + b"\n" for line in whole))
+    for number, line in enumerate(whole, 1):
+        try:
+            s = msgspec.json.decode(line, type=Scores)
+        except msgspec.DecodeError as error:
+            raise SystemExit(f"--runs {kept}, line {number}: no run of the arena: {error}") from error
         yield (s.scenario, s.controller, s.seed), s
 
 
@@ -131,6 +143,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     worlds, controllers, seeds, hours = (
         (SHORT_WORLDS, CONTROLLERS, 1, SHORT_HOURS) if options.short else (tuple(SCENARIOS), CONTROLLERS, 4, 72)
     )
+    if options.cadence and options.runs:
+        parser.error("--runs keeps no cadence: give --cadence without it")
     options.worlds, options.controllers = options.worlds or worlds, options.controllers or controllers
     options.seeds, options.hours = options.seeds or seeds, options.hours or hours
     if options.peers_from:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -36,7 +37,7 @@ from benchmarks._nas_ranking import SEEDS, Rankings, rankings, strategies, train
 from benchmarks._nas_scale import LONG, SHORT, Scale
 from benchmarks._nas_stage import OutOfTime, Stage, workers
 from benchmarks._nas_tables import show
-from benchmarks._nas_trees import heads, trees
+from benchmarks._nas_trees import WITHOUT_TREES, heads, trees
 from benchmarks._nas_value import Captured, captured, shares_of, trainings
 from nas.environment import Environment, environment
 from nas.space import drawn
@@ -62,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
     scale = SHORT if options.short else LONG
     folder = options.out or Path(tempfile.mkdtemp(prefix="trimtab-nas-"))
     console = Console(stderr=True, quiet=options.json)
+    if find_spec("lightgbm") is None:
+        console.print(WITHOUT_TREES)
     torch.set_num_threads(1)
     began = time.monotonic()
     prepared(folder, scale.hours, scale.requests_per_hour)

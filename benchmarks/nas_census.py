@@ -24,7 +24,7 @@ from scipy import stats
 from benchmarks._nas_census import LABELS, census, source
 from benchmarks._nas_stage import OutOfTime, Stage, workers
 from benchmarks._nas_tables import WIDTH, gap_text
-from benchmarks._nas_trees import predicted
+from benchmarks._nas_trees import WITHOUT_TREES, predicted
 from nas.baselines import Baseline, Name
 from nas.batches import probabilities
 from nas.compare import LEVEL, Gap, paired_gap
@@ -79,6 +79,8 @@ def main(argv: Sequence[str]) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     console = Console(stderr=True, quiet=options.json)
+    if find_spec("lightgbm") is None:
+        console.print(WITHOUT_TREES)
     try:
         with workers(options.workers, partial(Path, options.out)) as pool:
             found = _lines(Stage(options.out, options.out, options.minutes, console, pool))

@@ -193,3 +193,25 @@ def test_a_kept_run_is_not_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(arena, "run", again)
     assert arena.play([("quick", "random", 0)], 4, kept=kept)[0] == first
+
+
+def test_what_a_killed_run_had_begun_to_write_is_cut_off(tmp_path: Path) -> None:
+    kept = tmp_path / "runs.jsonl"
+    arena.play([("quick", "random", 0)], 4, kept=kept)
+    whole = kept.read_bytes()
+    kept.write_bytes(whole + whole[:100])
+    arena.play([("quick", "random", 0)], 4, kept=kept)
+    assert kept.read_bytes() == whole
+
+
+def test_a_file_that_holds_no_runs_is_named_with_its_line(tmp_path: Path) -> None:
+    kept = tmp_path / "runs.jsonl"
+    kept.write_text('{"a": 1}\n')
+    with pytest.raises(SystemExit, match=r"runs\.jsonl, line 1: no run of the arena"):
+        arena.play([("quick", "random", 0)], 4, kept=kept)
+
+
+def test_kept_runs_know_no_cadence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arena.main(["--runs", "runs.jsonl", "--cadence", "3"])
+    assert "--runs keeps no cadence" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from controller.core.events import FIXED_POINT
 BUCKETS = "buckets"  # the denominator of a metric per assigned bucket
 MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth believing
 UNFORETOLD = 0.01  # of a variance: a past that foretells more than the rest is too good to be true
-BORROWED = 40.0  # degrees of freedom of control's variance beside an arm's own
+BORROWED = 120.0  # degrees of freedom of control's variance beside an arm's own
 TINY = 1e-300  # against 0 / 0
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.05  # the second-order expansion in control's level holds well below this
@@ -262,8 +262,8 @@ def _beside(own: Floats, control: Floats, clusters: Floats) -> Floats:
     """An arm's variance (..., A), with what control's buckets make of it counted as `BORROWED` buckets more.
 
     Forty buckets with a heavy tail tell their variance badly, and worst where they miss the tail: their mean and its
-    error are then both too small (Smyth 2004, "Linear models and empirical Bayes methods for assessing differential
-    expression", equation 3, with a prior of fixed weight).
+    error are then both too small, and means weighted by precision too low (Smyth 2004, "Linear models and empirical
+    Bayes methods for assessing differential expression", equation 3, with a prior of fixed weight).
     """
     return np.asarray(((clusters - 1.0) * own + BORROWED * control) / (clusters - 1.0 + BORROWED))
 

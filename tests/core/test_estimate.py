@@ -45,7 +45,7 @@ def expected_covariance(r: Any, v: Any, buckets: Any) -> Any:
     effect = max(0.0, float(np.mean((ratio - 1) ** 2 - noise)))
     level = 1 + (ratio - 1) * effect / (effect + noise)
     n, control = buckets[1:], relative[0] * buckets[0] / buckets[1:] * level**2
-    own = ((n - 1) * relative[1:] * (level / ratio) ** 2 + 40 * control) / (n - 1 + 40)
+    own = ((n - 1) * relative[1:] * (level / ratio) ** 2 + 120 * control) / (n - 1 + 120)
     return np.diag(own) + np.outer(level, level) * relative[0]
 
 

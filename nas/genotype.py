@@ -2,8 +2,9 @@
 
 Nodes are numbered along the network: node 0 is the input, node b + 1 the output of block b. Each node has a dense side
 (n, width) and a sparse side (n, rows, embedding). A block computes a dense core from earlier dense sides and a sparse
-core from earlier sparse sides; the mergers then add a factorisation machine over the sparse core to the dense side
-(`sparse_to_dense`) and append the projected dense core as one more row to the sparse side (`dense_to_sparse`).
+core from earlier sparse sides; the mergers then add to the dense side what a factorisation machine makes of the sparse
+core (`sparse_to_dense`) or its flattened rows (`flat_to_dense`), projected, and append the projected dense core as one
+more row to the sparse side (`dense_to_sparse`).
 """
 
 import hashlib
@@ -11,9 +12,11 @@ from typing import Literal
 
 import msgspec
 
-SCHEMA = 1
-DENSE_KINDS = ("fc", "gating", "sum", "dot")
-SPARSE_KINDS = ("efc", "attention")
+SCHEMA = 2
+READ = (1, 2)  # a record of schema 1 has none of what came with 2, and means what it meant
+DENSE_KINDS = ("fc", "gating", "sum", "dot", "product")
+SPARSE_KINDS = ("efc", "attention", "product")
+MERGERS = ("dense_to_sparse", "sparse_to_dense", "flat_to_dense")
 NORMS = ("none", "layer", "rms")
 Norm = Literal["none", "layer", "rms"]
 
@@ -21,7 +24,7 @@ Norm = Literal["none", "layer", "rms"]
 class Operator(msgspec.Struct, frozen=True):
     """One operator of a branch. What a search chooses per operator besides its kind (bits, hardware) belongs here."""
 
-    kind: Literal["fc", "gating", "sum", "dot", "efc", "attention"]
+    kind: Literal["fc", "gating", "sum", "dot", "efc", "attention", "product"]
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +38,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     sparse_from: tuple[int, ...]  # nodes, rising; of the dot product's rows too
     dense_to_sparse: bool = False
     sparse_to_dense: bool = False
+    flat_to_dense: bool = False
 
     def __post_init__(self) -> None:
         for branch, operators, kinds in (("dense", self.dense, DENSE_KINDS), ("sparse", self.sparse, SPARSE_KINDS)):
@@ -48,18 +52,24 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
         """Every operator kind in the block."""
         return frozenset(operator.kind for operator in (*self.dense, *self.sparse))
 
+    @property
+    def merges_sparse(self) -> bool:
+        """Whether something of the sparse core is added to the dense side."""
+        return self.sparse_to_dense or self.flat_to_dense
+
 
 class Genotype(msgspec.Struct, frozen=True, kw_only=True, tag="genotype"):
-    """A network: its blocks, the width of an embedding, and how activations are normalised."""
+    """A network: its blocks, the width of an embedding, how activations are normalised, which fields are rows."""
 
     blocks: tuple[Block, ...]
     embedding: int
     norm: Norm
+    numeric: bool = False  # whether dense fields too are rows of node 0; without sparse fields they always are
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ValueError(f"genotype: found schema {self.schema}; this version reads {SCHEMA}")
+        if self.schema not in READ:
+            raise ValueError(f"genotype: found schema {self.schema}; this version reads {' and '.join(map(str, READ))}")
         if not self.blocks or self.embedding < 1:
             raise ValueError("genotype: expected one block or more, and an embedding of 1 or more")
         for b, block in enumerate(self.blocks):
@@ -92,7 +102,7 @@ def live(genotype: Genotype) -> Live:
         block = genotype.blocks[b]
         out_dense, out_sparse = b + 1 in dense_side, b + 1 in sparse_side
         dense = out_dense or (out_sparse and block.dense_to_sparse)
-        sparse = out_sparse or (out_dense and block.sparse_to_dense)
+        sparse = out_sparse or (out_dense and block.merges_sparse)
         cores.append((dense, sparse))
         if dense:
             dense_side.update(block.dense_from)
@@ -112,7 +122,8 @@ def canonical(genotype: Genotype) -> Genotype:
     """The same network, with every gene that does nothing set alike: equal networks become equal records."""
     alive = live(genotype)
     blocks = tuple(_canonical_block(b, block, alive) for b, block in enumerate(genotype.blocks))
-    return msgspec.structs.replace(genotype, blocks=blocks)
+    numeric = genotype.numeric and alive.inputs[1]
+    return msgspec.structs.replace(genotype, blocks=blocks, numeric=numeric, schema=SCHEMA)
 
 
 def _canonical_block(b: int, block: Block, alive: Live) -> Block:
@@ -126,6 +137,7 @@ def _canonical_block(b: int, block: Block, alive: Live) -> Block:
         sparse_from=block.sparse_from if alive.reads_sparse(b, block) else (0,),
         dense_to_sparse=block.dense_to_sparse and alive.sparse_out[b],
         sparse_to_dense=block.sparse_to_dense and alive.dense_out[b],
+        flat_to_dense=block.flat_to_dense and alive.dense_out[b],
     )
 
 

@@ -9,11 +9,23 @@ from torch.nn import functional
 from nas import operators
 from nas.environment import device
 from nas.genotype import Block, Genotype, live
-from nas.weights import TABLE, Inputs, Weight, interaction_rows, own_slots, projected_nodes, weights_of
+from nas.weights import (
+    DIRECTION,
+    PAIRS,
+    TABLE,
+    Inputs,
+    Weight,
+    interaction_rows,
+    numeric,
+    own_slots,
+    projected_nodes,
+    weights_of,
+)
 
 Lookup = Callable[[str], Tensor]
 Embed = Callable[[Tensor], Tensor]  # rows of the table (n, F) -> (n, F, d)
 EMBEDDING_SD = 0.01
+DIRECTION_SD = 0.1  # of a dense field's row
 
 
 class Network(nn.Module):
@@ -59,6 +71,8 @@ def initial(weight: Weight, generator: torch.Generator | None = None) -> Tensor:
         return torch.randn(weight.shape, generator=generator) * EMBEDDING_SD
     if weight.name.endswith(".gain"):
         return torch.ones(weight.shape)
+    if weight.name == DIRECTION:
+        return torch.randn(weight.shape, generator=generator) * DIRECTION_SD
     if not weight.fan_in or weight.name.startswith("head."):
         return torch.zeros(weight.shape)
     return torch.randn(weight.shape, generator=generator) * weight.fan_in**-0.5
@@ -96,17 +110,18 @@ class Forward:
     def _stem(self, get: Lookup, embed: Embed, features: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
         """Both sides of node 0.
 
-        Without dense fields its dense side is the mean embedding. Without sparse fields each dense field spans a row:
-        its value times a direction, plus an offset.
+        Without dense fields its dense side is the mean embedding. A dense field as a row is its value times a direction,
+        plus an offset.
         """
         given, ids, *bags = features
         wants_dense, wants_sparse = self.live.inputs
         rows: Tensor | None = None
         if self.inputs.sparse and (wants_sparse or not self.inputs.dense):
             rows = embedded(embed, ids, bags)
-        elif not self.inputs.sparse and wants_sparse:
-            rows = given.unsqueeze(-1) * get("stem.direction") + get("stem.offset")
         dense = given if self.inputs.dense else rows.mean(1) if rows is not None else None
+        if wants_sparse and numeric(self.genotype, self.inputs):
+            spanned = given.unsqueeze(-1) * get(DIRECTION) + get("stem.offset")
+            rows = spanned if rows is None else torch.cat((rows, spanned), 1)
         return dense if wants_dense else None, rows
 
     def _block(
@@ -132,6 +147,9 @@ class Forward:
             out_dense = dense + functional.linear(
                 operators.factorised(sparse), get(f"{name}.fm.weight"), get(f"{name}.fm.bias")
             )
+        if alive.dense_out[b] and block.flat_to_dense:
+            assert sparse is not None
+            out_dense = out_dense + functional.linear(sparse.flatten(1), get(f"{name}.flat.weight").flatten(1))
         if alive.sparse_out[b] and block.dense_to_sparse:
             row = functional.linear(dense, get(f"{name}.row.weight"), get(f"{name}.row.bias"))
             out_sparse = torch.cat((sparse, row.unsqueeze(1)), 1)
@@ -140,7 +158,7 @@ class Forward:
     def _dense(
         self, b: int, block: Block, get: Lookup, xs: list[tuple[int, Tensor | None]], rows: Tensor | None
     ) -> Tensor:
-        x = _joined([x for _, x in xs]) if block.kinds() & {"fc", "gating", "dot"} else None
+        x = _joined([x for _, x in xs]) if any(o.kind != "sum" for o in block.dense) else None
         outs = [self._dense_operator(b, block, operator.kind, get, x, xs, rows) for operator in block.dense]
         out = _mean(outs)
         return self._normalised(out, get, f"block{b}.dense_norm")
@@ -152,9 +170,9 @@ class Forward:
         name = f"block{b}.{kind}"
         if kind == "fc":
             return torch.relu(functional.linear(x, get(f"{name}.weight"), get(f"{name}.bias")))
-        if kind == "gating":
-            weights = (get(f"{name}.{part}.{what}") for part in ("gate", "value") for what in ("weight", "bias"))
-            return operators.gated(x, *weights)
+        if kind in PAIRS:
+            weights = (get(f"{name}.{part}.{what}") for part in PAIRS[kind] for what in ("weight", "bias"))
+            return (operators.gated if kind == "gating" else operators.multiplied)(x, *weights)
         if kind == "sum":
             projected = projected_nodes(self.genotype, self.inputs, block)
             kept = [x for node, x in xs if node not in projected]
@@ -170,6 +188,10 @@ class Forward:
         outs = []
         for operator in block.sparse:
             own = f"{name}.{operator.kind}"
+            if operator.kind == "product":
+                weights = (get(f"{own}.rows_{part}.{what}") for part in PAIRS["product"] for what in ("weight", "bias"))
+                outs.append(operators.rows_multiplied(rows, *weights))
+                continue
             mixed = operators.rows_projected(rows, get(f"{own}.rows"))
             if operator.kind == "efc":
                 outs.append(mixed + get(f"{own}.bias"))

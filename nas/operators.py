@@ -24,9 +24,19 @@ def gated(x: Tensor, gate: Tensor, gate_bias: Tensor, value: Tensor, value_bias:
     return torch.sigmoid(functional.linear(x, gate, gate_bias)) * functional.linear(x, value, value_bias)
 
 
+def multiplied(x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> Tensor:
+    """(n, w): (first x) times (second x), as in FINAL (Zhu et al. 2023); a cross layer (DCN-V2) of lower rank."""
+    return functional.linear(x, first, first_bias) * functional.linear(x, second, second_bias)
+
+
 def rows_projected(rows: Tensor, weight: Tensor) -> Tensor:
     """(n, r', d) from (n, r, d) and (r', r): each new row is a mixture of rows; the embedded FC without its bias."""
     return torch.matmul(weight, rows)
+
+
+def rows_multiplied(rows: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> Tensor:
+    """(n, r', d) products of two mixtures of rows each: compressed interactions (xDeepFM) of lower rank."""
+    return (rows_projected(rows, first) + first_bias) * (rows_projected(rows, second) + second_bias)
 
 
 def attended(rows: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from nas.genotype import DENSE_KINDS, NORMS, SPARSE_KINDS, Block, Genotype, Norm, Operator
+from nas.genotype import DENSE_KINDS, MERGERS, NORMS, SPARSE_KINDS, Block, Genotype, Norm, Operator
 
 T = TypeVar("T")
-GLOBAL_SHARE = 0.1  # of mutations that change the embedding width or the normalisation
+GLOBAL_SHARE = 0.1  # of mutations that change what is not a block's
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,15 +27,21 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     predecessors: int = 4
     embeddings: tuple[int, ...] = (8, 16, 32)
     norms: tuple[Norm, ...] = ("none", "layer", "rms")
+    mergers: tuple[str, ...] = MERGERS  # that a block may have; there may be none
+    numeric: tuple[bool, ...] = (False, True)  # whether dense fields are rows too
 
     def __post_init__(self) -> None:
         if self.blocks < 1 or self.predecessors < 1:
             raise ValueError("space: blocks and predecessors must be 1 or more")
-        for name, known in (("dense", DENSE_KINDS), ("sparse", SPARSE_KINDS), ("norms", NORMS)):
-            if not getattr(self, name) or not set(getattr(self, name)) <= set(known):
+        chosen = (("dense", DENSE_KINDS), ("sparse", SPARSE_KINDS), ("norms", NORMS), ("mergers", MERGERS))
+        for name, known in chosen:
+            none = not getattr(self, name) and name != "mergers"
+            if none or not set(getattr(self, name)) <= set(known):
                 raise ValueError(
                     f"space.{name}: found {list(getattr(self, name))}; expected some of {', '.join(known)}"
                 )
+        if not self.numeric:
+            raise ValueError("space.numeric: found nothing; expected false, true or both")
         for name in ("widths", "rows", "embeddings"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"space.{name}: expected one number or more, of 1 or more")
@@ -45,16 +51,22 @@ FULL = Space()
 SMALL = Space(
     blocks=3, widths=(8, 16, 32), rows=(4, 8), predecessors=2, embeddings=(4, 8), norms=("none", "layer")
 )  # for tests and first tries
-SPACES = {"full": FULL, "small": SMALL}
+NASREC = Space(
+    dense=("fc", "gating", "sum", "dot"),
+    sparse=("efc", "attention"),
+    mergers=("dense_to_sparse", "sparse_to_dense"),
+    numeric=(False,),
+)  # no products of linear maps, no flattened rows, dense fields never rows
+SPACES = {"full": FULL, "small": SMALL, "nasrec": NASREC}
 
 
 def cardinality(space: Space) -> int:
     """The number of genotypes; networks that differ only in dead parts count apart."""
-    count = len(space.embeddings) * len(space.norms)
+    count = len(space.embeddings) * len(space.norms) * len(space.numeric)
     for b in range(space.blocks):
         sources = sum(comb(b + 1, j) for j in range(1, min(space.predecessors, b + 1) + 1))
         dense = len(space.dense) * len(space.widths) * sources
-        count *= dense * len(space.sparse) * len(space.rows) * sources * 4  # two mergers, on or off
+        count *= dense * len(space.sparse) * len(space.rows) * sources * 2 ** len(space.mergers)
     return count
 
 
@@ -65,10 +77,14 @@ def misfits(genotype: Genotype, space: Space) -> list[str]:
         found.append(f"{len(genotype.blocks)} blocks instead of {space.blocks}")
     if genotype.embedding not in space.embeddings or genotype.norm not in space.norms:
         found.append(f"embedding {genotype.embedding} with norm {genotype.norm!r}")
+    if genotype.numeric not in space.numeric:
+        found.append(f"numeric {genotype.numeric}")
     for b, block in enumerate(genotype.blocks):
         fits = (
             len(block.dense) == 1 == len(block.sparse)
-            and block.kinds() <= {*space.dense, *space.sparse}
+            and block.dense[0].kind in space.dense
+            and block.sparse[0].kind in space.sparse
+            and all(name in space.mergers for name in MERGERS if getattr(block, name))
             and block.width in space.widths
             and block.rows in space.rows
             and max(len(block.dense_from), len(block.sparse_from)) <= space.predecessors
@@ -84,6 +100,7 @@ def drawn(space: Space, rng: np.random.Generator) -> Genotype:
         blocks=tuple(_block(space, b, rng) for b in range(space.blocks)),
         embedding=_one(space.embeddings, rng),
         norm=_one(space.norms, rng),
+        numeric=_one(space.numeric, rng),
     )
 
 
@@ -97,12 +114,11 @@ def widest(space: Space) -> Genotype:
             sparse=tuple(Operator(kind) for kind in space.sparse),  # type: ignore[arg-type]  # checked by the space
             rows=max(space.rows),
             sparse_from=tuple(range(b + 1)),
-            dense_to_sparse=True,
-            sparse_to_dense=True,
+            **dict.fromkeys(space.mergers, True),
         )
         for b in range(space.blocks)
     )
-    return Genotype(blocks=blocks, embedding=max(space.embeddings), norm=space.norms[-1])
+    return Genotype(blocks=blocks, embedding=max(space.embeddings), norm=space.norms[-1], numeric=max(space.numeric))
 
 
 def narrowest(space: Space) -> Genotype:
@@ -118,15 +134,14 @@ def narrowest(space: Space) -> Genotype:
         )
         for b in range(space.blocks)
     )
-    return Genotype(blocks=blocks, embedding=min(space.embeddings), norm=space.norms[0])
+    return Genotype(blocks=blocks, embedding=min(space.embeddings), norm=space.norms[0], numeric=min(space.numeric))
 
 
 def mutated(genotype: Genotype, space: Space, rng: np.random.Generator) -> Genotype:
     """A genotype that differs in one gene, where the space offers another value."""
     if rng.random() < GLOBAL_SHARE:
-        if rng.random() < 0.5:
-            return msgspec.structs.replace(genotype, embedding=_other(space.embeddings, genotype.embedding, rng))
-        return msgspec.structs.replace(genotype, norm=_other(space.norms, genotype.norm, rng))
+        gene, choices = _one((("embedding", space.embeddings), ("norm", space.norms), ("numeric", space.numeric)), rng)
+        return msgspec.structs.replace(genotype, **{gene: _other(choices, getattr(genotype, gene), rng)})
     b = int(rng.integers(space.blocks))
     blocks = (*genotype.blocks[:b], _mutated_block(genotype.blocks[b], b, space, rng), *genotype.blocks[b + 1 :])
     return msgspec.structs.replace(genotype, blocks=blocks)
@@ -139,13 +154,12 @@ def crossed(first: Genotype, second: Genotype, rng: np.random.Generator) -> Geno
         blocks=tuple(_one(pair, rng) for pair in pairs),
         embedding=_one((first.embedding, second.embedding), rng),
         norm=_one((first.norm, second.norm), rng),
+        numeric=_one((first.numeric, second.numeric), rng),
     )
 
 
 def _mutated_block(block: Block, b: int, space: Space, rng: np.random.Generator) -> Block:
-    gene = _one(
-        ("dense", "width", "dense_from", "sparse", "rows", "sparse_from", "dense_to_sparse", "sparse_to_dense"), rng
-    )
+    gene = _one(("dense", "width", "dense_from", "sparse", "rows", "sparse_from", *space.mergers), rng)
     now = getattr(block, gene)
     if gene in ("dense", "sparse"):
         value: object = (Operator(_other(getattr(space, gene), now[0].kind, rng)),)
@@ -166,8 +180,7 @@ def _block(space: Space, b: int, rng: np.random.Generator) -> Block:
         sparse=(Operator(_one(space.sparse, rng)),),  # type: ignore[arg-type]  # checked by the space
         rows=_one(space.rows, rng),
         sparse_from=_sources(space, b, rng),
-        dense_to_sparse=bool(rng.integers(2)),
-        sparse_to_dense=bool(rng.integers(2)),
+        **{name: bool(rng.integers(2)) for name in space.mergers},
     )
 
 

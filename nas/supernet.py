@@ -13,10 +13,10 @@ from torch import Tensor
 
 from nas.environment import device
 from nas.genotype import Genotype, Norm
-from nas.network import EMBEDDING_SD, Forward, Network
+from nas.network import DIRECTION_SD, EMBEDDING_SD, Forward, Network
 from nas.optimiser import Moments, moments_of, pieces, step_rows, step_slice
 from nas.space import Space, widest
-from nas.weights import TABLE, Cuts, Inputs, Weight, slots_of, weights_of
+from nas.weights import DIRECTION, TABLE, Cuts, Inputs, Weight, slots_of, weights_of
 
 CLIP = 1.0  # the longest gradient of one network
 
@@ -149,6 +149,8 @@ def _initial(weight: Weight, space: Space, generator: torch.Generator) -> Tensor
         return torch.randn(shape, generator=generator) * EMBEDDING_SD
     if weight.name.endswith(".gain"):
         return torch.ones(shape)
+    if weight.name == DIRECTION:
+        return torch.randn(shape, generator=generator) * DIRECTION_SD
     if not weight.fan_in or weight.name.startswith("head."):
         return torch.zeros(shape)
     return torch.randn(shape, generator=generator) * _usual_fan_in(weight, space) ** -0.5

@@ -16,6 +16,8 @@ from nas.space import Space
 
 Cuts = tuple[tuple[int, int], ...]
 TABLE = "table"  # the embedding table's name
+DIRECTION = "stem.direction"  # of dense fields as rows
+PAIRS = {"gating": ("gate", "value"), "product": ("first", "second")}  # operators that multiply two linear maps
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -105,9 +107,9 @@ class _Layout(msgspec.Struct, frozen=True):
 
     def rows(self, node: int) -> Cuts:
         """Of a node's sparse side."""
-        first = self.inputs.sparse or self.inputs.dense
+        first = self.inputs.sparse + self.inputs.dense
         if node == 0:
-            return ((0, first),)
+            return ((0, self.inputs.sparse + (self.inputs.dense if numeric(self.genotype, self.inputs) else 0)),)
         block = self.genotype.blocks[node - 1]
         start = first + (node - 1) * (self.slots.rows + 1)
         merged = ((start + self.slots.rows, start + self.slots.rows + 1),) if block.dense_to_sparse else ()
@@ -141,15 +143,15 @@ def _norm(layout: _Layout, name: str, over: Cuts) -> list[Weight]:
 
 
 def _stem(layout: _Layout) -> list[Weight]:
-    """The table; for a data set without sparse fields, each dense field's direction and offset instead."""
+    """The table, and each dense field's direction and offset where dense fields are rows."""
     dense, sparse = layout.live.inputs
-    if layout.inputs.sparse:
-        needed = sparse or (dense and not layout.inputs.dense)
-        return [Weight(TABLE, (_upto(layout.inputs.table_rows), layout.d))] if needed else []
-    fields = _upto(layout.inputs.dense)
-    return (
-        [Weight("stem.direction", (fields, layout.d), 1), Weight("stem.offset", (fields, layout.d))] if sparse else []
-    )
+    found: list[Weight] = []
+    if layout.inputs.sparse and (sparse or (dense and not layout.inputs.dense)):
+        found.append(Weight(TABLE, (_upto(layout.inputs.table_rows), layout.d)))
+    if sparse and numeric(layout.genotype, layout.inputs):
+        fields = _upto(layout.inputs.dense)
+        found += [Weight(DIRECTION, (fields, layout.d), 1), Weight("stem.offset", (fields, layout.d))]
+    return found
 
 
 def _block(layout: _Layout, b: int) -> list[Weight]:
@@ -166,6 +168,9 @@ def _block(layout: _Layout, b: int) -> list[Weight]:
         found += _norm(layout, f"{name}.sparse_norm", layout.d)
     if alive.dense_out[b] and block.sparse_to_dense:
         found += _linear(f"{name}.fm", out, layout.d)
+    if alive.dense_out[b] and block.flat_to_dense:
+        core = _upto(block.rows)
+        found.append(Weight(f"{name}.flat.weight", (out, core, layout.d), block.rows * layout.genotype.embedding))
     if alive.sparse_out[b] and block.dense_to_sparse:
         found += _linear(f"{name}.row", layout.d, out)
     return found
@@ -175,8 +180,8 @@ def _dense(layout: _Layout, block: Block, kind: str, name: str) -> list[Weight]:
     out, into = _upto(block.width), layout.dense_in(block)
     if kind == "fc":
         return _linear(name, out, into)
-    if kind == "gating":
-        return [*_linear(f"{name}.gate", out, into), *_linear(f"{name}.value", out, into)]
+    if kind in PAIRS:
+        return [weight for part in PAIRS[kind] for weight in _linear(f"{name}.{part}", out, into)]
     if kind == "sum":
         projected = tuple(
             cut for node in projected_nodes(layout.genotype, layout.inputs, block) for cut in layout.columns(node)
@@ -190,6 +195,11 @@ def _dense(layout: _Layout, block: Block, kind: str, name: str) -> list[Weight]:
     ]
 
 
+def numeric(genotype: Genotype, inputs: Inputs) -> bool:
+    """Whether dense fields are rows of node 0."""
+    return bool(inputs.dense) and (genotype.numeric or not inputs.sparse)
+
+
 def projected_nodes(genotype: Genotype, inputs: Inputs, block: Block) -> tuple[int, ...]:
     """Predecessors that the sum projects: those of another width than its own."""
     widths = [inputs.dense or genotype.embedding, *(b.width for b in genotype.blocks)]
@@ -198,6 +208,15 @@ def projected_nodes(genotype: Genotype, inputs: Inputs, block: Block) -> tuple[i
 
 def _sparse(layout: _Layout, block: Block, kind: str, name: str) -> list[Weight]:
     rows, into, d = _upto(block.rows), layout.sparse_in(block), layout.d
+    if kind == "product":
+        return [
+            weight
+            for part in PAIRS[kind]
+            for weight in (
+                Weight(f"{name}.rows_{part}.weight", (rows, into), _length(into)),
+                Weight(f"{name}.rows_{part}.bias", (rows, _upto(1))),
+            )
+        ]
     projection = [Weight(f"{name}.rows", (rows, into), _length(into))]
     if kind == "efc":
         return [*projection, Weight(f"{name}.bias", (rows, _upto(1)))]

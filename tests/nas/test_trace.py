@@ -38,6 +38,26 @@ def test_sum() -> None:
     assert flops(dense=(Operator("sum"),)) == 2 * DENSE * W + EFC + HEAD + BAGS
 
 
+def test_dense_product() -> None:
+    assert flops(dense=(Operator("product"),)) == 2 * (2 * DENSE * W + W) + W + EFC + HEAD + BAGS
+
+
+def test_sparse_product() -> None:
+    product = 2 * (2 * R * F * D + R * D) + R * D  # two mixtures with their biases, product
+    assert flops(sparse=(Operator("product"),)) == FC + product + HEAD + BAGS
+
+
+def test_flattened_rows() -> None:
+    assert flops(flat_to_dense=True) == FC + EFC + 2 * R * D * W + W + HEAD + BAGS
+
+
+def test_dense_fields_as_rows() -> None:
+    genotype = Genotype(blocks=(PLAIN,), embedding=D, norm="none", numeric=True)
+    found = costs(Network(genotype, INPUTS), features(INPUTS, 2))
+    rows = 2 * DENSE * D + 2 * R * DENSE * D  # value times direction, offset; the mixtures read them
+    assert found.flops == flops() + rows
+
+
 def test_dot_product() -> None:
     k, pairs = 4, 10  # sqrt(2 * 8) rows and the dense row: 5 * 4 / 2 pairs
     dot = 2 * DENSE * D + 2 * k * F * D + 2 * (k + 1) ** 2 * D + 2 * pairs * W + W + W

@@ -22,7 +22,7 @@ from nas.baselines import NAMES, Baseline
 from nas.batches import inputs_of, probabilities
 from nas.compare import Gap, paired_gap
 from nas.evolution import Evaluated, Rules
-from nas.genotype import digest
+from nas.genotype import Genotype, digest
 from nas.metrics import row_kl, row_logloss
 from nas.search import SearchPlan, adaptation, search
 from nas.supernet_train import SupernetPlan, train_supernet
@@ -32,6 +32,8 @@ Floats = NDArray[np.float64]
 Method = Literal["evolution", "random"]
 METHODS: tuple[Method, ...] = ("evolution", "random")
 LEVELS = (0.25, 0.5, 1.0)  # of the best baseline's FLOPs
+Key = tuple[int, Method, float]  # number of a search, its method, a level
+Finals = dict[Key, dict[str, Genotype]]  # by name
 DRAWS = 2000  # of random searches among the networks trained alone
 
 
@@ -108,6 +110,20 @@ class OnTest(msgspec.Struct, frozen=True):
     kl_by_head: tuple[float, ...]
 
 
+class Cost(msgspec.Struct, frozen=True):
+    """Of one search by evolution, in trainings of one network alone; means over searches."""
+
+    supernet: float  # its rows
+    evaluation: float  # seconds, adaptation among them
+    finalists: float  # that were trained alone, of all levels
+    supernet_seconds: float  # a row of a supernet takes longer than one of a network alone
+
+    @property
+    def trainings(self) -> float:
+        """All of it, the supernet by its rows."""
+        return self.supernet + self.evaluation + self.finalists
+
+
 class Quality(msgspec.Struct, frozen=True):
     """Everything of the stage."""
 
@@ -116,7 +132,7 @@ class Quality(msgspec.Struct, frozen=True):
     random: list[Random]
     test: list[OnTest]
     trees: list[Trees]  # LightGBM, by head; none where it is not installed
-    cost: float  # trainings that a search took: its rows, and its seconds of evaluation as rows, over one training's
+    cost: Cost
 
 
 def baselines(bench: Bench) -> dict[str, Training]:
@@ -127,7 +143,7 @@ def baselines(bench: Bench) -> dict[str, Training]:
         for name in NAMES
         for width in bench.scale.widths
     }
-    return _tuned(bench, architectures.items())
+    return _at_rates(architectures.items(), bench.scale.rates)
 
 
 def supernets(bench: Bench) -> dict[str, int]:
@@ -145,9 +161,10 @@ def quality(stage: Stage[Bench], ranked: Rankings) -> Quality:
     bench = stage.bench
     ours = _best_rates(stage.each("baselines", Trained, train, baselines(bench)))
     best = min(ours, key=lambda one: one.loss)
-    rows = stage.each("supernets of searches", int, supernet, supernets(bench))
+    supers = stage.each("supernets of searches", tuple[int, float], supernet, supernets(bench))
     found = stage.each("searches", list[Evaluated], searched, searches(bench))
-    picks = _picks(stage, found, best.flops)
+    finals = _finals(bench, found, best.flops)
+    picks = _picks(stage, finals)
     rivals = {level: _within(ours, level * best.flops) for level in LEVELS}
     evolved = [one for (_, method, _), one in picks.items() if method == "evolution"]
     finalists = _seeded(stage, [*evolved, *(one for one in rivals.values() if one)])
@@ -157,19 +174,20 @@ def quality(stage: Stage[Bench], ranked: Rankings) -> Quality:
         for (number, method, level), pick in picks.items()
         if method == "evolution" and (rival := rivals[level])
     ]
-    cost = _cost(bench, rows, found, ranked)
+    cost = _cost(bench, [*supers.values()], found, finals, ranked)
     test = [_on_test(one, *measured[name]) for name, one in finalists.items()]
     everyone = {one.name: one for one in (*ours, *picks.values(), *finalists.values())}
-    randoms = [_random(level, best.flops, picks, ranked, cost) for level in LEVELS]
+    randoms = [_random(level, best.flops, picks, ranked, cost.trainings) for level in LEVELS]
     forest = stage.each("LightGBM", Trees, trees, heads(bench))
     return Quality(list(everyone.values()), levels, [one for one in randoms if one], test, [*forest.values()], cost)
 
 
-def supernet(bench: Bench, number: int) -> int:
-    """Train a search's supernet; its rows."""
+def supernet(bench: Bench, number: int) -> tuple[int, float]:
+    """Train a search's supernet; its rows and seconds."""
     scale = bench.scale
     plan = SupernetPlan(space=scale.space, recipe=scale.supernet, rows=scale.supernet_rows, seed=number)
-    return train_supernet(plan, bench.parts, bench.folder / f"search-{number}" / "supernet")[1].rows
+    record = train_supernet(plan, bench.parts, bench.folder / f"search-{number}" / "supernet")[1]
+    return record.rows, record.seconds
 
 
 def searched(bench: Bench, task: tuple[int, Method]) -> list[Evaluated]:
@@ -199,9 +217,9 @@ def _run(bench: Bench, one: Training) -> Run:
     return run
 
 
-def _tuned(bench: Bench, architectures: Iterable[tuple[str, Architecture]]) -> dict[str, Training]:
+def _at_rates(architectures: Iterable[tuple[str, Architecture]], rates: Sequence[float]) -> dict[str, Training]:
     """Every learning rate with the first seed."""
-    wanted = [Training(name, one, rate, 0) for name, one in architectures for rate in bench.scale.rates]
+    wanted = [Training(name, one, rate, 0) for name, one in architectures for rate in rates]
     return {one.task: one for one in wanted}
 
 
@@ -217,25 +235,24 @@ def _best_rates(found: dict[str, Trained]) -> list[Candidate]:
     ]
 
 
-def _picks(
-    stage: Stage[Bench], found: dict[str, list[Evaluated]], flops: float
-) -> dict[tuple[int, Method, float], Candidate]:
-    """What each search picks within each level: its best few are trained alone at every rate, the best of these is."""
-    scale = stage.bench.scale
-    chosen = {
+def _finals(bench: Bench, found: dict[str, list[Evaluated]], flops: float) -> Finals:
+    """The best few of each search within each level."""
+    scale = bench.scale
+    few = {
         (number, method, level): _best_few(found[f"search-{number}-{method}"], level * flops, scale.finalists)
         for number in range(scale.searches)
         for method in METHODS
         for level in LEVELS
     }
-    nets = {digest(one.genotype)[:8]: one.genotype for few in chosen.values() for one in few}
-    trained = _best_rates(stage.each("finalists", Trained, train, _tuned(stage.bench, nets.items())))
-    by_name = {one.name: one for one in trained}
-    return {
-        key: min((by_name[digest(one.genotype)[:8]] for one in few), key=lambda one: one.loss)
-        for key, few in chosen.items()
-        if few
-    }
+    return {key: {digest(one.genotype)[:8]: one.genotype for one in few} for key, few in few.items()}
+
+
+def _picks(stage: Stage[Bench], finals: Finals) -> dict[Key, Candidate]:
+    """What each search picks within each level: the best of its finalists, which are trained alone at one rate."""
+    nets = {name: net for few in finals.values() for name, net in few.items()}
+    wanted = _at_rates(nets.items(), (stage.bench.scale.recipe.learning_rate,))
+    by_name = {one.name: one for one in _best_rates(stage.each("finalists", Trained, train, wanted))}
+    return {key: min((by_name[name] for name in few), key=lambda one: one.loss) for key, few in finals.items() if few}
 
 
 def _best_few(found: Sequence[Evaluated], flops: float, count: int) -> list[Evaluated]:
@@ -309,9 +326,7 @@ def _on_test(one: Candidate, losses: Floats, divergences: Floats) -> OnTest:
     return OnTest(one.name, one.flops, float(losses.mean()), float(by_head.mean()), tuple(by_head.tolist()))
 
 
-def _random(
-    level: float, most: float, picks: dict[tuple[int, Method, float], Candidate], ranked: Rankings, cost: float
-) -> Random | None:
+def _random(level: float, most: float, picks: dict[Key, Candidate], ranked: Rankings, cost: float) -> Random | None:
     """Losses with the first seed, by which every pick was made."""
     means = {}
     for method in METHODS:
@@ -330,10 +345,16 @@ def _random(
     return Random(level, means["evolution"], means["random"], float(np.mean(best)), count)
 
 
-def _cost(bench: Bench, rows: dict[str, int], found: dict[str, list[Evaluated]], ranked: Rankings) -> float:
-    """Of one search by evolution: supernet, adaptation, seconds of evaluation and finalists, in trainings alone."""
-    scale = bench.scale
-    per_row = float(np.mean([one.seconds for one in ranked.alone])) / scale.rows
-    evolved = [one for n in range(scale.searches) for one in found[f"search-{n}-evolution"]]
-    total = sum(rows.values()) + sum(one.seconds for one in evolved) / per_row
-    return total / scale.searches / scale.rows + scale.finalists * len(scale.rates)
+def _cost(
+    bench: Bench, supers: Sequence[tuple[int, float]], found: dict[str, list[Evaluated]], finals: Finals,
+    ranked: Rankings,
+) -> Cost:  # fmt: skip
+    scale, searches = bench.scale, range(bench.scale.searches)
+    alone = float(np.mean([one.seconds for one in ranked.alone]))
+    finalists = [{name for level in LEVELS for name in finals[number, "evolution", level]} for number in searches]
+    return Cost(
+        supernet=float(np.mean([rows for rows, _ in supers])) / scale.rows,
+        evaluation=sum(one.seconds for n in searches for one in found[f"search-{n}-evolution"]) / len(searches) / alone,
+        finalists=float(np.mean([len(names) for names in finalists])),
+        supernet_seconds=float(np.mean([seconds for _, seconds in supers])) / alone,
+    )

@@ -21,7 +21,12 @@ def show(ranked: Rankings, captured: Sequence[Captured], quality: Quality, secon
     for table in tables:
         if table.row_count:
             console.print(table)
-    print(f"a search cost {quality.cost:.1f} trainings; this call took {seconds:.0f} s")
+    cost = quality.cost
+    print(
+        f"a search cost {cost.trainings:.1f} trainings: {cost.supernet:.1f} of rows for its supernet (in seconds "
+        f"{cost.supernet_seconds:.1f}), {cost.evaluation:.1f} for evaluating, {cost.finalists:.1f} finalists alone"
+    )
+    print(f"this call took {seconds:.0f} s")
 
 
 def _rankings(ranked: Rankings) -> tuple[Table, Table]:

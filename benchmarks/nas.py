@@ -1,9 +1,9 @@
 """NAS: how a supernet ranks networks, what value-weighted losses capture, searched networks beside baselines.
 
 The data are the ranking log of the simulated short-video feed, with true probabilities. Claims are printed with their
-intervals, beside what they are measured against in the same run. `--short` takes a few minutes. Without it the
-measurement takes hours on two cores, and minutes on a GPU, in stages: each call works for `--minutes` and the next goes
-on.
+intervals, beside what they are measured against in the same run. `--short` takes a few minutes, `--middle` about
+an hour of one core. Without either the measurement takes hours on two cores, and minutes on a GPU, in stages: each call
+works for `--minutes` and the next goes on.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from benchmarks._nas_quality import (
     train,
 )
 from benchmarks._nas_ranking import SEEDS, Rankings, rankings, strategies, train_strategy
-from benchmarks._nas_scale import LONG, SHORT, Scale
+from benchmarks._nas_scale import LONG, MIDDLE, SHORT, Scale
 from benchmarks._nas_stage import OutOfTime, Stage, workers
 from benchmarks._nas_tables import show
 from benchmarks._nas_trees import WITHOUT_TREES, heads, trees
@@ -60,7 +60,7 @@ class Results(msgspec.Struct, frozen=True):
 def main(argv: Sequence[str]) -> int:
     """Measure and print; status 3 where the time of this call was not enough."""
     options = _options(argv)
-    scale = SHORT if options.short else LONG
+    scale = SHORT if options.short else MIDDLE if options.middle else LONG
     folder = options.out or Path(tempfile.mkdtemp(prefix="trimtab-nas-"))
     console = Console(stderr=True, quiet=options.json)
     if find_spec("lightgbm") is None:
@@ -89,7 +89,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks nas", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="a few minutes")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--short", action="store_true", help="a few minutes: a small space, small networks")
+    size.add_argument("--middle", action="store_true", help="about an hour of one core: the full space, a smaller log")
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
     parser.add_argument("--workers", type=int, default=1, help="processes (1); on a GPU a dozen share it")
     parser.add_argument(
@@ -112,7 +114,7 @@ def _measured(stage: Stage[Bench], began: float) -> Results:
     stage.ahead(train, baselines(context))
     stage.ahead(shares_of, trainings(context))
     if stage.pool is not None:
-        stage.each("supernets of searches", int, supernet, supernets(context))
+        stage.each("supernets of searches", tuple[int, float], supernet, supernets(context))
         stage.ahead(searched, searches(context))
     ranked = rankings(stage)
     gains, gaps = captured(stage), quality(stage, ranked)
@@ -131,7 +133,7 @@ def _forecast(stage: Stage[Bench], count: int) -> None:
     per_row = fit(net, scale.recipe, context.parts, rows=rows).record.seconds / rows
     levels = scale.searches * len(LEVELS)
     alone = SEEDS * scale.nets + len(baselines(context)) + len(trainings(context))
-    alone += len(METHODS) * levels * (scale.finalists * len(scale.rates) + scale.seeds)
+    alone += len(METHODS) * levels * (scale.finalists + scale.seeds)
     inherited = len(scale.strategies) * (scale.supernet_rows + scale.nets * scale.adapt_rows)
     inherited += scale.searches * (scale.supernet_rows + len(METHODS) * scale.evaluations * scale.adapt_rows)
     minutes = per_row * (alone * scale.rows + inherited) / 60 / count

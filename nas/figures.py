@@ -80,7 +80,8 @@ def draw_genotype(genotype: Genotype, path: Path) -> None:
     count = len(genotype.blocks)
     figure, axes = _axes(1.9 * (count + 2), 4.0)
     _box(axes, 0, 1, "dense\nfields", DENSE, alive.inputs[0])
-    _box(axes, 0, 0, f"embeddings\nof {genotype.embedding}", SPARSE, alive.inputs[1])
+    fields = "all fields" if genotype.numeric else "sparse fields"
+    _box(axes, 0, 0, f"{fields},\n{genotype.embedding} wide rows", SPARSE, alive.inputs[1])
     for b, block in enumerate(genotype.blocks):
         dense = "+".join(operator.kind for operator in block.dense)
         sparse = "+".join(operator.kind for operator in block.sparse)
@@ -108,8 +109,9 @@ def _block_arrows(axes: Any, genotype: Genotype, b: int, block: Block) -> None:
         for node in block.sparse_from:
             for target in targets:
                 _arrow(axes, (node, 0), (here, target), SPARSE, _bend(node, here, up=False) if target == 0 else 0.0)
-    if alive.dense_out[b] and block.sparse_to_dense:
-        _arrow(axes, (here - 0.08, 0), (here - 0.08, 1), SPARSE, 0.0, "FM")
+    if alive.dense_out[b] and block.merges_sparse:
+        names = ("FM",) * block.sparse_to_dense + ("flat",) * block.flat_to_dense
+        _arrow(axes, (here - 0.08, 0), (here - 0.08, 1), SPARSE, 0.0, "+".join(names))
     if alive.sparse_out[b] and block.dense_to_sparse:
         _arrow(axes, (here + 0.08, 1), (here + 0.08, 0), DENSE, 0.0, "row")
 

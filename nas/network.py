@@ -110,8 +110,8 @@ class Forward:
     def _stem(self, get: Lookup, embed: Embed, features: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
         """Both sides of node 0.
 
-        Without dense fields its dense side is the mean embedding. A dense field as a row is its value times a direction,
-        plus an offset.
+        Without dense fields its dense side is the mean embedding. A dense field as a row is its value times a
+        direction, plus an offset.
         """
         given, ids, *bags = features
         wants_dense, wants_sparse = self.live.inputs

@@ -10,15 +10,16 @@ from tests.nas.networks import features
 
 INPUTS = Inputs(dense=5, sparse=4, table_rows=30, heads=2)
 D, WIDTH = 4, 8
+SUM, FC, PRODUCT = Operator("sum"), Operator("fc"), Operator("product")
 FLAT = INPUTS.dense + INPUTS.sparse * D
 
 
-def block(dense: str, width: int, dense_from: tuple[int, ...], **more: object) -> Block:
+def block(dense: Operator, width: int, dense_from: tuple[int, ...], flat: bool = False) -> Block:
     """Its sparse core can be all rows of node 0."""
     return Block(
-        dense=(Operator(dense),), width=width, dense_from=dense_from, sparse=(Operator("efc"),), rows=INPUTS.sparse,
-        sparse_from=(0,), **more,
-    )  # type: ignore[arg-type]  # names of kinds  # fmt: skip
+        dense=(dense,), width=width, dense_from=dense_from, sparse=(Operator("efc"),), rows=INPUTS.sparse,
+        sparse_from=(0,), flat_to_dense=flat,
+    )  # fmt: skip
 
 
 def with_weights(network: Network, weights: dict[str, torch.Tensor], stem: BaselineNetwork) -> Network:
@@ -36,7 +37,7 @@ def with_weights(network: Network, weights: dict[str, torch.Tensor], stem: Basel
 def test_a_network_of_the_space_is_a_dnn() -> None:
     dnn = built(Baseline(name="dnn", width=WIDTH, embedding=D), INPUTS, 0.0)
     first, second = dnn.body.deep[0], dnn.body.deep[2]
-    blocks = (block("sum", WIDTH, (0,), flat_to_dense=True), block("fc", WIDTH, (1,)), block("fc", WIDTH, (2,)))
+    blocks = (block(SUM, WIDTH, (0,), flat=True), block(FC, WIDTH, (1,)), block(FC, WIDTH, (2,)))
     network = Network(Genotype(blocks=blocks, embedding=D, norm="none"), INPUTS)
     weights = {
         "block0.sum.weight": first.weight[:, : INPUTS.dense],
@@ -60,10 +61,10 @@ def test_a_network_of_the_space_is_a_cross_network() -> None:
         cross.layers[2].weight.zero_()
         cross.layers[2].bias.zero_()  # two layers
     blocks = (
-        block("sum", FLAT, (0,), flat_to_dense=True),  # x_0
-        block("product", FLAT, (1,)),  # x_1 = x_0 * (W x_0 + b + 1)
-        block("product", FLAT, (1, 2)),  # x_2 - x_1 = x_0 * (W x_1 + b)
-        block("sum", FLAT, (2, 3)),
+        block(SUM, FLAT, (0,), flat=True),  # x_0
+        block(PRODUCT, FLAT, (1,)),  # x_1 = x_0 * (W x_0 + b + 1)
+        block(PRODUCT, FLAT, (1, 2)),  # x_2 - x_1 = x_0 * (W x_1 + b)
+        block(SUM, FLAT, (2, 3)),
     )
     network = Network(Genotype(blocks=blocks, embedding=D, norm="none"), INPUTS)
     one, zero = torch.eye(FLAT), torch.zeros(FLAT, FLAT)

@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 
 RECIPE = Recipe(batch_size=128, learning_rate=0.02)
 ADAPT = Recipe(batch_size=128, learning_rate=0.005, epochs=4)
-SUPERNET = SupernetPlan(space=SMALL, recipe=RECIPE, rows=30_000)
+SUPERNET = SupernetPlan(space=SMALL, recipe=RECIPE, rows=60_000)
 PLAN = SearchPlan(
     rules=Rules(population=6, tournament=3, children=4), evaluations=20, adapt_rows=128, adapt=ADAPT, valid_rows=400
 )

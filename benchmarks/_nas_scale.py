@@ -40,9 +40,9 @@ SHORT = Scale(
 )  # fmt: skip
 MIDDLE = Scale(
     name="middle", hours=24, requests_per_hour=3_000.0, space=WIDE, recipe=Recipe(batch_size=512, learning_rate=0.008),
-    rows=250_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=40,
+    rows=250_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=30,
     strategies=("single-any",), adapt_rows=4_000, valid_rows=8_000, searches=3, evaluations=80, finalists=2, seeds=3,
-    widths=(16, 256), rates=(0.004, 0.008),
+    widths=(256,), rates=(0.004, 0.008),
 )  # fmt: skip
 LONG = Scale(
     name="full", hours=24, requests_per_hour=11_000.0, space=WIDE, recipe=Recipe(batch_size=1024, learning_rate=0.008),

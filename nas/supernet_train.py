@@ -21,6 +21,7 @@ from nas.weights import Inputs
 
 WARMUP = 0.02  # of the rows at most go through the full path first
 CHECKPOINTS = 20  # over a training
+SCHEMA = 2  # of a supernet: which weights there are, and where in them a network's slice lies
 SUPERNET, RECORD, STATE = "supernet.pt", "supernet.json", "state.json"
 
 
@@ -51,6 +52,7 @@ class SupernetRecord(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     loss: float  # mean over the last tenth, of whatever was sampled
     environment: Environment
+    schema: int = 1  # supernets of the first did not say
 
 
 Say = Callable[[int, int, float], None]  # rows done, rows in all, the loss of late
@@ -89,6 +91,7 @@ def train_supernet(
         seconds=seconds,
         loss=float(np.mean(losses[-max(1, len(losses) // 10) :])),
         environment=environment(),
+        schema=SCHEMA,
     )
     _write(folder / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=2))
     return supernet, record
@@ -142,11 +145,15 @@ def read_supernet(folder: Path) -> tuple[Supernet, SupernetRecord]:
     """A supernet that was trained.
 
     Raises:
-        AnotherSupernet: there is none, or it is not finished.
+        AnotherSupernet: there is none, it is not finished, or its weights lie as in an earlier version.
     """
     if not (folder / RECORD).exists():
         raise AnotherSupernet(f"{folder}: there is no trained supernet; `trimtab nas train` makes one")
     record = msgspec.json.decode((folder / RECORD).read_bytes(), type=SupernetRecord)
+    if record.schema != SCHEMA:
+        raise AnotherSupernet(
+            f"{folder}: holds a supernet of schema {record.schema}; this version reads {SCHEMA}: train another one"
+        )
     return loaded(folder / SUPERNET, record.plan.space, record.inputs), record
 
 

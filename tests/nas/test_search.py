@@ -19,7 +19,7 @@ from nas.recipe import Recipe
 from nas.sampling import STRATEGIES, paths
 from nas.search import JOURNAL, AnotherSearch, SearchPlan, adaptation, search
 from nas.space import SMALL, misfits
-from nas.supernet_train import AnotherSupernet, SupernetPlan, read_supernet, train_supernet
+from nas.supernet_train import RECORD, AnotherSupernet, SupernetPlan, read_supernet, train_supernet
 from tests.nas.files import parts
 from tests.nas.networks import genotype
 from tests.waiting import wait_until
@@ -140,6 +140,11 @@ def test_another_supernets_folder_is_refused(trained: Path, tmp_path: Path) -> N
     with pytest.raises(AnotherSupernet, match="another space, recipe, value or data"):
         train_supernet(msgspec.structs.replace(SUPERNET, seed=5), opened(trained / "prepared"), trained / "supernet")
     with pytest.raises(AnotherSupernet, match="trimtab nas train"):
+        read_supernet(tmp_path)
+    record = msgspec.json.decode((trained / "supernet" / RECORD).read_bytes())
+    del record["schema"]
+    (tmp_path / RECORD).write_bytes(msgspec.json.encode(record))
+    with pytest.raises(AnotherSupernet, match="holds a supernet of schema 1; this version reads 2"):
         read_supernet(tmp_path)
     with pytest.raises(ValueError, match=r"warmup: found 0\.5"):
         SupernetPlan(space=SMALL, recipe=RECIPE, rows=100, warmup=0.5)

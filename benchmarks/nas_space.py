@@ -1,0 +1,135 @@
+"""NAS: networks made by hand beside the baselines that they imitate, and networks drawn from this space and NASRec's.
+
+Claim: the space holds networks as good as the baselines, and NASRec's does not. One seed; the data and the recipe are
+those of `python -m benchmarks nas --middle`, whose folder may be given.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._nas_data import Bench, bench, prepared
+from benchmarks._nas_scale import MIDDLE
+from benchmarks._nas_stage import OutOfTime, Stage
+from nas.architecture import Architecture
+from nas.baselines import Baseline
+from nas.batches import inputs_of
+from nas.genotype import Block, Genotype, Operator
+from nas.network import Network
+from nas.space import NASREC, Space, drawn
+from nas.train import fit, traced_costs
+
+MOST_FLOPS = 250_000  # of a network that is drawn
+OLD = msgspec.structs.replace(
+    MIDDLE.space, dense=NASREC.dense, sparse=NASREC.sparse, mergers=NASREC.mergers, numeric=NASREC.numeric
+)
+SPACES: dict[str, Space] = {"drawn from this space": MIDDLE.space, "drawn from NASRec's": OLD}
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A network on validation rows."""
+
+    name: str
+    flops: float
+    loss: float
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure and print; status 3 where the time was not enough and the same command goes on."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks nas_space", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the log and results are kept")
+    parser.add_argument("--drawn", type=int, default=16, help="networks from each space (16)")
+    parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    prepared(options.out, MIDDLE.hours, MIDDLE.requests_per_hour)
+    context = bench(MIDDLE, options.out)
+    console = Console(stderr=True, quiet=options.json)
+    stage = Stage(context, options.out, options.minutes, console, None)
+    tasks = {**made(), **{name: net for label in SPACES for name, net in _drawn(context, label, options.drawn).items()}}
+    try:
+        found = stage.each("networks", Line, line, {f"space-{n.replace(' ', '-')}": (n, a) for n, a in tasks.items()})
+    except OutOfTime:
+        console.print(f"the time of this call is over; the same command goes on from {options.out}")
+        return 3
+    if options.json:
+        sys.stdout.write(msgspec.json.encode([*found.values()]).decode() + "\n")
+    else:
+        _show([*found.values()])
+    return 0
+
+
+def line(context: Bench, task: tuple[str, Architecture]) -> Line:
+    """One training."""
+    name, architecture = task
+    run = fit(architecture, MIDDLE.recipe, context.parts, rows=MIDDLE.rows).record
+    return Line(name, run.costs.flops, run.best.valid.loss)
+
+
+def made() -> dict[str, Architecture]:
+    """Baselines, and below each what imitates it; the last are what such networks lead to."""
+    product = _block("sum", 16, (0,), "product", 32, (0,))
+    twice = (product, _block("sum", 16, (0,), "product", 32, (0, 1)))
+    flat = _block("sum", 64, (0,), "efc", 16, (0,), flat=True)
+    return {
+        "DNN": Baseline(name="dnn", width=64),
+        "its like": _net(flat, _block("fc", 64, (1,)), _block("fc", 64, (2,))),
+        "DCN-V2": Baseline(name="dcnv2", width=64),
+        "its like, of rank 64": _net(flat, _block("product", 64, (1,))),
+        "xDeepFM": Baseline(name="xdeepfm", width=64),
+        "its like, one layer": _net(product, numeric=True),
+        "its like, two layers": _net(*twice, numeric=True),
+        "one dense product": _net(_block("product", 64, (0,))),
+    }
+
+
+def _net(*blocks: Block, numeric: bool = False) -> Genotype:
+    return Genotype(blocks=blocks, embedding=16, norm="none", numeric=numeric)
+
+
+def _block(
+    dense: Literal["sum", "fc", "product"], width: int, dense_from: tuple[int, ...],
+    sparse: Literal["efc", "product"] = "efc", rows: int = 16, sparse_from: tuple[int, ...] = (0,), flat: bool = False,
+) -> Block:  # fmt: skip
+    return Block(
+        dense=(Operator(dense),), width=width, dense_from=dense_from, sparse=(Operator(sparse),), rows=rows,
+        sparse_from=sparse_from, flat_to_dense=flat,
+    )  # fmt: skip
+
+
+def _drawn(context: Bench, label: str, count: int) -> dict[str, Architecture]:
+    rng = np.random.default_rng(5)
+    inputs = inputs_of(context.parts.train, context.parts.encoding.table_rows)
+    found: list[Architecture] = []
+    while len(found) < count:
+        net = drawn(SPACES[label], rng)
+        if traced_costs(Network(net, inputs), context.parts).flops <= MOST_FLOPS:
+            found.append(net)
+    return {f"{label}, {i}": net for i, net in enumerate(found)}
+
+
+def _show(found: list[Line]) -> None:
+    console = Console(width=100)
+    ours = Table("network", "FLOPs", "validation loss", title=f"{MIDDLE.rows:,} rows, one seed")
+    for one in found[: len(made())]:
+        ours.add_row(one.name, f"{one.flops:,.0f}", f"{one.loss:.5f}")
+    console.print(ours)
+    quartiles = Table("", "networks", "best", "quarter", "half", "three quarters", title="validation loss")
+    for label in SPACES:
+        losses = [one.loss for one in found if one.name.startswith(label)]
+        ranks = np.quantile(losses, (0.0, 0.25, 0.5, 0.75))
+        quartiles.add_row(label, str(len(losses)), *(f"{loss:.5f}" for loss in ranks))
+    console.print(quartiles)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

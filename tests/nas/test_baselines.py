@@ -108,6 +108,44 @@ def test_compressed_interactions_are_the_librarys() -> None:
     assert torch.allclose(theirs.fc(mine(ROWS)), theirs(ROWS), atol=1e-5)
 
 
+def whole(name: Name, fields: list[Any]) -> torch.nn.Module:
+    """The library's model, of a baseline's sizes: width 8, two layers, two heads (DeepFM has one)."""
+    library()
+    from torch_rechub.models.multi_task import MMOE, PLE
+    from torch_rechub.models.ranking import DeepFM
+
+    heads, towers = ["classification"] * 2, [{"dims": [4]}] * 2
+    if name == "deepfm":
+        return DeepFM(fields, fields, {"dims": [8, 8]})
+    if name == "mmoe":
+        return MMOE(fields, heads, 4, {"dims": [8, 8]}, towers)
+    return PLE(fields, heads, 2, 2, 2, {"dims": [8]}, towers)
+
+
+@pytest.mark.parametrize("name", ["deepfm", "mmoe", "ple"])
+def test_a_whole_baseline_is_the_librarys(name: Name) -> None:
+    library()
+    from torch_rechub.basic.features import SparseFeature
+
+    theirs = whole(name, [SparseFeature(f"f{i}", vocab_size=30, embed_dim=4) for i in range(4)]).eval()
+    inputs = Inputs(dense=0, sparse=4, table_rows=30, heads=1 if name == "deepfm" else 2)
+    mine = built(Baseline(name=name, width=8, embedding=4), inputs, 0.0)
+    for own, other in zip(linears(mine), linears(theirs), strict=True):
+        own.load_state_dict(other.state_dict())
+    for table in theirs.embedding.embed_dict.values():
+        table.weight.data.copy_(mine.stem.table.data.normal_(generator=torch.Generator().manual_seed(0)))
+    ids = torch.randint(0, 30, (6, 4))
+    found = torch.sigmoid(mine(torch.zeros(6, 0), ids))
+    expected = theirs({f"f{i}": ids[:, i] for i in range(4)}).reshape(found.shape)
+    assert torch.allclose(found, expected, atol=1e-4)  # its batch normalisation divides by the root of 1 + 1e-5
+    assert found.std() > 0.01
+
+
+def linears(model: torch.nn.Module) -> list[torch.nn.Linear]:
+    """In order: experts, gates and towers stand in the same order in both."""
+    return [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
+
+
 def test_the_factorised_layer_and_the_fusion_by_hand() -> None:
     layer = FactorisedLayer(8, 6)
     x = torch.randn(4, 8)

@@ -71,10 +71,10 @@ def test_outer_products_and_attention_are_counted() -> None:
     assert costs(attention, rows).flops == expected
 
 
-def library() -> Any:
-    """torch-rechub's layers."""
+def library(module: str = "basic.layers") -> Any:
+    """A module of torch-rechub, which has no types."""
     return pytest.importorskip(
-        "torch_rechub.basic.layers", reason="pip install torch-rechub scikit-learn", exc_type=ImportError
+        f"torch_rechub.{module}", reason="pip install torch-rechub scikit-learn", exc_type=ImportError
     )
 
 
@@ -108,26 +108,20 @@ def test_compressed_interactions_are_the_librarys() -> None:
     assert torch.allclose(theirs.fc(mine(ROWS)), theirs(ROWS), atol=1e-5)
 
 
-def whole(name: Name, fields: list[Any]) -> torch.nn.Module:
+def whole(name: Name, fields: list[Any]) -> Any:
     """The library's model, of a baseline's sizes: width 8, two layers, two heads (DeepFM has one)."""
-    library()
-    from torch_rechub.models.multi_task import MMOE, PLE
-    from torch_rechub.models.ranking import DeepFM
-
-    heads, towers = ["classification"] * 2, [{"dims": [4]}] * 2
     if name == "deepfm":
-        return DeepFM(fields, fields, {"dims": [8, 8]})
+        return library("models.ranking").DeepFM(fields, fields, {"dims": [8, 8]})
+    models, heads, towers = library("models.multi_task"), ["classification"] * 2, [{"dims": [4]}] * 2
     if name == "mmoe":
-        return MMOE(fields, heads, 4, {"dims": [8, 8]}, towers)
-    return PLE(fields, heads, 2, 2, 2, {"dims": [8]}, towers)
+        return models.MMOE(fields, heads, 4, {"dims": [8, 8]}, towers)
+    return models.PLE(fields, heads, 2, 2, 2, {"dims": [8]}, towers)
 
 
 @pytest.mark.parametrize("name", ["deepfm", "mmoe", "ple"])
 def test_a_whole_baseline_is_the_librarys(name: Name) -> None:
-    library()
-    from torch_rechub.basic.features import SparseFeature
-
-    theirs = whole(name, [SparseFeature(f"f{i}", vocab_size=30, embed_dim=4) for i in range(4)]).eval()
+    sparse = library("basic.features").SparseFeature
+    theirs = whole(name, [sparse(f"f{i}", vocab_size=30, embed_dim=4) for i in range(4)]).eval()
     inputs = Inputs(dense=0, sparse=4, table_rows=30, heads=1 if name == "deepfm" else 2)
     mine = built(Baseline(name=name, width=8, embedding=4), inputs, 0.0)
     for own, other in zip(linears(mine), linears(theirs), strict=True):

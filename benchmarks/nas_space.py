@@ -1,7 +1,7 @@
 """NAS: networks made by hand beside the baselines that they imitate, and networks drawn from this space and NASRec's.
 
 Claim: the space holds networks as good as the baselines, and NASRec's does not. One seed; the data and the recipe are
-those of `python -m benchmarks nas --middle`, whose folder may be given.
+those of `python -m benchmarks nas --middle`, whose folder may be given and whose table holds xDeepFM.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure and print; status 3 where the time was not enough and the same command goes on."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks nas_space", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the log and results are kept")
-    parser.add_argument("--drawn", type=int, default=16, help="networks from each space (16)")
+    parser.add_argument("--drawn", type=int, default=12, help="networks from each space (12)")
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
@@ -76,18 +76,17 @@ def line(context: Bench, task: tuple[str, Architecture]) -> Line:
 
 
 def made() -> dict[str, Architecture]:
-    """Baselines, and below each what imitates it; the last are what such networks lead to."""
+    """Baselines, and what imitates them."""
     product = _block("sum", 16, (0,), "product", 32, (0,))
     twice = (product, _block("sum", 16, (0,), "product", 32, (0, 1)))
     flat = _block("sum", 64, (0,), "efc", 16, (0,), flat=True)
     return {
         "DNN": Baseline(name="dnn", width=64),
-        "its like": _net(flat, _block("fc", 64, (1,)), _block("fc", 64, (2,))),
+        "like a DNN": _net(flat, _block("fc", 64, (1,)), _block("fc", 64, (2,))),
         "DCN-V2": Baseline(name="dcnv2", width=64),
-        "its like, of rank 64": _net(flat, _block("product", 64, (1,))),
-        "xDeepFM": Baseline(name="xdeepfm", width=64),
-        "its like, one layer": _net(product, numeric=True),
-        "its like, two layers": _net(*twice, numeric=True),
+        "like DCN-V2, of rank 64": _net(flat, _block("product", 64, (1,))),
+        "like xDeepFM, one layer": _net(product, numeric=True),
+        "like xDeepFM, two layers": _net(*twice, numeric=True),
         "one dense product": _net(_block("product", 64, (0,))),
     }
 

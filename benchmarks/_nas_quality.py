@@ -33,7 +33,7 @@ Method = Literal["evolution", "random"]
 METHODS: tuple[Method, ...] = ("evolution", "random")
 LEVELS = (0.25, 0.5, 1.0)  # of the best baseline's FLOPs
 Key = tuple[int, Method, float]  # number of a search, its method, a level
-Nets = dict[Key, dict[str, Genotype]]  # by name
+Finals = dict[Key, dict[str, Genotype]]  # by name
 DRAWS = 2000  # of random searches among the networks trained alone
 
 
@@ -115,14 +115,13 @@ class Cost(msgspec.Struct, frozen=True):
 
     supernet: float  # its rows
     evaluation: float  # seconds, adaptation among them
-    shortlist: float  # rows of its brief trainings, for all levels
-    finalists: float  # that were trained alone, for all levels
+    finalists: float  # that were trained alone, of all levels
     supernet_seconds: float  # a row of a supernet takes longer than one of a network alone
 
     @property
     def trainings(self) -> float:
         """All of it, the supernet by its rows."""
-        return self.supernet + self.evaluation + self.shortlist + self.finalists
+        return self.supernet + self.evaluation + self.finalists
 
 
 class Quality(msgspec.Struct, frozen=True):
@@ -164,8 +163,7 @@ def quality(stage: Stage[Bench], ranked: Rankings) -> Quality:
     best = min(ours, key=lambda one: one.loss)
     supers = stage.each("supernets of searches", tuple[int, float], supernet, supernets(bench))
     found = stage.each("searches", list[Evaluated], searched, searches(bench))
-    lists = _shortlists(bench, found, best.flops)
-    finals = _finals(stage, lists)
+    finals = _finals(bench, found, best.flops)
     picks = _picks(stage, finals)
     rivals = {level: _within(ours, level * best.flops) for level in LEVELS}
     evolved = [one for (_, method, _), one in picks.items() if method == "evolution"]
@@ -176,7 +174,7 @@ def quality(stage: Stage[Bench], ranked: Rankings) -> Quality:
         for (number, method, level), pick in picks.items()
         if method == "evolution" and (rival := rivals[level])
     ]
-    cost = _cost(bench, [*supers.values()], found, lists, finals, ranked)
+    cost = _cost(bench, [*supers.values()], found, finals, ranked)
     test = [_on_test(one, *measured[name]) for name, one in finalists.items()]
     everyone = {one.name: one for one in (*ours, *picks.values(), *finalists.values())}
     randoms = [_random(level, best.flops, picks, ranked, cost.trainings) for level in LEVELS]
@@ -237,11 +235,11 @@ def _best_rates(found: dict[str, Trained]) -> list[Candidate]:
     ]
 
 
-def _shortlists(bench: Bench, found: dict[str, list[Evaluated]], flops: float) -> Nets:
+def _finals(bench: Bench, found: dict[str, list[Evaluated]], flops: float) -> Finals:
     """The best few of each search within each level."""
     scale = bench.scale
     few = {
-        (number, method, level): _best_few(found[f"search-{number}-{method}"], level * flops, scale.shortlist)
+        (number, method, level): _best_few(found[f"search-{number}-{method}"], level * flops, scale.finalists)
         for number in range(scale.searches)
         for method in METHODS
         for level in LEVELS
@@ -249,24 +247,7 @@ def _shortlists(bench: Bench, found: dict[str, list[Evaluated]], flops: float) -
     return {key: {digest(one.genotype)[:8]: one.genotype for one in few} for key, few in few.items()}
 
 
-def _finals(stage: Stage[Bench], lists: Nets) -> Nets:
-    """The best few of each list when each is trained alone on a part of the rows."""
-    nets = {name: net for few in lists.values() for name, net in few.items()}
-    tasks = {f"briefly-{name}": (name, net) for name, net in nets.items()}
-    found = stage.each("shortlists", tuple[str, float], briefly, tasks)
-    loss = dict(found.values())
-    count = stage.bench.scale.finalists
-    best = {key: sorted(few, key=lambda name: loss[name])[:count] for key, few in lists.items()}
-    return {key: {name: nets[name] for name in names} for key, names in best.items()}
-
-
-def briefly(bench: Bench, task: tuple[str, Genotype]) -> tuple[str, float]:
-    """The validation loss of a network after a short training alone; its name before it."""
-    name, net = task
-    return name, fit(net, bench.scale.recipe, bench.parts, rows=bench.scale.brief_rows).record.best.valid.loss
-
-
-def _picks(stage: Stage[Bench], finals: Nets) -> dict[Key, Candidate]:
+def _picks(stage: Stage[Bench], finals: Finals) -> dict[Key, Candidate]:
     """What each search picks within each level: the best of its finalists, which are trained alone at one rate."""
     nets = {name: net for few in finals.values() for name, net in few.items()}
     wanted = _at_rates(nets.items(), (stage.bench.scale.recipe.learning_rate,))
@@ -365,19 +346,15 @@ def _random(level: float, most: float, picks: dict[Key, Candidate], ranked: Rank
 
 
 def _cost(
-    bench: Bench, supers: Sequence[tuple[int, float]], found: dict[str, list[Evaluated]], lists: Nets, finals: Nets,
+    bench: Bench, supers: Sequence[tuple[int, float]], found: dict[str, list[Evaluated]], finals: Finals,
     ranked: Rankings,
 ) -> Cost:  # fmt: skip
     scale, searches = bench.scale, range(bench.scale.searches)
     alone = float(np.mean([one.seconds for one in ranked.alone]))
-    listed, chosen = (
-        np.mean([len({name for level in LEVELS for name in nets[n, "evolution", level]}) for n in searches])
-        for nets in (lists, finals)
-    )
+    finalists = [{name for level in LEVELS for name in finals[number, "evolution", level]} for number in searches]
     return Cost(
         supernet=float(np.mean([rows for rows, _ in supers])) / scale.rows,
         evaluation=sum(one.seconds for n in searches for one in found[f"search-{n}-evolution"]) / len(searches) / alone,
-        shortlist=float(listed) * scale.brief_rows / scale.rows,
-        finalists=float(chosen),
+        finalists=float(np.mean([len(names) for names in finalists])),
         supernet_seconds=float(np.mean([seconds for _, seconds in supers])) / alone,
     )

@@ -26,9 +26,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     valid_rows: int
     searches: int
     evaluations: int
-    shortlist: int  # of a search, per level of FLOPs, that are trained alone on `brief_rows`
-    brief_rows: int
-    finalists: int  # of these, that are trained alone on all rows before one is picked
+    finalists: int  # of a search, per level of FLOPs, that are trained alone before one is picked
     seeds: int
     widths: tuple[int, ...]  # of baselines
     rates: tuple[float, ...]  # learning rates that baselines are tuned over; searched networks have the recipe's
@@ -38,19 +36,17 @@ SHORT = Scale(
     name="short", hours=24, requests_per_hour=570.0, space=SMALL, recipe=Recipe(batch_size=256, learning_rate=0.008),
     rows=50_000, supernet=Recipe(batch_size=256, learning_rate=0.008), supernet_rows=150_000, nets=40,
     strategies=("single-any", "single-single"), adapt_rows=1_000, valid_rows=4_000, searches=1, evaluations=40,
-    shortlist=6, brief_rows=10_000, finalists=1, seeds=2, widths=(16,), rates=(0.008,),
+    finalists=1, seeds=2, widths=(16,), rates=(0.008,),
 )  # fmt: skip
 MIDDLE = Scale(
     name="middle", hours=24, requests_per_hour=3_000.0, space=WIDE, recipe=Recipe(batch_size=512, learning_rate=0.008),
     rows=250_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=30,
-    strategies=("single-any",), adapt_rows=4_000, valid_rows=8_000, searches=3, evaluations=80,
-    shortlist=6, brief_rows=50_000, finalists=1, seeds=3,
+    strategies=("single-any",), adapt_rows=4_000, valid_rows=8_000, searches=3, evaluations=80, finalists=2, seeds=3,
     widths=(256,), rates=(0.004, 0.008),
 )  # fmt: skip
 LONG = Scale(
     name="full", hours=24, requests_per_hour=11_000.0, space=WIDE, recipe=Recipe(batch_size=1024, learning_rate=0.008),
     rows=1_000_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=2_000_000, nets=100,
-    strategies=STRATEGIES, adapt_rows=10_000, valid_rows=10_000, searches=3, evaluations=100,
-    shortlist=8, brief_rows=200_000, finalists=1, seeds=5,
+    strategies=STRATEGIES, adapt_rows=10_000, valid_rows=10_000, searches=3, evaluations=100, finalists=2, seeds=5,
     widths=(16, 64, 256), rates=(0.004, 0.008),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._nas_quality import Cost, Quality
+from benchmarks._nas_quality import Quality
 from benchmarks._nas_ranking import Rankings
 from benchmarks._nas_value import Captured
 from nas.compare import Gap
@@ -21,15 +21,12 @@ def show(ranked: Rankings, captured: Sequence[Captured], quality: Quality, secon
     for table in tables:
         if table.row_count:
             console.print(table)
-    print(f"a search cost {quality.cost.trainings:.1f} trainings: {_parts(quality.cost)}")
-    print(f"this call took {seconds:.0f} s")
-
-
-def _parts(cost: Cost) -> str:
-    return (
-        f"{cost.supernet:.1f} for its supernet (by rows; by seconds {cost.supernet_seconds:.1f}), "
-        f"{cost.evaluation:.1f} for evaluating, {cost.shortlist:.1f} for its shortlist, {cost.finalists:.1f} finalists"
+    cost = quality.cost
+    print(
+        f"a search cost {cost.trainings:.1f} trainings: {cost.supernet:.1f} of rows for its supernet (in seconds "
+        f"{cost.supernet_seconds:.1f}), {cost.evaluation:.1f} for evaluating, {cost.finalists:.1f} finalists alone"
     )
+    print(f"this call took {seconds:.0f} s")
 
 
 def _rankings(ranked: Rankings) -> tuple[Table, Table]:

@@ -134,10 +134,9 @@ def _forecast(stage: Stage[Bench], count: int) -> None:
     levels = scale.searches * len(LEVELS)
     alone = SEEDS * scale.nets + len(baselines(context)) + len(trainings(context))
     alone += len(METHODS) * levels * (scale.finalists + scale.seeds)
-    listed = len(METHODS) * levels * scale.shortlist * scale.brief_rows
     inherited = len(scale.strategies) * (scale.supernet_rows + scale.nets * scale.adapt_rows)
     inherited += scale.searches * (scale.supernet_rows + len(METHODS) * scale.evaluations * scale.adapt_rows)
-    minutes = per_row * (alone * scale.rows + listed + inherited) / 60 / count
+    minutes = per_row * (alone * scale.rows + inherited) / 60 / count
     stage.console.print(
         f"forecast: at most {alone} trainings and {inherited:,} rows of supernets: {minutes:.0f} minutes"
     )

@@ -33,7 +33,7 @@ Method = Literal["evolution", "random"]
 METHODS: tuple[Method, ...] = ("evolution", "random")
 LEVELS = (0.25, 0.5, 1.0)  # of the best baseline's FLOPs
 Key = tuple[int, Method, float]  # number of a search, its method, a level
-Finals = dict[Key, dict[str, Genotype]]  # by name
+Nets = dict[Key, dict[str, Genotype]]  # by name
 DRAWS = 2000  # of random searches among the networks trained alone
 
 
@@ -235,7 +235,7 @@ def _best_rates(found: dict[str, Trained]) -> list[Candidate]:
     ]
 
 
-def _finals(bench: Bench, found: dict[str, list[Evaluated]], flops: float) -> Finals:
+def _finals(bench: Bench, found: dict[str, list[Evaluated]], flops: float) -> Nets:
     """The best few of each search within each level."""
     scale = bench.scale
     few = {
@@ -247,12 +247,17 @@ def _finals(bench: Bench, found: dict[str, list[Evaluated]], flops: float) -> Fi
     return {key: {digest(one.genotype)[:8]: one.genotype for one in few} for key, few in few.items()}
 
 
-def _picks(stage: Stage[Bench], finals: Finals) -> dict[Key, Candidate]:
-    """What each search picks within each level: the best of its finalists, which are trained alone at one rate."""
+def _picks(stage: Stage[Bench], finals: Nets) -> dict[Key, Candidate]:
+    """What each search picks within each level: the best of its finalists that fit, all trained alone at one rate."""
     nets = {name: net for few in finals.values() for name, net in few.items()}
     wanted = _at_rates(nets.items(), (stage.bench.scale.recipe.learning_rate,))
     by_name = {one.name: one for one in _best_rates(stage.each("finalists", Trained, train, wanted))}
-    return {key: min((by_name[name] for name in few), key=lambda one: one.loss) for key, few in finals.items() if few}
+    found = {}
+    for number, method, level in finals:
+        own = {name for at in LEVELS if at <= level for name in finals[number, method, at]}
+        if own:
+            found[number, method, level] = min((by_name[name] for name in own), key=lambda one: one.loss)
+    return found
 
 
 def _best_few(found: Sequence[Evaluated], flops: float, count: int) -> list[Evaluated]:
@@ -346,7 +351,7 @@ def _random(level: float, most: float, picks: dict[Key, Candidate], ranked: Rank
 
 
 def _cost(
-    bench: Bench, supers: Sequence[tuple[int, float]], found: dict[str, list[Evaluated]], finals: Finals,
+    bench: Bench, supers: Sequence[tuple[int, float]], found: dict[str, list[Evaluated]], finals: Nets,
     ranked: Rankings,
 ) -> Cost:  # fmt: skip
     scale, searches = bench.scale, range(bench.scale.searches)

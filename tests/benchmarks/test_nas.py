@@ -12,9 +12,11 @@ from scipy.stats import kendalltau
 pytest.importorskip("torch", reason="pip install 'trimtab[nas]'")
 
 from benchmarks._nas_data import Bench, bench, prepared
+from benchmarks._nas_quality import Nets, Trained, Training, _picks
 from benchmarks._nas_ranking import kendall, ranking, rankings
 from benchmarks._nas_scale import SHORT
 from benchmarks._nas_stage import OutOfTime, Stage, workers
+from nas.space import SMALL, drawn
 
 TINY = msgspec.structs.replace(
     SHORT, hours=2, requests_per_hour=900.0, rows=1000, supernet_rows=2000, nets=4, strategies=("single-any",),
@@ -83,6 +85,21 @@ def test_workers_compute_what_one_process_does(tmp_path: Path) -> None:
         late = Stage(10, tmp_path, 0, Console(quiet=True), pool)
         with pytest.raises(OutOfTime):
             late.each("sums", int, _sum, {"six": 6})
+
+
+def test_a_pick_is_the_best_finalist_of_its_level_and_of_those_below(tmp_path: Path) -> None:
+    nets = {name: drawn(SMALL, np.random.default_rng(seed)) for seed, name in enumerate(("small", "large"))}
+    for name, flops, loss in (("small", 10.0, 0.1), ("large", 90.0, 0.2)):
+        one = Training(name, nets[name], TINY.recipe.learning_rate, 0)
+        trained = Trained(one, flops=flops, loss=loss, rows=1, seconds=1.0)
+        (tmp_path / f"{one.task}.json").write_bytes(msgspec.json.encode(trained))
+    found = Stage(Bench(TINY, tmp_path, None), tmp_path, 0.0, Console(quiet=True), None)  # type: ignore[arg-type]
+    finals: Nets = {
+        (0, "evolution", 0.25): {"small": nets["small"]}, (0, "evolution", 0.5): {},
+        (0, "evolution", 1.0): {"large": nets["large"]},
+    }  # fmt: skip
+    names = {level: one.name for (_, _, level), one in _picks(found, finals).items()}
+    assert names == dict.fromkeys((0.25, 0.5, 1.0), "small")
 
 
 def test_networks_are_ranked_and_a_second_call_computes_nothing(folder: Path) -> None:

@@ -34,8 +34,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
 SHORT = Scale(
     name="short", hours=24, requests_per_hour=570.0, space=SMALL, recipe=Recipe(batch_size=256, learning_rate=0.008),
-    rows=50_000, supernet=Recipe(batch_size=256, learning_rate=0.008), supernet_rows=150_000, nets=40,
-    strategies=("single-any", "single-single"), adapt_rows=1_000, valid_rows=4_000, searches=1, evaluations=40,
+    rows=50_000, supernet=Recipe(batch_size=256, learning_rate=0.008), supernet_rows=125_000, nets=40,
+    strategies=("single-any", "single-single"), adapt_rows=1_000, valid_rows=4_000, searches=1, evaluations=36,
     finalists=1, seeds=2, widths=(16,), rates=(0.008,),
 )  # fmt: skip
 MIDDLE = Scale(
@@ -46,7 +46,7 @@ MIDDLE = Scale(
 )  # fmt: skip
 LONG = Scale(
     name="full", hours=24, requests_per_hour=11_000.0, space=WIDE, recipe=Recipe(batch_size=1024, learning_rate=0.008),
-    rows=1_000_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=2_000_000, nets=100,
-    strategies=STRATEGIES, adapt_rows=10_000, valid_rows=10_000, searches=3, evaluations=100, finalists=2, seeds=5,
+    rows=1_000_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=1_500_000, nets=100,
+    strategies=STRATEGIES, adapt_rows=10_000, valid_rows=10_000, searches=3, evaluations=80, finalists=2, seeds=5,
     widths=(16, 64, 256), rates=(0.004, 0.008),
 )  # fmt: skip

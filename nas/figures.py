@@ -51,7 +51,8 @@ def draw_front(rules: Rules, found: Sequence[Evaluated], path: Path) -> None:
     axes.set(xscale="log", xlabel=AXES[other], ylabel=AXES["loss"])
     _plain_log_axis(axes.xaxis)
     losses = np.array([one.loss for one in found])
-    axes.set_ylim(losses.min() - 0.05 * np.ptp(losses), np.quantile(losses, 0.95) + 0.05 * np.ptp(losses))
+    low, high = losses.min(), np.quantile(losses, 0.9)  # networks that a supernet serves badly may be far above
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes.legend(frameon=False)
     _written(figure, path)
 
@@ -111,7 +112,7 @@ def _block_arrows(axes: Any, genotype: Genotype, b: int, block: Block) -> None:
                 _arrow(axes, (node, 0), (here, target), SPARSE, _bend(node, here, up=False) if target == 0 else 0.0)
     if alive.dense_out[b] and block.merges_sparse:
         names = ("FM",) * block.sparse_to_dense + ("flat",) * block.flat_to_dense
-        _arrow(axes, (here - 0.08, 0), (here - 0.08, 1), SPARSE, 0.0, "+".join(names))
+        _arrow(axes, (here - 0.08, 0), (here - 0.08, 1), SPARSE, 0.0, "\n".join(names))
     if alive.sparse_out[b] and block.dense_to_sparse:
         _arrow(axes, (here + 0.08, 1), (here + 0.08, 0), DENSE, 0.0, "row")
 

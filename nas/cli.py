@@ -97,7 +97,7 @@ def _score_parser(commands: Any) -> None:
 def _space_parser(commands: Any) -> None:
     text = "the search space and how many networks it holds; a genotype drawn"
     parser = commands.add_parser("space", help=text, description=text)
-    parser.add_argument("--preset", choices=("full", "small"), default="full")
+    parser.add_argument("--preset", choices=("full", "small", "nasrec"), default="full")
     parser.add_argument("--genotype", metavar="FILE", help="to draw; one drawn by --seed without it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the genotype as a graph")

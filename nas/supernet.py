@@ -115,9 +115,11 @@ class Borrowed:
         """Adam with the leaves' gradients, together no longer than `CLIP`; the leaves are spent.
 
         Some networks of a space answer a step with gradients a thousand times those of others: Adam's second moments
-        would remember these, and the others would hardly move.
+        would remember these, and the others would hardly move. Where products of products left the range of fp32, there
+        is no direction to go: the step is none.
         """
-        torch.nn.utils.clip_grad_norm_(self.leaves.values(), CLIP)
+        if not torch.isfinite(torch.nn.utils.clip_grad_norm_(self.leaves.values(), CLIP)):
+            return
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 gradient = leaf.grad

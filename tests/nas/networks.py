@@ -29,10 +29,10 @@ def features(inputs: Inputs, n: int = 7, seed: int = 0) -> tuple[Tensor, ...]:
     return dense, ids, *(torch.randint(-1, inputs.table_rows, (n, 3), generator=generator) for _ in range(bags))
 
 
-def filled(inputs: Inputs, space: Space = TINY) -> Supernet:
+def filled(inputs: Inputs, space: Space = TINY, noise: float = 0.3) -> Supernet:
     """A supernet whose every weight is random: fresh ones have zeros, which hide mistakes."""
     supernet = Supernet(space, inputs, 3)
     generator = torch.Generator().manual_seed(5)
     for weight in supernet.weights.values():
-        weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+        weight.add_(noise * torch.randn(weight.shape, generator=generator))
     return supernet

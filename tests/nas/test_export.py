@@ -8,7 +8,7 @@ import pytest
 from nas.baselines import Baseline
 from nas.batches import probabilities
 from nas.export import Card, export
-from nas.genotype import Genotype
+from nas.genotype import Block, Genotype, Operator
 from nas.recipe import Recipe
 from nas.rows import Parts
 from nas.space import SMALL, drawn
@@ -16,7 +16,12 @@ from nas.train import fit
 from tests.nas.files import SCHEMA, parts
 
 RECIPE = Recipe(batch_size=256, learning_rate=0.01)
-GENOTYPES = [drawn(SMALL, np.random.default_rng(seed)) for seed in (0,)]
+GENOTYPES = [drawn(SMALL, np.random.default_rng(0))]
+PRODUCT = Block(
+    dense=(Operator("product"),), width=8, dense_from=(0,), sparse=(Operator("product"),), rows=4, sparse_from=(0,),
+    flat_to_dense=True,
+)  # fmt: skip
+GENOTYPES += [Genotype(blocks=(PRODUCT,), embedding=4, norm="layer", numeric=True)]
 
 
 @pytest.fixture(scope="module")

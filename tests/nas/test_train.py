@@ -10,13 +10,16 @@ from nas.batches import Batch, inputs_of, loss_of
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
-from nas.space import SMALL, drawn
+from nas.space import NASREC, SMALL, drawn
 from nas.train import AnotherRun, Check, Record, fit, on_test_rows, read_run
 from nas.value import ValueModel
 from tests.nas.files import parts
 
 RECIPE = Recipe(batch_size=128, learning_rate=0.01, dropout=0.1)
-GENOTYPE = drawn(SMALL, np.random.default_rng(4))
+PLAIN = msgspec.structs.replace(
+    SMALL, dense=NASREC.dense, sparse=NASREC.sparse, mergers=NASREC.mergers, numeric=NASREC.numeric
+)
+GENOTYPE = drawn(PLAIN, np.random.default_rng(4))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Each fault in the closed loop: the controller does what it promises (docs/simulators.md has the table)."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -247,7 +248,9 @@ def test_an_objective_that_explodes_in_an_arm_is_confirmed_and_waits_for_a_perso
     carry = found.turns[-1].state.control.carry
     assert [to for to, _ in found.moves][:1] == ["confirm"]
     assert (carry.stage, carry.awaiting_approval) == ("confirm", True), found.moves
-    assert "it changes watch by +889%" in carry.reason
+    said = re.search(r"it changes watch by \+(\d+)%", carry.reason)
+    assert said, carry.reason
+    assert int(said[1]) == pytest.approx(900, abs=50)  # ten times as much, and the vector's own gain
     assert "reject" in carry.reason
 
 

@@ -238,13 +238,13 @@ def _best_rates(found: dict[str, Trained]) -> list[Candidate]:
 def _finals(bench: Bench, found: dict[str, list[Evaluated]], flops: float) -> Nets:
     """The best few of each search within each level."""
     scale = bench.scale
-    few = {
+    chosen = {
         (number, method, level): _best_few(found[f"search-{number}-{method}"], level * flops, scale.finalists)
         for number in range(scale.searches)
         for method in METHODS
         for level in LEVELS
     }
-    return {key: {digest(one.genotype)[:8]: one.genotype for one in few} for key, few in few.items()}
+    return {key: {digest(one.genotype)[:8]: one.genotype for one in few} for key, few in chosen.items()}
 
 
 def _picks(stage: Stage[Bench], finals: Nets) -> dict[Key, Candidate]:

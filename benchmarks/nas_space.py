@@ -1,7 +1,8 @@
 """NAS: networks made by hand beside the baselines that they imitate, and networks drawn from this space and NASRec's.
 
-Claim: the space holds networks as good as the baselines, and NASRec's does not. One seed; the data and the recipe are
-those of `python -m benchmarks nas --middle`, whose folder may be given and whose table holds xDeepFM.
+Asked: whether the space holds networks as good as the baselines, and how networks drawn from it compare. One seed; the
+data and the recipe are those of `python -m benchmarks nas --middle`, whose folder may be given and whose table holds
+xDeepFM.
 """
 
 import argparse

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nas.schema import DataError
+from nas.space import SPACES, cardinality, drawn
 
 FAILED, MISUSED = 1, 2
 FINALISTS = 5
@@ -97,7 +98,7 @@ def _score_parser(commands: Any) -> None:
 def _space_parser(commands: Any) -> None:
     text = "the search space and how many networks it holds; a genotype drawn"
     parser = commands.add_parser("space", help=text, description=text)
-    parser.add_argument("--preset", choices=("full", "small", "nasrec"), default="full")
+    parser.add_argument("--preset", choices=tuple(SPACES), default="full")
     parser.add_argument("--genotype", metavar="FILE", help="to draw; one drawn by --seed without it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the genotype as a graph")
@@ -228,7 +229,6 @@ def _space(args: argparse.Namespace) -> int:
     from nas import workplace
     from nas.figures import draw_genotype
     from nas.genotype import Genotype, digest, encoded
-    from nas.space import SPACES, cardinality, drawn
 
     space = SPACES[args.preset]
     found = (

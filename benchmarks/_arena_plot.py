@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks._arena_report import mean
 from benchmarks._arena_run import TRIMTAB
 from benchmarks._arena_scores import HELD, Scores
-from benchmarks._arena_worlds import SCENARIOS
+from benchmarks._arena_worlds import entered
 from simulators.worlds import Floats
 
 COLUMNS = 4
@@ -48,7 +48,7 @@ def plot(scores: Sequence[Scores], hard: frozenset[str], path: Path) -> None:
     for i, name in enumerate(worlds):
         axes = figure.add_subplot(grid[2 + i // COLUMNS, i % COLUMNS])
         curves(axes, [s for s in scores if s.scenario == name], name + (" (beyond noise)" if name in hard else ""))
-        if (jump := SCENARIOS[name].jump_hour) is not None:
+        if (jump := entered(name).jump_hour) is not None:
             axes.axvline(jump, color="grey", linewidth=0.6, linestyle="--")
     figure.savefig(path)
 

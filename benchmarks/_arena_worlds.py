@@ -1,4 +1,9 @@
-"""The arena's scenarios: nineteen of the simulators' worlds, each with half of its traffic for everyone's arms."""
+"""The arena's scenarios: nineteen of the simulators' worlds, and any number drawn at random.
+
+Each with half of its traffic for everyone's arms.
+"""
+
+from functools import cache
 
 import msgspec
 
@@ -21,3 +26,22 @@ def _entered(scenario: Scenario) -> Scenario:
 
 
 SCENARIOS = {name: _entered(catalog.SCENARIOS[name]) for name in NAMES}
+
+
+@cache
+def entered(name: str) -> Scenario:
+    """A scenario of the arena, or a world drawn at random; raises `ValueError` saying which there are."""
+    found = SCENARIOS.get(name)
+    return found if found is not None else _entered(catalog.scenario_named(name))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The scenarios that a word of the command line names: a name, or `drawn-0..29` for thirty.
+
+    Raises `ValueError` saying which there are.
+    """
+    first, dots, last = text.partition("..")
+    stem, _, start = first.rpartition("-")
+    if dots and start.isdecimal() and last.isdecimal():
+        return tuple(name for n in range(int(start), int(last) + 1) for name in names(f"{stem}-{n}"))
+    return (entered(text).name,)

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from benchmarks._arena_report import Line, ahead, best_peers, lines
 from benchmarks._arena_run import CONTROLLERS, run
 from benchmarks._arena_scores import Scores, scored
 from benchmarks._arena_table import tables
-from benchmarks._arena_worlds import SCENARIOS
+from benchmarks._arena_worlds import SCENARIOS, entered, names
 from controller.shell.fingerprint import single_threaded
 
 SHORT_WORLDS, SHORT_HOURS = ("quick", "drift"), 24
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     options = _options(argv)
     jobs = list(product(options.worlds, options.controllers, _seeds(vars(options))))
     scores, missing = play(jobs, options.hours, options.cadence, options.jobs, options.runs)
-    hard = frozenset(name for name in options.worlds if beyond_noise(SCENARIOS[name]))
+    hard = frozenset(name for name in options.worlds if beyond_noise(entered(name)))
     made, compared = lines(scores, hard), ahead(scores, hard, options.peers_from)
     Console(width=200).print(*tables(made, compared, missing, options.hours), sep="\n")
     if options.plot:
@@ -110,7 +110,7 @@ def _played(job: Job, hours: int, cadence: int | None) -> Outcome:
     name, controller, seed = job
     try:
         with single_threaded():
-            return scored(run(SCENARIOS[name], controller, seed, hours, cadence))
+            return scored(run(entered(name), controller, seed, hours, cadence))
     except Missing as lack:
         return controller, str(lack)
 
@@ -125,7 +125,13 @@ def _json(options: argparse.Namespace, scores: list[Scores], *results: object) -
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks arena", description=__doc__)
-    parser.add_argument("--worlds", nargs="+", choices=SCENARIOS, default=None, help="default: all")
+    parser.add_argument(
+        "--worlds",
+        nargs="+",
+        type=_worlds,
+        metavar="WORLD",
+        help=f"of {', '.join(SCENARIOS)} (all); drawn-0..29: thirty at random",
+    )
     parser.add_argument("--controllers", nargs="+", choices=CONTROLLERS, default=None, help="default: all")
     parser.add_argument("--seeds", type=int, default=None, help="runs of each pair (4)")
     parser.add_argument("--first-seed", type=int, default=0, help="peers were chosen on seeds from 100 on")
@@ -145,7 +151,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     )
     if options.cadence and options.runs:
         parser.error("--runs keeps no cadence: give --cadence without it")
-    options.worlds, options.controllers = options.worlds or worlds, options.controllers or controllers
+    options.worlds = tuple(dict.fromkeys(chain.from_iterable(options.worlds))) if options.worlds else worlds
+    options.controllers = options.controllers or controllers
     options.seeds, options.hours = options.seeds or seeds, options.hours or hours
     if options.peers_from:
         earlier = msgspec.json.decode(options.peers_from.read_bytes(), type=Earlier)
@@ -153,6 +160,13 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--peers-from {options.peers_from}: it has some of the seeds compared; others are needed")
         options.peers_from = best_peers(earlier.lines)
     return options
+
+
+def _worlds(text: str) -> tuple[str, ...]:
+    try:
+        return names(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seeds(asked: Mapping[str, int]) -> range:

@@ -1,6 +1,8 @@
-"""Numbers on the command line; what cannot be is named with what would be accepted."""
+"""Numbers and worlds on the command line; what cannot be is named with what would be accepted."""
 
 import argparse
+
+from simulators.catalog import product_named
 
 
 def positive(text: str) -> int:
@@ -15,3 +17,12 @@ def random_seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
+
+
+def world_name(text: str) -> str:
+    """The name of a world or feed."""
+    try:
+        product_named(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text

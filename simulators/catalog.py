@@ -5,6 +5,7 @@ import msgspec
 from controller.core.estimate import Metric
 from controller.core.safety import Guardrail
 from controller.core.space import Weight
+from simulators.drawn import drawn_named
 from simulators.feed.scenario import FeedScenario
 from simulators.feed.shipped import FEEDS
 from simulators.kinds import AnyScenario
@@ -263,23 +264,26 @@ _ALL = (
 )
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _ALL}
 WORLDS: dict[str, World] = {name: scenario.world for name, scenario in SCENARIOS.items()}
+DRAWN = "drawn-0, drawn-1, ... at random"
 PRODUCTS: dict[str, AnyScenario] = {**SCENARIOS, **{name: FeedScenario(feed) for name, feed in FEEDS.items()}}
 
 
 def product_named(name: str) -> AnyScenario:
-    """A world or a feed by its name; raises `ValueError` naming those there are."""
-    if name not in PRODUCTS:
-        raise ValueError(f"no world is called {name!r}; there are {', '.join(PRODUCTS)}")
-    return PRODUCTS[name]
+    """A world or a feed by its name; raises `ValueError` saying which there are."""
+    found = PRODUCTS.get(name) or drawn_named(name)
+    if found is None:
+        raise ValueError(f"no world is called {name!r}; there are {', '.join(PRODUCTS)}, and {DRAWN}")
+    return found
 
 
 def scenario_named(name: str) -> Scenario:
-    """A world over time by its name; raises `ValueError` naming those there are."""
-    if name not in SCENARIOS:
-        raise ValueError(f"no world is called {name!r}; there are {', '.join(SCENARIOS)}")
-    return SCENARIOS[name]
+    """A world over time by its name; raises `ValueError` saying which there are."""
+    found = SCENARIOS.get(name) or drawn_named(name)
+    if found is None:
+        raise ValueError(f"no world is called {name!r}; there are {', '.join(SCENARIOS)}, and {DRAWN}")
+    return found
 
 
 def world_named(name: str) -> World:
-    """The world that a scenario of this name begins with; raises `ValueError` naming those there are."""
+    """The world that a scenario of this name begins with; raises `ValueError` saying which there are."""
     return scenario_named(name).world

@@ -15,8 +15,8 @@ from controller.cli import address
 from controller.shell.config import load
 from controller.shell.journal_file import JournalError
 from simulators import closed_loop, processes, view
-from simulators.arguments import positive, random_seed
-from simulators.catalog import PRODUCTS, product_named
+from simulators.arguments import positive, random_seed, world_name
+from simulators.catalog import DRAWN, PRODUCTS, product_named
 from simulators.cli_feed import ranking_log
 from simulators.closed_loop import START_MS
 from simulators.faults import FAULTS, Fault, faulty, parse, summary
@@ -39,7 +39,7 @@ def demo(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="trimtab demo", description=demo.__doc__)
     parser.add_argument("--hours", type=positive, default=72, metavar="N", help="simulated hours (72)")
     parser.add_argument("--seed", type=random_seed, default=0, help="of the world and of the study (0)")
-    parser.add_argument("--world", choices=list(PRODUCTS), default="feed", metavar="WORLD", help="see simulate --list")
+    parser.add_argument("--world", type=world_name, default="feed", metavar="WORLD", help="see simulate --list")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[:ARGS]", help="see simulate --list")
     parser.add_argument("--journal", type=Path, metavar="PATH", help="a new file (one in a new temporary folder)")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
@@ -66,7 +66,7 @@ def simulate(argv: list[str]) -> int:
         _list(args.json)
         return 0
     if args.world is None:
-        parser.error(f"name a WORLD: {', '.join(PRODUCTS)}")
+        parser.error(f"name a WORLD: {', '.join(PRODUCTS)}, or {DRAWN}")
     job = _job(args)
     _faults(parser, args.fault, scenario_of(job).world)
     if args.write_study:
@@ -163,7 +163,7 @@ def _closed_loop(
 
 def _simulate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trimtab simulate", description=simulate.__doc__)
-    parser.add_argument("world", nargs="?", choices=list(PRODUCTS), metavar="WORLD", help="see --list")
+    parser.add_argument("world", nargs="?", type=world_name, metavar="WORLD", help="see --list")
     parser.add_argument("--list", action="store_true", help="say what worlds and faults there are")
     parser.add_argument("--study", type=Path, metavar="STUDY.toml", help="whose topic and table are used")
     mode = parser.add_mutually_exclusive_group()
@@ -281,6 +281,7 @@ def _faults(parser: argparse.ArgumentParser, asked: Sequence[str], world: AnyWor
 
 def _list(as_json: bool) -> None:
     worlds = {name: scenario.summary for name, scenario in PRODUCTS.items()}
+    worlds["drawn-N"] = "drawn at random by the number N: other sizes, responses, guardrails and troubles for each"
     faults = {name: summary(name) for name in FAULTS}
     if as_json:
         print(json.dumps({"worlds": worlds, "faults": faults}, indent=2))

@@ -14,8 +14,8 @@ from rich.table import Table
 from controller.core.offline import MAX_VECTORS, Prediction
 from controller.core.plan import Plan
 from controller.shell.config import load
-from simulators.arguments import random_seed
-from simulators.catalog import PRODUCTS, product_named
+from simulators.arguments import random_seed, world_name
+from simulators.catalog import product_named
 from simulators.counterfactual import LogError, csv_text, predictions, read, told, vectors
 from simulators.kinds import true_changes
 from simulators.worlds import Floats
@@ -43,7 +43,7 @@ def counterfactual(argv: list[str]) -> int:
     )
     parser.add_argument("--seed", type=random_seed, default=0, help="of the vectors (0)")
     parser.add_argument("--write", type=Path, metavar="FILE.csv", help="write the file that [offline] path reads")
-    parser.add_argument("--world", choices=list(PRODUCTS), metavar="WORLD", help="show the truth of this world beside")
+    parser.add_argument("--world", type=world_name, metavar="WORLD", help="show the truth of this world beside")
     parser.add_argument("--json", action="store_true", help="print data instead of a table")
     args = parser.parse_args(argv)
     if not 1 <= args.vectors <= MAX_VECTORS:

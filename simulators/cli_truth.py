@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from controller.core.control import Theta
-from simulators.catalog import PRODUCTS, product_named
+from simulators.arguments import world_name
+from simulators.catalog import product_named
 from simulators.faults import faulty, parse
 from simulators.kinds import AnyScenario, AnyWorld, optimum, true_changes, true_errors
 from simulators.report import Kept, named, vector_line
@@ -28,7 +29,7 @@ class Truth(msgspec.Struct, frozen=True):
 def truth_command(argv: list[str]) -> int:
     """Say what a world's weights truly do: the best feasible vector at an hour, and any other that is asked for."""
     parser = argparse.ArgumentParser(prog="trimtab truth", description=truth_command.__doc__)
-    parser.add_argument("world", choices=list(PRODUCTS), metavar="WORLD", help="see trimtab simulate --list")
+    parser.add_argument("world", type=world_name, metavar="WORLD", help="see trimtab simulate --list")
     parser.add_argument("weights", nargs="*", metavar="NAME=VALUE", help="a vector; weights left out: the baseline's")
     parser.add_argument("--hour", type=int, default=0, metavar="N", help="since the start; the day from then on (0)")
     parser.add_argument("--common", action="store_true", help="one vector for all segments")

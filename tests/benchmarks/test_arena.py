@@ -11,7 +11,7 @@ from benchmarks._arena_plot import plot
 from benchmarks._arena_protocol import History, Missing, brief_of, cautious_best
 from benchmarks._arena_run import CONTROLLERS, PEERS, TRIMTAB, Claim, Run, run
 from benchmarks._arena_scores import scored
-from benchmarks._arena_worlds import SCENARIOS
+from benchmarks._arena_worlds import SCENARIOS, names
 from simulators.catalog import QUICK
 from simulators.study import study_of
 from simulators.worlds import margins, true_change
@@ -145,6 +145,15 @@ def test_every_scenario_begins_feasible_with_something_to_gain() -> None:
         assert margins(scenario.world, change).min() > 0
     assert {name for name, scenario in SCENARIOS.items() if scenario.later} == {"jump"}
     assert [name for name in ("tight", "quick") if beyond_noise(SCENARIOS[name])] == ["tight"]
+
+
+def test_worlds_are_named_one_by_one_or_drawn_in_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    assert names("quick") == ("quick",)
+    assert names("drawn-014") == ("drawn-14",)
+    assert names("drawn-1..2") == ("drawn-1", "drawn-2")
+    with pytest.raises(SystemExit):
+        arena.main(["--worlds", "quick", "drown-1..2"])
+    assert "no world is called 'drown-1'; there are feed," in capsys.readouterr().err
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

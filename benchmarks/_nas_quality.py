@@ -22,7 +22,8 @@ from nas.baselines import NAMES, Baseline
 from nas.batches import inputs_of, probabilities
 from nas.compare import Gap, paired_gap
 from nas.evolution import Evaluated, Rules
-from nas.genotype import Genotype, digest
+from nas.finalists import next_finalist
+from nas.genotype import digest
 from nas.metrics import row_kl, row_logloss
 from nas.search import SearchPlan, adaptation, search
 from nas.supernet_train import SupernetPlan, train_supernet
@@ -33,7 +34,6 @@ Method = Literal["evolution", "random"]
 METHODS: tuple[Method, ...] = ("evolution", "random")
 LEVELS = (0.25, 0.5, 1.0)  # of the best baseline's FLOPs
 Key = tuple[int, Method, float]  # number of a search, its method, a level
-Nets = dict[Key, dict[str, Genotype]]  # by name
 DRAWS = 2000  # of random searches among the networks trained alone
 
 
@@ -76,6 +76,9 @@ class Candidate(msgspec.Struct, frozen=True):
         return float(np.mean(self.losses))
 
 
+Finals = dict[tuple[int, Method], dict[str, Candidate]]  # of each search, by name
+
+
 class Level(msgspec.Struct, frozen=True):
     """Within a level of FLOPs: a search's pick minus the best baseline, on test rows, over seeds."""
 
@@ -115,7 +118,7 @@ class Cost(msgspec.Struct, frozen=True):
 
     supernet: float  # its rows
     evaluation: float  # seconds, adaptation among them
-    finalists: float  # that were trained alone, of all levels
+    finalists: float  # that were trained alone
     supernet_seconds: float  # a row of a supernet takes longer than one of a network alone
 
     @property
@@ -163,8 +166,8 @@ def quality(stage: Stage[Bench], ranked: Rankings) -> Quality:
     best = min(ours, key=lambda one: one.loss)
     supers = stage.each("supernets of searches", tuple[int, float], supernet, supernets(bench))
     found = stage.each("searches", list[Evaluated], searched, searches(bench))
-    finals = _finals(bench, found, best.flops)
-    picks = _picks(stage, finals)
+    finals = _finalists(stage, found)
+    picks = _picks(finals, best.flops)
     rivals = {level: _within(ours, level * best.flops) for level in LEVELS}
     evolved = [one for (_, method, _), one in picks.items() if method == "evolution"]
     finalists = _seeded(stage, [*evolved, *(one for one in rivals.values() if one)])
@@ -194,9 +197,13 @@ def searched(bench: Bench, task: tuple[int, Method]) -> list[Evaluated]:
     """Search through its supernet."""
     scale, (number, method) = bench.scale, task
     plan = SearchPlan(
-        rules=Rules(method=method, population=24), evaluations=scale.evaluations, adapt_rows=scale.adapt_rows,
-        adapt=adaptation(scale.recipe, scale.adapt_rows), valid_rows=scale.valid_rows, seed=number,
-    )  # fmt: skip
+        rules=Rules(method=method, population=scale.evaluations * 2 // 5),
+        evaluations=scale.evaluations,
+        adapt_rows=scale.adapt_rows,
+        adapt=adaptation(scale.recipe, scale.adapt_rows),
+        valid_rows=scale.valid_rows,
+        seed=number,
+    )
     folder = bench.folder / f"search-{number}"
     return search(plan, bench.folder / DATA, folder / "supernet", folder / method)
 
@@ -235,33 +242,31 @@ def _best_rates(found: dict[str, Trained]) -> list[Candidate]:
     ]
 
 
-def _finals(bench: Bench, found: dict[str, list[Evaluated]], flops: float) -> Nets:
-    """The best few of each search within each level."""
-    scale = bench.scale
-    chosen = {
-        (number, method, level): _best_few(found[f"search-{number}-{method}"], level * flops, scale.finalists)
-        for number in range(scale.searches)
-        for method in METHODS
+def _finalists(stage: Stage[Bench], found: dict[str, list[Evaluated]]) -> Finals:
+    """Those of each search that are trained alone, one after another: all searches' first, then all their second."""
+    tasks = searches(stage.bench)
+    trained: dict[str, dict[int, float]] = {name: {} for name in tasks}
+    finals: Finals = {task: {} for task in tasks.values()}
+    for _ in range(stage.bench.scale.finalists):
+        chosen = {name: one for name in tasks if (one := next_finalist(found[name], trained[name]))}
+        nets = {digest(one.genotype)[:8]: one.genotype for one in chosen.values()}
+        wanted = _at_rates(nets.items(), (stage.bench.scale.recipe.learning_rate,))
+        by_name = {one.name: one for one in _best_rates(stage.each("finalists", Trained, train, wanted))}
+        for name, one in chosen.items():
+            candidate = by_name[digest(one.genotype)[:8]]
+            trained[name][one.index] = candidate.loss
+            finals[tasks[name]][candidate.name] = candidate
+    return finals
+
+
+def _picks(finals: Finals, flops: float) -> dict[Key, Candidate]:
+    """What each search picks within each level: the best of its finalists that fit."""
+    picked = {
+        (number, method, level): _within([*few.values()], level * flops)
+        for (number, method), few in finals.items()
         for level in LEVELS
     }
-    return {key: {digest(one.genotype)[:8]: one.genotype for one in few} for key, few in chosen.items()}
-
-
-def _picks(stage: Stage[Bench], finals: Nets) -> dict[Key, Candidate]:
-    """What each search picks within each level: the best of its finalists that fit, all trained alone at one rate."""
-    nets = {name: net for few in finals.values() for name, net in few.items()}
-    wanted = _at_rates(nets.items(), (stage.bench.scale.recipe.learning_rate,))
-    by_name = {one.name: one for one in _best_rates(stage.each("finalists", Trained, train, wanted))}
-    found = {}
-    for number, method, level in finals:
-        own = {name for at in LEVELS if at <= level for name in finals[number, method, at]}
-        if own:
-            found[number, method, level] = min((by_name[name] for name in own), key=lambda one: one.loss)
-    return found
-
-
-def _best_few(found: Sequence[Evaluated], flops: float, count: int) -> list[Evaluated]:
-    return sorted((one for one in found if one.sizes.flops <= flops), key=lambda one: one.loss)[:count]
+    return {key: one for key, one in picked.items() if one}
 
 
 def _within(candidates: Sequence[Candidate], flops: float) -> Candidate | None:
@@ -351,15 +356,14 @@ def _random(level: float, most: float, picks: dict[Key, Candidate], ranked: Rank
 
 
 def _cost(
-    bench: Bench, supers: Sequence[tuple[int, float]], found: dict[str, list[Evaluated]], finals: Nets,
+    bench: Bench, supers: Sequence[tuple[int, float]], found: dict[str, list[Evaluated]], finals: Finals,
     ranked: Rankings,
 ) -> Cost:  # fmt: skip
     scale, searches = bench.scale, range(bench.scale.searches)
     alone = float(np.mean([one.seconds for one in ranked.alone]))
-    finalists = [{name for level in LEVELS for name in finals[number, "evolution", level]} for number in searches]
     return Cost(
         supernet=float(np.mean([rows for rows, _ in supers])) / scale.rows,
         evaluation=sum(one.seconds for n in searches for one in found[f"search-{n}-evolution"]) / len(searches) / alone,
-        finalists=float(np.mean([len(names) for names in finalists])),
+        finalists=float(np.mean([len(finals[number, "evolution"]) for number in searches])),
         supernet_seconds=float(np.mean([seconds for _, seconds in supers])) / alone,
     )

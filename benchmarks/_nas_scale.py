@@ -1,4 +1,6 @@
-"""How large the measurements of `nas` are."""
+"""How large the measurements of `nas` are, and of which size a folder's results are."""
+
+from pathlib import Path
 
 import msgspec
 
@@ -26,7 +28,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     valid_rows: int
     searches: int
     evaluations: int
-    finalists: int  # of a search, per level of FLOPs, that are trained alone before one is picked
+    finalists: int  # of a search, that are trained alone before one is picked
     seeds: int
     widths: tuple[int, ...]  # of baselines
     rates: tuple[float, ...]  # learning rates that baselines are tuned over; searched networks have the recipe's
@@ -35,18 +37,42 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 SHORT = Scale(
     name="short", hours=24, requests_per_hour=570.0, space=SMALL, recipe=Recipe(batch_size=256, learning_rate=0.008),
     rows=50_000, supernet=Recipe(batch_size=256, learning_rate=0.008), supernet_rows=125_000, nets=40,
-    strategies=("single-any", "single-single"), adapt_rows=1_000, valid_rows=4_000, searches=1, evaluations=36,
-    finalists=1, seeds=2, widths=(16,), rates=(0.008,),
+    strategies=("half-known", "single-any", "single-single"), adapt_rows=1_000, valid_rows=4_000, searches=1,
+    evaluations=36, finalists=3, seeds=2, widths=(16,), rates=(0.008,),
 )  # fmt: skip
 MIDDLE = Scale(
     name="middle", hours=24, requests_per_hour=3_000.0, space=WIDE, recipe=Recipe(batch_size=512, learning_rate=0.008),
-    rows=250_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=30,
-    strategies=("single-any",), adapt_rows=4_000, valid_rows=8_000, searches=3, evaluations=80, finalists=2, seeds=3,
-    widths=(256,), rates=(0.004, 0.008),
+    rows=250_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=24,
+    strategies=("half-known", "single-any"), adapt_rows=4_000, valid_rows=8_000, searches=3, evaluations=80,
+    finalists=6, seeds=3, widths=(256,), rates=(0.004, 0.008),
 )  # fmt: skip
 LONG = Scale(
     name="full", hours=24, requests_per_hour=11_000.0, space=WIDE, recipe=Recipe(batch_size=1024, learning_rate=0.008),
     rows=1_000_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=1_500_000, nets=100,
-    strategies=STRATEGIES, adapt_rows=10_000, valid_rows=10_000, searches=3, evaluations=80, finalists=2, seeds=5,
+    strategies=STRATEGIES, adapt_rows=10_000, valid_rows=10_000, searches=3, evaluations=80, finalists=6, seeds=5,
     widths=(16, 64, 256), rates=(0.004, 0.008),
 )  # fmt: skip
+
+MARK = "scale.json"  # in a measurement's folder
+
+
+class AnotherScale(Exception):
+    """A folder holds results of other sizes."""
+
+
+def claim(folder: Path, scale: Scale) -> None:
+    """Mark a folder as of a scale.
+
+    Raises:
+        AnotherScale: it holds results of another one.
+    """
+    mark, ours = folder / MARK, msgspec.json.encode(scale)
+    if not mark.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise AnotherScale(f"{folder}: holds files but no {MARK}; name an empty folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_bytes(ours)
+    theirs = msgspec.json.decode(mark.read_bytes())
+    if theirs != msgspec.json.decode(ours):
+        what = f"the {theirs['name']} measurement" if theirs["name"] != scale.name else "other sizes"
+        raise AnotherScale(f"{folder}: holds results of {what}, this is the {scale.name} one; name another folder")

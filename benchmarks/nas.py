@@ -7,6 +7,7 @@ works for `--minutes` and the next goes on.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ from benchmarks._nas_quality import (
     train,
 )
 from benchmarks._nas_ranking import SEEDS, Rankings, rankings, strategies, train_strategy
-from benchmarks._nas_scale import LONG, MIDDLE, SHORT, Scale
+from benchmarks._nas_scale import LONG, MIDDLE, SHORT, AnotherScale, Scale, claim
 from benchmarks._nas_stage import OutOfTime, Stage, workers
 from benchmarks._nas_tables import show
 from benchmarks._nas_trees import WITHOUT_TREES, heads, trees
@@ -58,11 +59,16 @@ class Results(msgspec.Struct, frozen=True):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure and print; status 3 where the time of this call was not enough."""
+    """Measure and print; status 3 where there was not enough time, 2 where the folder is of another scale."""
     options = _options(argv)
     scale = SHORT if options.short else MIDDLE if options.middle else LONG
     folder = options.out or Path(tempfile.mkdtemp(prefix="trimtab-nas-"))
     console = Console(stderr=True, quiet=options.json)
+    try:
+        claim(folder, scale)
+    except AnotherScale as error:
+        print(error, file=sys.stderr)
+        return 2
     if find_spec("lightgbm") is None:
         console.print(WITHOUT_TREES)
     torch.set_num_threads(1)
@@ -131,9 +137,9 @@ def _forecast(stage: Stage[Bench], count: int) -> None:
     rows = max(scale.recipe.batch_size * 10, scale.rows // 50)
     net = drawn(scale.space, np.random.default_rng(0))
     per_row = fit(net, scale.recipe, context.parts, rows=rows).record.seconds / rows
-    levels = scale.searches * len(LEVELS)
     alone = SEEDS * scale.nets + len(baselines(context)) + len(trainings(context))
-    alone += len(METHODS) * levels * (scale.finalists + scale.seeds)
+    alone += scale.searches * len(METHODS) * scale.finalists
+    alone += (scale.searches + 1) * len(LEVELS) * (scale.seeds - 1)  # picks of evolution, and their rivals
     inherited = len(scale.strategies) * (scale.supernet_rows + scale.nets * scale.adapt_rows)
     inherited += scale.searches * (scale.supernet_rows + len(METHODS) * scale.evaluations * scale.adapt_rows)
     minutes = per_row * (alone * scale.rows + inherited) / 60 / count

@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._nas_data import Bench, bench, prepared
-from benchmarks._nas_scale import MIDDLE
+from benchmarks._nas_scale import MIDDLE, AnotherScale, claim
 from benchmarks._nas_stage import OutOfTime, Stage
 from nas.architecture import Architecture
 from nas.baselines import Baseline
 from nas.batches import inputs_of
+from nas.forms import FORMS, formed
 from nas.genotype import Block, Genotype, Operator
 from nas.network import Network
 from nas.space import NASREC, Space, drawn
@@ -51,6 +51,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
+    try:
+        claim(options.out, MIDDLE)
+    except AnotherScale as error:
+        print(error, file=sys.stderr)
+        return 2
     torch.set_num_threads(1)
     prepared(options.out, MIDDLE.hours, MIDDLE.requests_per_hour)
     context = bench(MIDDLE, options.out)
@@ -78,32 +83,28 @@ def line(context: Bench, task: tuple[str, Architecture]) -> Line:
 
 def made() -> dict[str, Architecture]:
     """Baselines, and what imitates them."""
-    product = _block("sum", 16, (0,), "product", 32, (0,))
-    twice = (product, _block("sum", 16, (0,), "product", 32, (0, 1)))
-    flat = _block("sum", 64, (0,), "efc", 16, (0,), flat=True)
     return {
         "DNN": Baseline(name="dnn", width=64),
-        "like a DNN": _net(flat, _block("fc", 64, (1,)), _block("fc", 64, (2,))),
+        "like a DNN": _like("DNN", 2, 64, 16),
         "DCN-V2": Baseline(name="dcnv2", width=64),
-        "like DCN-V2, of rank 64": _net(flat, _block("product", 64, (1,))),
-        "like xDeepFM, one layer": _net(product, numeric=True),
-        "like xDeepFM, two layers": _net(*twice, numeric=True),
-        "one dense product": _net(_block("product", 64, (0,))),
+        "like DCN-V2, of rank 64": _like("DCN-V2", 1, 64, 16),
+        "like xDeepFM, one layer": _like("xDeepFM", 1, 16, 32),
+        "like xDeepFM, two layers": _like("xDeepFM", 2, 16, 32),
+        "like xDeepFM, five layers": _like("xDeepFM", 5, 16, 32),
+        "one dense product": _product(64),
     }
 
 
-def _net(*blocks: Block, numeric: bool = False) -> Genotype:
-    return Genotype(blocks=blocks, embedding=16, norm="none", numeric=numeric)
+def _like(form: str, layers: int, width: int, rows: int) -> Genotype:
+    return formed(FORMS[form], MIDDLE.space, layers=layers, width=width, rows=rows, embedding=16)
 
 
-def _block(
-    dense: Literal["sum", "fc", "product"], width: int, dense_from: tuple[int, ...],
-    sparse: Literal["efc", "product"] = "efc", rows: int = 16, sparse_from: tuple[int, ...] = (0,), flat: bool = False,
-) -> Block:  # fmt: skip
-    return Block(
-        dense=(Operator(dense),), width=width, dense_from=dense_from, sparse=(Operator(sparse),), rows=rows,
-        sparse_from=sparse_from, flat_to_dense=flat,
-    )  # fmt: skip
+def _product(width: int) -> Genotype:
+    """Over the dense fields, beside embeddings that go straight to the heads."""
+    block = Block(
+        dense=(Operator("product"),), width=width, dense_from=(0,), sparse=(Operator("efc"),), rows=16, sparse_from=(0,)
+    )
+    return Genotype(blocks=(block,), embedding=16, norm="none")
 
 
 def _drawn(context: Bench, label: str, count: int) -> dict[str, Architecture]:

@@ -55,8 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--figure", type=Path, metavar="PNG", help="draw the front")
     retrain = _command(commands, "retrain", _retrain, "train a winner from scratch with several seeds")
-    retrain.add_argument("--genotype", metavar="FILE", help="instead of one of the front")
-    retrain.add_argument("--pick", type=int, default=0, metavar="N", help="which of the front (0, of least loss)")
+    which = retrain.add_mutually_exclusive_group()
+    which.add_argument("--finalists", type=_count, metavar="N", help="train N of the search first, retrain the best")
+    which.add_argument("--pick", type=int, default=0, metavar="N", help="which of the front (0, of least loss)")
+    which.add_argument("--genotype", metavar="FILE", help="instead of one that was searched")
     retrain.add_argument("--seeds", type=_count, metavar="N", help="(the design's retrain.seeds)")
     evaluate = _command(commands, "evaluate", _evaluate, "metrics of trained models on the test rows, and their gaps")
     evaluate.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs (all of the design's)")
@@ -122,6 +124,8 @@ def _train(args: argparse.Namespace) -> int:
         print(
             f"supernet {record.digest}: {record.rows:,} rows in {record.seconds:.0f} s, loss of late {record.loss:.4f}"
         )
+        if record.skipped:
+            print(f"{record.skipped:,} steps skipped: their gradients had left the range of fp32")
         print(f"kept in {place.folder / 'supernet'}; next: trimtab nas search {args.design}")
     return 0
 
@@ -152,7 +156,7 @@ def _search(args: argparse.Namespace) -> int:
         ms = (f"{taken.p50_ms:.2f}", f"{taken.p99_ms:.2f}") if taken else ("", "")
         table.add_row(str(number), f"{one.loss:.5f}", f"{one.sizes.flops:,.0f}", f"{one.sizes.parameters:,}", *ms)
     Console().print(table)
-    print(f"next: trimtab nas retrain {args.design} --pick 0")
+    print(f"next: trimtab nas retrain {args.design} --finalists {FINALISTS}, or --pick 0")
     return 0
 
 
@@ -160,8 +164,7 @@ def _retrain(args: argparse.Namespace) -> int:
     from nas import workplace
 
     place = _place(args)
-    architecture = workplace.architecture_named(args.genotype) if args.genotype else workplace.picked(place, args.pick)
-    name = Path(args.genotype).stem if args.genotype else f"pick{args.pick}"
+    architecture, name = _to_retrain(args, place)
     seeds = args.seeds or place.design.tables.retrain.seeds
     runs = []
     with _progress(args, "seeds") as update:
@@ -170,6 +173,21 @@ def _retrain(args: argparse.Namespace) -> int:
             runs.append((folder, run.record))
             update(seed + 1, seeds, f"loss {run.record.best.valid.loss:.5f}")
     return _show_runs(args, place, sorted(runs, key=lambda one: one[1].best.valid.loss))
+
+
+def _to_retrain(args: argparse.Namespace, place: Any) -> tuple[Any, str]:
+    """An architecture and the name of its runs."""
+    from nas import workplace
+
+    if args.genotype:
+        return workplace.architecture_named(args.genotype), Path(args.genotype).stem
+    if not args.finalists:
+        return workplace.picked(place, args.pick), f"pick{args.pick}"
+    with _progress(args, "finalists") as update:
+        best = workplace.best_finalist(
+            place, args.finalists, lambda done, loss: update(done, args.finalists, f"loss {loss:.5f}")
+        )
+    return best.genotype, workplace.named(best)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     epochs: float = 2.0
     rows: int | None = None
-    strategy: Strategy = "single-any"
+    strategy: Strategy = "half-known"
     warmup: float = 0.01
     seed: int = 0
 
@@ -82,6 +82,7 @@ class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     population: int = 32
     tournament: int = 8
     children: int = 8
+    known: float = 0.75
     seed: int = 0
     batch: int = 256  # of the latency table
 
@@ -144,7 +145,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
         """For so many training rows."""
         table, recipe = self.tables.search, self.tables.recipe
         adapt_rows = int(table.adapt * training_rows * recipe.epochs)
-        names = ("method", "objectives", "limits", "population", "tournament", "children")
+        names = ("method", "objectives", "limits", "population", "tournament", "children", "known")
         rules = msgspec.convert({name: msgspec.to_builtins(getattr(table, name)) for name in names}, Rules)
         return SearchPlan(
             rules=rules,

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.forms import begun
 from nas.genotype import Genotype, digest
 from nas.pareto import crowding, dominated, ranks
 from nas.space import Space, crossed, drawn, mutated
@@ -65,12 +66,15 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     tournament: int = 8
     children: int = 8  # a round
     crossover: float = 0.25  # share of children with two parents
+    known: float = 0.75  # share of known forms in what either method draws; the rest is drawn uniformly
 
     def __post_init__(self) -> None:
         if not self.objectives or "loss" not in self.objectives:
             raise ValueError("search.objectives: loss must be one of them")
         if min(self.population, self.tournament, self.children) < 1:
             raise ValueError("search: population, tournament and children must be 1 or more")
+        if not 0 <= self.known <= 1:
+            raise ValueError(f"search.known: found {self.known}; expected a share, 0 to 1")
 
 
 def proposed(
@@ -85,7 +89,7 @@ def proposed(
     children = []
     for number in range(len(found), len(found) + count):
         rng = np.random.default_rng((seed, number))
-        child = _child(rules, space, found, fitness, rng, seen, sizes)
+        child = _child(rules, space, found, fitness, number, rng, seen, sizes)
         seen.add(digest(child))
         children.append(child)
     return children
@@ -93,20 +97,25 @@ def proposed(
 
 def front(rules: Rules, found: Sequence[Evaluated]) -> list[Evaluated]:
     """The evaluated networks within all limits that no other dominates, by rising loss."""
-    fit = [one for one in found if not _excess(rules, one)]
+    fit = within(rules, found)
     if not fit:
         return []
     kept = ~dominated(_values(rules, fit))
     return sorted((one for one, keep in zip(fit, kept, strict=True) if keep), key=lambda one: (one.loss, one.index))
 
 
+def within(rules: Rules, found: Sequence[Evaluated]) -> list[Evaluated]:
+    """The evaluated networks within all limits."""
+    return [one for one in found if not _excess(rules, one)]
+
+
 def _child(
-    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], rng: np.random.Generator,
-    seen: set[str], sizes: Callable[[Genotype], Sizes],
+    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], number: int,
+    rng: np.random.Generator, seen: set[str], sizes: Callable[[Genotype], Sizes],
 ) -> Genotype:  # fmt: skip
     best, least = drawn(space, rng), float("inf")
     for _ in range(TRIES):
-        child = _variation(rules, space, found, fitness, rng)
+        child = _variation(rules, space, found, fitness, number, rng)
         if digest(child) in seen:
             continue
         excess = _size_excess(rules, sizes(child)) if rules.limits else 0.0
@@ -118,10 +127,11 @@ def _child(
 
 
 def _variation(
-    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], rng: np.random.Generator
-) -> Genotype:
+    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], number: int,
+    rng: np.random.Generator,
+) -> Genotype:  # fmt: skip
     if rules.method == "random" or len(found) < rules.population:
-        return drawn(space, rng)
+        return begun(space, rules.known, number, rng)
     parent = _chosen(rules, found, fitness, rng)
     if rng.random() < rules.crossover:
         parent = crossed(parent, _chosen(rules, found, fitness, rng), rng)

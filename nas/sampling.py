@@ -1,8 +1,9 @@
 """Which networks of the supernet one batch trains.
 
-`single-any`, the default: one operator a branch, any connections, drawn uniformly from the space. `single-single`: one
-operator, one predecessor. `any-any`: any set of operators, any connections (the three of Zhang et al. 2023,
-section 4.1). `sandwich`: the largest sizes, the smallest, and one drawn, on the same batch (Yu and Huang 2019).
+`single-any`: one operator a branch, any connections, drawn uniformly from the space. `single-single`: one operator, one
+predecessor. `any-any`: any set of operators, any connections (the three of Zhang et al. 2023, section 4.1). `sandwich`:
+the largest sizes, the smallest, and one drawn, on the same batch (Yu and Huang 2019). `half-known`, the default: half
+are known forms, varied a little, the others as by `single-any`.
 """
 
 from collections.abc import Callable
@@ -11,15 +12,20 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from nas.forms import near_known
 from nas.genotype import Block, Genotype, Operator
 from nas.space import Space, drawn, narrowest
 
-Strategy = Literal["single-any", "single-single", "any-any", "sandwich"]
-STRATEGIES: tuple[Strategy, ...] = ("single-any", "single-single", "any-any", "sandwich")
+Strategy = Literal["half-known", "single-any", "single-single", "any-any", "sandwich"]
+STRATEGIES: tuple[Strategy, ...] = ("half-known", "single-any", "single-single", "any-any", "sandwich")
+
+KNOWN = 0.5
 
 
 def paths(strategy: Strategy, space: Space, rng: np.random.Generator) -> tuple[Genotype, ...]:
     """Networks to train on one batch; each counts as a batch of rows."""
+    if strategy == "half-known" and rng.random() < KNOWN:
+        return (near_known(space, rng),)
     path = drawn(space, rng)
     if strategy == "single-single":
         return (_each_block(path, lambda b, block: _one_source(b, block, rng)),)

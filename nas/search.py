@@ -48,8 +48,9 @@ class SearchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def adaptation(recipe: Recipe, rows: int) -> Recipe:
-    """The recipe of a short adaptation: a training's own rate, in batches small enough for some steps."""
-    return msgspec.structs.replace(recipe, batch_size=min(recipe.batch_size, max(ADAPT_BATCH, rows // ADAPT_STEPS)))
+    """The recipe of a short adaptation: half a training's rate, in batches small enough for some steps."""
+    size = min(recipe.batch_size, max(ADAPT_BATCH, rows // ADAPT_STEPS))
+    return msgspec.structs.replace(recipe, batch_size=size, learning_rate=recipe.learning_rate / 2)
 
 
 class Header(msgspec.Struct, frozen=True):

@@ -98,9 +98,9 @@ def drawn(space: Space, rng: np.random.Generator) -> Genotype:
     """A genotype drawn uniformly."""
     return Genotype(
         blocks=tuple(_block(space, b, rng) for b in range(space.blocks)),
-        embedding=_one(space.embeddings, rng),
-        norm=_one(space.norms, rng),
-        numeric=_one(space.numeric, rng),
+        embedding=one_of(space.embeddings, rng),
+        norm=one_of(space.norms, rng),
+        numeric=one_of(space.numeric, rng),
     )
 
 
@@ -140,26 +140,33 @@ def narrowest(space: Space) -> Genotype:
 def mutated(genotype: Genotype, space: Space, rng: np.random.Generator) -> Genotype:
     """A genotype that differs in one gene, where the space offers another value."""
     if rng.random() < GLOBAL_SHARE:
-        gene, choices = _one((("embedding", space.embeddings), ("norm", space.norms), ("numeric", space.numeric)), rng)
+        gene, choices = one_of(
+            (("embedding", space.embeddings), ("norm", space.norms), ("numeric", space.numeric)), rng
+        )
         return msgspec.structs.replace(genotype, **{gene: _other(choices, getattr(genotype, gene), rng)})
     b = int(rng.integers(space.blocks))
     blocks = (*genotype.blocks[:b], _mutated_block(genotype.blocks[b], b, space, rng), *genotype.blocks[b + 1 :])
     return msgspec.structs.replace(genotype, blocks=blocks)
 
 
+def one_of(choices: Sequence[T], rng: np.random.Generator) -> T:
+    """One of some choices, uniformly."""
+    return choices[int(rng.integers(len(choices)))]
+
+
 def crossed(first: Genotype, second: Genotype, rng: np.random.Generator) -> Genotype:
     """Each block and each global gene from one of two parents (uniform crossover)."""
     pairs = zip(first.blocks, second.blocks, strict=True)
     return Genotype(
-        blocks=tuple(_one(pair, rng) for pair in pairs),
-        embedding=_one((first.embedding, second.embedding), rng),
-        norm=_one((first.norm, second.norm), rng),
-        numeric=_one((first.numeric, second.numeric), rng),
+        blocks=tuple(one_of(pair, rng) for pair in pairs),
+        embedding=one_of((first.embedding, second.embedding), rng),
+        norm=one_of((first.norm, second.norm), rng),
+        numeric=one_of((first.numeric, second.numeric), rng),
     )
 
 
 def _mutated_block(block: Block, b: int, space: Space, rng: np.random.Generator) -> Block:
-    gene = _one(("dense", "width", "dense_from", "sparse", "rows", "sparse_from", *space.mergers), rng)
+    gene = one_of(("dense", "width", "dense_from", "sparse", "rows", "sparse_from", *space.mergers), rng)
     now = getattr(block, gene)
     if gene in ("dense", "sparse"):
         value: object = (Operator(_other(getattr(space, gene), now[0].kind, rng)),)
@@ -174,11 +181,11 @@ def _mutated_block(block: Block, b: int, space: Space, rng: np.random.Generator)
 
 def _block(space: Space, b: int, rng: np.random.Generator) -> Block:
     return Block(
-        dense=(Operator(_one(space.dense, rng)),),  # type: ignore[arg-type]  # checked by the space
-        width=_one(space.widths, rng),
+        dense=(Operator(one_of(space.dense, rng)),),  # type: ignore[arg-type]  # checked by the space
+        width=one_of(space.widths, rng),
         dense_from=_sources(space, b, rng),
-        sparse=(Operator(_one(space.sparse, rng)),),  # type: ignore[arg-type]  # checked by the space
-        rows=_one(space.rows, rng),
+        sparse=(Operator(one_of(space.sparse, rng)),),  # type: ignore[arg-type]  # checked by the space
+        rows=one_of(space.rows, rng),
         sparse_from=_sources(space, b, rng),
         **{name: bool(rng.integers(2)) for name in space.mergers},
     )
@@ -192,10 +199,6 @@ def _sources(space: Space, b: int, rng: np.random.Generator) -> tuple[int, ...]:
     return tuple(sorted(rng.choice(b + 1, size, replace=False).tolist()))
 
 
-def _one(choices: Sequence[T], rng: np.random.Generator) -> T:
-    return choices[int(rng.integers(len(choices)))]
-
-
 def _other(choices: Sequence[T], now: T, rng: np.random.Generator) -> T:
     others = [choice for choice in choices if choice != now]
-    return _one(others, rng) if others else now
+    return one_of(others, rng) if others else now

@@ -111,15 +111,15 @@ class Borrowed:
     def _embed(self, ids: Tensor) -> Tensor:
         return self.leaves[TABLE][torch.searchsorted(self.rows, ids)]
 
-    def step(self, rate: float, embedding_l2: float = 0.0) -> None:
-        """Adam with the leaves' gradients, together no longer than `CLIP`; the leaves are spent.
+    def step(self, rate: float, embedding_l2: float = 0.0) -> bool:
+        """Adam with the leaves' gradients, together no longer than `CLIP`; the leaves are spent. Whether it was made.
 
         Some networks of a space answer a step with gradients a thousand times those of others: Adam's second moments
         would remember these, and the others would hardly move. Where products of products left the range of fp32, there
         is no direction to go: the step is none.
         """
         if not torch.isfinite(torch.nn.utils.clip_grad_norm_(self.leaves.values(), CLIP)):
-            return
+            return False
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 gradient = leaf.grad
@@ -132,6 +132,7 @@ class Borrowed:
                     step_rows(whole, moments, self.rows, gradient + embedding_l2 * leaf, rate)
                 else:
                     step_slice(whole, moments, self.parts[name].axes, gradient, rate)
+        return True
 
 
 def _sum_weight(block: int, inputs: Inputs, space: Space) -> Weight:

@@ -31,7 +31,7 @@ class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):
     space: Space
     recipe: Recipe
     rows: int
-    strategy: Strategy = "single-any"
+    strategy: Strategy = "half-known"
     warmup: float = 0.01
     seed: int = 0
     head_weights: tuple[float, ...] = ()  # all 1
@@ -51,8 +51,19 @@ class SupernetRecord(msgspec.Struct, frozen=True, kw_only=True):
     rows: int  # forward and backward passes of a row: with several networks a batch, more than were read
     seconds: float
     loss: float  # mean over the last tenth, of whatever was sampled
+    skipped: int = 0  # steps that were none: their gradients had left the range of fp32
     environment: Environment
     schema: int = 1  # supernets of the first did not say
+
+
+class _State(msgspec.Struct):
+    """Where a training is."""
+
+    name: str  # digest of what it is of
+    done: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    losses: list[float] = []  # of the steps that were made
 
 
 Say = Callable[[int, int, float], None]  # rows done, rows in all, the loss of late
@@ -69,27 +80,26 @@ def train_supernet(
     folder.mkdir(parents=True, exist_ok=True)
     inputs = inputs_of(parts.train, parts.encoding.table_rows)
     name = hashlib.sha256(msgspec.json.encode((plan, inputs, parts.digest))).hexdigest()
-    done, seconds, losses = _state(folder, name)
-    supernet = loaded(folder / SUPERNET, plan.space, inputs) if done else _fresh(plan, inputs, parts)
+    state = _state(folder, name)
+    supernet = loaded(folder / SUPERNET, plan.space, inputs) if state.done else _fresh(plan, inputs, parts)
     every = max(1, plan.rows // CHECKPOINTS)
-    while done < plan.rows:
+    while state.done < plan.rows:
         began = time.perf_counter()
-        stop = min(plan.rows, done + every)
         with torch.random.fork_rng():
-            done, fresh = _train_until(stop, done, plan, supernet, parts)
-        losses = [*losses, *fresh]
-        seconds += time.perf_counter() - began
+            _train_until(min(plan.rows, state.done + every), state, plan, supernet, parts)
+        state.seconds += time.perf_counter() - began
         save(supernet, folder / SUPERNET)
-        _write(folder / STATE, msgspec.json.encode((name, done, seconds, losses)))
-        say(done, plan.rows, float(np.mean(losses[-20:])))
+        _write(folder / STATE, msgspec.json.encode(state))
+        say(state.done, plan.rows, float(np.mean(state.losses[-20:])))
     record = SupernetRecord(
         plan=plan,
         inputs=inputs,
         data_digest=parts.digest,
         digest=supernet.digest(),
-        rows=done,
-        seconds=seconds,
-        loss=float(np.mean(losses[-max(1, len(losses) // 10) :])),
+        rows=state.done,
+        seconds=state.seconds,
+        loss=float(np.mean(state.losses[-max(1, len(state.losses) // 10) :])),
+        skipped=state.skipped,
         environment=environment(),
         schema=SCHEMA,
     )
@@ -108,22 +118,23 @@ class AnotherSupernet(Exception):
     """A folder holds a supernet of another plan or other data."""
 
 
-def _train_until(stop: int, done: int, plan: SupernetPlan, supernet: Supernet, parts: Parts) -> tuple[int, list[float]]:
-    """Rows done, and each step's loss. What is sampled at a row depends on the seed and the row alone."""
+def _train_until(stop: int, state: _State, plan: SupernetPlan, supernet: Supernet, parts: Parts) -> None:
+    """What is sampled at a row depends on the seed and the row alone."""
     weights = torch.tensor(plan.head_weights or (1.0,) * supernet.inputs.heads, device=device())
-    losses = []
     per_batch = len(paths(plan.strategy, plan.space, np.random.default_rng(0)))
-    first, last = done // per_batch, -(-stop // per_batch)
+    first, last = state.done // per_batch, -(-stop // per_batch)
     for batch in training(parts.train, plan.recipe.batch_size, plan.seed, first, last):
-        rng = np.random.default_rng((plan.seed, done))
-        torch.manual_seed(plan.seed * 2**40 + done)  # of dropout
-        rate = rate_at(plan.recipe, done, plan.rows)
-        warm = done < plan.warmup * plan.rows
+        rng = np.random.default_rng((plan.seed, state.done))
+        torch.manual_seed(plan.seed * 2**40 + state.done)  # of dropout
+        rate = rate_at(plan.recipe, state.done, plan.rows)
+        warm = state.done < plan.warmup * plan.rows
         chosen = (_full_path(plan.space, rng),) if warm else paths(plan.strategy, plan.space, rng)
         chosen = chosen * per_batch if len(chosen) < per_batch else chosen
-        losses += [_step(path, batch, supernet, weights, rate, plan.recipe) for path in chosen]
-        done += len(batch) * len(chosen)
-    return done, losses
+        losses = [_step(path, batch, supernet, weights, rate, plan.recipe) for path in chosen]
+        made = [loss for loss in losses if loss is not None]
+        state.losses += made
+        state.skipped += len(losses) - len(made)
+        state.done += len(batch) * len(chosen)
 
 
 def _full_path(space: Space, rng: np.random.Generator) -> Genotype:
@@ -133,12 +144,12 @@ def _full_path(space: Space, rng: np.random.Generator) -> Genotype:
 
 def _step(
     path: Genotype, batch: Batch, supernet: Supernet, weights: torch.Tensor, rate: float, recipe: Recipe
-) -> float:
+) -> float | None:
+    """The loss before the step; None where the step was none."""
     borrowed = supernet.borrow(path, batch.features)
     loss = loss_of(borrowed.logits(recipe.dropout), batch, weights)
     loss.backward()
-    borrowed.step(rate, recipe.embedding_l2)
-    return float(loss.detach())
+    return float(loss.detach()) if borrowed.step(rate, recipe.embedding_l2) else None
 
 
 def read_supernet(folder: Path) -> tuple[Supernet, SupernetRecord]:
@@ -157,17 +168,18 @@ def read_supernet(folder: Path) -> tuple[Supernet, SupernetRecord]:
     return loaded(folder / SUPERNET, record.plan.space, record.inputs), record
 
 
-def _state(folder: Path, name: str) -> tuple[int, float, list[float]]:
+def _state(folder: Path, name: str) -> _State:
     if not (folder / STATE).exists():
-        return 0, 0.0, []
-    found, done, seconds, losses = msgspec.json.decode(
-        (folder / STATE).read_bytes(), type=tuple[str, int, float, list[float]]
-    )
-    if found != name:
+        return _State(name)
+    try:
+        found = msgspec.json.decode((folder / STATE).read_bytes(), type=_State)
+    except msgspec.MsgspecError:
+        found = _State("of an earlier version")
+    if found.name != name:
         raise AnotherSupernet(
             f"{folder}: holds a supernet of another space, recipe, value or data; name another folder"
         )
-    return done, seconds, losses
+    return found
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,8 +12,9 @@ from nas.baselines import NAMES, Baseline
 from nas.batches import Batch, inputs_of
 from nas.compare import Floats, Gap, paired_gap
 from nas.design_file import Design, head_weights_of
-from nas.evolution import Evaluated, Rules, front
+from nas.evolution import Evaluated, Rules, front, within
 from nas.export import input_names, onnx_bytes
+from nas.finalists import next_finalist
 from nas.genotype import Genotype
 from nas.latency import BATCH, LatencyTable, Timing, interleaved, measured_table, read_table, session
 from nas.metrics import row_logloss
@@ -93,6 +94,28 @@ def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
     first, *rest = path.read_bytes().splitlines()
     found = [msgspec.json.decode(line, type=Evaluated) for line in rest]
     return msgspec.json.decode(first, type=Header).plan.rules, sorted(found, key=lambda one: one.index)
+
+
+def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None]) -> Evaluated:
+    """Train so many networks of the search alone, one after another, with the first seed; the one of least loss.
+
+    Raises:
+        DataError: there is no search, or none of its networks keeps the limits.
+    """
+    rules, found = journalled(place)
+    candidates = within(rules, found)
+    losses: dict[int, float] = {}
+    while len(losses) < count and (one := next_finalist(candidates, losses)):
+        losses[one.index] = trained(place, one.genotype, 0, named(one))[0].record.best.valid.loss
+        say(len(losses), min(losses.values()))
+    if not losses:
+        raise DataError(f"{place.folder / 'search'}: no network keeps all limits; loosen search.limits")
+    return min((one for one in candidates if one.index in losses), key=lambda one: losses[one.index])
+
+
+def named(one: Evaluated) -> str:
+    """Of a searched network's runs."""
+    return f"net{one.index}"
 
 
 def finalists_measured(place: Workplace, finalists: list[Evaluated], rounds: int = ROUNDS) -> dict[int, Timing]:

@@ -12,10 +12,11 @@ from scipy.stats import kendalltau
 pytest.importorskip("torch", reason="pip install 'trimtab[nas]'")
 
 from benchmarks._nas_data import Bench, bench, prepared
-from benchmarks._nas_quality import Nets, Trained, Training, _picks
+from benchmarks._nas_quality import Candidate, _picks
 from benchmarks._nas_ranking import kendall, ranking, rankings
-from benchmarks._nas_scale import SHORT
+from benchmarks._nas_scale import SHORT, AnotherScale, claim
 from benchmarks._nas_stage import OutOfTime, Stage, workers
+from benchmarks.nas import main
 from nas.space import SMALL, drawn
 
 TINY = msgspec.structs.replace(
@@ -87,19 +88,30 @@ def test_workers_compute_what_one_process_does(tmp_path: Path) -> None:
             late.each("sums", int, _sum, {"six": 6})
 
 
-def test_a_pick_is_the_best_finalist_of_its_level_and_of_those_below(tmp_path: Path) -> None:
-    nets = {name: drawn(SMALL, np.random.default_rng(seed)) for seed, name in enumerate(("small", "large"))}
-    for name, flops, loss in (("small", 10.0, 0.1), ("large", 90.0, 0.2)):
-        one = Training(name, nets[name], TINY.recipe.learning_rate, 0)
-        trained = Trained(one, flops=flops, loss=loss, rows=1, seconds=1.0)
-        (tmp_path / f"{one.task}.json").write_bytes(msgspec.json.encode(trained))
-    found = Stage(Bench(TINY, tmp_path, None), tmp_path, 0.0, Console(quiet=True), None)  # type: ignore[arg-type]
-    finals: Nets = {
-        (0, "evolution", 0.25): {"small": nets["small"]}, (0, "evolution", 0.5): {},
-        (0, "evolution", 1.0): {"large": nets["large"]},
+def test_a_pick_is_the_best_finalist_that_fits() -> None:
+    nets = [drawn(SMALL, np.random.default_rng(seed)) for seed in range(3)]
+    sizes = {"small": (10.0, 0.2), "middle": (40.0, 0.1), "large": (90.0, 0.15)}
+    few = {
+        name: Candidate(name, net, 0.008, flops, (loss,))
+        for net, (name, (flops, loss)) in zip(nets, sizes.items(), strict=True)
+    }
+    picked = _picks({(0, "evolution"): few, (1, "random"): {"large": few["large"]}}, 100.0)
+    assert {key: one.name for key, one in picked.items()} == {
+        (0, "evolution", 0.25): "small", (0, "evolution", 0.5): "middle", (0, "evolution", 1.0): "middle",
+        (1, "random", 1.0): "large",
     }  # fmt: skip
-    names = {level: one.name for (_, _, level), one in _picks(found, finals).items()}
-    assert names == dict.fromkeys((0.25, 0.5, 1.0), "small")
+
+
+def test_a_folder_of_another_scale_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claim(tmp_path, SHORT)
+    claim(tmp_path, SHORT)
+    with pytest.raises(AnotherScale, match="holds results of other sizes, this is the short one"):
+        claim(tmp_path, TINY)
+    assert main(["--middle", "--out", str(tmp_path)]) == 2
+    assert "holds results of the short measurement, this is the middle one" in capsys.readouterr().err
+    (tmp_path / "scale.json").rename(tmp_path / "log.parquet")
+    with pytest.raises(AnotherScale, match=r"holds files but no scale\.json"):
+        claim(tmp_path, SHORT)
 
 
 def test_networks_are_ranked_and_a_second_call_computes_nothing(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The commands, as a new user types them, on one small file."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,13 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     assert found["front"]
     assert set(found["measured"]) <= {str(one["index"]) for one in found["front"]}
     assert "pick0-seed0" in run(capsys, "retrain", design)
+    best = json.loads(run(capsys, "retrain", design, "--finalists", 2, "--seeds", 1, "--json"))["runs"]
+    tried = sorted((design.parent / "design.nas" / "runs").glob("net*-seed0"))
+    assert len(tried) == 2
+    losses = {str(f): json.loads((f / "record.json").read_bytes())["best"]["valid"]["loss"] for f in tried}
+    assert [*best] == [min(losses, key=losses.__getitem__)]
+    for folder in tried:
+        shutil.rmtree(folder)
     run(capsys, "train", design, "--model", "dnn")
     scores = json.loads(run(capsys, "evaluate", design, "--json"))
     runs = design.parent / "design.nas" / "runs"

@@ -55,7 +55,7 @@ def test_a_step_leaves_everything_else_as_it_was(seed: int) -> None:
     before = {name: weight.clone() for name, weight in supernet.weights.items()}
     borrowed = supernet.borrow(found, given)
     borrowed.logits().sum().backward()
-    borrowed.step(0.01)
+    assert borrowed.step(0.01)
     parts = {key_of(found.norm, w.name): w for w in weights_of(found, INPUTS, supernet.slots)}
     for name, weight in supernet.weights.items():
         moved = weight != before[name]
@@ -84,7 +84,7 @@ def test_gradients_beyond_numbers_move_nothing() -> None:
     before = {name: weight.clone() for name, weight in supernet.weights.items()}
     borrowed = supernet.borrow(msgspec.structs.replace(widest(TINY), norm="none"), given)
     borrowed.logits().sum().backward()
-    borrowed.step(0.01)
+    assert not borrowed.step(0.01)
     assert all(torch.equal(weight, before[name]) for name, weight in supernet.weights.items())
 
 

@@ -1,0 +1,70 @@
+"""Which networks of a search are trained alone, one after another, each chosen by what those before showed.
+
+A supernet's losses are wrong by kind: networks that learn fast stand too high, whatever they reach in the end. So what
+a training alone adds to the supernet's loss is a Gaussian process over what kind of network it is, on top of that loss
+(Kennedy and O'Hagan 2000), and the next finalist has the least loss that this lets hope for. The first few are far
+apart, that there is something to compare.
+
+Notation: n networks found, t of them trained, m traits.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.evolution import Evaluated
+from nas.genotype import DENSE_KINDS, MERGERS, NORMS, SPARSE_KINDS, canonical, live
+
+Floats = NDArray[np.float64]
+SCOUTS = 3  # finalists that are far apart
+NOISE = 0.1  # variance of a training's own chance, as a share of what kinds of networks differ by
+
+
+def next_finalist(found: Sequence[Evaluated], trained: Mapping[int, float]) -> Evaluated | None:
+    """The network to train next, given the loss of each that was trained, by its index; None when all were."""
+    left = [place for place, one in enumerate(found) if one.index not in trained]
+    if not left:
+        return None
+    known = [place for place, one in enumerate(found) if one.index in trained]
+    losses = np.array([one.loss for one in found])
+    distances = _distances(np.array([traits(one) for one in found]))
+    far = [place for place in left if (distances[place, known] > np.median(distances)).all()]
+    if known and (len(known) >= SCOUTS or not far):
+        losses += _added(distances, known, np.array([trained[found[k].index] for k in known]) - losses[known])
+    elif known:
+        left = far
+    return found[min(left, key=lambda place: losses[place])]
+
+
+def traits(one: Evaluated) -> Floats:
+    """(m,) what kind of network it is: shares of operators and mergers, sizes, the choices that hold everywhere."""
+    net = canonical(one.genotype)
+    alive, count = live(net), len(net.blocks)
+    dense = [block.dense[0].kind for block, there in zip(net.blocks, alive.dense, strict=True) if there]
+    sparse = [block.sparse[0].kind for block, there in zip(net.blocks, alive.sparse, strict=True) if there]
+    shares = [dense.count(kind) / max(1, len(dense)) for kind in DENSE_KINDS]  # type: ignore[arg-type]  # one of these
+    shares += [sparse.count(kind) / max(1, len(sparse)) for kind in SPARSE_KINDS]  # type: ignore[arg-type]  # one of these
+    shares += [sum(getattr(block, name) for block in net.blocks) / count for name in MERGERS]
+    sizes = [len(dense) / count, len(sparse) / count, float(np.log2(net.embedding)), float(np.log2(one.sizes.flops))]
+    return np.array([*shares, *sizes, *(net.norm == norm for norm in NORMS), net.numeric], np.float64)
+
+
+def _distances(values: Floats) -> Floats:
+    """(n, n) squared, of standardised traits, as a mean over those that differ at all."""
+    spread = values.std(axis=0)
+    scaled = (values / np.where(spread > 0, spread, 1.0))[:, spread > 0]
+    return np.asarray(((scaled[:, None] - scaled[None]) ** 2).sum(axis=2) / max(1, scaled.shape[1]))
+
+
+def _added(distances: Floats, known: list[int], added: Floats) -> Floats:
+    """(n,) what training may add at best, given (t,) what it added: mean less deviation (Srinivas et al. 2010).
+
+    The process has unit length and its own mean by least squares; its scale is the spread of what was added.
+    """
+    kernel = np.exp(-0.5 * distances)
+    across = kernel[:, known]
+    inverse = np.linalg.inv(across[known] + NOISE * np.eye(len(known)))
+    mean = float(inverse.sum(axis=0) @ added / inverse.sum())
+    variance = np.maximum(1.0 - ((across @ inverse) * across).sum(axis=1), 0.0)
+    return np.asarray(mean + across @ inverse @ (added - mean) - added.std() * np.sqrt(variance))

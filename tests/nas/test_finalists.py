@@ -1,0 +1,56 @@
+"""Finalists: far apart at first, then where training lets hope for the least loss."""
+
+import numpy as np
+
+from nas.evolution import Evaluated, Sizes
+from nas.finalists import SCOUTS, next_finalist, traits
+from nas.forms import FORMS, known
+from nas.genotype import digest
+from nas.space import FULL
+
+ATTENTION_SHARE = 6  # its place among traits: after five dense operators and efc
+
+
+def found_by(seed: int, count: int = 60) -> list[Evaluated]:
+    """Forms, of which those with attention seem best."""
+    rng = np.random.default_rng(seed)
+    nets = {}
+    while len(nets) < count:
+        form = list(FORMS)[int(rng.integers(len(FORMS)))]
+        net = known(FORMS[form], FULL, rng)
+        nets[digest(net)] = (form, net)
+    return [
+        Evaluated(index, net, 0.5 + 0.01 * rng.random() - 0.02 * (form == "AutoInt"), Sizes(1e5, 1, None), 0, 0.0)
+        for index, (form, net) in enumerate(nets.values())
+    ]
+
+
+def chosen(found: list[Evaluated], count: int) -> dict[int, float]:
+    """What training says: attention gains nothing, everything else does."""
+    losses: dict[int, float] = {}
+    for _ in range(count):
+        one = next_finalist(found, losses)
+        assert one is not None
+        assert one.index not in losses
+        losses[one.index] = one.loss - 0.04 * (traits(one)[ATTENTION_SHARE] == 0)
+    return losses
+
+
+def test_the_first_has_the_least_loss_and_a_kind_that_disappoints_is_left() -> None:
+    for seed in range(5):
+        found = found_by(seed)
+        losses = chosen(found, 8)
+        first = next(iter(losses))
+        assert found[first].loss == min(one.loss for one in found)
+        assert traits(found[first])[ATTENTION_SHARE] == 1
+        later = [traits(found[index])[ATTENTION_SHARE] for index in [*losses][SCOUTS:]]
+        assert sum(later) <= 1
+        best = sorted(losses[i] if i in losses else one.loss - 0.04 * (traits(one)[ATTENTION_SHARE] == 0)
+                      for i, one in enumerate(found))  # fmt: skip
+        assert min(losses.values()) <= best[9]
+
+
+def test_all_are_trained_at_last() -> None:
+    found = found_by(0, 7)
+    assert len(chosen(found, 7)) == 7
+    assert next_finalist(found, dict.fromkeys(range(7), 0.5)) is None

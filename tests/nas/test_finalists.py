@@ -5,7 +5,7 @@ import numpy as np
 from nas.evolution import Evaluated, Sizes
 from nas.finalists import SCOUTS, next_finalist, traits
 from nas.forms import FORMS, known
-from nas.genotype import digest
+from nas.genotype import Genotype, digest
 from nas.space import FULL
 
 ATTENTION_SHARE = 6  # its place among traits: after five dense operators and efc
@@ -14,7 +14,7 @@ ATTENTION_SHARE = 6  # its place among traits: after five dense operators and ef
 def found_by(seed: int, count: int = 60) -> list[Evaluated]:
     """Forms, of which those with attention seem best."""
     rng = np.random.default_rng(seed)
-    nets = {}
+    nets: dict[str, tuple[str, Genotype]] = {}
     while len(nets) < count:
         form = list(FORMS)[int(rng.integers(len(FORMS)))]
         net = known(FORMS[form], FULL, rng)

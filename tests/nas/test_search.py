@@ -35,7 +35,7 @@ PLAN = SearchPlan(
 def test_an_adaptation_takes_some_steps_unless_their_batches_were_tiny() -> None:
     recipe = Recipe(batch_size=512, learning_rate=0.003)
     assert [adaptation(recipe, rows).batch_size for rows in (20_000, 3_200, 120)] == [512, 100, 16]
-    assert adaptation(recipe, 3_200).learning_rate == recipe.learning_rate
+    assert adaptation(recipe, 3_200).learning_rate == recipe.learning_rate / 2
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,29 @@
-"""Figures of the measurement: the front of a search, and the supernet's ranking against networks trained alone."""
+"""Figures: the front of a search, its pick, and the ranking of a supernet against networks trained alone."""
 
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from benchmarks._nas_quality import Quality
 from benchmarks._nas_ranking import Rankings
-from nas.evolution import Evaluated, Rules, front
+from nas.evolution import Evaluated, Rules
 from nas.figures import draw_front, draw_genotype, draw_scatter
+from nas.genotype import Genotype
+
+SHOWN = "half-known adapted"  # of the ways to rank
 
 
-def draw(results: Path, ranked: Rankings, folder: Path) -> None:
-    """Write nas-front.png, nas-genotype.png and nas-ranking.png from a finished measurement."""
+def draw(results: Path, ranked: Rankings, quality: Quality, folder: Path) -> None:
+    """Write nas-front.png and nas-genotype.png of the best search, and nas-ranking.png, from a finished measurement."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = msgspec.json.decode((results / "search-0-evolution.json").read_bytes(), type=list[Evaluated])
+    best = min(quality.levels, key=lambda level: level.gap.mean)
+    found = msgspec.json.decode((results / f"search-{best.search}-evolution.json").read_bytes(), type=list[Evaluated])
     draw_front(Rules(), found, folder / "nas-front.png")
-    draw_genotype(front(Rules(), found)[0].genotype, folder / "nas-genotype.png")
-    inherited = np.array(next(one.scores for one in ranked.ways if one.name == "single-any adapted"))
+    pick = next(one.architecture for one in quality.candidates if one.name == best.searched)
+    assert isinstance(pick, Genotype)
+    draw_genotype(pick, folder / "nas-genotype.png")
+    inherited = np.array(next(one.scores for one in ranked.ways if one.name == SHOWN))
     labels = ("loss through the supernet, adapted", "loss trained alone")
     title = f"{len(ranked.nets)} networks, validation rows"
     draw_scatter(inherited, np.array(ranked.truth), labels, title, folder / "nas-ranking.png")

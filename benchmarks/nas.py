@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         return 3
     (folder / "results.json").write_bytes(msgspec.json.encode(found))
     if options.figures:
-        draw(folder, found.rankings, options.figures)
+        draw(folder, found.rankings, found.quality, options.figures)
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:

@@ -1,8 +1,8 @@
 """NAS: how a supernet ranks networks, what value-weighted losses capture, searched networks beside baselines.
 
 The data are the ranking log of the simulated short-video feed, with true probabilities. Claims are printed with their
-intervals, beside what they are measured against in the same run. `--short` takes a few minutes, `--middle` an hour and
-a half of one core. Without either the measurement takes hours on two cores, and minutes on a GPU, in stages: each call
+intervals, beside what they are measured against in the same run. `--short` takes a few minutes, `--middle` an
+hour of one core. Without either the measurement takes hours on two cores, and minutes on a GPU, in stages: each call
 works for `--minutes` and the next goes on.
 """
 
@@ -97,7 +97,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks nas", description=__doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--short", action="store_true", help="a few minutes: a small space, small networks")
-    size.add_argument("--middle", action="store_true", help="90 minutes of one core: the full space, a smaller log")
+    size.add_argument("--middle", action="store_true", help="an hour of one core: larger networks, a smaller log")
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
     parser.add_argument("--workers", type=int, default=1, help="processes (1); on a GPU a dozen share it")
     parser.add_argument(

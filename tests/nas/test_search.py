@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,8 @@ from nas.recipe import Recipe
 from nas.sampling import STRATEGIES, paths
 from nas.search import JOURNAL, AnotherSearch, SearchPlan, adaptation, search
 from nas.space import SMALL, misfits
-from nas.supernet_train import RECORD, AnotherSupernet, SupernetPlan, read_supernet, train_supernet
+from nas.supernet import Borrowed
+from nas.supernet_train import RECORD, STATE, AnotherSupernet, SupernetPlan, read_supernet, train_supernet
 from tests.nas.files import parts
 from tests.nas.networks import genotype
 from tests.waiting import wait_until
@@ -120,6 +122,21 @@ def test_every_strategy_trains_and_resumes_to_the_same_bits(strategy: str, train
     _, again = train_supernet(plan, data, tmp_path / "parts")
     assert again.digest == record.digest
     assert read_supernet(tmp_path / "whole")[1] == record
+
+
+def test_steps_that_are_none_are_counted(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, calls = Borrowed.step, count()
+
+    def every_other(self: Borrowed, rate: float, embedding_l2: float = 0.0) -> bool:
+        return next(calls) % 2 == 0 and step(self, rate, embedding_l2)
+
+    monkeypatch.setattr(Borrowed, "step", every_other)
+    plan = msgspec.structs.replace(SUPERNET, rows=1280)
+    _, record = train_supernet(plan, opened(trained / "prepared"), tmp_path)
+    assert (record.rows, record.skipped) == (1280, 5)
+    (tmp_path / STATE).write_text('["as it was before", 0, 0.0, []]')
+    with pytest.raises(AnotherSupernet, match="name another folder"):
+        train_supernet(plan, opened(trained / "prepared"), tmp_path)
 
 
 def test_strategies_sample_what_they_say() -> None:

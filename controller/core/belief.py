@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
 REFIT_WINDOWS = 3  # hyperparameters change slowly: a fit, half of a decision's cost, is made anew every so many windows
-UNFITTED_ROWS = 24  # up to which they are the prior's: fitted to fewer, they are too sure of what they have not seen
+UNFITTED_ROWS = 24  # that say something of a process, up to which they are the prior's: fitted to fewer, too sure
 FEW_ROWS = 80  # below which each window changes them
 ROUNDING = 1e-9  # that a weight at its bound may lie outside the cube
 NO_INFORMATION = 1e6  # variance of a change that says nothing, so that metrics can share rows
@@ -84,9 +84,14 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
 def _unmeasured(
     plan: Plan, judged: list[int], factors: tuple[tuple[int, ...], ...], observations: Observations
 ) -> tuple[str, ...]:
-    known = [bool((np.diagonal(noise) < NO_INFORMATION).any()) for noise in observations.noise]
+    known = [rows > 0 for rows in _told(observations)]
     silent = [plan.metrics[m].name for m, own in zip(judged, factors, strict=True) if not all(known[p] for p in own)]
     return tuple(name for name in silent if name in _needed(plan))
+
+
+def _told(observations: Observations) -> list[int]:
+    """(P,) how many rows say anything of each process."""
+    return [int((np.diagonal(noise) < NO_INFORMATION).sum()) for noise in observations.noise]
 
 
 def judged_metrics(plan: Plan) -> list[int]:
@@ -139,8 +144,9 @@ def _process(
     begin = posterior.start(base, priors, previous)
     observations = outliers.discounted(observations, base, begin)
     settled = begin == previous and observations.rows >= FEW_ROWS and window % REFIT_WINDOWS > 0
-    unsure = observations.rows <= UNFITTED_ROWS
-    fitted = begin if settled or unsure else posterior.fit(observations, base, previous, priors)
+    unsure = [rows <= UNFITTED_ROWS for rows in _told(observations)]
+    fitted = begin if settled or all(unsure) else posterior.fit(observations, base, previous, priors)
+    fitted = tuple(old if few else new for old, new, few in zip(begin, fitted, unsure, strict=True))
     calm = posterior.condition(observations, base, jump.settled(fitted, observations.hour), factors)
     hypers = jump.revised(calm)
     return calm if hypers == calm.hypers else posterior.condition(observations, base, hypers, factors)

@@ -33,7 +33,7 @@ class Scale(msgspec.Struct, frozen=True):
     sd: float  # of its logarithm
 
 
-RESPONSE = Scale(0.2, 0.4)  # a wider prior let a noisy metric's few rows talk it down to nothing
+RESPONSE = Scale(0.12, 0.6)  # at the end of studies of many worlds, made by hand or drawn, s is .05 to .3
 EXPOSURES = Scale(0.03, 0.7)  # of how much people are shown (`parts`): hardly moved by weights, and mostly noise
 
 
@@ -121,6 +121,13 @@ def median(d: int, scale: Scale) -> Floats:
     """The prior's median of p, (d + 4,)."""
     lengthscale = np.full(d, np.log(LENGTHSCALE * np.sqrt(d)))
     return np.append(lengthscale, [np.log(scale.median), _logit(DRIFT), np.log(MEMORY_H), _logit(POOLING)])
+
+
+def expected(d: int, scale: Scale) -> Floats:
+    """p before any row, (d + 4,): what is not known yet varies by the mean of s^2, not by its median."""
+    p = median(d, scale)
+    p[d] += scale.sd**2
+    return p
 
 
 def _spread(d: int, scale: Scale) -> Floats:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
 from controller.core.kernel import Floats, Hyper, Jump, Places, fading, kept, kernel, to_baseline, turning
-from controller.core.learn import RESPONSE, Problem, Scale, best, median, pack, unpack
+from controller.core.learn import RESPONSE, Problem, Scale, best, expected, pack, unpack
 
 NUGGET = 1e-8  # variance (a change of 0.01 %) added to E: deals without noise stay factorable
 DRAW_JITTER = 1e-9  # of s^2, added to a covariance that is drawn from; near-identical points need it
@@ -211,8 +211,8 @@ def start(baseline: Floats, scales: tuple[Scale, ...], previous: tuple[Hyper, ..
 
 
 def prior(d: int, scales: tuple[Scale, ...]) -> tuple[Hyper, ...]:
-    """Hyperparameters before any observation."""
-    return tuple(unpack(median(d, scale)) for scale in scales)
+    """Hyperparameters before any observation: the prior's medians, but for s the root of its mean square."""
+    return tuple(unpack(expected(d, scale)) for scale in scales)
 
 
 def condition(

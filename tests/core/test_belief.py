@@ -10,6 +10,7 @@ from controller.core.control import Control, Evidence, Theta, initial
 from controller.core.estimate import Changes, Metric
 from controller.core.events import Component
 from controller.core.kernel import to_baseline
+from controller.core.learn import EXPOSURES, RESPONSE
 from controller.core.parts import measured
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
@@ -193,6 +194,22 @@ def test_hyperparameters_are_fitted_anew_every_third_window_once_there_are_rows(
     assert believe(PLAN, control, many, 4.0).hypers != given, "none to start from"
 
 
+def test_a_process_that_few_rows_speak_of_keeps_the_prior() -> None:
+    """Reports are too rare to say anything in most windows: their scale is not yet known, whatever else is."""
+    control, many = initial(PLAN), [evidence(deal=k, arms=8, hour=float(k)) for k in range(4)]
+    too_noisy = many[0].changes.control_relative_se + np.array([[0.0], [9.0]])
+    rare = [
+        msgspec.structs.replace(e, changes=msgspec.structs.replace(e.changes, control_relative_se=too_noisy))
+        for e in many[1:]
+    ]
+    prior = posterior.prior(2, belief.scales(PLAN, belief.processes(PLAN)))
+    fitted = believe(PLAN, control, tuple(many), 4.0).hypers
+    assert all(new != old for new, old in zip(fitted, prior, strict=True))
+    watch, reports = believe(PLAN, control, (many[0], *rare), 4.0).hypers
+    assert watch == fitted[0]
+    assert reports == prior[1]
+
+
 PER_BUCKET = varied(metrics=(Metric("watch", "watch_s", "buckets"), PLAN.metrics[1]))
 
 
@@ -204,7 +221,7 @@ def test_a_metric_per_bucket_is_learnt_in_parts_once_people_were_shown_something
     history = control.history + np.array([1.0, 0.0, 0.0])  # impressions
     apart = believe(PER_BUCKET, msgspec.structs.replace(control, history=history), found, 1.0)
     assert apart.posterior.factors == ((1, 2), (0,))
-    assert [h.scale for h in apart.hypers] == pytest.approx([0.2, 0.03, 0.2])
+    assert [h.scale for h in apart.hypers] == [h.scale for h in posterior.prior(2, (RESPONSE, EXPOSURES, RESPONSE))]
     unit = points(PER_BUCKET, apart.space, apart.groups, found[0].thetas[0])
     each = apart.posterior.only([0]).mean(unit, 0, 1.0)[0]
     assert each != pytest.approx(whole.posterior.mean(unit, 0, 1.0)[0])

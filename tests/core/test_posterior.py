@@ -298,11 +298,19 @@ def test_a_fit_ignores_hyperparameters_of_another_study() -> None:
     assert fit(o, BASELINE, prior(5, SCALES)) == fit(o, BASELINE)
 
 
-def test_a_fit_of_nothing_is_the_prior() -> None:
+def test_a_fit_of_nothing_is_the_priors_median() -> None:
     nothing = select(study(24), np.empty(0, dtype=np.int64))
-    assert fit(nothing, BASELINE) == prior(3, SCALES)
+    assert fit(nothing, BASELINE) == tuple(learn.unpack(np.round(learn.median(3, scale), 2)) for scale in SCALES)
+
+
+def test_before_any_row_a_change_varies_as_it_does_over_all_scales() -> None:
+    drawn = np.exp(np.log(RESPONSE.median) + RESPONSE.sd * np.random.default_rng(0).standard_normal(400_000))
+    (hyper,) = prior(3, (RESPONSE,))
+    assert hyper.scale == pytest.approx(np.sqrt((drawn**2).mean()), rel=0.01)
 
 
 def test_each_process_has_a_scale_of_its_own() -> None:
     nothing = select(study(24), np.empty(0, dtype=np.int64))
-    assert [h.scale for h in fit(nothing, BASELINE, None, (RESPONSE, EXPOSURES))] == [0.2, pytest.approx(0.03)]
+    assert [h.scale for h in fit(nothing, BASELINE, None, (RESPONSE, EXPOSURES))] == pytest.approx(
+        [0.12, 0.03], rel=0.01
+    )

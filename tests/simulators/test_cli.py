@@ -107,7 +107,7 @@ def test_a_world_without_gains_is_reported_without_a_share(tmp_path: Path) -> No
 def test_simulate_lists_the_worlds(capsys: Output) -> None:
     assert simulate(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
-    assert listed == [*PRODUCTS, *FAULTS]
+    assert listed == [*PRODUCTS, "drawn-N", *FAULTS]
     assert simulate(["--list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["worlds"]["quick"] == QUICK.summary

@@ -22,7 +22,7 @@ from simulators.scenarios import Scenario, over_time
 from simulators.study import study_of
 from simulators.traffic import Traffic
 from simulators.wire import arrow_batch, decoded
-from simulators.worlds import HOUR_MS, World
+from simulators.worlds import HOUR_MS, World, true_change
 
 THREE = msgspec.structs.replace(WORLDS["three"], events_per_hour=30_000.0)
 BUSY = msgspec.structs.replace(QUICK, events_per_hour=60_000.0, units=200_000, volume_swing=1.0)
@@ -244,13 +244,15 @@ def test_a_guarded_metric_that_explodes_in_an_arm_stops_it_within_its_window(pla
 def test_an_objective_that_explodes_in_an_arm_is_confirmed_and_waits_for_a_person(play: Play) -> None:
     """Whatever vector has the arm's place is reported ten times as good, in explore and in the test."""
     short = {"explore_min_ms": 3 * HOUR_MS, "explore_max_ms": 6 * HOUR_MS, "confirm_ms": 2 * HOUR_MS}
-    found = play(QUICK, 17, "exploded:quantity=watch_s,factor=10", rollout=short)
+    found = play(QUICK, 20, "exploded:quantity=watch_s,factor=10", rollout=short)
     carry = found.turns[-1].state.control.carry
     assert [to for to, _ in found.moves][:1] == ["confirm"]
     assert (carry.stage, carry.awaiting_approval) == ("confirm", True), found.moves
     said = re.search(r"it changes watch by \+(\d+)%", carry.reason)
     assert said, carry.reason
-    assert int(said[1]) == pytest.approx(900, abs=50)  # ten times as much, and the vector's own gain
+    assert carry.candidate is not None
+    own = float(true_change(QUICK, {name: np.array(theta) for name, theta in carry.candidate.theta.items()})[0])
+    assert int(said[1]) == pytest.approx(100 * (10 * (1 + own) - 1), abs=25)  # ten times the vector's own
     assert "reject" in carry.reason
 
 

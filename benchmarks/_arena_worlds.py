@@ -43,5 +43,7 @@ def names(text: str) -> tuple[str, ...]:
     first, dots, last = text.partition("..")
     stem, _, start = first.rpartition("-")
     if dots and start.isdecimal() and last.isdecimal():
+        if int(last) < int(start):
+            raise ValueError(f"{text!r} holds no world: the first number is to be the smaller one")
         return tuple(name for n in range(int(start), int(last) + 1) for name in names(f"{stem}-{n}"))
     return (entered(text).name,)

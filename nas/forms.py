@@ -13,7 +13,7 @@ from nas.genotype import Block, Genotype, Operator
 from nas.space import Space, drawn, mutated, one_of
 
 MOST_LAYERS = 3  # as the baselines have
-VARIED = 4
+VARIED = 4  # genes of a known form that a supernet trains beside it: what a search makes of forms is near them
 
 
 class Form(msgspec.Struct, frozen=True):

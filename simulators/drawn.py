@@ -37,7 +37,6 @@ _METRICS = {
     "report_rate": Metric("report_rate", "reports", "impressions"),
     "impressions": Metric("impressions", "impressions", "buckets"),
 }
-_GUARDED = {"ctr": "clicks", "report_rate": "reports", "impressions": "impressions", "likes": "likes"}  # its quantity
 
 
 def drawn_named(name: str) -> Scenario | None:
@@ -150,10 +149,10 @@ def _response(
 
 def _railed(world: World, rng: np.random.Generator) -> World:
     """The world with one guardrail to four, on metrics that are not aimed at; metrics without a use are left out."""
-    able = [name for name in _GUARDED if name not in world.objective]
+    able = [name for name in SMALLEST if name not in world.objective]
     guarded = [able[i] for i in rng.permutation(len(able))[: rng.integers(1, len(able) + 1)]]
     free = best_feasible(world, constrained=False).change
-    turned = {_GUARDED[name] for name in guarded if free[name] * _worse(name) < 0 and rng.random() < PAYS}
+    turned = {_METRICS[name].numerator for name in guarded if free[name] * _worse(name) < 0 and rng.random() < PAYS}
     world = msgspec.structs.replace(
         world,
         quantities=tuple(

@@ -152,6 +152,9 @@ def test_worlds_are_named_one_by_one_or_drawn_in_a_row(capsys: pytest.CaptureFix
     assert names("drawn-014") == ("drawn-14",)
     assert names("drawn-1..2") == ("drawn-1", "drawn-2")
     with pytest.raises(SystemExit):
+        arena.main(["--worlds", "drawn-2..1"])
+    assert "'drawn-2..1' holds no world" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
         arena.main(["--worlds", "quick", "drown-1..2"])
     assert "no world is called 'drown-1'; there are feed," in capsys.readouterr().err
 

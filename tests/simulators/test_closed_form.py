@@ -121,7 +121,7 @@ def test_the_best_feasible_vector_is_what_a_global_search_finds(scenario: Scenar
     reached, room = searched(world)
     assert margins(world, true_change(world, best.theta)).min(initial=0.0) >= 0.0
     assert reached <= best.gain + 1e-4 or room.min() < 0  # the search may be a hair outside
-    if len(Space(world.weights).baseline_unit) * len(segment_names(world)) <= 8:
+    if Space(world.weights).d * len(segment_names(world)) <= 8:
         assert reached == pytest.approx(best.gain, rel=0.02, abs=2e-4)
 
 

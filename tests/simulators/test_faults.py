@@ -252,7 +252,9 @@ def test_an_objective_that_explodes_in_an_arm_is_confirmed_and_waits_for_a_perso
     assert said, carry.reason
     assert carry.candidate is not None
     own = float(true_change(QUICK, {name: np.array(theta) for name, theta in carry.candidate.theta.items()})[0])
-    assert int(said[1]) == pytest.approx(100 * (10 * (1 + own) - 1), abs=90)  # within three standard errors
+    told = "\n".join(e.body.get("why", "") for e in found.entries)
+    error = {round(float(gain)): float(se) for gain, se in re.findall(r"gain \+([\d.]+)% \+- ([\d.]+)%", told)}
+    assert int(said[1]) == pytest.approx(100 * (10 * (1 + own) - 1), abs=3 * error[int(said[1])])
     assert "reject" in carry.reason
 
 

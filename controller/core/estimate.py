@@ -24,9 +24,10 @@ BUCKETS = "buckets"  # the denominator of a metric per assigned bucket
 MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth believing
 UNFORETOLD = 0.01  # of a variance: a past that foretells more than the rest is too good to be true
 BORROWED = 120.0  # degrees of freedom of control's variance beside an arm's own
+LUCK = 1.0  # standard errors within which a change may be noise alone
 TINY = 1e-300  # against 0 / 0
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
-MAX_CONTROL_SE = 0.05  # the second-order expansion in control's level holds well below this
+MAX_CONTROL_SE = 0.1  # beyond it too little is known of the noise, and of what comes of dividing by it
 
 Floats = NDArray[np.float64]
 
@@ -150,10 +151,10 @@ def combined_noise(
         level, variance = (part[:, 0] for part in _levels(numerator, denominator, member, arm_of))  # (M, A)
         total, _, residual = _residuals(numerator, denominator, member, arm_of)
         influence = residual[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
-        steady, scaled = _steady(level, variance)  # (M, A-1)
+        steady, scaled = _steady(level, variance)  # (M, 1), (M, A-1)
         each = np.concatenate((np.ones_like(level[:, :1]), scaled), axis=1)  # (M, A)
         own = (coefficients / level[:, 0])[:, None] * each[:, arm_of] * influence  # (M, B)
-        slope = coefficients[:, None] * steady / level[:, :1]  # (M, A-1)
+        slope = coefficients[:, None] * steady / level[:, :1]  # (M, 1)
         control = influence[:, member[0] > 0]
         clusters = member.sum(axis=1)
         scale = clusters / (clusters - 1.0)
@@ -166,7 +167,7 @@ def combined_noise(
 def usable(changes: Changes, group: int = 0) -> NDArray[np.bool_]:
     """(M,) whether a group's changes of each metric may enter the posterior.
 
-    Every arm has at least 10 buckets with traffic there, control's relative standard error is at most 5 %, and
+    Every arm has at least 10 buckets with traffic there, control's relative standard error is at most 10 %, and
     the changes are finite and no larger than data can be.
     """
     enough = bool((changes.group_buckets[group] >= MIN_BUCKETS).all())
@@ -271,8 +272,8 @@ def _beside(own: Floats, control: Floats, clusters: Floats) -> Floats:
 def _against_control(level: Floats, variance: Floats, clusters: Floats) -> tuple[Floats, Floats]:
     """y and S from r and v, to second order in control's noise.
 
-    E[1 / r_c] = (1 + v_c / r_c^2) / R_c, hence the correction; S = diag(v_a) / r_c^2 + r_a r_b v_c / r_c^4, with r_a
-    and v_a as of `_steady` and `_beside`. An arm whose buckets all agree (none has a click) shows no noise of its own:
+    E[1 / r_c] = (1 + v_c / r_c^2) / R_c, hence the correction; S = diag(v_a) / r_c^2 + t^2 v_c / r_c^2, with t and
+    v_a as of `_steady` and `_beside`. An arm whose buckets all agree (none has a click) shows no noise of its own:
     it takes control's per bucket.
     """
     squared = np.where(level[..., :1] == 0.0, np.nan, level[..., :1]) ** 2
@@ -282,24 +283,25 @@ def _against_control(level: Floats, variance: Floats, clusters: Floats) -> tuple
     steady, scaled = _steady(level, variance)
     own = _beside(variance[..., 1:] / squared * scaled**2, borrowed * steady**2, clusters[1:])
     own = np.where(variance[..., 1:] == 0.0, borrowed, own)
-    shared = steady[..., :, None] * steady[..., None, :] * control[..., None]
+    shared = (control * steady**2)[..., None]
     return change, shared + own[..., None] * np.eye(own.shape[-1])
 
 
 def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """(..., A-1) r_a / r_c without its noise, and by how much that is more than with it: where variances are taken.
+    """t: 1 + the change that the arms have in common, (..., 1); and by how much that is more than r_a / r_c, (..., A-1).
 
-    Noise grows with the level. At the measured one an unlucky arm's error is too small: its interval misses, and a
-    mean weighted by precision comes out too low, by twice the variance. So changes are drawn to zero by the part of
-    their mean square that noise explains (Morris 1983, "Parametric empirical Bayes inference").
+    Noise grows with the level. At an arm's measured one an unlucky arm's error is too small: its interval misses, and
+    a mean weighted by precision comes out too low, by twice the variance; some of that is left wherever an arm's own
+    change has a say. So all arms have the noise of their mean level, drawn to control's by the part of the square of
+    their mean change that noise explains (James and Stein 1961, "Estimation with quadratic loss", positive part).
     """
-    ratio = level[..., 1:] / level[..., :1]
-    noise = (variance[..., 1:] + ratio**2 * variance[..., :1]) / level[..., :1] ** 2
-    excess = (ratio - 1.0) ** 2 - noise
-    known = np.isfinite(excess)
-    effect = np.where(known, excess, 0.0).sum(axis=-1, keepdims=True) / np.maximum(known.sum(axis=-1, keepdims=True), 1)
-    effect = np.maximum(effect, 0.0)
-    steady = 1.0 + (ratio - 1.0) * effect / np.maximum(effect + noise, TINY)
+    ratio, squared = level[..., 1:] / level[..., :1], level[..., :1] ** 2
+    own = variance[..., 1:] / squared
+    known = np.isfinite(ratio) & np.isfinite(own)
+    arms = np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    change = np.where(known, ratio - 1.0, 0.0).sum(axis=-1, keepdims=True) / arms
+    noise = np.where(known, own, 0.0).sum(axis=-1, keepdims=True) / arms**2 + variance[..., :1] / squared
+    steady = 1.0 + change * np.maximum(1.0 - noise / np.maximum(change**2, TINY), 0.0)
     return steady, np.clip(steady / ratio, 0.5, 2.0)
 
 

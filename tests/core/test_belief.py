@@ -57,8 +57,8 @@ def test_in_segments_every_one_has_rows_of_its_own() -> None:
 
 def test_too_few_buckets_or_too_noisy_a_control_say_nothing() -> None:
     assert rows(PLAN, evidence(buckets=9)) == 0
-    assert rows(PLAN, evidence(se=0.051)) == 0
-    assert rows(PLAN, evidence(se=0.049, buckets=10)) == 2
+    assert rows(PLAN, evidence(se=0.101)) == 0
+    assert rows(PLAN, evidence(se=0.099, buckets=10)) == 2
 
 
 def test_a_metric_that_is_too_noisy_does_not_silence_the_others() -> None:

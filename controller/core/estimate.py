@@ -25,6 +25,7 @@ MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth be
 UNFORETOLD = 0.01  # of a variance: a past that foretells more than the rest is too good to be true
 BORROWED = 120.0  # degrees of freedom of control's variance beside an arm's own
 LUCK = 1.0  # standard errors within which a change may be noise alone
+LUCK = 2.0  # standard errors of a change that noise may explain
 TINY = 1e-300  # against 0 / 0
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.1  # beyond it too little is known of the noise, and of what comes of dividing by it
@@ -293,7 +294,8 @@ def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
     Noise grows with the level. At an arm's measured one an unlucky arm's error is too small: its interval misses, and
     a mean weighted by precision comes out too low, by twice the variance; some of that is left wherever an arm's own
     change has a say. So all arms have the noise of their mean level, drawn to control's by the part of the square of
-    their mean change that noise explains (James and Stein 1961, "Estimation with quadratic loss", positive part).
+    their mean change that `LUCK` standard errors explain (after James and Stein 1961, "Estimation with quadratic loss",
+    whose estimator, the positive part, explains one).
     """
     ratio, squared = level[..., 1:] / level[..., :1], level[..., :1] ** 2
     own = variance[..., 1:] / squared
@@ -301,7 +303,7 @@ def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
     arms = np.maximum(known.sum(axis=-1, keepdims=True), 1)
     change = np.where(known, ratio - 1.0, 0.0).sum(axis=-1, keepdims=True) / arms
     noise = np.where(known, own, 0.0).sum(axis=-1, keepdims=True) / arms**2 + variance[..., :1] / squared
-    steady = 1.0 + change * np.maximum(1.0 - noise / np.maximum(change**2, TINY), 0.0)
+    steady = 1.0 + change * np.maximum(1.0 - LUCK**2 * noise / np.maximum(change**2, TINY), 0.0)
     return steady, np.clip(steady / ratio, 0.5, 2.0)
 
 

@@ -42,7 +42,7 @@ def expected_covariance(r: Any, v: Any, buckets: Any) -> Any:
     """S of the arms' levels r and variances v, control first: at the level in common, with control's beside."""
     ratio, relative = r[1:] / r[0], v / r[0] ** 2
     change, noise = float(np.mean(ratio - 1)), float(np.mean(relative[1:])) / len(ratio) + relative[0]
-    level = 1 + change * max(0.0, 1 - noise / change**2)
+    level = 1 + change * max(0.0, 1 - 4 * noise / change**2)
     n, control = buckets[1:], relative[0] * buckets[0] / buckets[1:] * level**2
     own = ((n - 1) * relative[1:] * (level / ratio) ** 2 + 120 * control) / (n - 1 + 120)
     return np.diag(own) + level**2 * relative[0]

@@ -109,7 +109,7 @@ def test_segment_effects_recombine_by_both_sums() -> None:
     assert overall[0] < -0.15
 
 
-@pytest.mark.parametrize(("effects", "each"), [((0.12, 0.12), 0.02), ((0.15, -0.1), 0.05)])
+@pytest.mark.parametrize(("effects", "each"), [((0.0, 0.0), 0.02), ((0.15, -0.1), 0.05)])
 def test_bias_covariance_and_coverage_hold_in_a_known_world(effects: tuple[float, float], each: float) -> None:
     """1,500 deals of three arms with 30 buckets each, control noisy (4 % s.e.), noise proportional to the level.
 

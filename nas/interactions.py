@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from nas.operators import factorised
 
+AT_ONCE = 16  # rows whose outer products a core's cache holds
+
 
 def mlp(width: int, layers: tuple[int, ...], dropout: float, last_activation: bool = True) -> nn.Sequential:
     """Linear layers with ReLU and dropout between them."""
@@ -70,8 +72,13 @@ class CompressedInteraction(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(fields * h, out) for h, out in zip(before, maps, strict=True))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(n, sum of maps) of (n, f, d)."""
-        x0 = rows.transpose(1, 2)  # (n, d, f)
+        """(n, sum of maps) of (n, f, d): on a CPU a few rows after the others, as memory is slower than arithmetic."""
+        if rows.is_cuda or torch.compiler.is_exporting():
+            return self._interact(rows)
+        return torch.cat([self._interact(part) for part in rows.split(AT_ONCE)])
+
+    def _interact(self, rows: Tensor) -> Tensor:
+        x0 = rows.transpose(1, 2).contiguous()  # (n, d, f)
         x, pooled = x0, []
         for layer in self.layers:
             outer = (x0.unsqueeze(3) * x.unsqueeze(2)).flatten(2)  # (n, d, f h)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from nas.batches import PREDICT_ROWS, probabilities
+from nas.batches import predict_rows, probabilities
 from nas.encoding import Coded, Encoding, encode
 from nas.readers import Source
 from nas.rows import Rows, in_order
@@ -48,7 +48,7 @@ def scored(run: Run, encoding: Encoding, source: Source) -> Iterator[pa.Table]:
     first = 0
     for table in source.chunks(encoding.schema, labels=False):
         coded = encode(table, encoding, first)
-        q = np.concatenate([_predicted(run, coded, part) for part in in_order(table.num_rows, PREDICT_ROWS)])
+        q = np.concatenate([_predicted(run, coded, part) for part in in_order(table.num_rows, predict_rows())])
         yield pa.table({head.name: q[:, j] for j, head in enumerate(encoding.schema.heads)})
         first += table.num_rows
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nas.baselines import NAMES, Baseline, Name, built
 from nas.interactions import (
+    AT_ONCE,
     BilinearFusion,
     CompressedInteraction,
     CrossNetwork,
@@ -64,11 +65,16 @@ def test_outer_products_and_attention_are_counted() -> None:
     cin = CompressedInteraction(f, (h,))
     outer, project, relu, pool = d * f * f, 2 * d * f * f * h + d * h, d * h, d * h
     assert costs(cin, rows).flops == outer + project + relu + pool
-    assert next(op.kind for op in trace(cin, rows)) == "elementwise"
+    assert next(op.kind for op in trace(cin, rows) if op.kind != "move") == "elementwise"
     attention = InteractingLayer(d, d, 2)
     projections, scores = 4 * 2 * f * d * d, 2 * f * f * d
     expected = projections + 2 * scores + 2 * f * f + 5 * 2 * f * f + f * d + f * d  # scale, softmax, residual, relu
     assert costs(attention, rows).flops == expected
+
+
+def test_compressed_interactions_of_many_rows_are_those_of_each() -> None:
+    cin, rows = CompressedInteraction(5, (4, 3)), torch.randn(2 * AT_ONCE + 3, 5, 8)
+    assert torch.allclose(cin(rows), torch.cat([cin(row) for row in rows.split(1)]), atol=1e-5)
 
 
 def library(module: str = "basic.layers") -> Any:

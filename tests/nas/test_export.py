@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return parts(tmp_path_factory.mktemp("data"), rows=1500)
 
 
-BASELINES = [Baseline(name=name, width=8, embedding=4) for name in ("finalmlp", "ple")]
+BASELINES = [Baseline(name=name, width=8, embedding=4) for name in ("finalmlp", "ple", "xdeepfm")]
 
 
 @pytest.mark.parametrize("architecture", [*GENOTYPES, *BASELINES])

@@ -21,6 +21,7 @@ from nas.weights import Inputs
 
 WARMUP = 0.02  # of the rows at most go through the full path first
 CHECKPOINTS = 20  # over a training
+HOPELESS = 100  # steps that were none, before any was made
 SCHEMA = 2  # of a supernet: which weights there are, and where in them a network's slice lies
 SUPERNET, RECORD, STATE = "supernet.pt", "supernet.json", "state.json"
 
@@ -76,6 +77,7 @@ def train_supernet(
 
     Raises:
         AnotherSupernet: the folder holds another one.
+        ValueError: no step could be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inputs = inputs_of(parts.train, parts.encoding.table_rows)
@@ -90,7 +92,8 @@ def train_supernet(
         state.seconds += time.perf_counter() - began
         save(supernet, folder / SUPERNET)
         _write(folder / STATE, msgspec.json.encode(state))
-        say(state.done, plan.rows, float(np.mean(state.losses[-20:])))
+        _refuse_none_made(state, plan, folder)
+        say(state.done, plan.rows, float(np.mean(state.losses[-20:] or [np.nan])))
     record = SupernetRecord(
         plan=plan,
         inputs=inputs,
@@ -135,6 +138,19 @@ def _train_until(stop: int, state: _State, plan: SupernetPlan, supernet: Superne
         state.losses += made
         state.skipped += len(losses) - len(made)
         state.done += len(batch) * len(chosen)
+
+
+def _refuse_none_made(state: _State, plan: SupernetPlan, folder: Path) -> None:
+    """Nothing was learned, so nothing is kept: a design that was changed begins in the same folder."""
+    if state.losses or (state.skipped < HOPELESS and state.done < plan.rows):
+        return
+    (folder / STATE).unlink()
+    norms = ", ".join(plan.space.norms)
+    raise ValueError(
+        f"supernet: none of its first {state.skipped} steps could be made, the gradients of every sampled network had "
+        f'left the range of fp32: normalise, space.norms = ["layer"] (found {norms}); or fewer space.blocks (found '
+        f'{plan.space.blocks}), or no "product" in space.dense and space.sparse'
+    )
 
 
 def _full_path(space: Space, rng: np.random.Generator) -> Genotype:

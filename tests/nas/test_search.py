@@ -139,6 +139,20 @@ def test_steps_that_are_none_are_counted(trained: Path, tmp_path: Path, monkeypa
         train_supernet(plan, opened(trained / "prepared"), tmp_path)
 
 
+def test_a_supernet_none_of_whose_steps_can_be_made_says_what_to_change(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, plan = opened(trained / "prepared"), msgspec.structs.replace(SUPERNET, rows=1280)
+    with monkeypatch.context() as patched:
+        patched.setattr(Borrowed, "step", lambda self, rate, embedding_l2: False)
+        with pytest.raises(ValueError, match=r"none of its first 10 steps .* space\.norms = .* \(found none, layer\)"):
+            train_supernet(plan, data, tmp_path)
+        with pytest.raises(ValueError, match="none of its first 100 steps"):  # of 391
+            train_supernet(msgspec.structs.replace(plan, rows=50_000), data, tmp_path)
+    _, record = train_supernet(plan, data, tmp_path)  # and the folder is free
+    assert np.isfinite(record.loss)
+
+
 def test_strategies_sample_what_they_say() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):

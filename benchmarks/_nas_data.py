@@ -58,12 +58,12 @@ def written(folder: Path, hours: int, requests_per_hour: float) -> Path:
     return path
 
 
-def prepared(folder: Path, hours: int, requests_per_hour: float) -> Parts:
-    """The log split by time, 70 : 10 : 20, encoded below `folder`."""
+def prepared(folder: Path, hours: int, requests_per_hour: float, valid: float = 0.1) -> Parts:
+    """The log split by time, a fifth of it the test, encoded below `folder`."""
     log = written(folder, hours, requests_per_hour)
     truth = truth_path(log)
     columns = schema(
         [*parquet.read_schema(log), *(f for f in parquet.read_schema(truth) if f.name.startswith("true_"))]
     )
     source = Source("ranking-log", (str(log),), truth=(str(truth),))
-    return prepare(Sources(whole=source), ranking_log(columns), Split(by="time", valid=0.1, test=0.2), folder / DATA)
+    return prepare(Sources(whole=source), ranking_log(columns), Split(by="time", valid=valid, test=0.2), folder / DATA)

@@ -6,7 +6,7 @@ evaluations and the finalists of evolution; beside both stands random search wit
 were trained alone for the ranking: as many of them as the rows of a search pay for.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from benchmarks._nas_data import DATA, Bench
 from benchmarks._nas_ranking import Rankings
+from benchmarks._nas_runs import Candidate, Trained, Training, at_rates, best_rates, run_of, seeded, train, within
 from benchmarks._nas_stage import Stage
 from benchmarks._nas_trees import Trees, heads, trees
-from nas.architecture import Architecture
 from nas.baselines import NAMES, Baseline
-from nas.batches import inputs_of, probabilities
+from nas.batches import probabilities
 from nas.compare import Gap, paired_gap
 from nas.evolution import Evaluated, Rules
 from nas.finalists import next_finalist
@@ -27,7 +27,6 @@ from nas.genotype import digest
 from nas.metrics import row_kl, row_logloss
 from nas.search import SearchPlan, adaptation, search
 from nas.supernet_train import SupernetPlan, train_supernet
-from nas.train import RECORD, Run, fit, read_run, write_run
 
 Floats = NDArray[np.float64]
 Method = Literal["evolution", "random"]
@@ -35,47 +34,6 @@ METHODS: tuple[Method, ...] = ("evolution", "random")
 LEVELS = (0.25, 0.5, 1.0)  # of the best baseline's FLOPs
 Key = tuple[int, Method, float]  # number of a search, its method, a level
 DRAWS = 2000  # of random searches among the networks trained alone
-
-
-class Training(msgspec.Struct, frozen=True):
-    """One training of an architecture."""
-
-    name: str  # of the architecture
-    architecture: Architecture
-    rate: float
-    seed: int
-
-    @property
-    def task(self) -> str:
-        """Of its result."""
-        return f"run-{self.name}-{self.rate:g}-{self.seed}"
-
-
-class Trained(msgspec.Struct, frozen=True):
-    """What a training gave on validation rows."""
-
-    training: Training
-    flops: float
-    loss: float
-    rows: int
-    seconds: float
-
-
-class Candidate(msgspec.Struct, frozen=True):
-    """An architecture at its best learning rate: validation losses, by seed."""
-
-    name: str
-    architecture: Architecture
-    rate: float
-    flops: float
-    losses: tuple[float, ...]
-
-    @property
-    def loss(self) -> float:
-        """Mean over seeds."""
-        return float(np.mean(self.losses))
-
-
 Finals = dict[tuple[int, Method], dict[str, Candidate]]  # of each search, by name
 
 
@@ -146,7 +104,7 @@ def baselines(bench: Bench) -> dict[str, Training]:
         for name in NAMES
         for width in bench.scale.widths
     }
-    return _at_rates(architectures.items(), bench.scale.rates)
+    return at_rates(architectures.items(), bench.scale.rates)
 
 
 def supernets(bench: Bench) -> dict[str, int]:
@@ -162,15 +120,15 @@ def searches(bench: Bench) -> dict[str, tuple[int, Method]]:
 def quality(stage: Stage[Bench], ranked: Rankings) -> Quality:
     """Baselines' fronts, searches, retrained winners, and the gaps."""
     bench = stage.bench
-    ours = _best_rates(stage.each("baselines", Trained, train, baselines(bench)))
+    ours = best_rates(stage.each("baselines", Trained, train, baselines(bench)))
     best = min(ours, key=lambda one: one.loss)
     supers = stage.each("supernets of searches", tuple[int, float], supernet, supernets(bench))
     found = stage.each("searches", list[Evaluated], searched, searches(bench))
     finals = _finalists(stage, found)
     picks = _picks(finals, best.flops)
-    rivals = {level: _within(ours, level * best.flops) for level in LEVELS}
+    rivals = {level: within(ours, level * best.flops) for level in LEVELS}
     evolved = [one for (_, method, _), one in picks.items() if method == "evolution"]
-    finalists = _seeded(stage, [*evolved, *(one for one in rivals.values() if one)])
+    finalists = seeded(stage, [*evolved, *(one for one in rivals.values() if one)], lambda _: bench.scale.seeds)
     measured = _measured(stage, finalists)
     levels = [
         _level(level, best.flops, number, finalists[pick.name], finalists[rival.name], measured)
@@ -208,40 +166,6 @@ def searched(bench: Bench, task: tuple[int, Method]) -> list[Evaluated]:
     return search(plan, bench.folder / DATA, folder / "supernet", folder / method)
 
 
-def train(bench: Bench, one: Training) -> Trained:
-    """One training, kept in a folder of its own."""
-    run = _run(bench, one).record
-    return Trained(one, run.costs.flops, run.best.valid.loss, run.rows, run.seconds)
-
-
-def _run(bench: Bench, one: Training) -> Run:
-    folder = bench.folder / "runs" / one.task
-    if (folder / RECORD).exists():
-        return read_run(folder, inputs_of(bench.parts.train, bench.parts.encoding.table_rows))
-    recipe = msgspec.structs.replace(bench.scale.recipe, learning_rate=one.rate)
-    run = fit(one.architecture, recipe, bench.parts, seed=one.seed, rows=bench.scale.rows)
-    write_run(folder, run.record, run.model)
-    return run
-
-
-def _at_rates(architectures: Iterable[tuple[str, Architecture]], rates: Sequence[float]) -> dict[str, Training]:
-    """Every learning rate with the first seed."""
-    wanted = [Training(name, one, rate, 0) for name, one in architectures for rate in rates]
-    return {one.task: one for one in wanted}
-
-
-def _best_rates(found: dict[str, Trained]) -> list[Candidate]:
-    best: dict[str, Trained] = {}
-    for one in found.values():
-        known = best.get(one.training.name)
-        if known is None or one.loss < known.loss:
-            best[one.training.name] = one
-    return [
-        Candidate(name, one.training.architecture, one.training.rate, one.flops, (one.loss,))
-        for name, one in best.items()
-    ]
-
-
 def _finalists(stage: Stage[Bench], found: dict[str, list[Evaluated]]) -> Finals:
     """Those of each search that are trained alone, one after another: all searches' first, then all their second."""
     tasks = searches(stage.bench)
@@ -250,8 +174,8 @@ def _finalists(stage: Stage[Bench], found: dict[str, list[Evaluated]]) -> Finals
     for _ in range(stage.bench.scale.finalists):
         chosen = {name: one for name in tasks if (one := next_finalist(found[name], trained[name]))}
         nets = {digest(one.genotype)[:8]: one.genotype for one in chosen.values()}
-        wanted = _at_rates(nets.items(), (stage.bench.scale.recipe.learning_rate,))
-        by_name = {one.name: one for one in _best_rates(stage.each("finalists", Trained, train, wanted))}
+        wanted = at_rates(nets.items(), (stage.bench.scale.recipe.learning_rate,))
+        by_name = {one.name: one for one in best_rates(stage.each("finalists", Trained, train, wanted))}
         for name, one in chosen.items():
             candidate = by_name[digest(one.genotype)[:8]]
             trained[name][one.index] = candidate.loss
@@ -262,30 +186,11 @@ def _finalists(stage: Stage[Bench], found: dict[str, list[Evaluated]]) -> Finals
 def _picks(finals: Finals, flops: float) -> dict[Key, Candidate]:
     """What each search picks within each level: the best of its finalists that fit."""
     picked = {
-        (number, method, level): _within([*few.values()], level * flops)
+        (number, method, level): within([*few.values()], level * flops)
         for (number, method), few in finals.items()
         for level in LEVELS
     }
     return {key: one for key, one in picked.items() if one}
-
-
-def _within(candidates: Sequence[Candidate], flops: float) -> Candidate | None:
-    return min((one for one in candidates if one.flops <= flops), key=lambda one: one.loss, default=None)
-
-
-def _seeded(stage: Stage[Bench], candidates: Iterable[Candidate]) -> dict[str, Candidate]:
-    """By name, with the losses of all seeds."""
-    distinct = {one.name: one for one in candidates}
-    wanted = [
-        Training(one.name, one.architecture, one.rate, seed)
-        for one in distinct.values()
-        for seed in range(stage.bench.scale.seeds)
-    ]
-    found = stage.each("finalists, all seeds", Trained, train, {one.task: one for one in wanted})
-    losses: dict[str, list[float]] = {name: [] for name in distinct}
-    for one in found.values():
-        losses[one.training.name].append(one.loss)
-    return {name: msgspec.structs.replace(one, losses=tuple(losses[name])) for name, one in distinct.items()}
 
 
 def _measured(stage: Stage[Bench], finalists: dict[str, Candidate]) -> dict[str, tuple[Floats, Floats]]:
@@ -309,7 +214,7 @@ def _test(bench: Bench, one: Training) -> bool:
     """Write what each test row says of a training."""
     test = bench.parts.test
     y, p = (np.asarray(part, np.float64) for part in (test.labels, test.truth))
-    q = probabilities(_run(bench, one).model, test).numpy()
+    q = probabilities(run_of(bench, one).model, test).numpy()
     shown = ~np.isnan(y).any(axis=1)
     np.save(_array(bench, one, one.seed, "logloss"), row_logloss(q[shown], y[shown]).mean(1).astype(np.float32))
     np.save(_array(bench, one, one.seed, "kl"), row_kl(p, q).astype(np.float32))

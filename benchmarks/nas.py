@@ -32,9 +32,9 @@ from benchmarks._nas_quality import (
     searches,
     supernet,
     supernets,
-    train,
 )
 from benchmarks._nas_ranking import SEEDS, Rankings, rankings, strategies, train_strategy
+from benchmarks._nas_runs import train
 from benchmarks._nas_scale import LONG, MIDDLE, SHORT, AnotherScale, Scale, claim
 from benchmarks._nas_stage import OutOfTime, Stage, workers
 from benchmarks._nas_tables import show

@@ -12,8 +12,9 @@ from scipy.stats import kendalltau
 pytest.importorskip("torch", reason="pip install 'trimtab[nas]'")
 
 from benchmarks._nas_data import Bench, bench, prepared
-from benchmarks._nas_quality import Candidate, _picks
+from benchmarks._nas_quality import _picks
 from benchmarks._nas_ranking import kendall, ranking, rankings
+from benchmarks._nas_runs import Candidate
 from benchmarks._nas_scale import SHORT, AnotherScale, claim
 from benchmarks._nas_stage import OutOfTime, Stage, workers
 from benchmarks.nas import main

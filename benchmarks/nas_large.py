@@ -1,0 +1,174 @@
+"""NAS: the networks that searches picked beside six baselines, at 4 M training and 1 M test impressions.
+
+What is compared was chosen by a finished measurement of `nas` (`--found`): its searches' picks, and each kind of
+baseline at its best width. Here all are trained anew on nine days of the same feed, one pass over four million
+impressions, at the better of that measurement's learning rates for baselines. The picks and the baselines that they are
+held against, there or here (the best within a quarter, a half and all of the best one's FLOPs), have several seeds; a
+model of over a million FLOPs has one. The newest fifth is the test, read once.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._nas_data import Bench, bench, prepared
+from benchmarks._nas_large import Found, Head, Large, NothingFound, Versus, at_rates_found, found_in, large, seeds_of
+from benchmarks._nas_scale import AnotherScale, Scale, claim
+from benchmarks._nas_stage import OutOfTime, Stage
+from benchmarks._nas_tables import WIDTH, gap_text
+from nas.environment import Environment, environment
+from nas.train import fit
+
+HOURS, REQUESTS_PER_HOUR = 216, 4_300.0  # every hour and weekday of the test rows is one of the training's too
+VALID = 0.02  # of the log: 100,000 impressions
+ROWS, SEEDS = 4_000_000, 3
+TRIED = 20  # steps of each model, for the forecast
+
+
+class Results(msgspec.Struct, frozen=True):
+    """Everything that is printed. `rows`: shown, of training, validation and test; `candidates`: of the test."""
+
+    scale: Scale
+    data: str  # digest
+    rows: tuple[int, int, int]
+    candidates: int
+    environment: Environment
+    large: Large
+    seconds: float  # of this call
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure and print; status 3 where there was not enough time, 2 where a folder is not what it should be."""
+    options = _options(argv)
+    began = time.monotonic()
+    console = Console(stderr=True, quiet=options.json)
+    try:
+        found = found_in(options.found)
+        scale = _scale(found.scale)
+        claim(options.out, scale)
+    except (NothingFound, AnotherScale) as error:
+        print(error, file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    console.print(f"{HOURS} hours of the feed: simulated and encoded once, in a few minutes")
+    prepared(options.out, scale.hours, scale.requests_per_hour, VALID)
+    context = bench(scale, options.out)
+    stage = Stage(context, options.out, options.minutes - (time.monotonic() - began) / 60, console, None)
+    try:
+        _forecast(stage, found)
+        measured = large(stage, found)
+    except OutOfTime:
+        console.print(f"the time of this call is over; the same command goes on from {options.out}")
+        return 3
+    parts = context.parts
+    rows = (len(parts.train), len(parts.valid), len(parts.test.observed()))
+    everything = Results(
+        scale, parts.digest, rows, len(parts.test), environment(), measured, time.monotonic() - began
+    )  # fmt: skip
+    (options.out / "results.json").write_bytes(msgspec.json.encode(everything))
+    if options.json:
+        print(msgspec.json.encode(everything).decode())
+    else:
+        _show(everything)
+    return 0
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks nas_large", description=__doc__)
+    parser.add_argument(
+        "--found", type=Path, required=True, metavar="DIR", help="a finished measurement: python -m benchmarks nas"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the log and results are kept")
+    parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args(argv)
+
+
+def _scale(found: Scale) -> Scale:
+    """The found one's recipe, on a larger log."""
+    return msgspec.structs.replace(
+        found, name="large", hours=HOURS, requests_per_hour=REQUESTS_PER_HOUR, rows=ROWS, seeds=SEEDS
+    )
+
+
+def _forecast(stage: Stage[Bench], found: Found) -> None:
+    """What is to come, from a few steps of every model."""
+    context, scale = stage.bench, stage.bench.scale
+    valid = context.parts.valid.take(slice(0, scale.recipe.batch_size))
+    few, rows = msgspec.structs.replace(context.parts, valid=valid), TRIED * scale.recipe.batch_size
+    spent, total = [], 0.0
+    for one in {one.name: one for one in at_rates_found(found).values()}.values():
+        record = fit(one.architecture, scale.recipe, few, rows=rows).record
+        minutes = record.seconds / rows * scale.rows / 60
+        total += minutes * (len(scale.rates) + seeds_of(record.costs.flops, scale.seeds) - 1)
+        spent.append(f"{one.name} {minutes:.1f}")
+    stage.console.print(
+        f"forecast: at most {total:.0f} minutes of training in all; minutes of each training: {', '.join(spent)}"
+    )
+
+
+def _show(results: Results) -> None:
+    console = Console(width=WIDTH + 20)  # seven heads
+    train, valid, test = results.rows
+    print(
+        f"{results.scale.rows:,} of {train:,} impressions to train on, {valid:,} to validate, {test:,} to test; "
+        f"{results.candidates:,} candidates of test requests"
+    )
+    for table in (*_models(results.large), *_gaps(results.large)):
+        console.print(table)
+    print(f"this call took {results.seconds:.0f} s")
+
+
+def _models(found: Large) -> tuple[Table, Table, Table]:
+    models = Table("model", "FLOPs", "rate", "seeds", "validation", "logloss", "KL",
+                   *(f"captured: {name}" for name in found.lines[0].captured),
+                   title="test rows, means over seeds; KL and value over all candidates")  # fmt: skip
+    names = [f"{head.head} ({head.positives:,})" for head in found.lines[0].heads]
+    divergences = Table("KL", *names, title="all candidates, by head (positives)")
+    shown = Table("calibration, its error, AUC", *names, title="shown rows, by head (positives)")
+    for one in sorted(found.lines, key=lambda one: one.logloss):
+        models.add_row(
+            one.name, f"{one.flops:,.0f}", f"{one.rate:g}", str(len(one.losses)),
+            f"{sum(one.losses) / len(one.losses):.5f}", f"{one.logloss:.5f}", f"{one.kl:.6f}",
+            *(f"{share:.4f}" for share in one.captured.values()),
+        )  # fmt: skip
+        divergences.add_row(one.name, *(f"{head.kl:.5f}" for head in one.heads))
+        shown.add_row(one.name, *(_shown(head) for head in one.heads))
+    return models, divergences, shown
+
+
+def _shown(head: Head) -> str:
+    calibration = "none" if head.calibration is None else f"{head.calibration:.3f}"
+    area = "" if head.auc is None else f"\n{head.auc:.4f}"
+    return f"{calibration} {head.calibration_error:.5f}{area}"
+
+
+def _gaps(found: Large) -> tuple[Table, Table, Table]:
+    over, heads, value = (
+        Table("model", "minus", *columns, title=title)
+        for columns, title in (
+            (("logloss", "KL"), f"gaps, paired over requests and seeds; best baseline by validation: {found.best}"),
+            ([*found.gaps[0].kl_by_head], "KL gaps by head, in thousandths"),
+            ([*found.gaps[0].captured], "value captured: gaps"),
+        )
+    )
+    for one in found.gaps:
+        over.add_row(one.name, one.baseline, gap_text(one.logloss, 5), gap_text(one.kl, 6))
+        heads.add_row(one.name, one.baseline, *_thousandths(one))
+        value.add_row(one.name, one.baseline, *(gap_text(gap, 4) for gap in one.captured.values()))
+    return over, heads, value
+
+
+def _thousandths(one: Versus) -> list[str]:
+    return [f"{1e3 * g.mean:.2f}\n[{1e3 * g.low:.2f}, {1e3 * g.high:.2f}]" for g in one.kl_by_head.values()]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -289,7 +289,7 @@ def _against_control(level: Floats, variance: Floats, clusters: Floats) -> tuple
 
 
 def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """t: 1 + the change that the arms have in common, (..., 1); and by how much that is more than r_a / r_c, (..., A-1).
+    """t, (..., 1): 1 + the change that the arms have in common; and how many times r_a / r_c that is, (..., A-1).
 
     Noise grows with the level. At an arm's measured one an unlucky arm's error is too small: its interval misses, and
     a mean weighted by precision comes out too low, by twice the variance; some of that is left wherever an arm's own

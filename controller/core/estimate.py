@@ -24,7 +24,6 @@ BUCKETS = "buckets"  # the denominator of a metric per assigned bucket
 MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth believing
 UNFORETOLD = 0.01  # of a variance: a past that foretells more than the rest is too good to be true
 BORROWED = 120.0  # degrees of freedom of control's variance beside an arm's own
-LUCK = 1.0  # standard errors within which a change may be noise alone
 LUCK = 2.0  # standard errors of a change that noise may explain
 TINY = 1e-300  # against 0 / 0
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with

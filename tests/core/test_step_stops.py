@@ -1,0 +1,186 @@
+"""What freezes a study, and what sends a vector back: on a study that runs through the core."""
+
+import re
+
+import numpy as np
+import pytest
+
+from tests.core.loop import (
+    PLAN,
+    Loop,
+    Row,
+    Theta,
+    at_stage,
+    indifferent,
+    pleasant,
+    varied,
+)
+
+# What freezes a study
+
+
+def twice(loop: Loop) -> list[Row]:
+    return loop.rows(minute=20) + loop.rows(minute=40)
+
+
+def frozen_by(loop: Loop, rows: list[Row], why: str, rejected: int = 0) -> None:
+    """The window's rows pause the study, which says why, stays paused, and goes on when an operator says so."""
+    loop.poll(rows, rejected=rejected)
+    loop.poll([loop.settles()])
+    loop.hour += 1
+    assert loop.carry.stage == "paused"
+    assert re.search(why, loop.carry.reason)
+    assert loop.infos[-1].decisions[-1].outcome == "frozen"
+    assert re.search(why, loop.infos[-1].decisions[-1].why)
+    changed = [r.body for r in loop.records if r.kind == "stage_changed"][-1]
+    assert changed["to"] == "paused"
+    assert re.search(why, changed["why"])
+    assert (set(loop.table.buckets), loop.table.stage) == ({0}, "paused")
+    assert loop.window() == "frozen"
+    assert loop.carry.stage == "paused"
+    loop.order("resume")
+    assert loop.window() == "dealt"
+    assert set(loop.table.buckets) != {0}
+
+
+def test_misattribution_freezes() -> None:
+    loop = Loop()
+    loop.windows(2)
+    rows = twice(loop)
+    wrong = [row._replace(arm="control") if row.arm != "control" and k % 8 == 0 else row for k, row in enumerate(rows)]
+    frozen_by(loop, wrong, "misattribution: [0-9]+ of 240 events")
+
+
+def test_misattribution_of_every_event_freezes_though_no_event_counts() -> None:
+    loop = Loop()
+    loop.windows(2)
+    frozen_by(loop, [row._replace(arm="nobody") for row in twice(loop)], "misattribution: 240 of 240")
+
+
+def test_a_few_misattributed_events_do_not_freeze() -> None:
+    loop = Loop()
+    loop.windows(2)
+    rows = twice(loop)
+    loop.poll([rows[0]._replace(arm="nobody"), *rows[1:], loop.settles()])
+    assert loop.carry.stage == "explore"
+
+
+def test_events_without_a_table_are_no_misattribution() -> None:
+    loop = Loop()
+    loop.windows(2)
+    loop.poll([row._replace(version=0) for row in twice(loop)] + loop.rows() + [loop.settles()])
+    assert loop.carry.stage == "explore"
+
+
+def test_a_silent_arm_freezes() -> None:
+    loop = Loop()
+    loop.windows(2)
+    arm = loop.table.arms[3].arm
+    frozen_by(loop, [row for row in loop.rows() if row.arm != arm], f"missing data: arm {arm}")
+
+
+def test_a_sample_ratio_mismatch_freezes() -> None:
+    def crowd() -> list[Row]:
+        return [row for minute in range(20, 30) for row in loop.rows(minute=minute)]
+
+    loop = Loop()
+    for _ in range(2):
+        loop.poll([*crowd(), loop.settles()])
+        loop.hour += 1
+    assert loop.carry.stage == "explore"
+    arm = loop.table.arms[3].arm
+    frozen_by(
+        loop,
+        [row for k, row in enumerate(crowd()) if row.arm != arm or k % 7 == 0],
+        f"sample ratio mismatch: {arm} has 8[0-9].[0-9]% fewer people in the window than ",
+    )
+
+
+def test_many_rejected_rows_freeze() -> None:
+    loop = Loop()
+    loop.windows(2)
+    frozen_by(loop, loop.rows(), "impossible values: 100 of 22[0-9] events", rejected=100)
+
+
+def test_a_backlog_s_rejected_rows_are_judged_by_all_of_it() -> None:
+    loop = Loop()
+    loop.windows(2)
+    rows = [row for hour in range(2, 12) for row in loop.rows(hour)]
+    loop.poll([*rows, loop.settles(11)], rejected=120)
+    assert loop.carry.stage != "paused"
+
+
+def test_sums_that_would_overflow_freeze_at_once() -> None:
+    loop = Loop()
+    loop.windows(2)
+    row = loop.rows()[0]
+    loop.poll([row._replace(values=(5e12, 0.0, 0.0))])
+    assert loop.carry.stage == "paused"
+    assert "overflow" in loop.carry.reason
+    assert set(loop.table.buckets) == {0}
+    assert [r.kind for r in loop.records[-2:]] == ["operator", "stage_changed"]
+    assert loop.window() == "frozen"
+
+
+def test_a_fault_in_a_backlog_freezes_what_is_published_at_its_end() -> None:
+    loop = Loop()
+    loop.windows(2)
+    wrong = [row._replace(arm="nobody") for row in twice(loop)]
+    right = loop.rows(loop.hour + 1)
+    loop.poll([*wrong, *right, loop.settles(loop.hour + 1)])
+    assert [d.outcome for d in loop.infos[-1].decisions] == ["frozen", "frozen"]
+    assert (set(loop.table.buckets), loop.table.stage) == ({0}, "paused")
+
+
+# Guardrails
+
+
+@pytest.mark.parametrize("stage", ["confirm", "ramp", "hold"])
+def test_a_guardrail_that_breaks_stops_the_vector_for_good(stage: str) -> None:
+    loop = at_stage(stage)
+    stopped = loop.carry.candidate
+
+    def worse(theta: Theta, segment: str) -> dict[str, float]:
+        change = pleasant(theta, segment)
+        return change | ({"clicks": -0.25} if theta == stopped.theta["all"] else {})
+
+    loop.truth = worse
+    for _ in range(3):
+        loop.window()
+        if loop.carry.stage == "explore":
+            break
+    assert loop.carry.stage == "explore"
+    assert loop.carry.candidate is None
+    assert loop.carry.banned == (stopped.theta,)
+    tripped = [record.body for record in loop.records if record.kind == "guardrail_tripped"]
+    assert [(body["arm"], body["metric"]) for body in tripped] == [(stopped.arm, "ctr")]
+    assert stopped.arm in loop.infos[-1].decisions[-1].why
+    since = len(loop.tables)
+    loop.windows(8)
+    dealt = [arm.theta["all"] for table in loop.tables[since - 1 :] for arm in table.arms[1:]]
+    assert dealt
+    assert all(distance(theta, stopped.theta["all"]) >= 0.05 for theta in dealt)
+
+
+def distance(a: Theta, b: Theta) -> float:
+    """Root mean square distance in the unit cube of `PLAN`."""
+    unit = [(np.log10(t[1]) / 2 + 0.5, (t[2] + 1.0) / 2.0) for t in (a, b)]
+    return float(np.sqrt(np.mean((np.array(unit[0]) - np.array(unit[1])) ** 2)))
+
+
+def test_a_harmless_vector_is_not_stopped() -> None:
+    for seed in range(3):
+        loop = Loop(seed=seed, noise=0.05)
+        loop.until("hold", 40)
+        loop.windows(5)
+        assert not [r for r in loop.records if r.kind in ("guardrail_tripped", "breaker_tripped")]
+
+
+def test_what_cannot_be_confirmed_is_banned() -> None:
+    loop = Loop(varied(PLAN, rollout={"confirm_alpha": 0.001}))
+    loop.until("confirm")
+    candidate = loop.carry.candidate.theta
+    loop.truth = indifferent
+    loop.until("explore")
+    assert loop.carry.reason.startswith("not confirmed: gain")
+    assert loop.carry.banned == (candidate,)

@@ -17,6 +17,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     hours: int  # of the simulated log
     requests_per_hour: float
+    valid: float  # share of the log, just before its newest fifth, which is the test
     space: Space
     recipe: Recipe
     rows: int
@@ -35,22 +36,23 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SHORT = Scale(
-    name="short", hours=24, requests_per_hour=570.0, space=SMALL, recipe=Recipe(batch_size=256, learning_rate=0.008),
-    rows=50_000, supernet=Recipe(batch_size=256, learning_rate=0.008), supernet_rows=125_000, nets=40,
+    name="short", hours=24, requests_per_hour=570.0, valid=0.1, space=SMALL,
+    recipe=Recipe(batch_size=256, learning_rate=0.008), rows=50_000, supernet=Recipe(batch_size=256, learning_rate=0.008), supernet_rows=125_000, nets=40,
     strategies=("half-known", "single-any", "single-single"), adapt_rows=1_000, valid_rows=4_000, searches=1,
     evaluations=36, finalists=3, seeds=2, widths=(16,), rates=(0.008,),
 )  # fmt: skip
 MIDDLE = Scale(
-    name="middle", hours=24, requests_per_hour=3_000.0, space=WIDE, recipe=Recipe(batch_size=512, learning_rate=0.008),
-    rows=250_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=24,
+    name="middle", hours=24, requests_per_hour=3_000.0, valid=0.1, space=WIDE,
+    recipe=Recipe(batch_size=512, learning_rate=0.008), rows=250_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=24,
     strategies=("half-known", "single-any"), adapt_rows=4_000, valid_rows=8_000, searches=3, evaluations=80,
     finalists=6, seeds=3, widths=(256,), rates=(0.004, 0.008),
 )  # fmt: skip
-LONG = Scale(
-    name="full", hours=24, requests_per_hour=11_000.0, space=WIDE, recipe=Recipe(batch_size=1024, learning_rate=0.008),
-    rows=1_000_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=1_500_000, nets=100,
-    strategies=STRATEGIES, adapt_rows=10_000, valid_rows=10_000, searches=3, evaluations=80, finalists=6, seeds=5,
-    widths=(16, 64, 256), rates=(0.004, 0.008),
+LONG = Scale(  # nine days: every hour and weekday of the test rows is one of the training's too
+    name="full", hours=216, requests_per_hour=4_300.0, valid=0.02, space=WIDE,
+    recipe=Recipe(batch_size=512, learning_rate=0.004), rows=1_000_000,
+    supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=1_000_000, nets=100, strategies=STRATEGIES,
+    adapt_rows=10_000, valid_rows=20_000, searches=3, evaluations=80, finalists=6, seeds=3, widths=(256,),
+    rates=(0.004,),
 )  # fmt: skip
 
 MARK = "scale.json"  # in a measurement's folder

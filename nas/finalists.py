@@ -3,7 +3,8 @@
 A supernet's losses are wrong by kind: networks that learn fast stand too high, whatever they reach in the end. So what
 a training alone adds to the supernet's loss is a Gaussian process over what kind of network it is, on top of that loss
 (Kennedy and O'Hagan 2000), and the next finalist has the least loss that this lets hope for. The first few are far
-apart, that there is something to compare.
+apart and one of each third by FLOPs, that there is something to compare: small networks learn fast, so a supernet
+flatters them, and what comes first alone would say little of large ones.
 
 Notation: n networks found, t of them trained, m traits.
 """
@@ -17,7 +18,7 @@ from nas.evolution import Evaluated
 from nas.genotype import DENSE_KINDS, MERGERS, NORMS, SPARSE_KINDS, canonical, live
 
 Floats = NDArray[np.float64]
-SCOUTS = 3  # finalists that are far apart
+SCOUTS = 3  # finalists that are far apart, one of each third by FLOPs
 NOISE = 0.1  # variance of a training's own chance, as a share of what kinds of networks differ by
 
 
@@ -29,12 +30,21 @@ def next_finalist(found: Sequence[Evaluated], trained: Mapping[int, float]) -> E
     known = [place for place, one in enumerate(found) if one.index in trained]
     losses = np.array([one.loss for one in found])
     distances = _distances(np.array([traits(one) for one in found]))
-    far = [place for place in left if (distances[place, known] > np.median(distances)).all()]
+    sizes = _thirds(found)
+    apart = [place for place in left if (distances[place, known] > np.median(distances)).all()]
+    unseen = [place for place in left if sizes[place] not in sizes[known]]
+    far = [place for place in apart if place in unseen] or unseen or apart
     if known and (len(known) >= SCOUTS or not far):
         losses += _added(distances, known, np.array([trained[found[k].index] for k in known]) - losses[known])
     elif known:
         left = far
     return found[min(left, key=lambda place: losses[place])]
+
+
+def _thirds(found: Sequence[Evaluated]) -> NDArray[np.int64]:
+    """(n,) which third by FLOPs: 0 the smallest networks."""
+    flops = np.array([one.sizes.flops for one in found])
+    return np.searchsorted(np.quantile(flops, (1 / 3, 2 / 3)), flops)
 
 
 def traits(one: Evaluated) -> Floats:

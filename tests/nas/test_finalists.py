@@ -1,5 +1,6 @@
 """Finalists: far apart at first, then where training lets hope for the least loss."""
 
+import msgspec
 import numpy as np
 
 from nas.evolution import Evaluated, Sizes
@@ -48,6 +49,17 @@ def test_the_first_has_the_least_loss_and_a_kind_that_disappoints_is_left() -> N
         best = sorted(losses[i] if i in losses else one.loss - 0.04 * (traits(one)[ATTENTION_SHARE] == 0)
                       for i, one in enumerate(found))  # fmt: skip
         assert min(losses.values()) <= best[9]
+
+
+def test_the_first_few_are_of_all_sizes() -> None:
+    for seed in range(5):
+        flops = np.random.default_rng(seed).permutation(np.geomspace(1e4, 1e6, 60))
+        found = [
+            msgspec.structs.replace(one, loss=float(size), sizes=Sizes(float(size), 1, None))
+            for one, size in zip(found_by(seed), flops, strict=True)
+        ]  # the smaller the better, it seems
+        sizes = sorted(found[index].sizes.flops for index in chosen(found, SCOUTS))
+        assert [int(np.searchsorted(np.geomspace(1e4, 1e6, 4)[1:3], size)) for size in sizes] == [0, 1, 2]
 
 
 def test_all_are_trained_at_last() -> None:

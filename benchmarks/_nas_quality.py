@@ -3,7 +3,8 @@
 One trainer, the same rows, learning rates and seeds for everyone; baselines have a front of widths of their own. What
 is compared is chosen on validation rows; the test rows are read once, at the end. Random search has the supernet, the
 evaluations and the finalists of evolution; beside both stands random search without a supernet, from the networks that
-were trained alone for the ranking: as many of them as the rows of a search pay for.
+were trained alone for the ranking: as many of them as the rows of a search pay for. Without that ranking, evolution is
+measured alone.
 """
 
 from collections.abc import Sequence
@@ -11,24 +12,21 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks._nas_data import DATA, Bench
 from benchmarks._nas_ranking import Rankings
-from benchmarks._nas_runs import Candidate, Trained, Training, at_rates, best_rates, run_of, seeded, train, within
+from benchmarks._nas_runs import Candidate, Trained, Training, at_rates, best_rates, seeded, seeds_of, train, within
 from benchmarks._nas_stage import Stage
+from benchmarks._nas_test import Line, Versus, lines, versus
 from benchmarks._nas_trees import Trees, heads, trees
 from nas.baselines import NAMES, Baseline
-from nas.batches import probabilities
-from nas.compare import Gap, paired_gap
+from nas.compare import Gap
 from nas.evolution import Evaluated, Rules
 from nas.finalists import next_finalist
 from nas.genotype import digest
-from nas.metrics import row_kl, row_logloss
 from nas.search import SearchPlan, adaptation, search
 from nas.supernet_train import SupernetPlan, train_supernet
 
-Floats = NDArray[np.float64]
 Method = Literal["evolution", "random"]
 METHODS: tuple[Method, ...] = ("evolution", "random")
 LEVELS = (0.25, 0.5, 1.0)  # of the best baseline's FLOPs
@@ -61,16 +59,6 @@ class Random(msgspec.Struct, frozen=True):
     alone_nets: int
 
 
-class OnTest(msgspec.Struct, frozen=True):
-    """A finalist on test rows: means over seeds and heads."""
-
-    name: str
-    flops: float
-    logloss: float
-    kl: float
-    kl_by_head: tuple[float, ...]
-
-
 class Cost(msgspec.Struct, frozen=True):
     """Of one search by evolution, in trainings of one network alone; means over searches."""
 
@@ -91,9 +79,11 @@ class Quality(msgspec.Struct, frozen=True):
     candidates: list[Candidate]
     levels: list[Level]
     random: list[Random]
-    test: list[OnTest]
-    trees: list[Trees]  # LightGBM, by head; none where it is not installed
-    cost: Cost
+    best: str  # baseline, by validation rows
+    test: list[Line]  # everyone
+    gaps: list[Versus]  # everyone to the best baseline
+    trees: list[Trees]  # LightGBM, by head; none where it is not installed, or where evolution is measured alone
+    cost: Cost | None
 
 
 def baselines(bench: Bench) -> dict[str, Training]:
@@ -112,35 +102,40 @@ def supernets(bench: Bench) -> dict[str, int]:
     return {f"search-{number}-rows": number for number in range(bench.scale.searches)}
 
 
-def searches(bench: Bench) -> dict[str, tuple[int, Method]]:
+def searches(bench: Bench, methods: Sequence[Method] = METHODS) -> dict[str, tuple[int, Method]]:
     """Evolution and random search through each supernet."""
-    return {f"search-{n}-{method}": (n, method) for n in range(bench.scale.searches) for method in METHODS}
+    return {f"search-{n}-{method}": (n, method) for n in range(bench.scale.searches) for method in methods}
 
 
-def quality(stage: Stage[Bench], ranked: Rankings) -> Quality:
+def quality(stage: Stage[Bench], ranked: Rankings | None) -> Quality:
     """Baselines' fronts, searches, retrained winners, and the gaps."""
     bench = stage.bench
     ours = best_rates(stage.each("baselines", Trained, train, baselines(bench)))
     best = min(ours, key=lambda one: one.loss)
     supers = stage.each("supernets of searches", tuple[int, float], supernet, supernets(bench))
-    found = stage.each("searches", list[Evaluated], searched, searches(bench))
-    finals = _finalists(stage, found)
+    tasks = searches(bench, METHODS if ranked else METHODS[:1])
+    found = stage.each("searches", list[Evaluated], searched, tasks)
+    finals = _finalists(stage, tasks, found)
     picks = _picks(finals, best.flops)
     rivals = {level: within(ours, level * best.flops) for level in LEVELS}
     evolved = [one for (_, method, _), one in picks.items() if method == "evolution"]
-    finalists = seeded(stage, [*evolved, *(one for one in rivals.values() if one)], lambda _: bench.scale.seeds)
-    measured = _measured(stage, finalists)
+    contenders = [*evolved, *(one for one in rivals.values() if one)]
+    seeds = seeded(stage, contenders, lambda one: seeds_of(one.flops, bench.scale.seeds))
+    everyone = {one.name: one for one in (*ours, *picks.values())} | seeds
+    tested = {one.name: one for one in ours} | seeds
+    test = lines(stage, tested.values())
     levels = [
-        _level(level, best.flops, number, finalists[pick.name], finalists[rival.name], measured)
+        _level(level, best.flops, number, versus(bench, tested[pick.name], tested[rival.name]), tested)
         for (number, method, level), pick in picks.items()
         if method == "evolution" and (rival := rivals[level])
     ]
-    cost = _cost(bench, [*supers.values()], found, finals, ranked)
-    test = [_on_test(one, *measured[name]) for name, one in finalists.items()]
-    everyone = {one.name: one for one in (*ours, *picks.values(), *finalists.values())}
-    randoms = [_random(level, best.flops, picks, ranked, cost.trainings) for level in LEVELS]
-    forest = stage.each("LightGBM", Trees, trees, heads(bench))
-    return Quality(list(everyone.values()), levels, [one for one in randoms if one], test, [*forest.values()], cost)
+    gaps = [versus(bench, one, tested[best.name]) for name, one in tested.items() if name != best.name]
+    cost = _cost(bench, [*supers.values()], found, finals, ranked) if ranked else None
+    randoms = [_random(level, best.flops, picks, ranked, cost.trainings) for level in LEVELS] if ranked and cost else []
+    forest = stage.each("LightGBM", Trees, trees, heads(bench)) if ranked else {}
+    return Quality(
+        [*everyone.values()], levels, [one for one in randoms if one], best.name, test, gaps, [*forest.values()], cost
+    )  # fmt: skip
 
 
 def supernet(bench: Bench, number: int) -> tuple[int, float]:
@@ -166,9 +161,8 @@ def searched(bench: Bench, task: tuple[int, Method]) -> list[Evaluated]:
     return search(plan, bench.folder / DATA, folder / "supernet", folder / method)
 
 
-def _finalists(stage: Stage[Bench], found: dict[str, list[Evaluated]]) -> Finals:
+def _finalists(stage: Stage[Bench], tasks: dict[str, tuple[int, Method]], found: dict[str, list[Evaluated]]) -> Finals:
     """Those of each search that are trained alone, one after another: all searches' first, then all their second."""
-    tasks = searches(stage.bench)
     trained: dict[str, dict[int, float]] = {name: {} for name in tasks}
     finals: Finals = {task: {} for task in tasks.values()}
     for _ in range(stage.bench.scale.finalists):
@@ -193,52 +187,11 @@ def _picks(finals: Finals, flops: float) -> dict[Key, Candidate]:
     return {key: one for key, one in picked.items() if one}
 
 
-def _measured(stage: Stage[Bench], finalists: dict[str, Candidate]) -> dict[str, tuple[Floats, Floats]]:
-    """(seeds, shown) mean logloss over heads, and (seeds, n, heads) divergence from the truth, of each test row."""
-    wanted = {
-        f"test-{one.name}-{seed}": Training(one.name, one.architecture, one.rate, seed)
-        for one in finalists.values()
-        for seed in range(stage.bench.scale.seeds)
-    }
-    stage.each("finalists on test rows", bool, _test, wanted)
-    return {
-        name: (
-            np.stack([np.load(_array(stage.bench, one, seed, "logloss")) for seed in range(stage.bench.scale.seeds)]),
-            np.stack([np.load(_array(stage.bench, one, seed, "kl")) for seed in range(stage.bench.scale.seeds)]),
-        )
-        for name, one in finalists.items()
-    }
-
-
-def _test(bench: Bench, one: Training) -> bool:
-    """Write what each test row says of a training."""
-    test = bench.parts.test
-    y, p = (np.asarray(part, np.float64) for part in (test.labels, test.truth))
-    q = probabilities(run_of(bench, one).model, test).numpy()
-    shown = ~np.isnan(y).any(axis=1)
-    np.save(_array(bench, one, one.seed, "logloss"), row_logloss(q[shown], y[shown]).mean(1).astype(np.float32))
-    np.save(_array(bench, one, one.seed, "kl"), row_kl(p, q).astype(np.float32))
-    return True
-
-
-def _array(bench: Bench, one: Training | Candidate, seed: int, what: str) -> str:
-    return str(bench.folder / f"test-{one.name}-{seed}-{what}.npy")
-
-
-def _level(
-    level: float, most: float, number: int, ours: Candidate, theirs: Candidate,
-    measured: dict[str, tuple[Floats, Floats]],
-) -> Level:  # fmt: skip
-    losses, divergences = ([measured[one.name][what] for one in (ours, theirs)] for what in (0, 1))
+def _level(level: float, most: float, number: int, gaps: Versus, models: dict[str, Candidate]) -> Level:
+    ours, theirs = models[gaps.name], models[gaps.baseline]
     return Level(
-        level, level * most, number, ours.name, ours.flops, theirs.name, theirs.flops,
-        paired_gap(*losses), paired_gap(*(kl.mean(2) for kl in divergences)),
+        level, level * most, number, ours.name, ours.flops, theirs.name, theirs.flops, gaps.logloss, gaps.kl
     )  # fmt: skip
-
-
-def _on_test(one: Candidate, losses: Floats, divergences: Floats) -> OnTest:
-    by_head = divergences.mean(axis=(0, 1))
-    return OnTest(one.name, one.flops, float(losses.mean()), float(by_head.mean()), tuple(by_head.tolist()))
 
 
 def _random(level: float, most: float, picks: dict[Key, Candidate], ranked: Rankings, cost: float) -> Random | None:

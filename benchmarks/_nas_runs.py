@@ -11,6 +11,8 @@ from nas.architecture import Architecture
 from nas.batches import inputs_of
 from nas.train import RECORD, Run, fit, read_run, write_run
 
+DEAR = 1_000_000  # FLOPs: a training takes ten times as long as the others'
+
 
 class Training(msgspec.Struct, frozen=True):
     """One training of an architecture."""
@@ -90,6 +92,11 @@ def best_rates(found: dict[str, Trained]) -> list[Candidate]:
 def within(candidates: Sequence[Candidate], flops: float) -> Candidate | None:
     """The best that costs no more."""
     return min((one for one in candidates if one.flops <= flops), key=lambda one: one.loss, default=None)
+
+
+def seeds_of(flops: float, seeds: int) -> int:
+    """How many seeds a model has that is to be compared."""
+    return 1 if flops > DEAR else seeds
 
 
 def seeded(

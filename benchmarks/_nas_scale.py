@@ -37,13 +37,15 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
 SHORT = Scale(
     name="short", hours=24, requests_per_hour=570.0, valid=0.1, space=SMALL,
-    recipe=Recipe(batch_size=256, learning_rate=0.008), rows=50_000, supernet=Recipe(batch_size=256, learning_rate=0.008), supernet_rows=125_000, nets=40,
+    recipe=Recipe(batch_size=256, learning_rate=0.008), rows=50_000,
+    supernet=Recipe(batch_size=256, learning_rate=0.008), supernet_rows=125_000, nets=40,
     strategies=("half-known", "single-any", "single-single"), adapt_rows=1_000, valid_rows=4_000, searches=1,
     evaluations=36, finalists=3, seeds=2, widths=(16,), rates=(0.008,),
 )  # fmt: skip
 MIDDLE = Scale(
     name="middle", hours=24, requests_per_hour=3_000.0, valid=0.1, space=WIDE,
-    recipe=Recipe(batch_size=512, learning_rate=0.008), rows=250_000, supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=24,
+    recipe=Recipe(batch_size=512, learning_rate=0.008), rows=250_000,
+    supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=24,
     strategies=("half-known", "single-any"), adapt_rows=4_000, valid_rows=8_000, searches=3, evaluations=80,
     finalists=6, seeds=3, widths=(256,), rates=(0.004, 0.008),
 )  # fmt: skip
@@ -63,7 +65,7 @@ class AnotherScale(Exception):
 
 
 def claim(folder: Path, scale: Scale) -> None:
-    """Mark a folder as of a scale.
+    """Mark a folder as of a scale; with more searches or seeds it may be gone on with.
 
     Raises:
         AnotherScale: it holds results of another one.
@@ -75,6 +77,11 @@ def claim(folder: Path, scale: Scale) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         mark.write_bytes(ours)
     theirs = msgspec.json.decode(mark.read_bytes())
-    if theirs != msgspec.json.decode(ours):
+    if _of_a_folder(theirs) != _of_a_folder(msgspec.json.decode(ours)):
         what = f"the {theirs['name']} measurement" if theirs["name"] != scale.name else "other sizes"
         raise AnotherScale(f"{folder}: holds results of {what}, this is the {scale.name} one; name another folder")
+
+
+def _of_a_folder(scale: dict[str, object]) -> dict[str, object]:
+    """What all results of a folder share."""
+    return {name: value for name, value in scale.items() if name not in ("searches", "seeds")}

@@ -7,25 +7,27 @@ from rich.table import Table
 
 from benchmarks._nas_quality import Quality
 from benchmarks._nas_ranking import Rankings
+from benchmarks._nas_test import Head, Line, Versus
 from benchmarks._nas_value import Captured
 from nas.compare import Gap
 
-WIDTH = 130
+WIDTH = 150  # seven heads
 
 
-def show(ranked: Rankings, captured: Sequence[Captured], quality: Quality, seconds: float) -> None:
+def show(ranked: Rankings | None, captured: Sequence[Captured], quality: Quality, seconds: float) -> None:
     """Print everything."""
     console = Console(width=WIDTH)
-    tables = (*_rankings(ranked), _captured(captured), _levels(quality), _random(quality), _test(quality),
+    before = (*_rankings(ranked), _captured(captured)) if ranked else ()
+    tables = (*before, _levels(quality), _random(quality), *tested(quality.test, quality.gaps, quality.best),
               _candidates(quality), _trees(quality))  # fmt: skip
     for table in tables:
         if table.row_count:
             console.print(table)
-    cost = quality.cost
-    print(
-        f"a search cost {cost.trainings:.1f} trainings: {cost.supernet:.1f} of rows for its supernet (in seconds "
-        f"{cost.supernet_seconds:.1f}), {cost.evaluation:.1f} for evaluating, {cost.finalists:.1f} finalists alone"
-    )
+    if cost := quality.cost:
+        print(
+            f"a search cost {cost.trainings:.1f} trainings: {cost.supernet:.1f} of rows for its supernet (in seconds "
+            f"{cost.supernet_seconds:.1f}), {cost.evaluation:.1f} for evaluating, {cost.finalists:.1f} finalists alone"
+        )
     print(f"this call took {seconds:.0f} s")
 
 
@@ -71,14 +73,6 @@ def _random(quality: Quality) -> Table:
     return table
 
 
-def _test(quality: Quality) -> Table:
-    table = Table("finalist", "FLOPs", "logloss", "KL", "KL by head", title="test rows, means over seeds")
-    for one in sorted(quality.test, key=lambda one: one.logloss):
-        heads = " ".join(f"{kl:.5f}" for kl in one.kl_by_head)
-        table.add_row(one.name, f"{one.flops:,.0f}", f"{one.logloss:.5f}", f"{one.kl:.6f}", heads)
-    return table
-
-
 def _candidates(quality: Quality) -> Table:
     table = Table("candidate", "FLOPs", "validation loss", "seeds", "rate", title="everyone, by validation")
     for c in sorted(quality.candidates, key=lambda c: c.loss):
@@ -92,6 +86,55 @@ def _trees(quality: Quality) -> Table:
         kl, area = ("" if value is None else f"{value:.5f}" for value in (one.kl, one.auc))
         table.add_row(one.head, f"{one.logloss:.5f}", kl, area, str(one.leaves), str(one.rounds))
     return table
+
+
+def tested(lines: Sequence[Line], gaps: Sequence[Versus], best: str) -> tuple[Table, ...]:
+    """Every model on the test rows, and gaps."""
+    return *_models(lines), *_gaps(gaps, best)
+
+
+def _models(lines: Sequence[Line]) -> tuple[Table, Table, Table]:
+    models = Table("model", "FLOPs", "rate", "seeds", "validation", "logloss", "KL",
+                   *(f"captured: {name}" for name in lines[0].captured),
+                   title="test rows, means over seeds; KL and value over all candidates")  # fmt: skip
+    names = [f"{head.head} ({head.positives:,})" for head in lines[0].heads]
+    divergences = Table("KL", *names, title="all candidates, by head (positives)")
+    shown = Table("calibration, its error, AUC", *names, title="shown rows, by head (positives)")
+    for one in sorted(lines, key=lambda one: one.logloss):
+        models.add_row(
+            one.name, f"{one.flops:,.0f}", f"{one.rate:g}", str(len(one.losses)),
+            f"{sum(one.losses) / len(one.losses):.5f}", f"{one.logloss:.5f}", f"{one.kl:.6f}",
+            *(f"{share:.4f}" for share in one.captured.values()),
+        )  # fmt: skip
+        divergences.add_row(one.name, *(f"{head.kl:.5f}" for head in one.heads))
+        shown.add_row(one.name, *(_shown(head) for head in one.heads))
+    return models, divergences, shown
+
+
+def _shown(head: Head) -> str:
+    calibration = "none" if head.calibration is None else f"{head.calibration:.3f}"
+    area = "" if head.auc is None else f"\n{head.auc:.4f}"
+    return f"{calibration} {head.calibration_error:.5f}{area}"
+
+
+def _gaps(gaps: Sequence[Versus], best: str) -> tuple[Table, Table, Table]:
+    over, heads, value = (
+        Table("model", "minus", *columns, title=title)
+        for columns, title in (
+            (("logloss", "KL"), f"gaps, paired over requests and seeds; best baseline by validation: {best}"),
+            ([*gaps[0].kl_by_head], "KL gaps by head, in thousandths"),
+            ([*gaps[0].captured], "value captured: gaps"),
+        )
+    )
+    for one in gaps:
+        over.add_row(one.name, one.baseline, gap_text(one.logloss, 5), gap_text(one.kl, 6))
+        heads.add_row(one.name, one.baseline, *_thousandths(one))
+        value.add_row(one.name, one.baseline, *(gap_text(gap, 4) for gap in one.captured.values()))
+    return over, heads, value
+
+
+def _thousandths(one: Versus) -> list[str]:
+    return [f"{1e3 * g.mean:.2f}\n[{1e3 * g.low:.2f}, {1e3 * g.high:.2f}]" for g in one.kl_by_head.values()]
 
 
 def gap_text(gap: Gap, digits: int) -> str:

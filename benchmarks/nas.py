@@ -2,8 +2,10 @@
 
 The data are the ranking log of the simulated short-video feed, with true probabilities. Claims are printed with their
 intervals, beside what they are measured against in the same run. `--short` takes a few minutes, `--middle` an
-hour of one core. Without either the measurement takes hours on two cores, and minutes on a GPU, in stages: each call
-works for `--minutes` and the next goes on.
+hour of one core, on a day of the feed. Without either it is nine days, and a million of their rows a training: that
+takes hours on two cores, and minutes on a GPU, in stages: each call works for `--minutes` and the next goes on.
+`--quality` leaves out all but searches beside baselines, and may begin with few `--searches` and `--seeds`: a later
+call with more of them adds what is missing.
 """
 
 import argparse
@@ -52,7 +54,7 @@ class Results(msgspec.Struct, frozen=True):
     data: str  # digest
     rows: tuple[int, int, int]  # that were shown, of training, validation and test
     environment: Environment
-    rankings: Rankings
+    rankings: Rankings | None  # and what follows from it; None where quality is measured alone
     captured: list[Captured]
     quality: Quality
     seconds: float  # of this call
@@ -61,7 +63,7 @@ class Results(msgspec.Struct, frozen=True):
 def main(argv: Sequence[str]) -> int:
     """Measure and print; status 3 where there was not enough time, 2 where the folder is of another scale."""
     options = _options(argv)
-    scale = SHORT if options.short else MIDDLE if options.middle else LONG
+    scale = _scale(options)
     folder = options.out or Path(tempfile.mkdtemp(prefix="trimtab-nas-"))
     console = Console(stderr=True, quiet=options.json)
     try:
@@ -73,18 +75,18 @@ def main(argv: Sequence[str]) -> int:
         console.print(WITHOUT_TREES)
     torch.set_num_threads(1)
     began = time.monotonic()
-    prepared(folder, scale.hours, scale.requests_per_hour)
+    prepared(folder, scale.hours, scale.requests_per_hour, scale.valid)
     try:
         with workers(options.workers, partial(bench, scale, folder)) as pool:
             minutes = options.minutes - (time.monotonic() - began) / 60
             stage = Stage(bench(scale, folder), folder, minutes, console, pool)
-            _forecast(stage, options.workers)
-            found = _measured(stage, began)
+            _forecast(stage, options.workers, options.quality)
+            found = _measured(stage, began, options.quality)
     except OutOfTime:
         console.print(f"the time of this call is over; the same command goes on from {folder}")
         return 3
     (folder / "results.json").write_bytes(msgspec.json.encode(found))
-    if options.figures:
+    if options.figures and found.rankings:
         draw(folder, found.rankings, found.quality, options.figures)
     if options.json:
         print(msgspec.json.encode(found).decode())
@@ -98,6 +100,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--short", action="store_true", help="a few minutes: a small space, small networks")
     size.add_argument("--middle", action="store_true", help="an hour of one core: larger networks, a smaller log")
+    parser.add_argument("--quality", action="store_true", help="only searches by evolution beside networks' baselines")
+    parser.add_argument("--searches", type=int, metavar="N", help="independent ones (of the size: 1 or 3)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="of picks and their rivals (of the size: 2 or 3)")
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
     parser.add_argument("--workers", type=int, default=1, help="processes (1); on a GPU a dozen share it")
     parser.add_argument(
@@ -111,9 +116,18 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _measured(stage: Stage[Bench], began: float) -> Results:
+def _scale(options: argparse.Namespace) -> Scale:
+    scale = SHORT if options.short else MIDDLE if options.middle else LONG
+    return msgspec.structs.replace(
+        scale, searches=options.searches or scale.searches, seeds=options.seeds or scale.seeds
+    )  # fmt: skip
+
+
+def _measured(stage: Stage[Bench], began: float, only_quality: bool) -> Results:
     """Everything. What takes longest begins first, so that no worker waits for it at the end."""
     context = stage.bench
+    if only_quality:
+        return _results(stage.bench, None, [], quality(stage, None), began)
     stage.ahead(supernet, supernets(context))
     stage.ahead(train_strategy, strategies(context))
     stage.ahead(trees, heads(context))
@@ -123,7 +137,10 @@ def _measured(stage: Stage[Bench], began: float) -> Results:
         stage.each("supernets of searches", tuple[int, float], supernet, supernets(context))
         stage.ahead(searched, searches(context))
     ranked = rankings(stage)
-    gains, gaps = captured(stage), quality(stage, ranked)
+    return _results(context, ranked, captured(stage), quality(stage, ranked), began)
+
+
+def _results(context: Bench, ranked: Rankings | None, gains: list[Captured], gaps: Quality, began: float) -> Results:
     parts = context.parts
     return Results(
         context.scale, parts.digest, (len(parts.train), len(parts.valid), len(parts.test.observed())), environment(),
@@ -131,17 +148,19 @@ def _measured(stage: Stage[Bench], began: float) -> Results:
     )  # fmt: skip
 
 
-def _forecast(stage: Stage[Bench], count: int) -> None:
+def _forecast(stage: Stage[Bench], count: int, only_quality: bool) -> None:
     """What is to come, from one short training."""
     context, scale = stage.bench, stage.bench.scale
     rows = max(scale.recipe.batch_size * 10, scale.rows // 50)
     net = drawn(scale.space, np.random.default_rng(0))
     per_row = fit(net, scale.recipe, context.parts, rows=rows).record.seconds / rows
-    alone = SEEDS * scale.nets + len(baselines(context)) + len(trainings(context))
-    alone += scale.searches * len(METHODS) * scale.finalists
+    methods = 1 if only_quality else len(METHODS)
+    alone = len(baselines(context)) + scale.searches * methods * scale.finalists
     alone += (scale.searches + 1) * len(LEVELS) * (scale.seeds - 1)  # picks of evolution, and their rivals
-    inherited = len(scale.strategies) * (scale.supernet_rows + scale.nets * scale.adapt_rows)
-    inherited += scale.searches * (scale.supernet_rows + len(METHODS) * scale.evaluations * scale.adapt_rows)
+    inherited = scale.searches * (scale.supernet_rows + methods * scale.evaluations * scale.adapt_rows)
+    if not only_quality:
+        alone += SEEDS * scale.nets + len(trainings(context))
+        inherited += len(scale.strategies) * (scale.supernet_rows + scale.nets * scale.adapt_rows)
     minutes = per_row * (alone * scale.rows + inherited) / 60 / count
     stage.console.print(
         f"forecast: at most {alone} trainings and {inherited:,} rows of supernets: {minutes:.0f} minutes"

@@ -4,7 +4,7 @@ What is compared was chosen by a finished measurement of `nas` (`--found`): its 
 baseline at its best width. Here all are trained anew on nine days of the same feed, one pass over four million
 impressions, at the better of that measurement's learning rates for baselines. The picks and the baselines that they are
 held against, there or here (the best within a quarter, a half and all of the best one's FLOPs), have several seeds; a
-model of over a million FLOPs has one. The newest fifth is the test, read once.
+model of over a million FLOPs has one. The newest fifth is the test, read once; it is the full measurement's test too.
 """
 
 import argparse
@@ -16,18 +16,16 @@ from pathlib import Path
 import msgspec
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks._nas_data import Bench, bench, prepared
-from benchmarks._nas_large import Found, Head, Large, NothingFound, Versus, at_rates_found, found_in, large, seeds_of
-from benchmarks._nas_scale import AnotherScale, Scale, claim
+from benchmarks._nas_large import Found, Large, NothingFound, at_rates_found, found_in, large
+from benchmarks._nas_runs import seeds_of
+from benchmarks._nas_scale import LONG, AnotherScale, Scale, claim
 from benchmarks._nas_stage import OutOfTime, Stage
-from benchmarks._nas_tables import WIDTH, gap_text
+from benchmarks._nas_tables import WIDTH, tested
 from nas.environment import Environment, environment
 from nas.train import fit
 
-HOURS, REQUESTS_PER_HOUR = 216, 4_300.0  # every hour and weekday of the test rows is one of the training's too
-VALID = 0.02  # of the log: 100,000 impressions
 ROWS, SEEDS = 4_000_000, 3
 TRIED = 20  # steps of each model, for the forecast
 
@@ -57,8 +55,8 @@ def main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    console.print(f"{HOURS} hours of the feed: simulated and encoded once, in a few minutes")
-    prepared(options.out, scale.hours, scale.requests_per_hour, VALID)
+    console.print(f"{scale.hours} hours of the feed: simulated and encoded once, in a few minutes")
+    prepared(options.out, scale.hours, scale.requests_per_hour, scale.valid)
     context = bench(scale, options.out)
     stage = Stage(context, options.out, options.minutes - (time.monotonic() - began) / 60, console, None)
     try:
@@ -94,7 +92,13 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 def _scale(found: Scale) -> Scale:
     """The found one's recipe, on a larger log."""
     return msgspec.structs.replace(
-        found, name="large", hours=HOURS, requests_per_hour=REQUESTS_PER_HOUR, rows=ROWS, seeds=SEEDS
+        found,
+        name="large",
+        hours=LONG.hours,
+        requests_per_hour=LONG.requests_per_hour,
+        valid=LONG.valid,
+        rows=ROWS,
+        seeds=SEEDS,
     )
 
 
@@ -115,59 +119,15 @@ def _forecast(stage: Stage[Bench], found: Found) -> None:
 
 
 def _show(results: Results) -> None:
-    console = Console(width=WIDTH + 20)  # seven heads
+    console = Console(width=WIDTH)
     train, valid, test = results.rows
     print(
         f"{results.scale.rows:,} of {train:,} impressions to train on, {valid:,} to validate, {test:,} to test; "
         f"{results.candidates:,} candidates of test requests"
     )
-    for table in (*_models(results.large), *_gaps(results.large)):
+    for table in tested(results.large.lines, results.large.gaps, results.large.best):
         console.print(table)
     print(f"this call took {results.seconds:.0f} s")
-
-
-def _models(found: Large) -> tuple[Table, Table, Table]:
-    models = Table("model", "FLOPs", "rate", "seeds", "validation", "logloss", "KL",
-                   *(f"captured: {name}" for name in found.lines[0].captured),
-                   title="test rows, means over seeds; KL and value over all candidates")  # fmt: skip
-    names = [f"{head.head} ({head.positives:,})" for head in found.lines[0].heads]
-    divergences = Table("KL", *names, title="all candidates, by head (positives)")
-    shown = Table("calibration, its error, AUC", *names, title="shown rows, by head (positives)")
-    for one in sorted(found.lines, key=lambda one: one.logloss):
-        models.add_row(
-            one.name, f"{one.flops:,.0f}", f"{one.rate:g}", str(len(one.losses)),
-            f"{sum(one.losses) / len(one.losses):.5f}", f"{one.logloss:.5f}", f"{one.kl:.6f}",
-            *(f"{share:.4f}" for share in one.captured.values()),
-        )  # fmt: skip
-        divergences.add_row(one.name, *(f"{head.kl:.5f}" for head in one.heads))
-        shown.add_row(one.name, *(_shown(head) for head in one.heads))
-    return models, divergences, shown
-
-
-def _shown(head: Head) -> str:
-    calibration = "none" if head.calibration is None else f"{head.calibration:.3f}"
-    area = "" if head.auc is None else f"\n{head.auc:.4f}"
-    return f"{calibration} {head.calibration_error:.5f}{area}"
-
-
-def _gaps(found: Large) -> tuple[Table, Table, Table]:
-    over, heads, value = (
-        Table("model", "minus", *columns, title=title)
-        for columns, title in (
-            (("logloss", "KL"), f"gaps, paired over requests and seeds; best baseline by validation: {found.best}"),
-            ([*found.gaps[0].kl_by_head], "KL gaps by head, in thousandths"),
-            ([*found.gaps[0].captured], "value captured: gaps"),
-        )
-    )
-    for one in found.gaps:
-        over.add_row(one.name, one.baseline, gap_text(one.logloss, 5), gap_text(one.kl, 6))
-        heads.add_row(one.name, one.baseline, *_thousandths(one))
-        value.add_row(one.name, one.baseline, *(gap_text(gap, 4) for gap in one.captured.values()))
-    return over, heads, value
-
-
-def _thousandths(one: Versus) -> list[str]:
-    return [f"{1e3 * g.mean:.2f}\n[{1e3 * g.low:.2f}, {1e3 * g.high:.2f}]" for g in one.kl_by_head.values()]
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    prepared(options.out, MIDDLE.hours, MIDDLE.requests_per_hour)
+    prepared(options.out, MIDDLE.hours, MIDDLE.requests_per_hour, MIDDLE.valid)
     context = bench(MIDDLE, options.out)
     console = Console(stderr=True, quiet=options.json)
     stage = Stage(context, options.out, options.minutes, console, None)

@@ -114,9 +114,7 @@ def _branches(form: Form, unused: int, last: int, space: Space) -> dict[str, obj
     return {form.side: (Operator(form.kind),), f"{form.side}_from": reads, **deep}
 
 
-def _block(
-    space: Space, width: int, rows: int, branches: dict[str, object] | None = None, merger: str = ""
-) -> Block:
+def _block(space: Space, width: int, rows: int, branches: dict[str, object] | None = None, merger: str = "") -> Block:
     """A block of the plainest operators that reads the input, but for the branches of a form."""
     dense = "sum" if "sum" in space.dense else space.dense[0]
     sparse = "efc" if "efc" in space.sparse else space.sparse[0]

@@ -11,13 +11,15 @@ from scipy.stats import kendalltau
 
 pytest.importorskip("torch", reason="pip install 'trimtab[nas]'")
 
+from benchmarks import nas
 from benchmarks._nas_data import Bench, bench, prepared
 from benchmarks._nas_quality import _picks
 from benchmarks._nas_ranking import kendall, ranking, rankings
 from benchmarks._nas_runs import Candidate
 from benchmarks._nas_scale import SHORT, AnotherScale, claim
 from benchmarks._nas_stage import OutOfTime, Stage, workers
-from benchmarks.nas import main
+from benchmarks.nas import Results, main
+from nas.baselines import NAMES
 from nas.space import SMALL, drawn
 
 TINY = msgspec.structs.replace(
@@ -30,7 +32,7 @@ TINY = msgspec.structs.replace(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the simulated log, prepared."""
     found = tmp_path_factory.mktemp("nas")
-    prepared(found, TINY.hours, TINY.requests_per_hour)
+    prepared(found, TINY.hours, TINY.requests_per_hour, TINY.valid)
     return found
 
 
@@ -113,6 +115,28 @@ def test_a_folder_of_another_scale_is_refused(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "scale.json").rename(tmp_path / "log.parquet")
     with pytest.raises(AnotherScale, match=r"holds files but no scale\.json"):
         claim(tmp_path, SHORT)
+
+
+def test_quality_alone_goes_on_with_more_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = msgspec.structs.replace(TINY, evaluations=6, finalists=2, valid_rows=50)
+    monkeypatch.setattr(nas, "LONG", few)
+    arguments = ["--quality", "--out", str(tmp_path), "--json"]
+    assert main([*arguments, "--seeds", "1"]) == 0
+    first = msgspec.json.decode(capsys.readouterr().out, type=Results)
+    assert main([*arguments, "--minutes", "0"]) == 3
+    assert main(arguments) == 0
+    again = msgspec.json.decode(capsys.readouterr().out, type=Results)
+    assert first.rankings is None is again.quality.cost
+    assert [len(line.losses) for line in first.quality.test] == [1] * len(first.quality.test)
+    assert {len(line.losses) for line in again.quality.test} == {1, 2}
+    assert {line.name for line in again.quality.test} >= {f"{name}-16" for name in NAMES}
+    assert {gap.baseline for gap in again.quality.gaps} == {again.quality.best}
+    level, lines = again.quality.levels[-1], {line.name: line for line in again.quality.test}
+    assert level.gap.mean == pytest.approx(lines[level.searched].logloss - lines[level.baseline].logloss)
+    assert main(arguments[:-1]) == 0
+    assert f"best baseline by validation: {again.quality.best}" in capsys.readouterr().out
 
 
 def test_networks_are_ranked_and_a_second_call_computes_nothing(folder: Path) -> None:

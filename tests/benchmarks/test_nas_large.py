@@ -10,10 +10,11 @@ pytest.importorskip("torch", reason="pip install 'trimtab[nas]'")
 
 from benchmarks import nas_large
 from benchmarks._nas_data import bench
-from benchmarks._nas_large import Found, Line, at_rates_found, by_request, found_in, seeds_of
-from benchmarks._nas_quality import Cost, Level, Quality
-from benchmarks._nas_runs import Candidate, Training, run_of
+from benchmarks._nas_large import Found, at_rates_found, found_in
+from benchmarks._nas_quality import Level, Quality
+from benchmarks._nas_runs import Candidate, Training, run_of, seeds_of
 from benchmarks._nas_scale import SHORT
+from benchmarks._nas_test import Line, by_request
 from nas.baselines import Baseline, Name
 from nas.batches import probabilities
 from nas.compare import Gap
@@ -33,7 +34,7 @@ LEVEL = Level(1.0, 1.0, 0, "pick", 1.0, "dnn-16", 1.0, NONE, NONE)
 CANDIDATES = [
     baseline("dnn", 16, 0.3), baseline("dnn", 8, 0.4), baseline("dcnv2", 16, 0.35), baseline("ple", 16, 0.1), PICK,
 ]  # fmt: skip
-FOUND = Found(TINY, Quality(CANDIDATES, [LEVEL, LEVEL], [], [], [], Cost(1.0, 1.0, 1.0, 1.0)))
+FOUND = Found(TINY, Quality(CANDIDATES, [LEVEL, LEVEL], [], "ple-16", [], [], [], None))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,8 @@ def test_a_mean_over_requests_is_the_mean_over_rows() -> None:
 def test_a_second_call_says_the_same_and_kl_is_over_all_candidates(
     found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("HOURS", 2), ("REQUESTS_PER_HOUR", 600.0), ("VALID", 0.1), ("ROWS", 640), ("SEEDS", 2)):
+    log = msgspec.structs.replace(TINY, hours=2, requests_per_hour=600.0)
+    for name, value in (("LONG", log), ("ROWS", 640), ("SEEDS", 2)):
         monkeypatch.setattr(nas_large, name, value)
     arguments = ["--found", str(found), "--out", str(tmp_path), "--json"]
     assert nas_large.main([*arguments, "--minutes", "0"]) == 3

@@ -3,8 +3,9 @@
 What is compared was chosen by a finished measurement of `nas` (`--found`): its searches' picks, and each kind of
 baseline at its best width. Here all are trained anew on nine days of the same feed, one pass over four million
 impressions, at the better of that measurement's learning rates for baselines. The picks and the baselines that they are
-held against, there or here (the best within a quarter, a half and all of the best one's FLOPs), have several seeds; a
-model of over a million FLOPs has one. The newest fifth is the test, read once; it is the full measurement's test too.
+held against, there or here (the best within a quarter, a half and all of the best one's FLOPs), have as many seeds as
+there; a model of over a million FLOPs has one. The newest fifth is the test, read once; the full measurement, whose log
+this is, has the same.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from benchmarks._nas_tables import WIDTH, tested
 from nas.environment import Environment, environment
 from nas.train import fit
 
-ROWS, SEEDS = 4_000_000, 3
+ROWS = 4_000_000
 TRIED = 20  # steps of each model, for the forecast
 
 
@@ -90,15 +91,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _scale(found: Scale) -> Scale:
-    """The found one's recipe, on a larger log."""
+    """The found one's recipe and seeds, on a larger log."""
     return msgspec.structs.replace(
-        found,
-        name="large",
-        hours=LONG.hours,
-        requests_per_hour=LONG.requests_per_hour,
-        valid=LONG.valid,
-        rows=ROWS,
-        seeds=SEEDS,
+        found, name="large", hours=LONG.hours, requests_per_hour=LONG.requests_per_hour, valid=LONG.valid, rows=ROWS
     )
 
 

@@ -22,8 +22,8 @@ from benchmarks._nas_trees import Trees, heads, trees
 from nas.baselines import NAMES, Baseline
 from nas.compare import Gap
 from nas.evolution import Evaluated, Rules
-from nas.finalists import next_finalist
-from nas.genotype import digest
+from nas.finalists import next_finalist, widened
+from nas.genotype import Genotype, digest
 from nas.search import SearchPlan, adaptation, search
 from nas.supernet_train import SupernetPlan, train_supernet
 
@@ -167,14 +167,27 @@ def _finalists(stage: Stage[Bench], tasks: dict[str, tuple[int, Method]], found:
     finals: Finals = {task: {} for task in tasks.values()}
     for _ in range(stage.bench.scale.finalists):
         chosen = {name: one for name in tasks if (one := next_finalist(found[name], trained[name]))}
-        nets = {digest(one.genotype)[:8]: one.genotype for one in chosen.values()}
-        wanted = at_rates(nets.items(), (stage.bench.scale.recipe.learning_rate,))
-        by_name = {one.name: one for one in best_rates(stage.each("finalists", Trained, train, wanted))}
-        for name, one in chosen.items():
-            candidate = by_name[digest(one.genotype)[:8]]
-            trained[name][one.index] = candidate.loss
+        for name, candidate in _alone(stage, {name: one.genotype for name, one in chosen.items()}).items():
+            trained[name][chosen[name].index] = candidate.loss
             finals[tasks[name]][candidate.name] = candidate
+    for name, candidate in _alone(stage, {name: _wide(stage, finals[task]) for name, task in tasks.items()}).items():
+        finals[tasks[name]][candidate.name] = candidate
     return finals
+
+
+def _wide(stage: Stage[Bench], few: dict[str, Candidate]) -> Genotype:
+    """The best of a search's finalists, as large as it can be."""
+    best = min(few.values(), key=lambda one: one.loss).architecture
+    assert isinstance(best, Genotype)
+    return widened(best, stage.bench.scale.space)
+
+
+def _alone(stage: Stage[Bench], nets: dict[str, Genotype]) -> dict[str, Candidate]:
+    """Networks of searches, trained alone."""
+    names = {name: digest(net)[:8] for name, net in nets.items()}
+    wanted = at_rates(((names[name], net) for name, net in nets.items()), (stage.bench.scale.recipe.learning_rate,))
+    by_name = {one.name: one for one in best_rates(stage.each("finalists", Trained, train, wanted))}
+    return {name: by_name[names[name]] for name in nets}
 
 
 def _picks(finals: Finals, flops: float) -> dict[Key, Candidate]:

@@ -4,18 +4,21 @@ A supernet's losses are wrong by kind: networks that learn fast stand too high, 
 a training alone adds to the supernet's loss is a Gaussian process over what kind of network it is, on top of that loss
 (Kennedy and O'Hagan 2000), and the next finalist has the least loss that this lets hope for. The first few are far
 apart and one of each third by FLOPs, that there is something to compare: small networks learn fast, so a supernet
-flatters them, and what comes first alone would say little of large ones.
+flatters them, and what comes first alone would say little of large ones. For the same reason the best is tried once
+more as large as it can be (`widened`).
 
 Notation: n networks found, t of them trained, m traits.
 """
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.evolution import Evaluated
-from nas.genotype import DENSE_KINDS, MERGERS, NORMS, SPARSE_KINDS, canonical, live
+from nas.genotype import DENSE_KINDS, MERGERS, NORMS, SPARSE_KINDS, Genotype, canonical, live
+from nas.space import Space
 
 Floats = NDArray[np.float64]
 SCOUTS = 3  # finalists that are far apart, one of each third by FLOPs
@@ -39,6 +42,12 @@ def next_finalist(found: Sequence[Evaluated], trained: Mapping[int, float]) -> E
     elif known:
         left = far
     return found[min(left, key=lambda place: losses[place])]
+
+
+def widened(genotype: Genotype, space: Space) -> Genotype:
+    """The network with as many rows and as long embeddings as its space has."""
+    blocks = tuple(msgspec.structs.replace(block, rows=max(space.rows)) for block in genotype.blocks)
+    return msgspec.structs.replace(genotype, blocks=blocks, embedding=max(space.embeddings))
 
 
 def _thirds(found: Sequence[Evaluated]) -> NDArray[np.int64]:

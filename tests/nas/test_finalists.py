@@ -4,10 +4,10 @@ import msgspec
 import numpy as np
 
 from nas.evolution import Evaluated, Sizes
-from nas.finalists import SCOUTS, next_finalist, traits
+from nas.finalists import SCOUTS, next_finalist, traits, widened
 from nas.forms import FORMS, known
 from nas.genotype import Genotype, digest
-from nas.space import FULL
+from nas.space import FULL, misfits
 
 ATTENTION_SHARE = 6  # its place among traits: after five dense operators and efc
 
@@ -60,6 +60,15 @@ def test_the_first_few_are_of_all_sizes() -> None:
         ]  # the smaller the better, it seems
         sizes = sorted(found[index].sizes.flops for index in chosen(found, SCOUTS))
         assert [int(np.searchsorted(np.geomspace(1e4, 1e6, 4)[1:3], size)) for size in sizes] == [0, 1, 2]
+
+
+def test_a_widened_network_is_as_large_as_its_space_allows_and_else_the_same() -> None:
+    net = found_by(0, 7)[3].genotype
+    wide = widened(net, FULL)
+    assert not misfits(wide, FULL)
+    assert (wide.embedding, {block.rows for block in wide.blocks}) == (32, {64})
+    assert [block.dense_from for block in wide.blocks] == [block.dense_from for block in net.blocks]
+    assert widened(wide, FULL) == wide
 
 
 def test_all_are_trained_at_last() -> None:

@@ -43,15 +43,15 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     assert set(found["measured"]) <= {str(one["index"]) for one in found["front"]}
     assert "pick0-seed0" in run(capsys, "retrain", design)
     best = json.loads(run(capsys, "retrain", design, "--finalists", 2, "--seeds", 1, "--json"))["runs"]
-    tried = sorted((design.parent / "design.nas" / "runs").glob("net*-seed0"))
-    assert len(tried) == 2
+    runs = design.parent / "design.nas" / "runs"
+    tried = [*runs.glob("net*-seed0"), *runs.glob("wide-*-seed0")]
+    assert [folder.name.startswith("wide") for folder in tried] == [False, False, True]
     losses = {str(f): json.loads((f / "record.json").read_bytes())["best"]["valid"]["loss"] for f in tried}
     assert [*best] == [min(losses, key=losses.__getitem__)]
     for folder in tried:
         shutil.rmtree(folder)
     run(capsys, "train", design, "--model", "dnn")
     scores = json.loads(run(capsys, "evaluate", design, "--json"))
-    runs = design.parent / "design.nas" / "runs"
     assert set(scores["runs"]) == {str(runs / name) for name in ("dnn-seed0", "pick0-seed0", "pick0-seed1")}
     assert set(scores["gaps"]["dnn - pick0"]) == {"click", "like"}
     told = run(capsys, "evaluate", design)

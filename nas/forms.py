@@ -26,7 +26,6 @@ class Form(msgspec.Struct, frozen=True):
     side: Literal["dense", "sparse"]
     again: bool = False
     machine: bool = False  # whether a factorisation machine is added in the end
-    deep: bool = False  # on the sparse side: whether as many `fc` over the flattened rows stand beside
 
 
 FORMS: dict[str, Form] = {
@@ -36,19 +35,12 @@ FORMS: dict[str, Form] = {
     "DCN-V2": Form("product", "dense", again=True),
     "AutoInt": Form("attention", "sparse"),
     "xDeepFM": Form("product", "sparse", again=True),
-    "xDeepFM, deep": Form("product", "sparse", again=True, deep=True),
 }
 
 
 def offered(space: Space) -> list[Form]:
     """The forms whose operators and depth a space has."""
-    return [
-        form
-        for form in FORMS.values()
-        if form.kind in getattr(space, form.side)
-        and _first(form) < space.blocks
-        and (not form.deep or {"fc", "flat_to_dense"} <= {*space.dense, *space.mergers})
-    ]
+    return [form for form in FORMS.values() if form.kind in getattr(space, form.side) and _first(form) < space.blocks]
 
 
 def formed(form: Form, space: Space, *, layers: int, width: int, rows: int, embedding: int) -> Genotype:
@@ -62,7 +54,7 @@ def formed(form: Form, space: Space, *, layers: int, width: int, rows: int, embe
         blocks.append(_block(space, width, rows, merger="flat_to_dense"))
     for number in range(layers):
         merger = "sparse_to_dense" if form.machine and number == layers - 1 else ""
-        blocks.append(_block(space, width, rows, _branches(form, unused, len(blocks), space), merger))
+        blocks.append(_block(space, width, rows, form, _reads(form, unused, len(blocks), space), merger))
     return Genotype(
         blocks=tuple(blocks),
         embedding=embedding,
@@ -101,21 +93,21 @@ def near_known(space: Space, rng: np.random.Generator) -> Genotype:
 
 
 def _first(form: Form) -> int:
-    """How many nodes stand before the first layer: that of the flattened rows, where something reads it."""
-    return int(form.side == "dense" or form.deep)
+    """How many nodes stand before the first layer."""
+    return int(form.side == "dense")
 
 
-def _branches(form: Form, unused: int, last: int, space: Space) -> dict[str, object]:
-    """Operators of the layer after node `last`, and the nodes that they read."""
-    first = unused + 1 if form.side == "dense" else 0
-    before = last if last > unused + _first(form) else first
-    reads = tuple(sorted({first, before})) if form.again and space.predecessors > 1 else (before,)
-    deep = {"dense": (Operator("fc"),), "dense_from": (last,)} if form.deep else {}
-    return {form.side: (Operator(form.kind),), f"{form.side}_from": reads, **deep}
+def _reads(form: Form, unused: int, last: int, space: Space) -> tuple[int, ...]:
+    """Nodes that the layer after node `last` reads."""
+    first = unused + 1 if _first(form) else 0
+    before = last if last > unused else 0
+    return tuple(sorted({first, before})) if form.again and space.predecessors > 1 else (before,)
 
 
-def _block(space: Space, width: int, rows: int, branches: dict[str, object] | None = None, merger: str = "") -> Block:
-    """A block of the plainest operators that reads the input, but for the branches of a form."""
+def _block(
+    space: Space, width: int, rows: int, form: Form | None = None, reads: tuple[int, ...] = (0,), merger: str = ""
+) -> Block:
+    """A block of the plainest operators that reads the input, but for the branch of a form."""
     dense = "sum" if "sum" in space.dense else space.dense[0]
     sparse = "efc" if "efc" in space.sparse else space.sparse[0]
     block = Block(
@@ -127,4 +119,6 @@ def _block(space: Space, width: int, rows: int, branches: dict[str, object] | No
         sparse_from=(0,),
         **({merger: True} if merger in space.mergers else {}),
     )
-    return msgspec.structs.replace(block, **branches) if branches else block
+    if form is None:
+        return block
+    return msgspec.structs.replace(block, **{form.side: (Operator(form.kind),), f"{form.side}_from": reads})

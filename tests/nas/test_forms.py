@@ -34,9 +34,7 @@ def test_forms_by_hand() -> None:
     assert [layer[2:4] for layer in shape("xDeepFM", 2)[1:]] == [("product", (0,)), ("product", (0, 2))]
     assert [layer[2:4] for layer in shape("AutoInt", 2)[1:]] == [("attention", (0,)), ("attention", (2,))]
     numeric = {name for name in FORMS if formed(FORMS[name], FULL, layers=1, width=16, rows=16, embedding=8).numeric}
-    assert numeric == {"AutoInt", "xDeepFM", "xDeepFM, deep"}
-    deep = [("fc", (1,), "product", (0,), False), ("fc", (2,), "product", (0, 2), False)]
-    assert shape("xDeepFM, deep", 2) == [flat, *deep]
+    assert numeric == {"AutoInt", "xDeepFM"}
 
 
 def test_a_share_of_what_a_search_begins_with_are_forms_in_turn() -> None:

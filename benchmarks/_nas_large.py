@@ -9,7 +9,7 @@ from benchmarks._nas_quality import LEVELS, Quality
 from benchmarks._nas_runs import Candidate, Trained, Training, at_rates, best_rates, seeded, seeds_of, train, within
 from benchmarks._nas_scale import Scale
 from benchmarks._nas_stage import Stage
-from benchmarks._nas_test import Line, Versus, lines, versus
+from benchmarks._nas_test_rows import Line, Versus, lines, versus
 from nas.baselines import Baseline, Name
 
 COMPARED: tuple[Name, ...] = ("dnn", "deepfm", "dcnv2", "xdeepfm", "finalnet", "finalmlp")  # others: slow, never best

@@ -17,7 +17,7 @@ from benchmarks._nas_data import DATA, Bench
 from benchmarks._nas_ranking import Rankings
 from benchmarks._nas_runs import Candidate, Trained, Training, at_rates, best_rates, seeded, seeds_of, train, within
 from benchmarks._nas_stage import Stage
-from benchmarks._nas_test import Line, Versus, lines, versus
+from benchmarks._nas_test_rows import Line, Versus, lines, versus
 from benchmarks._nas_trees import Trees, heads, trees
 from nas.baselines import NAMES, Baseline
 from nas.compare import Gap

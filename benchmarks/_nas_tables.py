@@ -7,7 +7,7 @@ from rich.table import Table
 
 from benchmarks._nas_quality import Quality
 from benchmarks._nas_ranking import Rankings
-from benchmarks._nas_test import Head, Line, Versus
+from benchmarks._nas_test_rows import Head, Line, Versus
 from benchmarks._nas_value import Captured
 from nas.compare import Gap
 

@@ -14,7 +14,7 @@ from benchmarks._nas_large import Found, at_rates_found, found_in
 from benchmarks._nas_quality import Level, Quality
 from benchmarks._nas_runs import Candidate, Training, run_of, seeds_of
 from benchmarks._nas_scale import SHORT
-from benchmarks._nas_test import Line, by_request
+from benchmarks._nas_test_rows import Line, by_request
 from nas.baselines import Baseline, Name
 from nas.batches import probabilities
 from nas.compare import Gap

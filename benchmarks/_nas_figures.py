@@ -14,8 +14,8 @@ from nas.genotype import Genotype
 SHOWN = "half-known adapted"  # of the ways to rank
 
 
-def draw(results: Path, ranked: Rankings, quality: Quality, folder: Path) -> None:
-    """Write nas-front.png and nas-genotype.png of the best search, and nas-ranking.png, from a finished measurement."""
+def draw(results: Path, ranked: Rankings | None, quality: Quality, folder: Path) -> None:
+    """Write nas-front.png and nas-genotype.png of the best search, and nas-ranking.png where networks were ranked."""
     folder.mkdir(parents=True, exist_ok=True)
     best = min(quality.levels, key=lambda level: level.gap.mean)
     found = msgspec.json.decode((results / f"search-{best.search}-evolution.json").read_bytes(), type=list[Evaluated])
@@ -23,6 +23,8 @@ def draw(results: Path, ranked: Rankings, quality: Quality, folder: Path) -> Non
     pick = next(one.architecture for one in quality.candidates if one.name == best.searched)
     assert isinstance(pick, Genotype)
     draw_genotype(pick, folder / "nas-genotype.png")
+    if ranked is None:
+        return
     inherited = np.array(next(one.scores for one in ranked.ways if one.name == SHOWN))
     labels = ("loss through the supernet, adapted", "loss trained alone")
     title = f"{len(ranked.nets)} networks, validation rows"

@@ -42,6 +42,7 @@ from benchmarks._nas_stage import OutOfTime, Stage, workers
 from benchmarks._nas_tables import show
 from benchmarks._nas_trees import WITHOUT_TREES, heads, trees
 from benchmarks._nas_value import Captured, captured, shares_of, trainings
+from nas.cli import count
 from nas.environment import Environment, environment
 from nas.space import drawn
 from nas.train import fit
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     except AnotherScale as error:
         print(error, file=sys.stderr)
         return 2
-    if find_spec("lightgbm") is None:
+    if find_spec("lightgbm") is None and not options.quality:
         console.print(WITHOUT_TREES)
     torch.set_num_threads(1)
     began = time.monotonic()
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"the time of this call is over; the same command goes on from {folder}")
         return 3
     (folder / "results.json").write_bytes(msgspec.json.encode(found))
-    if options.figures and found.rankings:
+    if options.figures:
         draw(folder, found.rankings, found.quality, options.figures)
     if options.json:
         print(msgspec.json.encode(found).decode())
@@ -101,14 +102,16 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     size.add_argument("--short", action="store_true", help="a few minutes: a small space, small networks")
     size.add_argument("--middle", action="store_true", help="an hour of one core: larger networks, a smaller log")
     parser.add_argument("--quality", action="store_true", help="only searches by evolution beside networks' baselines")
-    parser.add_argument("--searches", type=int, metavar="N", help="independent ones (of the size: 1 or 3)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="of picks and their rivals (of the size: 2 or 3)")
+    parser.add_argument("--searches", type=count, metavar="N", help="independent ones (of the size: 1 or 3)")
+    parser.add_argument("--seeds", type=count, metavar="N", help="of picks and their rivals (of the size: 2 or 3)")
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
     parser.add_argument("--workers", type=int, default=1, help="processes (1); on a GPU a dozen share it")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where results are kept (the short one: a temporary folder)"
     )
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the front, its best network and the ranking")
+    parser.add_argument(
+        "--figures", type=Path, metavar="DIR", help="draw the front, its best network, and the ranking if there is one"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     if not options.short and options.out is None:
@@ -155,7 +158,7 @@ def _forecast(stage: Stage[Bench], count: int, only_quality: bool) -> None:
     net = drawn(scale.space, np.random.default_rng(0))
     per_row = fit(net, scale.recipe, context.parts, rows=rows).record.seconds / rows
     methods = 1 if only_quality else len(METHODS)
-    alone = len(baselines(context)) + scale.searches * methods * scale.finalists
+    alone = len(baselines(context)) + scale.searches * methods * (scale.finalists + 1)  # the best of them widened
     alone += (scale.searches + 1) * len(LEVELS) * (scale.seeds - 1)  # picks of evolution, and their rivals
     inherited = scale.searches * (scale.supernet_rows + methods * scale.evaluations * scale.adapt_rows)
     if not only_quality:

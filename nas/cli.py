@@ -51,17 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0, help="of a --model's training (0)")
     search = _command(commands, "search", _search, "search the space through the supernet")
     search.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="processes; any number gives the same (1)"
+        "--workers", type=count, default=1, metavar="N", help="processes; any number gives the same (1)"
     )
     search.add_argument("--figure", type=Path, metavar="PNG", help="draw the front")
     retrain = _command(commands, "retrain", _retrain, "train a winner from scratch with several seeds")
     which = retrain.add_mutually_exclusive_group()
     which.add_argument(
-        "--finalists", type=_count, metavar="N", help="train N of the search, and the best widened; retrain the best"
+        "--finalists", type=count, metavar="N", help="train N of the search, and the best widened; retrain the best"
     )
     which.add_argument("--pick", type=int, default=0, metavar="N", help="which of the front (0, of least loss)")
     which.add_argument("--genotype", metavar="FILE", help="instead of one that was searched")
-    retrain.add_argument("--seeds", type=_count, metavar="N", help="(the design's retrain.seeds)")
+    retrain.add_argument("--seeds", type=count, metavar="N", help="(the design's retrain.seeds)")
     evaluate = _command(commands, "evaluate", _evaluate, "metrics of trained models on the test rows, and their gaps")
     evaluate.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs (all of the design's)")
     export = _command(commands, "export", _export, "write a model as ONNX, checked, with its card")
@@ -79,7 +79,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     parser.add_argument(
         "--threads",
-        type=_count,
+        type=count,
         default=1,
         metavar="N",
         help="of torch (1: the same bits whatever the machine's cores)",
@@ -327,7 +327,8 @@ def _say(text: str, status: int) -> int:
     return status
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """An argument of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"found {text}; expected 1 or more")

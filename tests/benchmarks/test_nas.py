@@ -135,8 +135,15 @@ def test_quality_alone_goes_on_with_more_seeds(
     assert {gap.baseline for gap in again.quality.gaps} == {again.quality.best}
     level, lines = again.quality.levels[-1], {line.name: line for line in again.quality.test}
     assert level.gap.mean == pytest.approx(lines[level.searched].logloss - lines[level.baseline].logloss)
-    assert main(arguments[:-1]) == 0
+    assert main([*arguments[:-1], "--figures", str(tmp_path / "figures")]) == 0
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {"nas-front.png", "nas-genotype.png"}
     assert f"best baseline by validation: {again.quality.best}" in capsys.readouterr().out
+
+
+def test_no_search_at_all_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--quality", "--searches", "0"])
+    assert "argument --searches: found 0; expected 1 or more" in capsys.readouterr().err
 
 
 def test_networks_are_ranked_and_a_second_call_computes_nothing(folder: Path) -> None:

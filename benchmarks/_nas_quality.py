@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks._nas_data import DATA, Bench
 from benchmarks._nas_ranking import Rankings
-from benchmarks._nas_runs import Candidate, Trained, Training, at_rates, best_rates, seeded, seeds_of, train, within
+from benchmarks._nas_runs import Candidate, Trained, Training, at_rates, best_rates, seeded, train, within
 from benchmarks._nas_stage import Stage
 from benchmarks._nas_test_rows import Line, Versus, lines, versus
 from benchmarks._nas_trees import Trees, heads, trees
@@ -47,6 +47,7 @@ class Level(msgspec.Struct, frozen=True):
     baseline_flops: float
     gap: Gap  # of logloss, mean over heads
     kl_gap: Gap  # of the divergence from the true probabilities, mean over heads
+    captured: dict[str, Gap] = {}  # of the value captured, by theta; results of before have none
 
 
 class Random(msgspec.Struct, frozen=True):
@@ -82,7 +83,7 @@ class Quality(msgspec.Struct, frozen=True):
     best: str  # baseline, by validation rows
     test: list[Line]  # everyone
     gaps: list[Versus]  # everyone to the best baseline
-    trees: list[Trees]  # LightGBM, by head; none where it is not installed, or where evolution is measured alone
+    trees: list[Trees]  # LightGBM, by head; none where it is not installed
     cost: Cost | None
 
 
@@ -118,9 +119,9 @@ def quality(stage: Stage[Bench], ranked: Rankings | None) -> Quality:
     finals = _finalists(stage, tasks, found)
     picks = _picks(finals, best.flops)
     rivals = {level: within(ours, level * best.flops) for level in LEVELS}
-    evolved = [one for (_, method, _), one in picks.items() if method == "evolution"]
+    evolved = _tuned(stage, [one for (_, method, _), one in picks.items() if method == "evolution"])
     contenders = [*evolved, *(one for one in rivals.values() if one)]
-    seeds = seeded(stage, contenders, lambda one: seeds_of(one.flops, bench.scale.seeds))
+    seeds = seeded(stage, contenders, lambda _: bench.scale.seeds)
     everyone = {one.name: one for one in (*ours, *picks.values())} | seeds
     tested = {one.name: one for one in ours} | seeds
     test = lines(stage, tested.values())
@@ -132,7 +133,7 @@ def quality(stage: Stage[Bench], ranked: Rankings | None) -> Quality:
     gaps = [versus(bench, one, tested[best.name]) for name, one in tested.items() if name != best.name]
     cost = _cost(bench, [*supers.values()], found, finals, ranked) if ranked else None
     randoms = [_random(level, best.flops, picks, ranked, cost.trainings) for level in LEVELS] if ranked and cost else []
-    forest = stage.each("LightGBM", Trees, trees, heads(bench)) if ranked else {}
+    forest = stage.each("LightGBM", Trees, trees, heads(bench))
     return Quality(
         [*everyone.values()], levels, [one for one in randoms if one], best.name, test, gaps, [*forest.values()], cost
     )  # fmt: skip
@@ -200,10 +201,17 @@ def _picks(finals: Finals, flops: float) -> dict[Key, Candidate]:
     return {key: one for key, one in picked.items() if one}
 
 
+def _tuned(stage: Stage[Bench], picks: Sequence[Candidate]) -> list[Candidate]:
+    """Picks at the best of the learning rates that every baseline has."""
+    wanted = at_rates(((one.name, one.architecture) for one in picks), stage.bench.scale.rates)
+    return best_rates(stage.each("picks", Trained, train, wanted))
+
+
 def _level(level: float, most: float, number: int, gaps: Versus, models: dict[str, Candidate]) -> Level:
     ours, theirs = models[gaps.name], models[gaps.baseline]
     return Level(
-        level, level * most, number, ours.name, ours.flops, theirs.name, theirs.flops, gaps.logloss, gaps.kl
+        level, level * most, number, ours.name, ours.flops, theirs.name, theirs.flops, gaps.logloss, gaps.kl,
+        gaps.captured,
     )  # fmt: skip
 
 

@@ -23,9 +23,14 @@ class Training(msgspec.Struct, frozen=True):
     seed: int
 
     @property
+    def variant(self) -> str:
+        """What tells it from every other training on the same rows."""
+        return f"{self.name}-{self.rate:g}-{self.seed}"
+
+    @property
     def task(self) -> str:
         """Of its result."""
-        return f"run-{self.name}-{self.rate:g}-{self.seed}"
+        return f"run-{self.variant}"
 
 
 class Trained(msgspec.Struct, frozen=True):

@@ -32,7 +32,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     finalists: int  # of a search, that are trained alone before one is picked
     seeds: int
     widths: tuple[int, ...]  # of baselines
-    rates: tuple[float, ...]  # learning rates that baselines are tuned over; searched networks have the recipe's
+    rates: tuple[float, ...]  # learning rates that baselines and picks are tuned over; a search has the recipe's
 
 
 SHORT = Scale(
@@ -53,8 +53,8 @@ LONG = Scale(  # nine days: every hour and weekday of the test rows is one of th
     name="full", hours=216, requests_per_hour=4_300.0, valid=0.02, space=WIDE,
     recipe=Recipe(batch_size=512, learning_rate=0.004), rows=1_000_000,
     supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=1_000_000, nets=100, strategies=STRATEGIES,
-    adapt_rows=10_000, valid_rows=20_000, searches=3, evaluations=80, finalists=6, seeds=3, widths=(256,),
-    rates=(0.004,),
+    adapt_rows=10_000, valid_rows=20_000, searches=3, evaluations=80, finalists=6, seeds=5, widths=(64, 256),
+    rates=(0.002, 0.004),
 )  # fmt: skip
 
 MARK = "scale.json"  # in a measurement's folder

@@ -8,7 +8,7 @@ from rich.table import Table
 from benchmarks._nas_quality import Quality
 from benchmarks._nas_ranking import Rankings
 from benchmarks._nas_test_rows import Head, Line, Versus
-from benchmarks._nas_value import Captured
+from benchmarks._nas_value import THETAS, Captured
 from nas.compare import Gap
 
 WIDTH = 150  # seven heads
@@ -18,8 +18,8 @@ def show(ranked: Rankings | None, captured: Sequence[Captured], quality: Quality
     """Print everything."""
     console = Console(width=WIDTH)
     before = (*_rankings(ranked), _captured(captured)) if ranked else ()
-    tables = (*before, _levels(quality), _random(quality), *tested(quality.test, quality.gaps, quality.best),
-              _candidates(quality), _trees(quality))  # fmt: skip
+    tables = (*before, _levels(quality), _captured_by_level(quality), _random(quality),
+              *tested(quality.test, quality.gaps, quality.best), _candidates(quality), _trees(quality))  # fmt: skip
     for table in tables:
         if table.row_count:
             console.print(table)
@@ -61,6 +61,15 @@ def _levels(quality: Quality) -> Table:
             f"{level.searched} ({level.searched_flops:,.0f})", f"{level.baseline} ({level.baseline_flops:,.0f})",
             gap_text(level.gap, 5), gap_text(level.kl_gap, 5),
         )  # fmt: skip
+    return table
+
+
+def _captured_by_level(quality: Quality) -> Table:
+    table = Table("within FLOPs", "search", *THETAS,
+                  title="value captured: a search's pick minus the best baseline, test rows")  # fmt: skip
+    for level in quality.levels:
+        gaps = (gap_text(gap, 4) for gap in level.captured.values())
+        table.add_row(f"{level.level:g} x", str(level.search), *gaps)
     return table
 
 

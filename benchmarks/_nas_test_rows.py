@@ -69,7 +69,8 @@ def lines(stage: Stage[Bench], models: Iterable[Candidate]) -> list[Line]:
 
 def _tasks(one: Candidate) -> dict[str, Training]:
     seeds = range(len(one.losses))
-    return {f"test-{one.name}-{seed}": Training(one.name, one.architecture, one.rate, seed) for seed in seeds}
+    tasks = [Training(one.name, one.architecture, one.rate, seed) for seed in seeds]
+    return {f"test-{task.variant}": task for task in tasks}
 
 
 def on_test(bench: Bench, one: Training) -> list[HeadMetrics]:
@@ -80,7 +81,7 @@ def on_test(bench: Bench, one: Training) -> list[HeadMetrics]:
     request, shown = np.asarray(test.request), ~np.isnan(y).any(axis=1)
     values = THETAS.values()
     np.savez(
-        _rows(bench, one.name, one.seed),
+        _rows(bench, one),
         logloss=by_request(row_logloss(q[shown], y[shown]).mean(1, keepdims=True), request[shown])[:, 0],
         kl=by_request(row_kl(p, q), request),
         captured=np.stack([value_captured(value.of(q), value.of(p), request, TOP) for value in values], axis=1),
@@ -96,13 +97,13 @@ def by_request(rows: Floats, request: NDArray[np.uint64]) -> Floats:
     return np.asarray(sums * (len(sums) / len(rows)))
 
 
-def _rows(bench: Bench, name: str, seed: int) -> Path:
-    return bench.folder / f"test-{name}-{seed}.npz"
+def _rows(bench: Bench, one: Training) -> Path:
+    return bench.folder / f"test-{one.variant}.npz"
 
 
 def _read(bench: Bench, one: Candidate, what: str) -> Floats:
     """(seeds, requests, ...)."""
-    return np.stack([np.load(_rows(bench, one.name, seed))[what] for seed in range(len(one.losses))])
+    return np.stack([np.load(_rows(bench, training))[what] for training in _tasks(one).values()])
 
 
 def _line(bench: Bench, one: Candidate, by_seed: Sequence[list[HeadMetrics]]) -> Line:

@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     except AnotherScale as error:
         print(error, file=sys.stderr)
         return 2
-    if find_spec("lightgbm") is None and not options.quality:
+    if find_spec("lightgbm") is None:
         console.print(WITHOUT_TREES)
     torch.set_num_threads(1)
     began = time.monotonic()
@@ -101,7 +101,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--short", action="store_true", help="a few minutes: a small space, small networks")
     size.add_argument("--middle", action="store_true", help="an hour of one core: larger networks, a smaller log")
-    parser.add_argument("--quality", action="store_true", help="only searches by evolution beside networks' baselines")
+    parser.add_argument("--quality", action="store_true", help="only searches by evolution beside all baselines")
     parser.add_argument("--searches", type=count, metavar="N", help="independent ones (of the size: 1 or 3)")
     parser.add_argument("--seeds", type=count, metavar="N", help="of picks and their rivals (of the size: 2 or 3)")
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")

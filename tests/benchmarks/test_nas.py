@@ -135,6 +135,10 @@ def test_quality_alone_goes_on_with_more_seeds(
     assert {gap.baseline for gap in again.quality.gaps} == {again.quality.best}
     level, lines = again.quality.levels[-1], {line.name: line for line in again.quality.test}
     assert level.gap.mean == pytest.approx(lines[level.searched].logloss - lines[level.baseline].logloss)
+    ours, theirs = (lines[name].captured for name in (level.searched, level.baseline))
+    assert {name: gap.mean for name, gap in level.captured.items()} == pytest.approx(
+        {name: ours[name] - theirs[name] for name in ours}
+    )
     assert main([*arguments[:-1], "--figures", str(tmp_path / "figures")]) == 0
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {"nas-front.png", "nas-genotype.png"}
     assert f"best baseline by validation: {again.quality.best}" in capsys.readouterr().out

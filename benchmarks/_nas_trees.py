@@ -13,7 +13,7 @@ from nas.rows import Rows
 
 Floats = NDArray[np.float64]
 LEAVES = (15, 63)
-ROUNDS, PATIENCE, RATE = 300, 20, 0.1
+ROUNDS, PATIENCE, RATE = 1000, 20, 0.1
 WITHOUT_TREES = "LightGBM, the reference, is not installed and left out: pip install 'trimtab[peers]'"
 
 

@@ -160,6 +160,7 @@ def _forecast(stage: Stage[Bench], count: int, only_quality: bool) -> None:
     methods = 1 if only_quality else len(METHODS)
     alone = len(baselines(context)) + scale.searches * methods * (scale.finalists + 1)  # the best of them widened
     alone += (scale.searches + 1) * len(LEVELS) * (scale.seeds - 1)  # picks of evolution, and their rivals
+    alone += scale.searches * len(LEVELS) * (len(scale.rates) - 1)  # picks at the other rates
     inherited = scale.searches * (scale.supernet_rows + methods * scale.evaluations * scale.adapt_rows)
     if not only_quality:
         alone += SEEDS * scale.nets + len(trainings(context))

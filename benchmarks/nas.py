@@ -103,7 +103,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     size.add_argument("--middle", action="store_true", help="an hour of one core: larger networks, a smaller log")
     parser.add_argument("--quality", action="store_true", help="only searches by evolution beside all baselines")
     parser.add_argument("--searches", type=count, metavar="N", help="independent ones (of the size: 1 or 3)")
-    parser.add_argument("--seeds", type=count, metavar="N", help="of picks and their rivals (of the size: 2 or 3)")
+    parser.add_argument("--seeds", type=count, metavar="N", help="of picks and their rivals (of the size: 2, 3 or 5)")
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
     parser.add_argument("--workers", type=int, default=1, help="processes (1); on a GPU a dozen share it")
     parser.add_argument(

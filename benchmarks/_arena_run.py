@@ -118,7 +118,7 @@ class Peer:
     def turn(self, plan: Plan, control: Control, seen: Statistics, now_ms: int) -> Control:
         """The same deal again, or the tuner's next one."""
         window = [cell for (end, _), cell in seen.cells.items() if end == seen.end_ms]
-        control = carrying(remembered(control, window), decided_through_ms=seen.end_ms)
+        control = carrying(remembered(control, seen.end_ms, window), decided_through_ms=seen.end_ms)
         control, deal = watched(plan, control, seen.cells), control.deals[control.carry.deal]
         if self.held >= self.cadence:
             history = history_of(plan, (*control.evidence, *live_evidence(plan, control, seen.cells)))

@@ -99,7 +99,7 @@ def past(study: Plan, windows: int) -> tuple[Control, Statistics]:
     rng = np.random.default_rng((2, windows))
     evidence = tuple(told(study, hour, rng) for hour in range(windows - 1))
     cell = _window(study, rng)
-    control = remembered(msgspec.structs.replace(initial(study), evidence=evidence), [cell])
+    control = remembered(msgspec.structs.replace(initial(study), evidence=evidence), windows * HOUR_MS, [cell])
     arms = [Arm(f"e{a}", "explore", theta) for a, theta in enumerate(_vectors(study, rng))]
     deal = Deal(windows, "explore", (baseline(study), *arms), shuffled(BUCKETS, ARMS, 0.32, rng), control.history)
     control, _ = issue(study, carrying(control, started_ms=0, arms=ARMS * windows), deal, windows * HOUR_MS)

@@ -12,8 +12,9 @@ from controller.assignment import ALL
 from controller.core import jump, offline, outliers, parts, posterior
 from controller.core.control import HOUR_MS, Control, Evidence, Theta
 from controller.core.estimate import Changes, usable
+from controller.core.evidence import traffic
 from controller.core.goal import Goal, goal_of
-from controller.core.kernel import Hyper
+from controller.core.kernel import STEPS, Hyper
 from controller.core.learn import EXPOSURES, RESPONSE, Scale
 from controller.core.plan import Plan
 from controller.core.posterior import Observations
@@ -61,6 +62,7 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     if plan.offline:
         named = {plan.metrics[m].name: own[-1] for m, own in zip(judged, factors, strict=True)}
         process = offline.informed(process, _predicted(plan, space, named, len(learnt)))
+    process = msgspec.structs.replace(process, traffic=traffic(plan, control, STEPS))
     thetas = [theta for e in evidence[-MAX_ROWS:] for theta in e.thetas][-MAX_ROWS:]
     dealt = np.array([points(plan, space, groups, theta) for theta in thetas]).reshape(-1, len(groups), space.d)
     inside = ((dealt >= -ROUNDING) & (dealt <= 1.0 + ROUNDING)).all(axis=(1, 2))  # of bounds that may have changed

@@ -24,6 +24,7 @@ from controller.core.windows import Cell, Quality
 from controller.core.worst import Looks
 
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 MAX_BANNED = 32  # the newest: every entry of the ledger holds them, and the world may have changed since the others
 
 Theta = dict[str, tuple[float, ...]]  # segment -> W weights; always has `all`
@@ -108,6 +109,9 @@ class Control(msgspec.Struct, frozen=True, eq=False):
     people: People  # who came in the windows decided on, by bucket
     history: NDArray[np.float64]  # (G1, B, C) sums of the windows decided on, old ones fading
     late: Late  # how windows that are not sealed have changed until they were
+    volume: dict[
+        int, int
+    ] = {}  # end of each of the last day's windows with traffic -> its events when it was decided on
 
 
 class Statistics(msgspec.Struct, frozen=True, eq=False):

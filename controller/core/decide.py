@@ -95,7 +95,7 @@ def _observed(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Con
     exposed = own and bool((by_arm > 0).all()) and events.sum() >= EXPOSED * everyone
     started = seen.end_ms - plan.window.length_ms if carry.started_ms is None else carry.started_ms
     control = carrying(
-        remembered(control, window),
+        remembered(control, seen.end_ms, window),
         started_ms=started,
         decided_through_ms=seen.end_ms,
         exposed_windows=carry.exposed_windows + int(exposed),

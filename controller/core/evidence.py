@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core import late
-from controller.core.control import HOUR_MS, Control, Evidence
+from controller.core.control import DAY_MS, HOUR_MS, Control, Evidence
 from controller.core.estimate import Changes, Metric, relative_changes
 from controller.core.parts import measured
 from controller.core.plan import Plan
@@ -148,12 +148,33 @@ def trial_sums(control: Control, cells: dict[tuple[int, int], Cell]) -> Cell | N
     return total
 
 
-def remembered(control: Control, cells: list[Cell]) -> Control:
-    """The state whose history holds one more window: the sums that the buckets had in it, whatever their arm."""
+def remembered(control: Control, end_ms: int, cells: list[Cell]) -> Control:
+    """The state that holds one more window: what the buckets had in it, whatever their arm, and how busy it was."""
+    if not cells:
+        return control
     history = MEMORY * control.history
     for cell in cells:
         history = history + cell.sums
-    return msgspec.structs.replace(control, history=history) if cells else control
+    volume = {end: events for end, events in control.volume.items() if end > end_ms - DAY_MS}
+    volume[end_ms] = sum(int(cell.events.sum()) for cell in cells)
+    return msgspec.structs.replace(control, history=history, volume=volume)
+
+
+def traffic(plan: Plan, control: Control, parts: int) -> tuple[float, ...]:
+    """Shares of the coming day's traffic in so many equal parts of it: those of the last day.
+
+    A part that had no window (the study began in it, or there was an outage) has the mean of the others.
+    """
+    if not sum(control.volume.values()):
+        return (1.0 / parts,) * parts
+    ends = np.array(sorted(control.volume))
+    events = np.cumsum([0, *(control.volume[end] for end in ends)])
+    windows = np.arange(len(events))
+    at = np.stack((ends - plan.window.length_ms, ends), axis=1).ravel()  # between two windows neither grows
+    edges = control.carry.decided_through_ms - DAY_MS + np.linspace(0.0, DAY_MS, parts + 1)
+    had, seen = (np.diff(np.interp(edges, at, np.repeat(n, 2)[1:-1])) for n in (events, windows))
+    rate = np.where(seen > 0.0, had / np.where(seen > 0.0, seen, 1.0), events[-1] / windows[-1])
+    return tuple((rate / rate.sum()).tolist())
 
 
 def deal_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:

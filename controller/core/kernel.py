@@ -23,8 +23,8 @@ back. An exponential (Bogunovic, Scarlett and Cevher 2016, "Time-varying Gaussia
 rough that it forgets within hours what a day has shown, also where nothing drifts. J is the product over the jumps
 between h and h' of their c.
 
-A vector is chosen for a whole day, so what is asked of the process is its mean over a span of hours: T is then the mean
-of (3) over `STEPS` hours of it, under which the daily part all but vanishes.
+A vector is chosen for a whole day, so what is asked of the process is its mean over a span of hours, weighted by their
+traffic: T is then that mean of (3) over `STEPS` hours of it, in which the daily part counts as far as traffic swings.
 """
 
 import msgspec
@@ -37,6 +37,7 @@ ROOT3, ROOT5 = 3.0**0.5, 5.0**0.5
 DAILY = 0.3  # delta
 DAY_H = 24.0
 STEPS = 8  # hours that stand for a span
+EVEN = (1.0 / STEPS,) * STEPS  # traffic that is alike at all hours
 
 
 class Jump(msgspec.Struct, frozen=True):
@@ -64,6 +65,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
     group: NDArray[np.int64]  # (k,)
     hour: Floats  # (k,)
     span_h: float = 0.0  # what is meant is the mean over so many hours from `hour` on
+    traffic: tuple[float, ...] = EVEN  # shares of the span's traffic in each of its `STEPS` parts
 
 
 def kernel(hyper: Hyper, baseline: Floats, a: Places, b: Places) -> Floats:
@@ -84,7 +86,7 @@ def fading(hyper: Hyper, a: Places, b: Places) -> Floats:
     (hours_a, at_a), (hours_b, at_b) = (np.unique(p.hour, return_inverse=True) for p in (a, b))
     lag = (hours_a[:, None] + _steps(a.span_h))[:, :, None, None] - (hours_b[:, None] + _steps(b.span_h))
     slow, daily = matern3(np.abs(lag) / hyper.memory_h), turning(lag)
-    moving = ((1.0 - DAILY) * slow + DAILY * daily).mean(axis=(1, 3))
+    moving = np.einsum("isjt,s,t->ij", (1.0 - DAILY) * slow + DAILY * daily, _shares(a), _shares(b))
     return np.asarray((1.0 - hyper.drift + hyper.drift * moving)[at_a][:, at_b])
 
 
@@ -95,6 +97,10 @@ def turning(lag: Floats) -> Floats:
 
 def _steps(span_h: float) -> Floats:
     return np.asarray((np.arange(STEPS) + 0.5) * (span_h / STEPS) if span_h else np.zeros(1))
+
+
+def _shares(places: Places) -> Floats:
+    return np.array(places.traffic if places.span_h else (1.0,))
 
 
 def kept(jumps: tuple[Jump, ...], a: Floats, b: Floats) -> Floats:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from controller.core.kernel import Floats, Hyper, Jump, Places, fading, kept, kernel, to_baseline, turning
+from controller.core.kernel import EVEN, Floats, Hyper, Jump, Places, fading, kept, kernel, to_baseline, turning
 from controller.core.learn import RESPONSE, Problem, Scale, best, expected, pack, unpack
 
 NUGGET = 1e-8  # variance (a change of 0.01 %) added to E: deals without noise stay factorable
@@ -53,6 +53,7 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
     lower: tuple[Floats, ...]  # P of (n, n): L
     whitened: tuple[Floats, ...]  # P of (n,): w
     factors: tuple[tuple[int, ...], ...]  # M: the processes whose product each metric is
+    traffic: tuple[float, ...] = EVEN  # of a span that is asked about, by its parts (`kernel.Places`)
 
     @property
     def rows(self) -> int:
@@ -62,31 +63,35 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
     def mean(self, unit: Floats, group: int | NDArray[np.int64], hour: float, span_h: float = 0.0) -> Floats:
         """Mean, (M, k), at (k, d) points: O(n k), where the standard deviation costs O(n^2 k).
 
-        `span_h`: what is meant is the mean over so many hours from `hour` on.
+        `span_h`: what is meant is the mean over so many hours from `hour` on, weighted by `traffic`.
         """
-        new, mean = _places(unit, group, hour, span_h), np.empty((len(self.hypers), len(unit)))
+        new, mean = self.places(unit, group, hour, span_h), np.empty((len(self.hypers), len(unit)))
         for m, hyper in enumerate(self.hypers):
             weights = solve_triangular(self.lower[m], self.whitened[m], trans="T", lower=True, check_finite=False)
             mean[m] = kernel(hyper, self.baseline, new, self.seen) @ weights
         return self.product(mean)
 
+    def places(self, unit: Floats, group: int | NDArray[np.int64], hour: float, span_h: float) -> Places:
+        """(k, d) points at one time, or in the mean over one span."""
+        groups = np.broadcast_to(np.asarray(group, dtype=np.int64), len(unit))
+        return Places(unit, groups, np.full(len(unit), hour), span_h, self.traffic)
+
     def only(self, metrics: list[int]) -> "Posterior":
         """The same belief of some of the metrics, in that order."""
         needed = sorted({p for m in metrics for p in self.factors[m]})
-        return Posterior(
-            self.baseline,
-            tuple(self.hypers[p] for p in needed),
-            self.seen,
-            tuple(self.lower[p] for p in needed),
-            tuple(self.whitened[p] for p in needed),
-            tuple(tuple(needed.index(p) for p in self.factors[m]) for m in metrics),
+        return msgspec.structs.replace(
+            self,
+            hypers=tuple(self.hypers[p] for p in needed),
+            lower=tuple(self.lower[p] for p in needed),
+            whitened=tuple(self.whitened[p] for p in needed),
+            factors=tuple(tuple(needed.index(p) for p in self.factors[m]) for m in metrics),
         )
 
     def mean_sd(
         self, unit: Floats, group: int | NDArray[np.int64], hour: float, span_h: float = 0.0
     ) -> tuple[Floats, Floats]:
         """Mean and standard deviation, (M, k) each, of the true change at (k, d) points; `span_h` as in `mean`."""
-        new = _places(unit, group, hour, span_h)
+        new = self.places(unit, group, hour, span_h)
         mean, sd = np.empty((2, len(self.hypers), len(unit)))
         for m, hyper in enumerate(self.hypers):
             mean[m], V = self.project(m, new)
@@ -155,7 +160,7 @@ def further(known: Paths, unit: Floats, rng: np.random.Generator) -> tuple[Paths
     The root of the covariance grows by rows, so what was drawn before stays, and all of it is one joint draw.
     """
     posterior, draws = known.posterior, len(known.innovations)
-    old, new = (_places(u, known.group, known.hour, known.span_h) for u in (known.unit, unit))
+    old, new = (posterior.places(u, known.group, known.hour, known.span_h) for u in (known.unit, unit))
     fresh = rng.standard_normal((draws, len(posterior.hypers), len(unit)))
     f, roots, projected = np.empty_like(fresh), [], []
     for m, hyper in enumerate(posterior.hypers):
@@ -247,7 +252,7 @@ def extend(posterior: Posterior, observations: Observations) -> Posterior:
     unit = np.concatenate((seen.unit, new.unit))
     group = np.concatenate((seen.group, new.group))
     places = Places(unit, group, np.concatenate((seen.hour, new.hour)))
-    return Posterior(posterior.baseline, posterior.hypers, places, tuple(lower), tuple(whitened), posterior.factors)
+    return msgspec.structs.replace(posterior, seen=places, lower=tuple(lower), whitened=tuple(whitened))
 
 
 def join(deals: Sequence[Observations]) -> Observations:
@@ -295,15 +300,11 @@ def problem(
     return Problem(o.unit - baseline, same, lag, 1.0 - turning(lag), lasting, o.change[m], noise, scale)
 
 
-def _places(unit: Floats, group: int | NDArray[np.int64], hour: float, span_h: float) -> Places:
-    return Places(unit, np.broadcast_to(np.asarray(group, dtype=np.int64), len(unit)), np.full(len(unit), hour), span_h)
-
-
 def _itself(hyper: Hyper, new: Places) -> float:
     """T of places, which share their hour and span, with themselves: below 1 for the mean over a span."""
     if not len(new.unit):
         return 1.0
-    one = Places(new.unit[:1], new.group[:1], new.hour[:1], new.span_h)
+    one = Places(new.unit[:1], new.group[:1], new.hour[:1], new.span_h, new.traffic)
     return float(fading(hyper, one, one)[0, 0])
 
 

@@ -6,16 +6,16 @@ import pytest
 
 from controller.core import belief, posterior
 from controller.core.belief import believe, points, theta_at
-from controller.core.control import Control, Evidence, Theta, initial
+from controller.core.control import Control, Evidence, Theta, carrying, initial
 from controller.core.estimate import Changes, Metric
 from controller.core.events import Component
-from controller.core.kernel import to_baseline
+from controller.core.kernel import EVEN, to_baseline
 from controller.core.learn import EXPOSURES, RESPONSE
 from controller.core.parts import measured
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
 from controller.core.space import Space, Weight
-from tests.core.loop import PLAN, varied
+from tests.core.loop import HOUR, PLAN, varied
 
 SEGMENTED = varied(segments=("new", "old"))
 
@@ -172,6 +172,14 @@ def test_metrics_that_nothing_is_known_of_are_named() -> None:
 
 def test_a_vector_is_chosen_from_now_on() -> None:
     assert believe(PLAN, initial(PLAN), (evidence(),), 2.0).hour == 2.0
+
+
+def test_the_coming_day_s_hours_count_by_their_traffic() -> None:
+    control = carrying(initial(PLAN), started_ms=0, decided_through_ms=24 * HOUR)
+    assert believe(PLAN, control, (evidence(),), 24.0).posterior.traffic == EVEN
+    control = msgspec.structs.replace(control, volume={hour * HOUR: hour for hour in range(1, 25)})
+    found = believe(PLAN, control, (evidence(),), 24.0).posterior.traffic
+    assert found == pytest.approx([(9 * step + 6) / 300 for step in range(8)])
 
 
 def test_hyperparameters_are_fitted_anew_every_third_window_once_there_are_rows(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from controller.core.control import carrying, issue
-from controller.core.evidence import deal_sums, fold, live_evidence
+from controller.core.evidence import deal_sums, fold, live_evidence, remembered, traffic
 from controller.core.windows import Cell
 from tests.core.loop import HOUR, PLAN, START, same
 from tests.core.test_control import SHAPE, THETA, begun, cell, deal
@@ -113,3 +113,35 @@ def test_the_sample_ends_where_the_claim_does() -> None:
     skipped = fold(PLAN, control, START + 4 * HOUR, {2: cell(8)})
     assert skipped.sample is not None
     assert (skipped.sample.sums == 3_000_000).all()
+
+
+def busy(volume: dict[int, int], hours: int = 1, now: int = 24) -> list[float]:
+    """Shares of the coming day in its thirds, at an hour of the study; `volume` by the hour that a window ends at."""
+    plan = msgspec.structs.replace(PLAN, window=msgspec.structs.replace(PLAN.window, length_ms=hours * HOUR))
+    control = carrying(begun(), decided_through_ms=START + now * HOUR)
+    ends = {START + hour * HOUR: events for hour, events in volume.items()}
+    return list(traffic(plan, msgspec.structs.replace(control, volume=ends), 3))
+
+
+def test_the_coming_day_is_as_busy_as_the_last_one() -> None:
+    assert busy({h: 10 if h <= 8 else 20 if h <= 16 else 50 for h in range(1, 25)}) == pytest.approx(
+        [1 / 8, 2 / 8, 5 / 8]
+    )
+    assert busy({h: 10 if h <= 16 else 40 for h in range(9, 33)}, now=32) == pytest.approx([1 / 9, 4 / 9, 4 / 9])
+    assert busy({6: 60, 12: 120, 18: 180, 24: 240}, hours=6) == pytest.approx([100 / 600, 200 / 600, 300 / 600])
+
+
+def test_hours_that_nothing_is_known_of_are_as_busy_as_the_others_are() -> None:
+    assert busy({}) == busy({24: 0}) == [1 / 3] * 3
+    assert busy(dict.fromkeys(range(1, 5), 30), now=4) == [1 / 3] * 3  # a young study
+    outage = {h: 10 if h <= 8 else 30 for h in range(1, 25) if h not in range(9, 17)}
+    assert busy(outage) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+
+
+def test_the_traffic_of_the_last_day_is_known() -> None:
+    control = begun()
+    for hour in range(1, 31):
+        control = remembered(control, START + hour * HOUR, [cell(events=hour), cell(events=1)])
+    control = remembered(control, START + 31 * HOUR, [])  # an hour without events says nothing of the next day's
+    known = {(end - START) // HOUR: events for end, events in control.volume.items()}
+    assert known == {hour: (hour + 1) * PLAN.buckets for hour in range(7, 31)}

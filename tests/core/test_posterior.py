@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from controller.core import learn
-from controller.core.kernel import DAILY, STEPS, Floats, Hyper, Places, fading, kernel
+from controller.core.kernel import DAILY, EVEN, STEPS, Floats, Hyper, Places, fading, kernel
 from controller.core.learn import EXPOSURES, RESPONSE, objective
 from controller.core.posterior import (
     NUGGET,
@@ -23,6 +23,7 @@ from controller.core.posterior import (
     thin,
 )
 
+BUSY = (0.05, 0.05, 0.1, 0.2, 0.3, 0.15, 0.1, 0.05)  # shares of a day's traffic
 BASELINE, SCALES = np.array([0.4, 0.5, 0.3]), (RESPONSE, RESPONSE)
 HYPERS = (Hyper((0.6, 1.0, 0.8), 0.1, 0.3, 60.0, 0.7), Hyper((1.5, 0.5, 0.9), 0.05, 0.3, 200.0, 0.4))
 
@@ -61,12 +62,13 @@ def dense(o: Observations, new: Places, m: int) -> tuple[Floats, Floats]:
     def f(a: Places, b: Places, i: int, j: int) -> float:
         k0 = k(a.unit[i], b.unit[j]) - k(a.unit[i], BASELINE) * k(b.unit[j], BASELINE) / k(BASELINE, BASELINE)
         pooled = 1.0 if a.group[i] == b.group[j] else hyper.pooling
-        fades = []
-        for lag in (s - t for s in hours_of(a, i) for t in hours_of(b, j)):
-            r = np.sqrt(3) * abs(lag) / hyper.memory_h
-            moving = (1 - DAILY) * (1 + r) * np.exp(-r) + DAILY * np.cos(2 * np.pi * lag / 24)
-            fades.append(1.0 - hyper.drift + hyper.drift * moving)
-        return float(hyper.scale**2 * k0 * pooled * np.mean(fades))
+        fades = 0.0
+        for s, share in zip(hours_of(a, i), a.traffic if a.span_h else (1.0,), strict=True):
+            for t, other in zip(hours_of(b, j), b.traffic if b.span_h else (1.0,), strict=True):
+                r = np.sqrt(3) * abs(s - t) / hyper.memory_h
+                moving = (1 - DAILY) * (1 + r) * np.exp(-r) + DAILY * np.cos(2 * np.pi * (s - t) / 24)
+                fades += share * other * (1.0 - hyper.drift + hyper.drift * moving)
+        return float(hyper.scale**2 * k0 * pooled * fades)
 
     def gram(a: Places, b: Places) -> Floats:
         return np.array([[f(a, b, i, j) for j in range(len(b.unit))] for i in range(len(a.unit))])
@@ -77,12 +79,12 @@ def dense(o: Observations, new: Places, m: int) -> tuple[Floats, Floats]:
     return cross @ inverse @ o.change[m], gram(new, new) - cross @ inverse @ cross.T
 
 
-@pytest.mark.parametrize("span_h", [0.0, 24.0])
-def test_mean_and_sd_equal_the_dense_formula(span_h: float) -> None:
+@pytest.mark.parametrize(("span_h", "traffic"), [(0.0, BUSY), (24.0, EVEN), (24.0, BUSY)])
+def test_mean_and_sd_equal_the_dense_formula(span_h: float, traffic: tuple[float, ...]) -> None:
     o, unit = study(1), np.random.default_rng(2).random((7, 3))
-    posterior = condition(o, BASELINE, HYPERS)
+    posterior = msgspec.structs.replace(condition(o, BASELINE, HYPERS), traffic=traffic)
     for group in (0, 1):
-        new = Places(unit, np.full(7, group), np.full(7, 9.0), span_h)
+        new = Places(unit, np.full(7, group), np.full(7, 9.0), span_h, traffic)
         mean, sd = posterior.mean_sd(unit, group, 9.0, span_h)
         for m in range(2):
             expected, covariance = dense(o, new, m)
@@ -98,10 +100,11 @@ def test_points_may_have_groups_of_their_own() -> None:
 
 
 def test_the_mean_alone_and_some_of_the_metrics_agree_with_the_whole() -> None:
-    posterior, unit = condition(study(3), BASELINE, HYPERS), np.random.default_rng(4).random((4, 3))
-    mean, _ = posterior.mean_sd(unit, 1, 9.0)
-    np.testing.assert_allclose(posterior.mean(unit, 1, 9.0), mean, atol=1e-12)
-    np.testing.assert_allclose(posterior.only([1]).mean(unit, 1, 9.0), mean[1:], atol=1e-12)
+    posterior = msgspec.structs.replace(condition(study(3), BASELINE, HYPERS), traffic=BUSY)
+    unit = np.random.default_rng(4).random((4, 3))
+    mean, _ = posterior.mean_sd(unit, 1, 9.0, 24.0)
+    np.testing.assert_allclose(posterior.mean(unit, 1, 9.0, 24.0), mean, atol=1e-12)
+    np.testing.assert_allclose(posterior.only([1]).mean(unit, 1, 9.0, 24.0), mean[1:], atol=1e-12)
 
 
 def test_the_baseline_does_not_change_in_any_group_at_any_time() -> None:

@@ -45,7 +45,7 @@ SHORT = Scale(
 MIDDLE = Scale(
     name="middle", hours=24, requests_per_hour=3_000.0, valid=0.1, space=WIDE,
     recipe=Recipe(batch_size=512, learning_rate=0.008), rows=250_000,
-    supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=24,
+    supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=100,
     strategies=("half-known", "single-any"), adapt_rows=4_000, valid_rows=8_000, searches=3, evaluations=80,
     finalists=6, seeds=3, widths=(256,), rates=(0.004, 0.008),
 )  # fmt: skip

@@ -14,16 +14,17 @@ from nas.compare import Gap
 WIDTH = 150  # seven heads
 
 
-def show(ranked: Rankings | None, captured: Sequence[Captured], quality: Quality, seconds: float) -> None:
+def show(ranked: Rankings | None, captured: Sequence[Captured], quality: Quality | None, seconds: float) -> None:
     """Print everything."""
     console = Console(width=WIDTH)
-    before = (*_rankings(ranked), _captured(captured)) if ranked else ()
-    tables = (*before, _levels(quality), _captured_by_level(quality), _random(quality),
-              *tested(quality.test, quality.gaps, quality.best), _candidates(quality), _trees(quality))  # fmt: skip
+    tables = [*_rankings(ranked), _captured(captured)] if ranked else []
+    if quality:
+        tables += [_levels(quality), _captured_by_level(quality), _random(quality)]
+        tables += [*tested(quality.test, quality.gaps, quality.best), _candidates(quality), _trees(quality)]
     for table in tables:
         if table.row_count:
             console.print(table)
-    if cost := quality.cost:
+    if quality and (cost := quality.cost):
         print(
             f"a search cost {cost.trainings:.1f} trainings: {cost.supernet:.1f} of rows for its supernet (in seconds "
             f"{cost.supernet_seconds:.1f}), {cost.evaluation:.1f} for evaluating, {cost.finalists:.1f} finalists alone"

@@ -5,7 +5,7 @@ intervals, beside what they are measured against in the same run. `--short` take
 hour of one core, on a day of the feed. Without either it is nine days, and a million of their rows a training: that
 takes hours on two cores, and minutes on a GPU, in stages: each call works for `--minutes` and the next goes on.
 `--quality` leaves out all but searches beside baselines, and may begin with few `--searches` and `--seeds`: a later
-call with more of them adds what is missing.
+call with more of them adds what is missing. `--ranking` leaves out all but supernets beside networks trained alone.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -47,6 +48,8 @@ from nas.environment import Environment, environment
 from nas.space import drawn
 from nas.train import fit
 
+Part = Literal["quality", "ranking"]  # of the measurement, alone
+
 
 class Results(msgspec.Struct, frozen=True):
     """Everything that is printed."""
@@ -55,9 +58,9 @@ class Results(msgspec.Struct, frozen=True):
     data: str  # digest
     rows: tuple[int, int, int]  # that were shown, of training, validation and test
     environment: Environment
-    rankings: Rankings | None  # and what follows from it; None where quality is measured alone
+    rankings: Rankings | None  # None where quality is measured alone
     captured: list[Captured]
-    quality: Quality
+    quality: Quality | None  # None where ranking is measured alone
     seconds: float  # of this call
 
 
@@ -81,12 +84,13 @@ def main(argv: Sequence[str]) -> int:
         with workers(options.workers, partial(bench, scale, folder)) as pool:
             minutes = options.minutes - (time.monotonic() - began) / 60
             stage = Stage(bench(scale, folder), folder, minutes, console, pool)
-            _forecast(stage, options.workers, options.quality)
-            found = _measured(stage, began, options.quality)
+            _forecast(stage, options.workers, options.only)
+            found = _measured(stage, began, options.only)
     except OutOfTime:
         console.print(f"the time of this call is over; the same command goes on from {folder}")
         return 3
-    (folder / "results.json").write_bytes(msgspec.json.encode(found))
+    path = folder / "results.json"
+    path.write_bytes(msgspec.json.encode(_beside(path, found)))
     if options.figures:
         draw(folder, found.rankings, found.quality, options.figures)
     if options.json:
@@ -101,7 +105,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--short", action="store_true", help="a few minutes: a small space, small networks")
     size.add_argument("--middle", action="store_true", help="an hour of one core: larger networks, a smaller log")
-    parser.add_argument("--quality", action="store_true", help="only searches by evolution beside all baselines")
+    part = parser.add_mutually_exclusive_group()
+    for name, what in (("quality", "searches by evolution beside all baselines"), ("ranking", "supernets' rankings")):
+        part.add_argument(f"--{name}", dest="only", action="store_const", const=name, help=f"only {what}")
     parser.add_argument("--searches", type=count, metavar="N", help="independent ones (of the size: 1 or 3)")
     parser.add_argument("--seeds", type=count, metavar="N", help="of picks and their rivals (of the size: 2, 3 or 5)")
     parser.add_argument("--minutes", type=float, default=40.0, help="of this call (40)")
@@ -110,7 +116,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "--out", type=Path, metavar="DIR", help="where results are kept (the short one: a temporary folder)"
     )
     parser.add_argument(
-        "--figures", type=Path, metavar="DIR", help="draw the front, its best network, and the ranking if there is one"
+        "--figures", type=Path, metavar="DIR", help="draw the front, its best network and the ranking, where measured"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
@@ -126,13 +132,15 @@ def _scale(options: argparse.Namespace) -> Scale:
     )  # fmt: skip
 
 
-def _measured(stage: Stage[Bench], began: float, only_quality: bool) -> Results:
+def _measured(stage: Stage[Bench], began: float, only: Part | None) -> Results:
     """Everything. What takes longest begins first, so that no worker waits for it at the end."""
     context = stage.bench
-    if only_quality:
-        return _results(stage.bench, None, [], quality(stage, None), began)
-    stage.ahead(supernet, supernets(context))
+    if only == "quality":
+        return _results(context, None, [], quality(stage, None), began)
     stage.ahead(train_strategy, strategies(context))
+    if only == "ranking":
+        return _results(context, rankings(stage), [], None, began)
+    stage.ahead(supernet, supernets(context))
     stage.ahead(trees, heads(context))
     stage.ahead(train, baselines(context))
     stage.ahead(shares_of, trainings(context))
@@ -143,7 +151,23 @@ def _measured(stage: Stage[Bench], began: float, only_quality: bool) -> Results:
     return _results(context, ranked, captured(stage), quality(stage, ranked), began)
 
 
-def _results(context: Bench, ranked: Rankings | None, gains: list[Captured], gaps: Quality, began: float) -> Results:
+def _beside(path: Path, found: Results) -> Results:
+    """What was found, with what earlier calls found of the parts that this one left out."""
+    try:
+        known = msgspec.json.decode(path.read_bytes(), type=Results)
+    except (FileNotFoundError, msgspec.MsgspecError):  # none yet, or of an earlier version
+        return found
+    return msgspec.structs.replace(
+        found,
+        rankings=found.rankings or known.rankings,
+        captured=found.captured or known.captured,
+        quality=found.quality or known.quality,
+    )
+
+
+def _results(
+    context: Bench, ranked: Rankings | None, gains: list[Captured], gaps: Quality | None, began: float
+) -> Results:
     parts = context.parts
     return Results(
         context.scale, parts.digest, (len(parts.train), len(parts.valid), len(parts.test.observed())), environment(),
@@ -151,19 +175,23 @@ def _results(context: Bench, ranked: Rankings | None, gains: list[Captured], gap
     )  # fmt: skip
 
 
-def _forecast(stage: Stage[Bench], count: int, only_quality: bool) -> None:
+def _forecast(stage: Stage[Bench], count: int, only: Part | None) -> None:
     """What is to come, from one short training."""
     context, scale = stage.bench, stage.bench.scale
     rows = max(scale.recipe.batch_size * 10, scale.rows // 50)
     net = drawn(scale.space, np.random.default_rng(0))
     per_row = fit(net, scale.recipe, context.parts, rows=rows).record.seconds / rows
-    methods = 1 if only_quality else len(METHODS)
-    alone = len(baselines(context)) + scale.searches * methods * (scale.finalists + 1)  # the best of them widened
-    alone += (scale.searches + 1) * len(LEVELS) * (scale.seeds - 1)  # picks of evolution, and their rivals
-    alone += scale.searches * len(LEVELS) * (len(scale.rates) - 1)  # picks at the other rates
-    inherited = scale.searches * (scale.supernet_rows + methods * scale.evaluations * scale.adapt_rows)
-    if not only_quality:
-        alone += SEEDS * scale.nets + len(trainings(context))
+    methods = 1 if only == "quality" else len(METHODS)
+    alone, inherited = 0, 0
+    if only != "ranking":
+        alone += len(baselines(context)) + scale.searches * methods * (scale.finalists + 1)  # the best of them widened
+        alone += (scale.searches + 1) * len(LEVELS) * (scale.seeds - 1)  # picks of evolution, and their rivals
+        alone += scale.searches * len(LEVELS) * (len(scale.rates) - 1)  # picks at the other rates
+        inherited += scale.searches * (scale.supernet_rows + methods * scale.evaluations * scale.adapt_rows)
+    if only is None:
+        alone += len(trainings(context))
+    if only != "quality":
+        alone += SEEDS * scale.nets
         inherited += len(scale.strategies) * (scale.supernet_rows + scale.nets * scale.adapt_rows)
     minutes = per_row * (alone * scale.rows + inherited) / 60 / count
     stage.console.print(

@@ -117,7 +117,7 @@ def test_a_folder_of_another_scale_is_refused(tmp_path: Path, capsys: pytest.Cap
         claim(tmp_path, SHORT)
 
 
-def test_quality_alone_goes_on_with_more_seeds(
+def test_parts_are_measured_alone_and_quality_goes_on_with_more_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = msgspec.structs.replace(TINY, evaluations=6, finalists=2, valid_rows=50)
@@ -128,6 +128,8 @@ def test_quality_alone_goes_on_with_more_seeds(
     assert main([*arguments, "--minutes", "0"]) == 3
     assert main(arguments) == 0
     again = msgspec.json.decode(capsys.readouterr().out, type=Results)
+    assert first.quality is not None
+    assert again.quality is not None
     assert first.rankings is None is again.quality.cost
     assert [len(line.losses) for line in first.quality.test] == [1] * len(first.quality.test)
     assert {len(line.losses) for line in again.quality.test} == {1, 2}
@@ -142,6 +144,14 @@ def test_quality_alone_goes_on_with_more_seeds(
     assert main([*arguments[:-1], "--figures", str(tmp_path / "figures")]) == 0
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {"nas-front.png", "nas-genotype.png"}
     assert f"best baseline by validation: {again.quality.best}" in capsys.readouterr().out
+    assert main(["--ranking", *arguments[1:]]) == 0
+    ranked = msgspec.json.decode(capsys.readouterr().out, type=Results)
+    assert ranked.quality is None
+    kept = msgspec.json.decode((tmp_path / "results.json").read_bytes(), type=Results)
+    assert (kept.rankings, kept.quality) == (ranked.rankings, again.quality)
+    assert main(["--ranking", *arguments[1:-1], "--figures", str(tmp_path / "ranking")]) == 0
+    assert [file.name for file in (tmp_path / "ranking").iterdir()] == ["nas-ranking.png"]
+    assert "paired over networks" in capsys.readouterr().out
 
 
 def test_no_search_at_all_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

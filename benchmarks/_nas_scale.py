@@ -8,7 +8,7 @@ from nas.recipe import Recipe
 from nas.sampling import STRATEGIES, Strategy
 from nas.space import SMALL, Space
 
-WIDE = Space(blocks=5, widths=(16, 32, 64, 128, 256), rows=(16, 32), embeddings=(8, 16), norms=("none", "layer"))
+WIDE = Space(blocks=5, widths=(16, 32, 64, 128, 256), rows=(16, 32, 64), embeddings=(8, 16), norms=("none", "layer"))
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ LONG = Scale(  # nine days: every hour and weekday of the test rows is one of th
     recipe=Recipe(batch_size=512, learning_rate=0.004), rows=1_000_000,
     supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=1_000_000, nets=100, strategies=STRATEGIES,
     adapt_rows=10_000, valid_rows=20_000, searches=3, evaluations=80, finalists=6, seeds=5, widths=(64, 256),
-    rates=(0.002, 0.004),
+    rates=(0.002, 0.004, 0.008),
 )  # fmt: skip
 
 MARK = "scale.json"  # in a measurement's folder

@@ -91,6 +91,8 @@ def made() -> dict[str, Architecture]:
         "like xDeepFM, one layer": _like("xDeepFM", 1, 16, 32),
         "like xDeepFM, two layers": _like("xDeepFM", 2, 16, 32),
         "like xDeepFM, five layers": _like("xDeepFM", 5, 16, 32),
+        "one layer of 64 rows": _like("xDeepFM", 1, 16, 64),
+        "two layers of 64 rows": _like("xDeepFM", 2, 16, 64),
         "one dense product": _product(64),
     }
 

@@ -184,7 +184,7 @@ def _forecast(stage: Stage[Bench], count: int, only: Part | None) -> None:
     methods = 1 if only == "quality" else len(METHODS)
     alone, inherited = 0, 0
     if only != "ranking":
-        alone += len(baselines(context)) + scale.searches * methods * (scale.finalists + 1)  # the best of them widened
+        alone += len(baselines(context)) + scale.searches * methods * (scale.finalists + 2)  # the best of them enlarged
         alone += (scale.searches + 1) * len(LEVELS) * (scale.seeds - 1)  # picks of evolution, and their rivals
         alone += scale.searches * len(LEVELS) * (len(scale.rates) - 1)  # picks at the other rates
         inherited += scale.searches * (scale.supernet_rows + methods * scale.evaluations * scale.adapt_rows)

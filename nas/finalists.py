@@ -4,8 +4,8 @@ A supernet's losses are wrong by kind: networks that learn fast stand too high, 
 a training alone adds to the supernet's loss is a Gaussian process over what kind of network it is, on top of that loss
 (Kennedy and O'Hagan 2000), and the next finalist has the least loss that this lets hope for. The first few are far
 apart and one of each third by FLOPs, that there is something to compare: small networks learn fast, so a supernet
-flatters them, and what comes first alone would say little of large ones. For the same reason the best is tried once
-more as large as it can be (`widened`).
+flatters them, and what comes first alone would say little of large ones. For the same reason the best is tried again
+as large as it can be, and so with one layer more (`enlarged`).
 
 Notation: n networks found, t of them trained, m traits.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.evolution import Evaluated
-from nas.genotype import DENSE_KINDS, MERGERS, NORMS, SPARSE_KINDS, Genotype, canonical, live
+from nas.genotype import DENSE_KINDS, MERGERS, NORMS, SPARSE_KINDS, Block, Genotype, canonical, live
 from nas.space import Space
 
 Floats = NDArray[np.float64]
@@ -44,10 +44,44 @@ def next_finalist(found: Sequence[Evaluated], trained: Mapping[int, float]) -> E
     return found[min(left, key=lambda place: losses[place])]
 
 
+def enlarged(genotype: Genotype, space: Space) -> list[Genotype]:
+    """What else to try of a network that does well: it widened, and that with one layer more if a block is free."""
+    wide = widened(genotype, space)
+    return [one for one in (wide, deepened(wide)) if one is not None and one != genotype]
+
+
 def widened(genotype: Genotype, space: Space) -> Genotype:
     """The network with as many rows and as long embeddings as its space has."""
     blocks = tuple(msgspec.structs.replace(block, rows=max(space.rows)) for block in genotype.blocks)
     return msgspec.structs.replace(genotype, blocks=blocks, embedding=max(space.embeddings))
+
+
+def deepened(genotype: Genotype) -> Genotype | None:
+    """The network with its last block once more in place of one that is not built; None where all are.
+
+    The new block reads what the one before it reads, and that one in place of the newest of these if they are several.
+    """
+    alive = live(genotype)
+    built = [dense or sparse for dense, sparse in zip(alive.dense, alive.sparse, strict=True)]
+    if all(built):
+        return None
+    free, last = built.index(False), len(built)
+    blocks = [_renumbered(block, free + 1) for b, block in enumerate(genotype.blocks) if b != free]
+    reads = {
+        name: (*(getattr(blocks[-1], name)[:-1] or getattr(blocks[-1], name)), last - 1)
+        for name in ("dense_from", "sparse_from")
+    }
+    blocks.append(msgspec.structs.replace(blocks[-1], **reads))
+    return msgspec.structs.replace(genotype, blocks=tuple(blocks))
+
+
+def _renumbered(block: Block, gone: int) -> Block:
+    """A block of a network without node `gone`, which nothing that is built reads."""
+    reads = {
+        name: tuple(sorted({0 if node == gone else node - (node > gone) for node in getattr(block, name)}))
+        for name in ("dense_from", "sparse_from")
+    }
+    return msgspec.structs.replace(block, **reads)
 
 
 def _thirds(found: Sequence[Evaluated]) -> NDArray[np.int64]:

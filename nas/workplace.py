@@ -15,7 +15,7 @@ from nas.design_file import Design, head_weights_of
 from nas.environment import device
 from nas.evolution import Evaluated, Rules, Sizes, front, within
 from nas.export import input_names, onnx_bytes
-from nas.finalists import next_finalist, widened
+from nas.finalists import enlarged, next_finalist
 from nas.genotype import Genotype, digest
 from nas.latency import BATCH, LatencyTable, Timing, interleaved, measured_table, read_table, session
 from nas.metrics import row_logloss
@@ -101,7 +101,8 @@ def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
 def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None]) -> Evaluated:
     """Train so many networks of the search alone, one after another, with the first seed; the one of least loss.
 
-    The best is trained once more as large as its space and the limits allow; that one's index is -1.
+    The best is trained again as large as its space allows, and so with one layer more, where these keep the limits; the
+    index of these is -1.
 
     Raises:
         DataError: there is no search, or none of its networks keeps the limits.
@@ -115,18 +116,18 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
     if not losses:
         raise DataError(f"{place.folder / 'search'}: no network keeps all limits; loosen search.limits")
     best = min((one for one in candidates if one.index in losses), key=lambda one: losses[one.index])
-    wide = _as_large_as_can_be(place, best)
-    if wide.genotype == best.genotype or not within(rules, [wide]):
-        return best
-    loss = trained(place, wide.genotype, 0, named(wide))[0].record.best.valid.loss
-    say(len(losses), min(loss, losses[best.index]))
-    return msgspec.structs.replace(wide, loss=loss) if loss < losses[best.index] else best
+    least = losses[best.index]
+    for large in within(rules, [_sized(place, one) for one in enlarged(best.genotype, place.design.space)]):
+        loss = trained(place, large.genotype, 0, named(large))[0].record.best.valid.loss
+        if loss < least:
+            best, least = msgspec.structs.replace(large, loss=loss), loss
+        say(len(losses), least)
+    return best
 
 
-def _as_large_as_can_be(place: Workplace, best: Evaluated) -> Evaluated:
-    """Widened; its latency is not estimated, so a limit on that keeps it out."""
+def _sized(place: Workplace, genotype: Genotype) -> Evaluated:
+    """Not evaluated. Its latency is not estimated, so a limit on that keeps it out."""
     inputs = inputs_of(place.parts.train, place.parts.encoding.table_rows)
-    genotype = widened(best.genotype, place.design.space)
     network = Network(genotype, inputs).to(device())
     found = costs(network, Batch(place.parts.valid.take(slice(0, TRACED_ROWS))).features)
     sizes = Sizes(found.flops, found.parameters + found.table_parameters, None)
@@ -135,7 +136,7 @@ def _as_large_as_can_be(place: Workplace, best: Evaluated) -> Evaluated:
 
 def named(one: Evaluated) -> str:
     """Of a searched network's runs."""
-    return f"net{one.index}" if one.index >= 0 else f"wide-{digest(one.genotype)[:8]}"
+    return f"net{one.index}" if one.index >= 0 else f"large-{digest(one.genotype)[:8]}"
 
 
 def finalists_measured(place: Workplace, finalists: list[Evaluated], rounds: int = ROUNDS) -> dict[int, Timing]:

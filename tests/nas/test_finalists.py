@@ -4,10 +4,10 @@ import msgspec
 import numpy as np
 
 from nas.evolution import Evaluated, Sizes
-from nas.finalists import SCOUTS, next_finalist, traits, widened
-from nas.forms import FORMS, known
-from nas.genotype import Genotype, digest
-from nas.space import FULL, misfits
+from nas.finalists import SCOUTS, deepened, enlarged, next_finalist, traits, widened
+from nas.forms import FORMS, formed, known
+from nas.genotype import Genotype, digest, live
+from nas.space import FULL, drawn, misfits
 
 ATTENTION_SHARE = 6  # its place among traits: after five dense operators and efc
 
@@ -69,6 +69,43 @@ def test_a_widened_network_is_as_large_as_its_space_allows_and_else_the_same() -
     assert (wide.embedding, {block.rows for block in wide.blocks}) == (32, {64})
     assert [block.dense_from for block in wide.blocks] == [block.dense_from for block in net.blocks]
     assert widened(wide, FULL) == wide
+
+
+def layers(net: Genotype | None, side: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Kind and sources of the blocks of one side that are built."""
+    assert net is not None
+    blocks = zip(net.blocks, getattr(live(net), side), strict=True)
+    return [(getattr(block, side)[0].kind, getattr(block, f"{side}_from")) for block, built in blocks if built]
+
+
+def test_a_deepened_network_has_its_last_layer_once_more() -> None:
+    one, two, three = (formed(FORMS["xDeepFM"], FULL, layers=n, width=16, rows=16, embedding=8) for n in (1, 2, 3))
+    assert layers(deepened(one), "sparse") == layers(two, "sparse")
+    assert layers(deepened(two), "sparse") == layers(three, "sparse")
+    deeper = deepened(formed(FORMS["DeepFM"], FULL, layers=2, width=16, rows=16, embedding=8))
+    assert layers(deeper, "dense") == [("sum", (0,)), ("fc", (4,)), ("fc", (5,)), ("fc", (5, 6))]
+    assert deeper is not None
+    assert not misfits(deeper, FULL)
+
+
+def test_what_reads_a_block_that_is_not_built_reads_the_same_without_it() -> None:
+    rng, deeper = np.random.default_rng(0), 0
+    for _ in range(200):
+        net = drawn(FULL, rng)
+        if larger := deepened(net):
+            assert not misfits(larger, FULL)
+            built = sum(a or b for a, b in zip(live(net).dense, live(net).sparse, strict=True))
+            again = live(larger)
+            assert sum(a or b for a, b in zip(again.dense, again.sparse, strict=True)) == built + 1
+            deeper += 1
+    assert deeper > 20
+
+
+def test_the_largest_and_deepest_network_is_not_enlarged() -> None:
+    deep = widened(formed(FORMS["xDeepFM"], FULL, layers=7, width=16, rows=16, embedding=8), FULL)
+    assert deepened(deep) is None
+    assert enlarged(deep, FULL) == []
+    assert len(enlarged(formed(FORMS["xDeepFM"], FULL, layers=2, width=16, rows=16, embedding=8), FULL)) == 2
 
 
 def test_all_are_trained_at_last() -> None:

@@ -22,7 +22,7 @@ from benchmarks._nas_trees import Trees, heads, trees
 from nas.baselines import NAMES, Baseline
 from nas.compare import Gap
 from nas.evolution import Evaluated, Rules
-from nas.finalists import enlarged, next_finalist
+from nas.finalists import ENLARGED, enlarged, next_finalist
 from nas.genotype import Genotype, digest
 from nas.search import SearchPlan, adaptation, search
 from nas.supernet_train import SupernetPlan, train_supernet
@@ -171,19 +171,18 @@ def _finalists(stage: Stage[Bench], tasks: dict[str, tuple[int, Method]], found:
         for name, candidate in _alone(stage, {name: one.genotype for name, one in chosen.items()}).items():
             trained[name][chosen[name].index] = candidate.loss
             finals[tasks[name]][candidate.name] = candidate
-    larger = {name: _larger(stage, finals[task]) for name, task in tasks.items()}
-    for step in range(max(len(nets) for nets in larger.values())):
-        again = {name: nets[step] for name, nets in larger.items() if step < len(nets)}
-        for name, candidate in _alone(stage, again).items():
+    best = {name: sorted(finals[task].values(), key=lambda one: one.loss) for name, task in tasks.items()}
+    for place in range(ENLARGED):
+        larger = {name: _larger(stage, few[place]) for name, few in best.items() if place < len(few)}
+        for name, candidate in _alone(stage, larger).items():
             finals[tasks[name]][candidate.name] = candidate
     return finals
 
 
-def _larger(stage: Stage[Bench], few: dict[str, Candidate]) -> list[Genotype]:
-    """The best of a search's finalists, enlarged."""
-    best = min(few.values(), key=lambda one: one.loss).architecture
-    assert isinstance(best, Genotype)
-    return enlarged(best, stage.bench.scale.space)
+def _larger(stage: Stage[Bench], one: Candidate) -> Genotype:
+    """A finalist enlarged."""
+    assert isinstance(one.architecture, Genotype)
+    return enlarged(one.architecture, stage.bench.scale.space)
 
 
 def _alone(stage: Stage[Bench], nets: dict[str, Genotype]) -> dict[str, Candidate]:

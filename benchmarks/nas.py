@@ -45,6 +45,7 @@ from benchmarks._nas_trees import WITHOUT_TREES, heads, trees
 from benchmarks._nas_value import Captured, captured, shares_of, trainings
 from nas.cli import count
 from nas.environment import Environment, environment
+from nas.finalists import ENLARGED
 from nas.space import drawn
 from nas.train import fit
 
@@ -184,7 +185,7 @@ def _forecast(stage: Stage[Bench], count: int, only: Part | None) -> None:
     methods = 1 if only == "quality" else len(METHODS)
     alone, inherited = 0, 0
     if only != "ranking":
-        alone += len(baselines(context)) + scale.searches * methods * (scale.finalists + 2)  # the best of them enlarged
+        alone += len(baselines(context)) + scale.searches * methods * (scale.finalists + ENLARGED)
         alone += (scale.searches + 1) * len(LEVELS) * (scale.seeds - 1)  # picks of evolution, and their rivals
         alone += scale.searches * len(LEVELS) * (len(scale.rates) - 1)  # picks at the other rates
         inherited += scale.searches * (scale.supernet_rows + methods * scale.evaluations * scale.adapt_rows)

@@ -57,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     retrain = _command(commands, "retrain", _retrain, "train a winner from scratch with several seeds")
     which = retrain.add_mutually_exclusive_group()
     which.add_argument(
-        "--finalists", type=count, metavar="N", help="train N of the search, and the best enlarged; retrain the best"
+        "--finalists",
+        type=count,
+        metavar="N",
+        help="train N of the search and the best two enlarged; retrain the best",
     )
     which.add_argument("--pick", type=int, default=0, metavar="N", help="which of the front (0, of least loss)")
     which.add_argument("--genotype", metavar="FILE", help="instead of one that was searched")

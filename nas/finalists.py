@@ -4,8 +4,8 @@ A supernet's losses are wrong by kind: networks that learn fast stand too high, 
 a training alone adds to the supernet's loss is a Gaussian process over what kind of network it is, on top of that loss
 (Kennedy and O'Hagan 2000), and the next finalist has the least loss that this lets hope for. The first few are far
 apart and one of each third by FLOPs, that there is something to compare: small networks learn fast, so a supernet
-flatters them, and what comes first alone would say little of large ones. For the same reason the best is tried again
-as large as it can be, and so with one layer more (`enlarged`).
+flatters them, and what comes first alone would say little of large ones. For the same reason the best `ENLARGED` are
+tried again, larger (`enlarged`).
 
 Notation: n networks found, t of them trained, m traits.
 """
@@ -21,6 +21,7 @@ from nas.genotype import DENSE_KINDS, MERGERS, NORMS, SPARSE_KINDS, Block, Genot
 from nas.space import Space
 
 Floats = NDArray[np.float64]
+ENLARGED = 2  # finalists, the best, of which a larger network is trained too
 SCOUTS = 3  # finalists that are far apart, one of each third by FLOPs
 NOISE = 0.1  # variance of a training's own chance, as a share of what kinds of networks differ by
 
@@ -44,10 +45,10 @@ def next_finalist(found: Sequence[Evaluated], trained: Mapping[int, float]) -> E
     return found[min(left, key=lambda place: losses[place])]
 
 
-def enlarged(genotype: Genotype, space: Space) -> list[Genotype]:
-    """What else to try of a network that does well: it widened, and that with one layer more if a block is free."""
+def enlarged(genotype: Genotype, space: Space) -> Genotype:
+    """The network widened, and with one layer more where a block is free."""
     wide = widened(genotype, space)
-    return [one for one in (wide, deepened(wide)) if one is not None and one != genotype]
+    return deepened(wide) or wide
 
 
 def widened(genotype: Genotype, space: Space) -> Genotype:

@@ -15,7 +15,7 @@ from nas.design_file import Design, head_weights_of
 from nas.environment import device
 from nas.evolution import Evaluated, Rules, Sizes, front, within
 from nas.export import input_names, onnx_bytes
-from nas.finalists import enlarged, next_finalist
+from nas.finalists import ENLARGED, enlarged, next_finalist
 from nas.genotype import Genotype, digest
 from nas.latency import BATCH, LatencyTable, Timing, interleaved, measured_table, read_table, session
 from nas.metrics import row_logloss
@@ -101,8 +101,7 @@ def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
 def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None]) -> Evaluated:
     """Train so many networks of the search alone, one after another, with the first seed; the one of least loss.
 
-    The best is trained again as large as its space allows, and so with one layer more, where these keep the limits; the
-    index of these is -1.
+    Of the best two a larger network is trained too, where it keeps the limits; the index of such a one is -1.
 
     Raises:
         DataError: there is no search, or none of its networks keeps the limits.
@@ -115,9 +114,12 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
         say(len(losses), min(losses.values()))
     if not losses:
         raise DataError(f"{place.folder / 'search'}: no network keeps all limits; loosen search.limits")
-    best = min((one for one in candidates if one.index in losses), key=lambda one: losses[one.index])
-    least = losses[best.index]
-    for large in within(rules, [_sized(place, one) for one in enlarged(best.genotype, place.design.space)]):
+    best, *others = sorted(
+        (one for one in candidates if one.index in losses), key=lambda one: (losses[one.index], one.index)
+    )
+    least, space = losses[best.index], place.design.space
+    larger = [_sized(place, enlarged(one.genotype, space)) for one in (best, *others[: ENLARGED - 1])]
+    for large in within(rules, larger):
         loss = trained(place, large.genotype, 0, named(large))[0].record.best.valid.loss
         if loss < least:
             best, least = msgspec.structs.replace(large, loss=loss), loss

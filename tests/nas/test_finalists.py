@@ -104,8 +104,9 @@ def test_what_reads_a_block_that_is_not_built_reads_the_same_without_it() -> Non
 def test_the_largest_and_deepest_network_is_not_enlarged() -> None:
     deep = widened(formed(FORMS["xDeepFM"], FULL, layers=7, width=16, rows=16, embedding=8), FULL)
     assert deepened(deep) is None
-    assert enlarged(deep, FULL) == []
-    assert len(enlarged(formed(FORMS["xDeepFM"], FULL, layers=2, width=16, rows=16, embedding=8), FULL)) == 2
+    assert enlarged(deep, FULL) == deep
+    two = formed(FORMS["xDeepFM"], FULL, layers=2, width=16, rows=16, embedding=8)
+    assert enlarged(two, FULL) == deepened(widened(two, FULL))
 
 
 def test_all_are_trained_at_last() -> None:

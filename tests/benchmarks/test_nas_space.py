@@ -32,5 +32,5 @@ def test_what_is_drawn_from_nasrecs_space_has_none_of_ours() -> None:
     old = nas_space.SPACES["drawn from NASRec's"]
     assert all(getattr(old, name) == getattr(NASREC, name) for name in ("dense", "sparse", "mergers", "numeric"))
     imitations = [net for net in nas_space.made().values() if isinstance(net, Genotype)]
-    assert len(imitations) == 6
+    assert len(imitations) == 8
     assert all(misfits(net, old) for net in imitations)

@@ -48,7 +48,7 @@ def next_finalist(found: Sequence[Evaluated], trained: Mapping[int, float]) -> E
 def enlarged(genotype: Genotype, space: Space) -> Genotype:
     """The network widened, and with one layer more where a block is free."""
     wide = widened(genotype, space)
-    return deepened(wide) or wide
+    return deepened(wide, space) or wide
 
 
 def widened(genotype: Genotype, space: Space) -> Genotype:
@@ -57,7 +57,7 @@ def widened(genotype: Genotype, space: Space) -> Genotype:
     return msgspec.structs.replace(genotype, blocks=blocks, embedding=max(space.embeddings))
 
 
-def deepened(genotype: Genotype) -> Genotype | None:
+def deepened(genotype: Genotype, space: Space) -> Genotype | None:
     """The network with its last block once more in place of one that is not built; None where all are.
 
     The new block reads what the one before it reads, and that one in place of the newest of these if they are several.
@@ -68,10 +68,10 @@ def deepened(genotype: Genotype) -> Genotype | None:
         return None
     free, last = built.index(False), len(built)
     blocks = [_renumbered(block, free + 1) for b, block in enumerate(genotype.blocks) if b != free]
-    reads = {
-        name: (*(getattr(blocks[-1], name)[:-1] or getattr(blocks[-1], name)), last - 1)
-        for name in ("dense_from", "sparse_from")
-    }
+    reads = {}
+    for name in ("dense_from", "sparse_from"):
+        nodes = getattr(blocks[-1], name)
+        reads[name] = (*(nodes[:-1] or nodes), last - 1)[-space.predecessors :]
     blocks.append(msgspec.structs.replace(blocks[-1], **reads))
     return msgspec.structs.replace(genotype, blocks=tuple(blocks))
 

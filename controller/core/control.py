@@ -109,9 +109,7 @@ class Control(msgspec.Struct, frozen=True, eq=False):
     people: People  # who came in the windows decided on, by bucket
     history: NDArray[np.float64]  # (G1, B, C) sums of the windows decided on, old ones fading
     late: Late  # how windows that are not sealed have changed until they were
-    volume: dict[
-        int, int
-    ] = {}  # end of each of the last day's windows with traffic -> its events when it was decided on
+    volume: dict[int, int] = {}  # end of each window with traffic of the last day -> its events
 
 
 class Statistics(msgspec.Struct, frozen=True, eq=False):

@@ -80,19 +80,22 @@ def layers(net: Genotype | None, side: str) -> list[tuple[str, tuple[int, ...]]]
 
 def test_a_deepened_network_has_its_last_layer_once_more() -> None:
     one, two, three = (formed(FORMS["xDeepFM"], FULL, layers=n, width=16, rows=16, embedding=8) for n in (1, 2, 3))
-    assert layers(deepened(one), "sparse") == layers(two, "sparse")
-    assert layers(deepened(two), "sparse") == layers(three, "sparse")
-    deeper = deepened(formed(FORMS["DeepFM"], FULL, layers=2, width=16, rows=16, embedding=8))
+    assert layers(deepened(one, FULL), "sparse") == layers(two, "sparse")
+    assert layers(deepened(two, FULL), "sparse") == layers(three, "sparse")
+    deeper = deepened(formed(FORMS["DeepFM"], FULL, layers=2, width=16, rows=16, embedding=8), FULL)
     assert layers(deeper, "dense") == [("sum", (0,)), ("fc", (4,)), ("fc", (5,)), ("fc", (5, 6))]
     assert deeper is not None
     assert not misfits(deeper, FULL)
+    chains = msgspec.structs.replace(FULL, predecessors=1)
+    one = formed(FORMS["xDeepFM"], chains, layers=1, width=16, rows=16, embedding=8)
+    assert layers(deepened(one, chains), "sparse") == [("product", (0,)), ("product", (6,))]
 
 
 def test_what_reads_a_block_that_is_not_built_reads_the_same_without_it() -> None:
     rng, deeper = np.random.default_rng(0), 0
     for _ in range(200):
         net = drawn(FULL, rng)
-        if larger := deepened(net):
+        if larger := deepened(net, FULL):
             assert not misfits(larger, FULL)
             built = sum(a or b for a, b in zip(live(net).dense, live(net).sparse, strict=True))
             again = live(larger)
@@ -103,10 +106,10 @@ def test_what_reads_a_block_that_is_not_built_reads_the_same_without_it() -> Non
 
 def test_the_largest_and_deepest_network_is_not_enlarged() -> None:
     deep = widened(formed(FORMS["xDeepFM"], FULL, layers=7, width=16, rows=16, embedding=8), FULL)
-    assert deepened(deep) is None
+    assert deepened(deep, FULL) is None
     assert enlarged(deep, FULL) == deep
     two = formed(FORMS["xDeepFM"], FULL, layers=2, width=16, rows=16, embedding=8)
-    assert enlarged(two, FULL) == deepened(widened(two, FULL))
+    assert enlarged(two, FULL) == deepened(widened(two, FULL), FULL)
 
 
 def test_all_are_trained_at_last() -> None:

@@ -114,12 +114,12 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
         say(len(losses), min(losses.values()))
     if not losses:
         raise DataError(f"{place.folder / 'search'}: no network keeps all limits; loosen search.limits")
-    best, *others = sorted(
-        (one for one in candidates if one.index in losses), key=lambda one: (losses[one.index], one.index)
-    )
-    least, space = losses[best.index], place.design.space
-    larger = [_sized(place, enlarged(one.genotype, space)) for one in (best, *others[: ENLARGED - 1])]
-    for large in within(rules, larger):
+    few = [one for one in candidates if one.index in losses]
+    few.sort(key=lambda one: losses[one.index])
+    best, least = few[0], losses[few[0].index]
+    larger = dict.fromkeys(enlarged(one.genotype, place.design.space) for one in few[:ENLARGED])
+    known = {one.genotype for one in few}
+    for large in within(rules, [_sized(place, one) for one in larger if one not in known]):
         loss = trained(place, large.genotype, 0, named(large))[0].record.best.valid.loss
         if loss < least:
             best, least = msgspec.structs.replace(large, loss=loss), loss

@@ -114,8 +114,9 @@ def _child(
     rng: np.random.Generator, seen: set[str], sizes: Callable[[Genotype], Sizes],
 ) -> Genotype:  # fmt: skip
     best, least = drawn(space, rng), float("inf")
-    for _ in range(TRIES):
-        child = _variation(rules, space, found, fitness, number, rng)
+    for attempt in range(TRIES):
+        known = rules.known if attempt < TRIES // 2 else 0.0  # a form may exceed the limits at any size
+        child = _variation(rules, space, found, fitness, number, known, rng)
         if digest(child) in seen:
             continue
         excess = _size_excess(rules, sizes(child)) if rules.limits else 0.0
@@ -127,11 +128,11 @@ def _child(
 
 
 def _variation(
-    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], number: int,
+    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], number: int, known: float,
     rng: np.random.Generator,
 ) -> Genotype:  # fmt: skip
     if rules.method == "random" or len(found) < rules.population:
-        return begun(space, rules.known, number, rng)
+        return begun(space, known, number, rng)
     parent = _chosen(rules, found, fitness, rng)
     if rng.random() < rules.crossover:
         parent = crossed(parent, _chosen(rules, found, fitness, rng), rng)

@@ -84,6 +84,13 @@ def test_limits_bind_what_is_proposed_and_what_is_on_the_front() -> None:
     assert all(one.loss <= 0.55 for one in front(tight, found))
 
 
+def test_a_known_form_that_exceeds_the_limits_at_every_size_gives_its_place_to_another_network() -> None:
+    rules = Rules(known=1.0, limits=(Limit("flops", 1.0),))
+    cost = {False: Sizes(1.0, 1, None), True: Sizes(2.0, 1, None)}
+    found = proposed(rules, FULL, [], 24, 0, lambda one: cost[one.numeric])  # forms on the sparse side are numeric
+    assert not any(one.numeric for one in found)
+
+
 def test_a_limit_that_nothing_keeps_gives_an_empty_front() -> None:
     rules = Rules(limits=(Limit("flops", 1.0),), children=4, population=8)
     assert front(rules, searched(rules, 8)) == []

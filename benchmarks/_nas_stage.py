@@ -1,11 +1,11 @@
 """Measurements that go on where they stopped: results by name in a folder, computed by several processes."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
-from multiprocessing import get_context
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +13,8 @@ import msgspec
 import torch
 from rich.console import Console
 from rich.progress import Progress
+
+from nas.processes import processes
 
 C = TypeVar("C")  # what every task is given
 T = TypeVar("T")
@@ -80,14 +82,9 @@ class Stage(Generic[C]):
         return self.folder / f"{name}.json"
 
 
-@contextmanager
-def workers(count: int, opened: Callable[[], object]) -> Iterator[ProcessPoolExecutor | None]:
+def workers(count: int, opened: Callable[[], object]) -> AbstractContextManager[ProcessPoolExecutor | None]:
     """A pool of that many processes, each of which opens what tasks are given; none for one, which computes here."""
-    if count <= 1:
-        yield None
-        return
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_start_worker, initargs=(opened,)) as pool:
-        yield pool
+    return processes(count, partial(_start_worker, opened))
 
 
 _WORKER: dict[str, object] = {}  # of a worker process

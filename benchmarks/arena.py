@@ -7,10 +7,9 @@ controller believes. A peer whose library is not installed is named as missing; 
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
 from itertools import chain, product
-from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -26,6 +25,7 @@ from benchmarks._arena_scores import Scores, scored
 from benchmarks._arena_table import tables
 from benchmarks._arena_worlds import SCENARIOS, entered, names
 from controller.shell.fingerprint import single_threaded
+from nas.processes import processes
 
 SHORT_WORLDS, SHORT_HOURS = ("quick", "drift"), 24
 Job = tuple[str, str, int]  # scenario, controller, seed
@@ -56,16 +56,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def play(
-    jobs: Sequence[Job], hours: int, cadence: int | None = None, processes: int = 1, kept: Path | None = None
+    jobs: Sequence[Job], hours: int, cadence: int | None = None, count: int = 1, kept: Path | None = None
 ) -> tuple[list[Scores], dict[str, str]]:
     """The scores of all runs, in the order of the jobs, and the controllers that cannot run here.
 
-    `kept`: a file of runs, a JSON line each, to which every finished one is added and in which it is found again.
+    `count`: of processes. `kept`: a file of runs, a JSON line each, to which every finished one is added and in which
+    it is found again.
     """
     found = {job: s for job, s in _earlier(kept) if len(s.series) == hours}
     left, missing = [job for job in jobs if job not in found], {}
     work = partial(_played, hours=hours, cadence=cadence)
-    outcomes = track(_outcomes(left, work, processes), "studies", total=len(left), console=Console(stderr=True))
+    outcomes = track(_outcomes(left, work, count), "studies", total=len(left), console=Console(stderr=True))
     for job, outcome in outcomes:
         if isinstance(outcome, tuple):
             missing[outcome[0]] = outcome[1]
@@ -77,12 +78,12 @@ def play(
     return [found[job] for job in jobs if job in found], missing
 
 
-def _outcomes(jobs: Sequence[Job], work: Work, processes: int) -> Iterator[tuple[Job, Outcome]]:
+def _outcomes(jobs: Sequence[Job], work: Work, count: int) -> Iterator[tuple[Job, Outcome]]:
     """As they are finished."""
-    if processes == 1:
-        yield from ((job, work(job)) for job in jobs)
-        return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with processes(count) as pool:
+        if pool is None:
+            yield from ((job, work(job)) for job in jobs)
+            return
         asked = {pool.submit(work, job): job for job in jobs}
         yield from ((asked[one], one.result()) for one in as_completed(asked))
 

@@ -6,8 +6,6 @@ their own; what is judged is the production code throughout. Each module `_calib
 
 import argparse
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -16,6 +14,7 @@ from rich.progress import track
 
 from benchmarks import _calibration_intervals, _calibration_promotions, _calibration_srm, _calibration_stops
 from benchmarks._calibration_figures import Figure, Job, Outcome, Spread, table
+from nas.processes import processes
 
 CLAIMS: dict[str, Callable[[int | None, Spread], list[Figure]]] = {
     "promotions": _calibration_promotions.measured,
@@ -37,14 +36,14 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def spread_over(processes: int) -> Spread:
+def spread_over(count: int) -> Spread:
     """A `Spread` over so many processes, which shows how far it is."""
 
     def spread(work: Callable[[Job], Outcome], jobs: Sequence[Job], title: str) -> list[Outcome]:
         console = Console(stderr=True)
-        if processes == 1:
-            return [work(job) for job in track(jobs, title, console=console)]
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        with processes(count) as pool:
+            if pool is None:
+                return [work(job) for job in track(jobs, title, console=console)]
             return list(track(pool.map(work, jobs), title, len(jobs), console=console))
 
     return spread

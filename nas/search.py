@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from nas.genotype import Genotype
 from nas.latency import LatencyTable
 from nas.network import Network
 from nas.prepare import opened
+from nas.processes import processes
 from nas.recipe import Recipe
 from nas.rows import Parts
 from nas.supernet import Supernet
@@ -125,7 +126,7 @@ def search(
             )
         header = Header(plan, worker.record.digest, worker.record.data_digest, table.digest if table else None)
         journal = _Journal(folder / JOURNAL, header)
-        with _pool(workers, (plan, data, supernet, table)) as pool:
+        with processes(workers, partial(_start_worker, plan, data, supernet, table)) as pool:
             return _rounds(plan, worker, journal, pool, say)
 
 
@@ -192,17 +193,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _pool(
-    workers: int, arguments: tuple[SearchPlan, Path, Path, LatencyTable | None]
-) -> Iterator[ProcessPoolExecutor | None]:
-    if workers <= 1:
-        yield None
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=arguments) as pool:
-        yield pool
 
 
 _WORKER: dict[str, Worker] = {}  # of a worker process

@@ -1,9 +1,10 @@
 """A product in one process or in several, each of which sends its own partitions."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -213,6 +214,7 @@ def _next(told: "Queue[Told]", died: Callable[[], Mapping[int, int | None]]) -> 
 
 
 def _child(job: Job, process: int, processes: int, told: "Queue[Told]") -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(job, process, processes, lambda progress: told.put((process, progress)))
     except (NoAnswer, SinkFailed, ValueError) as error:
@@ -221,6 +223,14 @@ def _child(job: Job, process: int, processes: int, told: "Queue[Told]") -> None:
         pass
     else:
         told.put((process, None))
+
+
+def _end_with_parent() -> None:
+    """What has lost the process that watches it would send on with nobody to stop it."""
+    parent = parent_process()
+    assert parent is not None  # this is one of several
+    parent.join()
+    os._exit(1)
 
 
 def _summed(each: Sequence[Progress]) -> Progress:

@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from simulators.serving import fixed_table
 from simulators.sinks import SinkFailed
 from simulators.study import study_of
 from simulators.worlds import HOUR_MS
+from tests.waiting import children, ended, wait_until
 
 Make = Callable[..., list[Path]]
 
@@ -119,6 +121,23 @@ def test_in_a_jump_the_events_follow_the_world_of_their_hour(make: Make) -> None
     home = np.array(table["segment"].to_pylist()) == "home"
     assert home[hour < 35].mean() == pytest.approx(0.75, abs=0.01)
     assert home[hour >= 36].mean() == pytest.approx(0.35, abs=0.02)
+
+
+def produce_for_long(out: str) -> None:
+    processes.run(Job(world="quick", out=out, hours=100_000, partitions=2), 2, silent)
+
+
+def test_processes_end_with_the_one_that_watches_them(tmp_path: Path) -> None:
+    watcher = get_context("spawn").Process(target=produce_for_long, args=(str(tmp_path / "e.ndjson"),))
+    watcher.start()
+    pid = watcher.pid
+    assert pid is not None
+    wait_until(lambda: len(list(tmp_path.iterdir())) >= 2, "both write", deadline_s=60)
+    made = children(pid)
+    watcher.kill()
+    watcher.join()
+    wait_until(lambda: all(map(ended, made)), "they end", deadline_s=30)
+    assert len(made) >= 2  # and what multiprocessing itself runs
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,12 @@ def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, 
             whole = ("", "", "", "")
         table.add_section()
     Console().print(table)
+    for folder, record in runs:
+        if record.stopped == "diverged":
+            print(
+                f"{folder.name}: its weights left the range of fp32 within {record.rows:,} rows; lower "
+                f"recipe.learning_rate (found {record.recipe.learning_rate:g}), or take a network with normalisation"
+            )
     for pair, by_head in (gaps or {}).items():
         for head, gap in by_head.items():
             verdict = "claimed" if gap.claimed else "not claimed: the interval holds 0"

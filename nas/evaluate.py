@@ -27,8 +27,12 @@ class Metrics(msgspec.Struct, frozen=True):
 def evaluate(
     model: nn.Module, rows: Rows, schema: Schema, weights: tuple[float, ...], value: ValueModel | None = None
 ) -> tuple[Metrics, Floats]:
-    """Metrics, and the (n, k) predictions they are of."""
+    """Metrics, and the (n, k) predictions they are of: even odds where a model's are none.
+
+    A training may leave the range of fp32. What it leaves behind then has losses that are bad, and numbers.
+    """
     q = probabilities(model, rows).numpy()
+    q = np.where(np.isnan(q), 0.5, q)
     return metrics_of(q, rows, schema, weights, value), q
 
 

@@ -56,7 +56,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     value: ValueModel | None
     budget: int  # rows
     rows: int  # trained on
-    stopped: str  # budget, patience or pruned
+    stopped: str  # budget, patience, pruned, or diverged: its weights left the range of fp32
     seconds: float
     costs: Costs
     checks: tuple[Check, ...]
@@ -121,14 +121,15 @@ def fit(
         optimisers = optimisers_of(model, recipe)
         progress = _resumed(folder, name, model, optimisers) if folder else _Progress(checks=[])
         steps = Steps(model, optimisers, recipe, torch.tensor(weights, device=device()))
+        progress.stopped = _reason(progress, recipe, None, model)  # what is gone on with may have ended
         for stop in _stops(progress.rows, budget, len(parts.train), recipe.batch_size, rungs):
-            _train_until(stop, budget, steps, model, recipe, parts, seed, progress)
-            _check(model, parts, weights, value, progress)
-            progress.stopped = _reason(progress, recipe, report)
-            if folder:
-                _checkpoint(folder, name, model, optimisers, progress)
             if progress.stopped != "budget":
                 break
+            _train_until(stop, budget, steps, model, recipe, parts, seed, progress)
+            _check(model, parts, weights, value, progress)
+            progress.stopped = _reason(progress, recipe, report, model)
+            if folder:
+                _checkpoint(folder, name, model, optimisers, progress)
     model.load_state_dict(progress.best)
     record = _record(architecture, recipe, seed, parts, weights, value, budget, progress, model)
     if folder:
@@ -193,7 +194,9 @@ def _check(
         progress.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _reason(progress: _Progress, recipe: Recipe, report: Report | None) -> str:
+def _reason(progress: _Progress, recipe: Recipe, report: Report | None, model: nn.Module) -> str:
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+        return "diverged"
     if report is not None and report(progress.checks[-1]):
         return "pruned"
     return "patience" if progress.worse >= recipe.patience else "budget"

@@ -52,6 +52,22 @@ def test_training_learns_what_there_is(data: Parts) -> None:
     assert q.shape == (len(data.test), 2)
 
 
+def test_a_training_that_leaves_the_range_of_fp32_stops_and_has_a_record(data: Parts, tmp_path: Path) -> None:
+    wild = msgspec.structs.replace(RECIPE, learning_rate=1e30)
+    run = fit(GENOTYPE, wild, data, rows=1500, rungs=(512,), folder=tmp_path)
+    assert (run.record.stopped, run.record.rows) == ("diverged", 512)
+    assert run.record.best.valid.loss == pytest.approx(np.log(2))  # even odds
+    assert read_run(tmp_path, inputs_of(data.train, data.encoding.table_rows)).record.stopped == "diverged"
+    assert fit(GENOTYPE, wild, data, rows=1500, rungs=(512,), folder=tmp_path).record.rows == 512
+
+
+def test_a_training_without_patience_left_is_found_again_as_it_was(data: Parts, tmp_path: Path) -> None:
+    wild = msgspec.structs.replace(RECIPE, epochs=20, patience=1, learning_rate=0.3)
+    first, again = (fit(GENOTYPE, wild, data, folder=tmp_path).record for _ in range(2))
+    assert (first.stopped, again.stopped) == ("patience", "patience")
+    assert first.rows == again.rows < first.budget
+
+
 def test_rungs_are_reported_and_a_report_may_prune(data: Parts) -> None:
     seen: list[Check] = []
 

@@ -1,8 +1,8 @@
 """NAS: how a supernet ranks networks, what value-weighted losses capture, searched networks beside baselines.
 
 The data are the ranking log of the simulated short-video feed, with true probabilities. Claims are printed with their
-intervals, beside what they are measured against in the same run. `--short` takes a few minutes, `--middle` an
-hour of one core, on a day of the feed. Without either it is nine days, and a million of their rows a training: that
+intervals, beside what they are measured against in the same run. `--short` takes a few minutes, `--middle` three
+hours of one core, on a day of the feed. Without either it is nine days, and a million of their rows a training: that
 takes hours on two cores, and minutes on a GPU, in stages: each call works for `--minutes` and the next goes on.
 `--quality` leaves out all but searches beside baselines, and may begin with few `--searches` and `--seeds`: a later
 call with more of them adds what is missing. `--ranking` leaves out all but supernets beside networks trained alone.
@@ -105,7 +105,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks nas", description=__doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--short", action="store_true", help="a few minutes: a small space, small networks")
-    size.add_argument("--middle", action="store_true", help="an hour of one core: larger networks, a smaller log")
+    size.add_argument("--middle", action="store_true", help="three hours of one core: larger networks, a smaller log")
     part = parser.add_mutually_exclusive_group()
     for name, what in (("quality", "searches by evolution beside all baselines"), ("ranking", "supernets' rankings")):
         part.add_argument(f"--{name}", dest="only", action="store_const", const=name, help=f"only {what}")

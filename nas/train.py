@@ -121,7 +121,8 @@ def fit(
         optimisers = optimisers_of(model, recipe)
         progress = _resumed(folder, name, model, optimisers) if folder else _Progress(checks=[])
         steps = Steps(model, optimisers, recipe, torch.tensor(weights, device=device()))
-        progress.stopped = _reason(progress, recipe, None, model)  # what is gone on with may have ended
+        if progress.checks:  # what is gone on with may have ended
+            progress.stopped = _reason(progress, recipe, None, model)
         for stop in _stops(progress.rows, budget, len(parts.train), recipe.batch_size, rungs):
             if progress.stopped != "budget":
                 break

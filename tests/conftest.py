@@ -10,7 +10,7 @@
 
 The shared services are those of TRIMTAB_TEST_REDIS and TRIMTAB_TEST_KAFKA when set; otherwise this session
 starts them when a test first asks, on free ports, with data in its temporary folder, and stops them when it
-ends. What cannot be had makes its tests skip, which a loud line at the end says; TRIMTAB_REQUIRE_SERVICES=1
+ends; so does each process of `--numprocesses`. What cannot be had makes its tests skip, which a loud line at the end says; TRIMTAB_REQUIRE_SERVICES=1
 makes them fail instead. Tests are marked `redis` and `kafka` by the fixtures they use.
 """
 
@@ -192,6 +192,12 @@ def _refuse_data(url: str) -> None:
     with Redis.from_url(url) as client:
         if client.dbsize():
             pytest.exit(f"TRIMTAB_TEST_REDIS={url} holds keys, and tests empty it; name an empty database", 2)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what cannot work before anything runs."""
+    if os.environ.get("TRIMTAB_TEST_REDIS") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("TRIMTAB_TEST_REDIS names one database, which each test empties: use --numprocesses 0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,9 @@ from controller.core.control import Control
 from controller.core.evidence import deal_changes, trial_sums
 from controller.core.plan import Plan
 from controller.core.windows import Cell
-from controller.core.worst import MAX_LOOKS, Look, Looks
+from controller.core.worst import Look, Looks
+
+REMEMBERED = 96  # windows at least; of a vector that is held for long, older ones weigh little
 
 
 def looked(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Control:
@@ -16,10 +18,17 @@ def looked(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> 
     if control.trial is None:
         return control
     open_ = {end: look for end in sorted({end for end, _ in cells}) if (look := _look(plan, control, cells, end))}
-    before = control.looks.windows if control.looks.trial == control.trial.id else ()
-    kept = tuple(look for look in before if look.end_ms not in open_)
-    windows = sorted((*kept, *open_.values()), key=lambda look: look.end_ms)
-    return msgspec.structs.replace(control, looks=Looks(control.trial.id, tuple(windows[-MAX_LOOKS:])))
+    before = control.looks if control.looks.trial == control.trial.id else Looks(control.trial.id)
+    kept = tuple(look for look in before.windows if look.end_ms not in open_)
+    windows = tuple(sorted((*kept, *open_.values()), key=lambda look: look.end_ms))
+    looks = msgspec.structs.replace(before, windows=windows).newest(_remembered(plan))
+    return msgspec.structs.replace(control, looks=looks)
+
+
+def _remembered(plan: Plan) -> int:
+    """Every window of a confirm test, twice as many where some are no exposure, until the test is judged."""
+    test_ms = plan.rollout.confirm_ms + plan.window.lateness_ms
+    return max(REMEMBERED, 2 * -(-test_ms // plan.window.length_ms))
 
 
 def _look(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], end_ms: int) -> Look | None:

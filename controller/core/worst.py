@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-MAX_LOOKS = 96  # windows remembered, the newest: of a vector that is held for long, older ones weigh little
 BAD = 6.0  # robust standard deviations from the others: of a test of 24 windows, one in a million
 MIN_LOOKS = 6  # windows that say what is usual
 MAD_SD = 1.4826  # a normal's standard deviation over its median absolute deviation
@@ -37,15 +36,22 @@ class Looks(msgspec.Struct, frozen=True):
 
     trial: int = 0
     windows: tuple[Look, ...] = ()
+    older: tuple[float, ...] = ()  # (M,) total weight of windows that are not remembered each for itself
 
     def through(self, end_ms: int) -> "Looks":
         """Those that end by then."""
-        return Looks(self.trial, tuple(look for look in self.windows if look.end_ms <= end_ms))
+        return Looks(self.trial, tuple(look for look in self.windows if look.end_ms <= end_ms), self.older)
+
+    def newest(self, count: int) -> "Looks":
+        """The newest so many each for itself."""
+        gone = self.windows[:-count]
+        older = np.sum([*(look.weight for look in gone), *([self.older] if self.older else [])], axis=0)
+        return Looks(self.trial, self.windows[-count:], tuple(older.tolist())) if gone else self
 
 
 def share(looks: Looks, left_out: Look) -> Floats:
     """(M,) f of a window."""
-    total = np.sum([look.weight for look in looks.windows], axis=0)
+    total = np.sum([look.weight for look in looks.windows] + ([looks.older] if looks.older else []), axis=0)
     return np.asarray(np.divide(left_out.weight, total, out=np.zeros(len(total)), where=total != 0.0))
 
 

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 
+import msgspec
+
+from controller.core.looks import looked
 from controller.core.replay import replay
-from tests.core.loop import Loop, Row, at_stage, journalled
+from controller.core.worst import Look, Looks
+from tests.core.loop import HOUR, PLAN, Loop, Row, at_stage, journalled, varied
 
 
 def worse(loop: Loop, clicks: float, watch: float = 0.0) -> Callable[[Row], Row]:
@@ -68,3 +72,13 @@ def test_a_share_s_first_window_that_is_bad_is_looked_at_twice_before_the_share_
     assert (good.carry.stage, good.carry.ramp_step) == ("ramp", share + 1)
     loop.window(worse(loop, clicks=0.25))
     assert loop.carry.stage == "explore"
+
+
+def test_every_window_of_a_long_test_is_known_until_it_is_judged() -> None:
+    """And of a vector that is held for longer the older ones by their weight together."""
+    control = at_stage("confirm").state.control
+    trial = control.trial.id  # type: ignore[union-attr]
+    windows = tuple(Look(end, (0.0, 0.0), (2.0, 1.0)) for end in range(150))
+    control = msgspec.structs.replace(control, looks=Looks(trial, windows))
+    assert looked(varied(rollout={"confirm_ms": 100 * HOUR}), control, {}).looks.windows == windows
+    assert looked(PLAN, control, {}).looks == Looks(trial, windows[54:], (108.0, 54.0))

@@ -83,3 +83,16 @@ def test_no_window_is_bad_by_luck_nor_by_the_hour_of_the_day() -> None:
 
 def test_looks_through_an_end() -> None:
     assert [look.end_ms for look in looks([0.0] * 5).through(2).windows] == [0, 1, 2]
+
+
+def test_windows_that_are_not_remembered_keep_their_weight() -> None:
+    rng = np.random.default_rng(5)
+    y, w = rng.normal(0, 0.05, 9), rng.gamma(2.0, 50.0, 9)
+    windows, mean = looks(y.tolist(), w.tolist()), one(y @ w / w.sum())
+    few = windows.newest(6).newest(4)
+    assert few.windows == windows.windows[-4:]
+    assert few.through(7).older == few.older
+    assert [without(mean, few, look)[0] for look in few.windows] == pytest.approx(
+        [without(mean, windows, look)[0] for look in few.windows]
+    )
+    assert windows.newest(9) is windows

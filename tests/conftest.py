@@ -8,10 +8,10 @@
 `prometheus`       makes Prometheus servers of a configuration
 `browser`          a Chromium for the module
 
-The shared services are those of TRIMTAB_TEST_REDIS and TRIMTAB_TEST_KAFKA when set; otherwise this session
-starts them when a test first asks, on free ports, with data in its temporary folder, and stops them when it
-ends; so does each process of `--numprocesses`. What cannot be had makes its tests skip, which a loud line at the end says; TRIMTAB_REQUIRE_SERVICES=1
-makes them fail instead. Tests are marked `redis` and `kafka` by the fixtures they use.
+The shared services are those of TRIMTAB_TEST_REDIS and TRIMTAB_TEST_KAFKA when set; otherwise this session (of
+`--numprocesses` each) starts them when a test first asks, on free ports, with data in its temporary folder, and stops
+them when it ends. What cannot be had makes its tests skip, which a loud line at the end says;
+TRIMTAB_REQUIRE_SERVICES=1 makes them fail instead. Tests are marked `redis` and `kafka` by the fixtures they use.
 """
 
 import os

@@ -40,7 +40,7 @@ class Believed(msgspec.Struct, frozen=True, eq=False):
     groups: tuple[int, ...]  # G'
     hour: float  # from which on what is chosen is to be good, for a day (`policy.AHEAD_H`)
     earlier: Floats  # (k, G', d) vectors that were dealt, newest last; those that lie in the cube
-    shares: Floats  # (G',) parts of the objective's numerators that come from each group
+    shares: Floats  # (G',) parts of the objective that come from each group
     unmeasured: tuple[str, ...]  # judged metrics that no deal has told anything of
 
 
@@ -163,13 +163,15 @@ def _groups(plan: Plan, control: Control) -> tuple[int, ...]:
 def shares(plan: Plan, control: Control, groups: tuple[int, ...], objective: dict[str, float]) -> Floats:
     """(G',) what each group makes of an objective: its parts of the numerators in the windows decided on.
 
-    A relative change of all traffic is the groups' mean, weighted by these.
+    A relative change of all traffic is the sum of the groups' by these. What is missing to 1 is traffic of no group,
+    which keeps the baseline.
     """
     names = [component.name for component in plan.components]
     sums = np.abs(control.history.sum(axis=1))[:, [names.index(metric.numerator) for metric in plan.metrics]]  # (G1, M)
     coefficient = np.abs([objective.get(metric.name, 0.0) for metric in plan.metrics])
-    parts = (sums / np.maximum(sums.sum(axis=0), 1.0))[list(groups)] @ coefficient
-    return np.asarray(parts if parts.any() else np.ones(len(groups)))
+    counted = coefficient * (sums.sum(axis=0) > 0.0)
+    parts = (sums / np.maximum(sums.sum(axis=0), 1.0))[list(groups)] @ counted
+    return np.asarray(parts / counted.sum() if parts.any() else np.full(len(groups), 1.0 / len(groups)))
 
 
 def points(plan: Plan, space: Space, groups: tuple[int, ...], theta: Theta) -> Floats:
@@ -179,9 +181,9 @@ def points(plan: Plan, space: Space, groups: tuple[int, ...], theta: Theta) -> F
 
 
 def banned(plan: Plan, control: Control, believed: Believed) -> Floats:
-    """(b, d) points of the vectors that were stopped or not confirmed."""
+    """(b, G', d) the vectors that were stopped or not confirmed."""
     found = [points(plan, believed.space, believed.groups, theta) for theta in control.carry.banned]
-    return np.array(found).reshape(-1, believed.space.d)
+    return np.array(found).reshape(-1, len(believed.groups), believed.space.d)
 
 
 def theta_at(plan: Plan, space: Space, groups: tuple[int, ...], unit: Floats) -> Theta:

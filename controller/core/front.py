@@ -49,7 +49,7 @@ class Question(msgspec.Struct, frozen=True, eq=False):
     objectives: Floats  # (K, M) C
     groups: tuple[int, ...]  # G'
     hour: float
-    shares: Floats  # (K, G') what each group makes of each objective; adds up to 1
+    shares: Floats  # (K, G') what each group makes of each objective; the rest to 1 keeps the baseline
 
 
 class _Pool(msgspec.Struct, frozen=True, eq=False):
@@ -66,20 +66,21 @@ def front(asked: Question, candidates: Floats, banned: Floats, rng: np.random.Ge
     Args:
         asked: the posterior and what is asked of it.
         candidates: (k, G', d) vectors dealt earlier.
-        banned: (b, d) points that no vector may come near.
+        banned: (b, G', d) vectors that none may come near, in each group to that group's point.
         rng: the search's randomness.
     """
     base = asked.posterior.baseline
     pools = []
     for j, group in enumerate(asked.groups):
-        known = policy.apart(policy.distinct(candidates[:, j]), base, banned)
-        unit = np.concatenate((base[None], known, policy.apart(around(base[None], ROUND_POINTS, rng), base, banned)))
+        known = policy.apart(policy.distinct(candidates[:, j]), base, banned[:, j])
+        near = policy.apart(around(base[None], ROUND_POINTS, rng), base, banned[:, j])
+        unit = np.concatenate((base[None], known, near))
         pools.append(_pool(asked, group, unit))
     for _ in range(ROUNDS):
         trades = _trades(asked, pools)
         for j, group in enumerate(asked.groups):
             best = np.unique(_best(asked, j, pools[j], trades))
-            near = policy.apart(around(pools[j].unit[best], ROUND_POINTS, rng), base, banned)
+            near = policy.apart(around(pools[j].unit[best], ROUND_POINTS, rng), base, banned[:, j])
             pools[j] = _joined(pools[j], _pool(asked, group, near))
     trades = _trades(asked, pools)
     chosen = np.stack([_best(asked, j, pool, trades) for j, pool in enumerate(pools)], axis=1)  # (T, G')
@@ -161,12 +162,16 @@ def _point(asked: Question, pools: list[_Pool], chosen: NDArray[np.intp], trade:
 
 
 def _valued(asked: Question, pools: list[_Pool], chosen: NDArray[np.integer]) -> tuple[Floats, Floats, float]:
-    mean, variance, feasible = np.zeros(len(asked.objectives)), np.zeros(len(asked.objectives)), 1.0
+    mean, feasible = np.zeros(len(asked.objectives)), 1.0
     for j, (pool, i) in enumerate(zip(pools, chosen, strict=True)):
         mean += asked.shares[:, j] * (asked.objectives @ pool.mean[:, i])
-        variance += asked.shares[:, j] ** 2 * (asked.objectives**2 @ pool.sd[:, i] ** 2)
         feasible *= float(p_kept(asked.goal, pool.mean[:, [i]], pool.sd[:, [i]])[0])
-    return mean, np.sqrt(variance), feasible
+    unit, groups = np.stack([pool.unit[i] for pool, i in zip(pools, chosen, strict=True)]), np.array(asked.groups)
+    sd = [
+        asked.posterior.sum_sd(np.outer(own, share), unit, groups, asked.hour, policy.AHEAD_H)
+        for own, share in zip(asked.objectives, asked.shares, strict=True)
+    ]
+    return mean, np.array(sd), feasible
 
 
 def _spread(points: list[Point]) -> tuple[Point, ...]:

@@ -144,7 +144,7 @@ def propose(
         arms: how many vectors.
         risk: largest mean over the arms, in each group, of P(a guardrail is broken), while anything is within it.
         previous: (A', G', d) vectors dealt earlier, of which a share of the arms repeats the best.
-        banned: (b, d) points that no arm may come near.
+        banned: (b, G', d) vectors that no arm may come near, in each group to that group's point.
         rng: the decision's randomness.
     """
     if posterior.rows == 0:
@@ -156,8 +156,8 @@ def propose(
             _view(posterior, goal, group, hour),
             arms,
             risk,
-            apart(previous[:, j], posterior.baseline, banned),
-            banned,
+            apart(previous[:, j], posterior.baseline, banned[:, j]),
+            banned[:, j],
             rng,
         )
         for j, group in enumerate(groups)
@@ -191,20 +191,21 @@ def recommend(
         candidates: (k, G', d) vectors dealt earlier; points around the best of them compete too, and in each
             group the baseline.
         rng: the decision's randomness.
-        shares: (G',) traffic of the groups; equal when not given.
-        banned: (b, d) points that the pick may not come near.
+        shares: (G',) what each group makes of all traffic, of which the rest keeps the baseline; equal parts when not
+            given.
+        banned: (b, G', d) vectors that the pick may not come near, in each group to that group's point.
     """
-    goal, share = tolerant(goal), np.full(len(groups), 1.0 / len(groups)) if shares is None else shares / shares.sum()
-    kept_off = np.empty((0, len(posterior.baseline))) if banned is None else banned
+    goal, share = tolerant(goal), np.full(len(groups), 1.0 / len(groups)) if shares is None else shares
+    kept_off = np.empty((0, *candidates.shape[1:])) if banned is None else banned
     picks = [
-        _pick_group(_view(posterior, goal, group, hour), candidates[:, j], kept_off, rng)
+        _pick_group(_view(posterior, goal, group, hour), candidates[:, j], kept_off[:, j], rng)
         for j, group in enumerate(groups)
     ]
     unit = np.stack([u for u, _, _ in picks])
     if (unit == posterior.baseline).all() or any(belief.feasible[0] < MIN_FEASIBLE for _, belief, _ in picks):
         return None  # the latter: a group kept an infeasible baseline
     gain = float(share @ [belief.gain[0] for _, belief, _ in picks])
-    sd = float(np.sqrt(share**2 @ [belief.sd[0] ** 2 for _, belief, _ in picks]))
+    sd = posterior.sum_sd(np.outer(goal.objective, share), unit, np.array(groups), hour, AHEAD_H)
     same = np.flatnonzero((candidates == unit).all(axis=(1, 2)))
     return Pick(
         unit=unit,
@@ -218,9 +219,12 @@ def recommend(
 
 
 def apart(unit: Floats, baseline: Floats, banned: Floats) -> Floats:
-    """The points that are neither the baseline nor near a banned one."""
-    moved = rms_distance(unit, baseline[None])[:, 0] >= MIN_MOVE
-    return unit[moved & (rms_distance(unit, banned) >= BANNED_RADIUS).all(axis=1)]
+    """The points (k, d) that are neither the baseline nor near a banned one (b, d).
+
+    A group whose point of a banned vector is the baseline had no part in what it was banned for.
+    """
+    moved, banned_moved = (rms_distance(at, baseline[None])[:, 0] >= MIN_MOVE for at in (unit, banned))
+    return unit[moved & (rms_distance(unit, banned[banned_moved]) >= BANNED_RADIUS).all(axis=1)]
 
 
 def distinct(unit: Floats) -> Floats:

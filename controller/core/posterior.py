@@ -99,6 +99,25 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
             sd[m] = np.sqrt(np.maximum(prior - np.einsum("nk,nk->k", V, V), 0.0))
         return self.product(mean), self._product_sd(mean, sd)
 
+    def sum_sd(
+        self, weights: Floats, unit: Floats, groups: NDArray[np.int64], hour: float, span_h: float = 0.0
+    ) -> float:
+        """Standard deviation of the sum of weights (M, k) x changes at (k, d) points, each of its group (k,).
+
+        To first order, with what the points have in common, and metrics that share a process; `span_h` as in `mean`.
+        """
+        new = self.places(unit, groups, hour, span_h)
+        told = [self.project(p, new) for p in range(len(self.hypers))]
+        mean = np.array([own for own, _ in told])  # (P, k)
+        slope = np.zeros_like(mean)  # of the sum, by each process at each point
+        for own, factors, changed in zip(weights, self.factors, 1.0 + self.product(mean), strict=True):
+            slope[list(factors)] += own * changed / (1.0 + mean[list(factors)])
+        variance = 0.0
+        for p, hyper in enumerate(self.hypers):
+            V = told[p][1]
+            variance += float(slope[p] @ (kernel(hyper, self.baseline, new, new) - V.T @ V) @ slope[p])
+        return float(np.sqrt(max(variance, 0.0)))
+
     def draw(
         self,
         unit: Floats,

@@ -107,17 +107,15 @@ def total_effects(f_a: Floats, f_mixed: Floats) -> Floats:
     )
 
 
-def _shares(believed: Believed) -> Floats:
-    return np.asarray(believed.shares / believed.shares.sum())
-
-
 def _expected(plan: Plan, believed: Believed, unit: Floats) -> tuple[Expected, ...]:
-    told = [believed.posterior.mean_sd(unit[[k]], g, believed.hour, AHEAD_H) for k, g in enumerate(believed.groups)]
-    part = _shares(believed)
-    mean = sum(p * m[:, 0] for p, (m, _) in zip(part, told, strict=True))
-    sd = sum(p * s[:, 0] for p, (_, s) in zip(part, told, strict=True))  # groups err together: no smaller than this
+    posterior, groups, part = believed.posterior, np.array(believed.groups), believed.shares
+    mean = posterior.mean(unit, groups, believed.hour, AHEAD_H) @ part  # (M,)
     metrics = [plan.metrics[m].name for m in judged_metrics(plan)]
-    return tuple(Expected(name, float(m), float(s)) for name, m, s in zip(metrics, mean, sd, strict=True))
+    sd = [
+        posterior.sum_sd(np.outer(metric, part), unit, groups, believed.hour, AHEAD_H)
+        for metric in np.eye(len(metrics))
+    ]
+    return tuple(Expected(name, float(m), s) for name, m, s in zip(metrics, mean, sd, strict=True))
 
 
 def _slices(plan: Plan, believed: Believed, unit: Floats) -> list[Slice]:
@@ -145,12 +143,14 @@ def _worth(plan: Plan, believed: Believed, unit: Floats, rng: np.random.Generato
     mixed = np.repeat(both[None, :, :d], d, axis=0)  # (d, N, d)
     for i in range(d):
         mixed[i, :, i] = both[:, d + i]
-    for k, (group, part) in enumerate(zip(believed.groups, _shares(believed), strict=True)):
+    for k, (group, part) in enumerate(zip(believed.groups, believed.shares, strict=True)):
 
         def f(at: Floats, group: int = group) -> Floats:
             return np.asarray(coefficients @ believed.posterior.mean(at, group, believed.hour, AHEAD_H))
 
-        share += part * total_effects(f(both[:, :d]), np.stack([f(points_) for points_ in mixed]))
+        share += (
+            part / believed.shares.sum() * total_effects(f(both[:, :d]), np.stack([f(points_) for points_ in mixed]))
+        )
         back = np.repeat(unit[[k]], d + 1, axis=0)  # the vector itself last
         back[np.arange(d), np.arange(d)] = believed.space.baseline_unit
         drawn = believed.posterior.draw(back, group, believed.hour, rng, DRAWS, AHEAD_H)

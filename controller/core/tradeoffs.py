@@ -84,7 +84,7 @@ def _question(plan: Plan, control: Control, believed: Believed, objectives: dict
         objectives=np.array([[own.get(name, 0.0) for name in judged] for own in objectives.values()]),
         groups=believed.groups,
         hour=believed.hour,
-        shares=parts / parts.sum(axis=1, keepdims=True),
+        shares=parts,
     )
 
 

@@ -47,7 +47,8 @@ def asked(
 
 def points(question: Question, banned: Floats = NONE, seed: int = 1) -> tuple[Point, ...]:
     dealt = np.random.default_rng(2).random((20, len(question.groups), D))
-    return front(question, dealt, banned, np.random.default_rng(seed))
+    off = np.repeat(banned[:, None], len(question.groups), axis=1)
+    return front(question, dealt, off, np.random.default_rng(seed))
 
 
 def volume(values: Floats) -> float:

@@ -9,7 +9,7 @@ from scipy.special import ndtr
 
 from controller.core.candidates import INITIAL_REACH, around, initial, pool, rms_distance
 from controller.core.goal import TAIL, TAIL_RISK, TOLERANCE, Goal, Limit
-from controller.core.kernel import Floats, Hyper
+from controller.core.kernel import Floats, Hyper, kernel
 from controller.core.learn import RESPONSE
 from controller.core.policy import (
     AHEAD_H,
@@ -61,7 +61,8 @@ def ask(
     """An unsegmented proposal: (arms, d) and the reasons."""
     before = np.empty((0, 1, D)) if previous is None else previous
     rng = np.random.default_rng(seed)
-    proposal = propose(posterior, GOAL, (0,), 1.0, arms=arms, risk=risk, previous=before, banned=banned, rng=rng)
+    off = banned[:, None]
+    proposal = propose(posterior, GOAL, (0,), 1.0, arms=arms, risk=risk, previous=before, banned=off, rng=rng)
     assert proposal.unit.shape == (arms, 1, D)
     assert len(proposal.reasons) == arms
     return proposal.unit[:, 0], proposal.reasons
@@ -142,15 +143,23 @@ def test_banned_vectors_are_kept_away_from() -> None:
     assert rms_distance(unit, favourite).min() >= BANNED_RADIUS
 
 
+def test_a_group_that_kept_the_baseline_had_no_part_in_a_ban() -> None:
+    posterior, rng = linear(group=1), np.random.default_rng(9)
+    failed = np.array([[[0.9, 0.3, 0.3], BASELINE]])  # (1, 2, D)
+    nothing = np.empty((0, 2, D))
+    found = propose(posterior, GOAL, (1, 2), 1.0, arms=40, risk=0.25, previous=nothing, banned=failed, rng=rng)
+    unit = found.unit
+    assert rms_distance(unit[:, 0], failed[:, 0]).min() >= BANNED_RADIUS
+    assert rms_distance(unit[:, 1], BASELINE[None]).min() < BANNED_RADIUS
+
+
 def test_when_nothing_keeps_the_risk_the_safest_are_dealt() -> None:
     """The guardrail's metric falls in every direction, least where the second weight moves."""
     unit = np.random.default_rng(0).random((60, D))
     fall = -np.abs(unit - BASELINE) @ np.array([0.2, 0.02, 0.2]) - 0.01
     posterior = condition(observed(unit, np.stack([0.1 * unit[:, 0], fall])), BASELINE, HYPERS)
     goal, rng = Goal((1.0, 0.0), (Limit(1, 1, 0.0),)), np.random.default_rng(3)
-    proposal = propose(
-        posterior, goal, (0,), 1.0, arms=4, risk=0.02, previous=np.empty((0, 1, D)), banned=NONE, rng=rng
-    )
+    proposal = propose(posterior, goal, (0,), 1.0, arms=4, risk=0.02, previous=dealt(), banned=dealt(), rng=rng)
     assert proposal.reasons == ("safe",) * 4
     assert (p_violation(posterior, goal, proposal.unit[:, 0], 0, 1.0) > 0.1).all()
     assert rms_distance(proposal.unit[:, 0], BASELINE[None]).max() < 0.2
@@ -159,9 +168,7 @@ def test_when_nothing_keeps_the_risk_the_safest_are_dealt() -> None:
 def infeasible(limit: float) -> tuple[Floats, Pick | None]:
     """Arms and pick where a metric must rise, which it does as the second weight falls, to .05 at most."""
     posterior, goal, rng = linear(), Goal((1.0, 0.0), (Limit(1, 1, limit),)), np.random.default_rng(3)
-    unit = propose(
-        posterior, goal, (0,), 1.0, arms=8, risk=0.1, previous=np.empty((0, 1, D)), banned=NONE, rng=rng
-    ).unit
+    unit = propose(posterior, goal, (0,), 1.0, arms=8, risk=0.1, previous=dealt(), banned=dealt(), rng=rng).unit
     return unit[:, 0], recommend(posterior, goal, (0,), 1.0, candidates=unit, rng=rng)
 
 
@@ -206,7 +213,7 @@ def test_segments_choose_for_themselves() -> None:
     )
     rng = np.random.default_rng(5)
     before = np.empty((0, 2, D))
-    proposal = propose(posterior, GOAL, (1, 2), 1.0, arms=6, risk=0.25, previous=before, banned=NONE, rng=rng)
+    proposal = propose(posterior, GOAL, (1, 2), 1.0, arms=6, risk=0.25, previous=before, banned=before, rng=rng)
     assert proposal.unit.shape == (6, 2, D)
     assert np.median(proposal.unit[:, 0, 0]) > 0.7
     assert np.median(proposal.unit[:, 1, 0]) < 0.2
@@ -217,10 +224,32 @@ def test_segments_choose_for_themselves() -> None:
     assert pick.gain_mean == pytest.approx((0.06 + 0.04) / 2, abs=0.02)
 
 
+def test_a_gain_over_groups_is_as_sure_as_joint_draws_of_it() -> None:
+    """Groups share what they have in common; traffic of no group gains nothing."""
+    unit = np.random.default_rng(4).random((30, D))
+    change = np.stack([0.1 * (unit[:, 0] - 0.4), 0.05 * (unit[:, 2] - 0.3)])
+    seen = join([observed(unit, change, group, se=0.02) for group in (1, 2)])
+    hypers = (Hyper((0.9,) * D, 0.1, 0.3, 200.0, 0.7), Hyper((0.5,) * D, 0.05, 0.1, 200.0, 0.9))
+    posterior = msgspec.structs.replace(condition(seen, BASELINE, hypers), factors=((0, 1), (1,)))
+    goal, shares = Goal((1.0, 0.5), ()), np.array([0.3, 0.5])
+    rng, both = np.random.default_rng(5), np.stack([unit, unit], axis=1)
+    pick = recommend(posterior, goal, (1, 2), 1.0, candidates=both, rng=rng, shares=shares)
+    assert pick is not None
+    places = posterior.places(pick.unit, np.array([1, 2]), 1.0, AHEAD_H)
+    rng, f = np.random.default_rng(6), []
+    for p, hyper in enumerate(hypers):
+        mean, V = posterior.project(p, places)
+        covariance = kernel(hyper, BASELINE, places, places) - V.T @ V
+        f.append(rng.multivariate_normal(mean, covariance, 200_000))
+    drawn = np.einsum("m,g,smg->s", goal.objective, shares, posterior.product(np.stack(f, axis=1)))
+    assert pick.gain_mean == pytest.approx(drawn.mean(), rel=0.02)
+    assert pick.gain_sd == pytest.approx(drawn.std(), rel=0.02)
+
+
 def test_a_study_may_have_no_guardrails() -> None:
     goal, rng = Goal((1.0, 0.0), ()), np.random.default_rng(5)
     nothing = np.empty((0, 1, D))
-    proposal = propose(linear(), goal, (0,), 1.0, arms=4, risk=0.25, previous=nothing, banned=NONE, rng=rng)
+    proposal = propose(linear(), goal, (0,), 1.0, arms=4, risk=0.25, previous=nothing, banned=nothing, rng=rng)
     assert np.median(proposal.unit[:, 0, 0]) > 0.75
     pick = recommend(linear(), goal, (0,), 1.0, candidates=proposal.unit, rng=rng)
     assert pick is not None
@@ -232,7 +261,7 @@ def test_one_weight_and_one_arm_are_enough() -> None:
     unit = np.linspace(0, 1, 9)[:, None]
     posterior = condition(observed(unit, 0.1 * (unit.T - 0.5)), baseline, hypers)
     goal, rng, nothing = Goal((1.0,), ()), np.random.default_rng(6), np.empty((0, 1, 1))
-    proposal = propose(posterior, goal, (0,), 1.0, arms=1, risk=0.25, previous=nothing, banned=nothing[:, 0], rng=rng)
+    proposal = propose(posterior, goal, (0,), 1.0, arms=1, risk=0.25, previous=nothing, banned=nothing, rng=rng)
     assert proposal.unit.shape == (1, 1, 1)
     assert proposal.unit[0, 0, 0] > 0.7
 
@@ -347,7 +376,7 @@ def explore(seed: int, d: int, windows: int) -> tuple[float, float]:
     for hour in range(windows):
         posterior = condition(seen, baseline, hypers)
         unit = propose(
-            posterior, GOAL, (0,), hour, arms=8, risk=0.25, previous=previous, banned=np.empty((0, d)), rng=rng
+            posterior, GOAL, (0,), hour, arms=8, risk=0.25, previous=previous, banned=previous[:0], rng=rng
         ).unit
         change = truth(unit[:, 0])
         violating.append((change[1] < -0.011).mean())

@@ -66,7 +66,11 @@ def _scores(metrics: tuple[Metric, ...], components: tuple[str, ...], deal: Serv
 
 
 def noise(
-    metrics: tuple[Metric, ...], components: tuple[str, ...], deals: Sequence[Served], share: float, windows: float
+    metrics: tuple[Metric, ...],
+    components: tuple[str, ...],
+    deals: Sequence[Served],
+    shares: tuple[float, float],
+    windows: float,
 ) -> tuple[Noise, ...]:
     """What can be measured, per metric, by deals that lasted a window each.
 
@@ -74,14 +78,14 @@ def noise(
         metrics: M metrics.
         components: C names.
         deals: D deals.
-        share: of the buckets, that a confirm test gives its vector.
+        shares: of the buckets, that a confirm test gives its vector and control.
         windows: of a confirm test.
     """
     found = []
     per_bucket = np.mean([_together(metrics, components, deal).var(axis=1, ddof=1) for deal in deals], axis=0)
     count = np.bincount(deals[-1].arm_of, minlength=deals[-1].arms)
     of_arm = 1.0 / count[1:].mean() + 1.0 / count[0]
-    of_test = (1.0 / share + 1.0 / (1.0 - share)) / (count.sum() * windows)
+    of_test = sum(1.0 / share for share in shares) / (count.sum() * windows)
     for metric, variance in zip(metrics, per_bucket, strict=True):
         found.append(Noise(metric.name, float(np.sqrt(variance * of_arm)), float(np.sqrt(variance * of_test))))
     return tuple(found)

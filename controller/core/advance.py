@@ -128,7 +128,7 @@ def _unproven(plan: Plan, claim: _Claim) -> str | None:
     asked = {"the objective": claim.gain} | {rail.metric: claim.change[rail.metric] for rail in plan.guardrails}
     unknown = next((name for name, change in asked.items() if not np.isfinite(change)), None)
     if unknown is not None:
-        return f"{unknown} cannot be measured: a denominator, or control's level, is zero"
+        return f"{unknown} cannot be measured: a denominator is zero, or control's level not above it"
     if not claim.gain - float(stats.norm.isf(plan.rollout.confirm_alpha)) * claim.se > 0:
         return f"{claim.said} is not surely above zero"
     return None

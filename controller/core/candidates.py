@@ -16,10 +16,11 @@ MOVED = 3.0  # coordinates that a local step moves on average (all of them in fe
 
 
 def initial(baseline: Floats, points: int, rng: np.random.Generator) -> Floats:
-    """The first vectors, (points, d): a scrambled Sobol set in a box around the baseline, cut at the cube."""
+    """The first vectors, (points, d): a scrambled Sobol set in a box around the baseline, folded in at the cube."""
     sobol = qmc.Sobol(len(baseline), scramble=True, rng=rng)
     spread: Floats = sobol.random_base2(max(1, int(np.ceil(np.log2(points)))))[:points]
-    return np.asarray(np.clip(baseline + INITIAL_REACH * (2.0 * spread - 1.0), 0.0, 1.0))
+    inside = np.abs(baseline + INITIAL_REACH * (2.0 * spread - 1.0))
+    return np.asarray(np.minimum(inside, 2.0 - inside))
 
 
 def pool(baseline: Floats, anchors: Floats, rng: np.random.Generator) -> Floats:

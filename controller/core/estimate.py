@@ -47,7 +47,10 @@ def at_cap(component: str) -> str:
 
 
 class Changes(msgspec.Struct, frozen=True, eq=False):
-    """What a deal says of its arms. NaN where nothing can be said (no buckets, no denominator, one bucket)."""
+    """What a deal says of its arms.
+
+    NaN where nothing can be said: no buckets, no denominator, one bucket, a level of control that is not above zero.
+    """
 
     change: Floats  # (M, G, A-1) X(arm) / X(control) - 1
     covariance: Floats  # (M, G, A-1, A-1); the arms share control's noise
@@ -145,22 +148,35 @@ def combined_noise(
     numerator, denominator = _by_metric(metrics, components, sums.sum(axis=0, keepdims=True) / FIXED_POINT)
     member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
     with np.errstate(divide="ignore", invalid="ignore"):
-        if history is not None:
-            past = _by_metric(metrics, components, history.sum(axis=0, keepdims=True))
-            numerator = _without_past(numerator, denominator, past, member, arm_of)
-        level, variance = (part[:, 0] for part in _levels(numerator, denominator, member, arm_of))  # (M, A)
-        total, _, residual = _residuals(numerator, denominator, member, arm_of)
-        influence = residual[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
-        steady, scaled = _steady(level, variance)  # (M, 1), (M, A-1)
-        each = np.concatenate((np.ones_like(level[:, :1]), scaled), axis=1)  # (M, A)
-        own = (coefficients / level[:, 0])[:, None] * each[:, arm_of] * influence  # (M, B)
-        slope = coefficients[:, None] * steady / level[:, :1]  # (M, 1)
-        control = influence[:, member[0] > 0]
-        clusters = member.sum(axis=1)
-        scale = clusters / (clusters - 1.0)
-        from_control = scale[0] * slope * (control @ control.T @ slope)
-        from_arm = scale[1:] * ((own * own.sum(axis=0)) @ member[1:].T)
-        from_arm = _beside(from_arm, from_control * clusters[0] / clusters[1:], clusters[1:])
+        whole = _combined(coefficients, numerator, denominator, member, arm_of)
+        if history is None:
+            return whole
+        past = _by_metric(metrics, components, history.sum(axis=0, keepdims=True))
+        rest = _without_past(numerator, denominator, past, member, arm_of)
+        unforetold = _combined(coefficients, rest, denominator, member, arm_of)
+    too_little = unforetold.sum(axis=0) < UNFORETOLD * whole.sum(axis=0)
+    return np.where(too_little, UNFORETOLD * whole, unforetold)
+
+
+def _combined(
+    coefficients: Floats, numerator: Floats, denominator: Floats, member: Floats, arm_of: NDArray[np.signedinteger]
+) -> Floats:
+    """(M, A-1) what `combined_noise` says, of numerators and denominators (M, 1, B)."""
+    level, variance = (part[:, 0] for part in _levels(numerator, denominator, member, arm_of))  # (M, A)
+    total, _, residual = _residuals(numerator, denominator, member, arm_of)
+    influence = residual[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
+    steady, scaled = _steady(level, variance)  # (M, 1), (M, A-1)
+    each = np.concatenate((np.ones_like(level[:, :1]), scaled), axis=1)  # (M, A)
+    own = (coefficients / level[:, 0])[:, None] * each[:, arm_of] * influence  # (M, B)
+    slope = coefficients[:, None] / level[:, :1]  # (M, 1)
+    clusters = member.sum(axis=1)
+    scale = clusters / (clusters - 1.0)
+    control = influence[:, member[0] > 0]
+    covariance = scale[0] * control @ control.T  # (M, M)
+    from_control, plain = (t * slope * (covariance @ (t * slope)) for t in (steady, np.ones_like(steady)))
+    from_arm = scale[1:] * ((own * own.sum(axis=0)) @ member[1:].T)
+    from_arm = _beside(from_arm, from_control * clusters[0] / clusters[1:], clusters[1:])
+    from_arm = np.where(variance[:, 1:] == 0.0, plain * clusters[0] / clusters[1:], from_arm)  # `_against_control`
     return np.asarray(from_arm + from_control)
 
 
@@ -276,8 +292,9 @@ def _against_control(level: Floats, variance: Floats, clusters: Floats) -> tuple
     v_a as of `_steady` and `_beside`. An arm whose buckets all agree (none has a click) shows no noise of its own:
     it takes control's per bucket.
     """
-    squared = np.where(level[..., :1] == 0.0, np.nan, level[..., :1]) ** 2
-    change = level[..., 1:] / level[..., :1] * (1.0 - variance[..., :1] / squared) - 1.0
+    base = np.where(level[..., :1] > 0.0, level[..., :1], np.nan)
+    squared = base**2
+    change = level[..., 1:] / base * (1.0 - variance[..., :1] / squared) - 1.0
     control = variance[..., :1] / squared
     borrowed = control * clusters[0] / clusters[1:]
     steady, scaled = _steady(level, variance)

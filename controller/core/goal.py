@@ -59,9 +59,17 @@ def margins(goal: Goal, f: Floats) -> Floats:
 
 
 def p_kept(goal: Goal, mean: Floats, sd: Floats) -> Floats:
-    """(k,) P(every limit is kept) at k points of these marginals, (M, k) each; metrics are independent."""
-    rail_sd = sd[[limit.metric for limit in goal.limits]]
-    return np.asarray(ndtr(_standardised(margins(goal, mean), rail_sd)).prod(axis=0))
+    """(k,) P(every limit is kept) at k points of these marginals, (M, k) each; metrics are independent.
+
+    A metric between two limits misses at most one of them: P(both are kept) = P(one is) + P(the other is) - 1.
+    """
+    rails = [(limit.metric, limit.sign) for limit in goal.limits]
+    kept = ndtr(_standardised(margins(goal, mean), sd[[metric for metric, _ in rails]]))  # (L, k)
+    found = np.ones(mean.shape[1])
+    for metric in dict.fromkeys(metric for metric, _ in rails):
+        sides = [kept[[rail == (metric, sign) for rail in rails]].min(axis=0, initial=1.0) for sign in (1, -1)]
+        found *= np.maximum(sides[0] + sides[1] - 1.0, 0.0)
+    return found
 
 
 def tolerant(goal: Goal) -> Goal:

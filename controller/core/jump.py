@@ -37,18 +37,18 @@ DIGITS = 2  # of a correlation: what is decided should not hang on a processor's
 
 def settled(hypers: tuple[Hyper, ...], hours: Floats) -> tuple[Hyper, ...]:
     """The hyperparameters without the jumps that are to be judged again, and without those before all `hours` (n,)."""
-    first, last = hours.min(initial=np.inf), min((hour for _, hour in candidates(hours)), default=np.inf)
+    first, last = hours.min(initial=np.inf), min((hour for _, hour, _ in candidates(hours)), default=np.inf)
     return tuple(
         msgspec.structs.replace(h, jumps=tuple(jump for jump in h.jumps if first < jump.hour < last)) for h in hypers
     )
 
 
-def candidates(hours: Floats) -> list[tuple[int, float]]:
-    """(rows before, hour) of every place among rows (n,), oldest first, where a jump is looked for."""
+def candidates(hours: Floats) -> list[tuple[int, float, float]]:
+    """(rows before, hour, hours between) of every place among rows (n,), oldest first, where a jump is looked for."""
     latest, earliest = np.maximum.accumulate(hours), np.minimum.accumulate(hours[::-1])[::-1]
     starts = 1 + np.flatnonzero(latest[:-1] < earliest[1:])[-LOOK_BACK:]
     near = starts[len(hours) - starts <= MAX_AFTER]
-    return [(int(i), float(latest[i - 1] + earliest[i]) / 2.0) for i in near]
+    return [(int(i), float(latest[i - 1] + earliest[i]) / 2.0, float(earliest[i] - latest[i - 1])) for i in near]
 
 
 def revised(posterior: Posterior) -> tuple[Hyper, ...]:
@@ -56,9 +56,10 @@ def revised(posterior: Posterior) -> tuple[Hyper, ...]:
     places = candidates(posterior.seen.hour)
     if not places:
         return posterior.hypers
-    density = np.array([[log_density(posterior, m, i) for m in range(len(posterior.hypers))] for i, _ in places])
+    density = np.array([[log_density(posterior, m, i) for m in range(len(posterior.hypers))] for i, _, _ in places])
     prior = np.append(np.log1p(-AFFECTED), np.full(len(KEPT), np.log(AFFECTED / len(KEPT))))  # of c = 1 and of KEPT
-    log_odds = np.log(HAZARD) + logsumexp(density + prior, axis=2).sum(axis=1)  # (T,) of a jump there to none at all
+    hazard = HAZARD * np.array([between for _, _, between in places])
+    log_odds = np.log(hazard) + logsumexp(density + prior, axis=2).sum(axis=1)  # (T,) of a jump there to none at all
     best = int(np.argmax(log_odds))
     jumped = 1.0 / (1.0 + np.exp(-min(logsumexp(log_odds), 100.0)))
     share = np.exp(density[best] + prior - logsumexp(density[best] + prior, axis=1, keepdims=True))  # (M, 1 + KEPT)

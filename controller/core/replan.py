@@ -21,7 +21,7 @@ from controller.core.rollout import FROZEN, Deal, without
 from controller.core.space import Space
 
 _FREE = re.compile(
-    r"(objectives?|guardrails|traffic|rollout|safety|offline)\b(?!\.(salt|buckets))|weights\[\d+\]\.(low|high)"
+    r"(objectives?|guardrails|rollout|safety|offline)\b|traffic\b(?!\.(salt|buckets):)|weights\[\d+\]\.(low|high)\b"
 )
 _PLACES = {"salt": "traffic.salt", "buckets": "traffic.buckets", "segments": "segments.values"}  # in the study file
 
@@ -106,14 +106,16 @@ def _differs(old: Any, new: Any, place: str) -> Iterator[str]:
         for index, pair in enumerate(zip(old, new, strict=True)):
             yield from _differs(*pair, f"{place}[{index}]")
     elif old != new:
-        yield f"{place.removesuffix('_ms')}: {_shown(old, place)} before, {_shown(new, place)} now"
+        duration = place.endswith("_ms") and not place.startswith("objective")  # a metric's name may end so
+        name, unit = (place.removesuffix("_ms"), " ms") if duration else (place, "")
+        yield f"{name}: {_shown(old, unit)} before, {_shown(new, unit)} now"
 
 
 def _listed(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def _shown(value: Any, place: str) -> str:
+def _shown(value: Any, unit: str) -> str:
     if _listed(value):
         return f"{len(value)} of them"
-    return f"{value} ms" if place.endswith("_ms") else "none" if value is None else repr(value)
+    return "none" if value is None else f"{value!r}{unit}"

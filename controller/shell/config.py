@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from controller.core.belief import MAX_ROWS
+from controller.core.control import HOUR_MS
 from controller.core.estimate import MIN_BUCKETS, Metric, at_cap
 from controller.core.events import Component
 from controller.core.offline import Prediction
@@ -30,6 +32,7 @@ from controller.shell.study_file import (
 from controller.shell.toml_records import Mistake, parse_duration, read_fields
 
 DAY_MS = parse_duration("1d")
+HALF_A_DAY_MS = DAY_MS // 2
 MAX_LISTED = 20  # mistakes of a file of predictions that are shown
 Service = TypeVar("Service", Kafka, Redis)
 LARGE_STATE = 2**30  # bytes of sums that are not sealed: a decision goes through all of them
@@ -203,6 +206,12 @@ def _contradictions(tables: Mapping[str, Any]) -> list[Mistake]:
     rules = (
         ("window.grace", grace, grace < lateness, f"below window.lateness ({lateness} ms)"),
         (
+            "window.grace",
+            grace,
+            2 * grace < length,
+            f"below half of window.length ({length} ms), or no table serves most of a window, and no stage ends",
+        ),
+        (
             "window.dedupe",
             window.dedupe_ms,
             window.dedupe_ms <= lateness,
@@ -254,7 +263,12 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
     ]
     if plan.rollout.confirm_ms % DAY_MS:
         found.append(f"rollout.confirm: {plan.rollout.confirm_ms} ms is not whole days; the hour biases the claim")
-    found += [*_large(plan), *_thin(plan)]
+    if plan.window.lateness_ms < plan.window.length_ms:
+        found.append(
+            "window.lateness: below window.length, a vector that no longer gains what it did is not noticed: at least "
+            "two windows must be open to be held against those before"
+        )
+    found += [*_large(plan), *_thin(plan), *_forgetful(plan)]
     return (*found, *_strict(plan))
 
 
@@ -281,6 +295,17 @@ def _large(plan: Plan) -> Iterator[str]:
         yield (
             f"window: {unsealed} windows of {plan.buckets} buckets stay open at once, about {size / 2**30:.1f} GiB; "
             "a longer window.length, a shorter window.lateness or fewer traffic.buckets need less"
+        )
+
+
+def _forgetful(plan: Plan) -> Iterator[str]:
+    rows = max(len(plan.segments), 1) * plan.traffic.explore_arms
+    remembered_ms = -(-MAX_ROWS // rows) * plan.window.length_ms
+    if remembered_ms < HALF_A_DAY_MS:
+        yield (
+            f"traffic.explore_arms: {rows} changes a window (one an arm and segment), of which the belief holds the "
+            f"newest {MAX_ROWS}: those of {remembered_ms / HOUR_MS:.1f} hours; longer windows, fewer arms or fewer "
+            "segments let it look back for longer"
         )
 
 

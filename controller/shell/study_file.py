@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from controller.assignment import ALL, Form
+from controller.core.belief import MAX_ROWS
 from controller.core.estimate import BUCKETS
 from controller.core.rows import MAX_VALUE
 from controller.core.safety import Guardrail, SafetyPlan
@@ -335,7 +336,14 @@ def _segments(segments: SegmentsTable) -> Iterator[Mistake]:
                 show(name),
                 f'another name: "{ALL}" serves every unit of no segment',
             )
-    yield from within("segments.values", len(segments.values), len(segments.values) <= 1_000, "at most 1000 segments")
+
+
+def _evidence(segments: SegmentsTable, traffic: TrafficTable) -> Iterator[Mistake]:
+    """What a decision costs is bounded by the changes that the belief holds, but one deal's are all held."""
+    count, arms = len(segments.values), traffic.explore_arms
+    most = MAX_ROWS // max(arms, 1)
+    accepted = f"at most {most} beside {arms} traffic.explore_arms: the belief holds {MAX_ROWS} changes"
+    yield from within("segments.values", count, count * arms <= MAX_ROWS, accepted, "segments")
 
 
 def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:
@@ -395,6 +403,7 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Callable[..., Iterator[Mistake]]], ..
     (("guardrails", "metrics"), _guardrails),
     (("traffic",), _traffic),
     (("segments",), _segments),
+    (("segments", "traffic"), _evidence),
     (("rollout",), _rollout),
     (("rollout", "traffic"), _ramp),
     (("safety",), _safety),

@@ -75,14 +75,14 @@ def test_what_was_not_measured_is_no_difference() -> None:
     sums[..., :2] = 0
     blank = Served(sums, deal.arm_of, deal.arms, deal.history)
     assert (p_values(METRICS, COMPONENTS, [blank])[0] == 1.0).all()
-    told = noise(METRICS, COMPONENTS, [blank], 0.4, 24)
+    told = noise(METRICS, COMPONENTS, [blank], (0.4, 0.6), 24)
     assert np.isnan([told[0].arm_se, told[0].test_se]).all()
     assert np.isfinite([told[1].arm_se, told[1].test_se]).all()
 
 
 def test_the_noise_is_what_repeated_deals_show() -> None:
     found = deals(60, np.random.default_rng(5), trait=0.2)[10:]  # after the past is known
-    told = noise(METRICS, COMPONENTS, found[:10], 0.5, windows=4)
+    told = noise(METRICS, COMPONENTS, found[:10], (0.5, 0.5), windows=4)
     for m, figures in enumerate(told):
         measured = [relative_changes(METRICS, COMPONENTS, d.sums, d.arm_of, d.arms, d.history) for d in found]
         changes = np.concatenate([changes.change[m, 0] for changes in measured])

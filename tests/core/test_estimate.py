@@ -443,3 +443,26 @@ def test_the_combined_error_of_one_metric_is_its_own_with_a_past_too() -> None:
     changes = relative_changes(METRICS, COMPONENTS, sums, arm_of, 3, before)
     se = combined_se(np.array([1.0]), METRICS[:1], COMPONENTS, sums, arm_of, 3, before)
     np.testing.assert_allclose(se, np.sqrt(np.diagonal(changes.covariance[0, 0])), rtol=0.02)
+
+
+def test_the_combined_error_too_knows_a_past_that_is_too_good_and_an_arm_without_events() -> None:
+    rng, count = np.random.default_rng(16), 400
+    arm_of, trait = np.repeat([0, 0, 1, 2], count // 4), rng.lognormal(0.0, 1.0, count)
+    watch = trait * (1.0 + 0.001 * rng.standard_normal(count))
+    clicks = rng.poisson(2.0, count) * (arm_of != 1)
+    sums = np.rint(np.stack([np.full(count, 100.0), clicks, watch], axis=1)[None] * 1e6).astype(np.int64)
+    past = np.stack([np.full(count, 100.0), np.ones(count), trait], axis=1)[None]
+    for metric, before, close in ((TWO[1], past, 0.1), (TWO[0], None, 1e-9)):  # of the first each takes its own level
+        own = relative_changes((metric,), TWO_NAMES, sums, arm_of, 3, before).covariance[0, 0]
+        se = combined_se(np.array([1.0]), (metric,), TWO_NAMES, sums, arm_of, 3, before)
+        assert se == pytest.approx(np.sqrt(np.diagonal(own)), rel=close)
+
+
+def test_against_a_control_below_zero_nothing_can_be_said() -> None:
+    """A loss that shrinks by a fifth would read as a fall by a fifth."""
+    rng, arm_of = np.random.default_rng(17), np.repeat([0, 1], 40)
+    sums, _ = mixed(rng, 80)
+    sums[..., 2] = np.rint(-(5.0 - arm_of + 0.1 * rng.standard_normal(80)) * 1e6)
+    changes = relative_changes(TWO, TWO_NAMES, sums, arm_of, 2)
+    assert usable(changes).tolist() == [True, False]
+    assert np.isnan(changes.change[1]).all()

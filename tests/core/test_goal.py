@@ -25,6 +25,13 @@ def test_limits_are_kept_with_the_normal_s_probability() -> None:
     assert p_kept(Goal((1.0,), ()), mean, sd).tolist() == [1.0]
 
 
+def test_between_two_limits_a_metric_can_miss_only_one() -> None:
+    band = Goal((1.0, 0.0), (Limit(0, 1, -0.01), Limit(0, -1, 0.01), Limit(1, 1, -0.02), Limit(0, 1, -0.05)))
+    mean, sd = np.array([[0.0, 0.004, 0.5], [0.0, 0.01, 0.0]]), np.array([[0.01, 0.05, 0.01], [0.03, 0.02, 0.01]])
+    inside = stats.norm.cdf(0.01, mean[0], sd[0]) - stats.norm.cdf(-0.01, mean[0], sd[0])
+    assert p_kept(band, mean, sd) == pytest.approx(inside * stats.norm.sf(-0.02, mean[1], sd[1]))
+
+
 def test_a_limit_met_without_doubt_is_kept_and_one_missed_is_not() -> None:
     goal, sure = Goal((1.0,), (Limit(0, 1, 0.0),)), np.zeros((1, 2))
     assert p_kept(goal, np.array([[0.0, -1e-6]]), sure).tolist() == [1.0, 0.0]

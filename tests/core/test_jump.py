@@ -82,10 +82,10 @@ def test_only_the_newest_jumps_are_remembered() -> None:
 
 def test_candidates_are_the_beginnings_of_the_newest_deals() -> None:
     hours = np.repeat(np.arange(30.0), 2)
-    assert candidates(hours)[0] == (36, 17.5)
-    assert candidates(hours)[-1] == (58, 28.5)
+    assert candidates(hours)[0] == (36, 17.5, 1.0)
+    assert candidates(hours)[-1] == (58, 28.5, 1.0)
     assert candidates(np.repeat(5.0, 4)) == []
-    assert [i for i, _ in candidates(np.repeat(np.arange(4.0), 100))] == [200, 300]
+    assert [i for i, _, _ in candidates(np.repeat(np.arange(4.0), 100))] == [200, 300]
 
 
 def test_the_density_is_that_of_the_new_rows_given_the_old() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from controller.core import replan
 from controller.core.control import Control, Vector, carrying, initial
+from controller.core.estimate import Metric
 from controller.core.kernel import Hyper, Jump
 from controller.core.learn import RESPONSE
 from controller.core.plan import Plan
@@ -60,6 +61,15 @@ def test_what_keeps_the_past_s_meaning_may_change(plan: Plan, told: str) -> None
 def test_what_would_give_the_past_another_meaning_is_refused_by_its_place(plan: Plan, told: str) -> None:
     changed = replan.differences(PLAN, plan)
     assert any(line.startswith(told) for line in replan.refused(changed)), changed
+
+
+def test_a_metric_s_name_is_no_key_of_the_study_file() -> None:
+    names = ("salty", "load_ms")
+    metrics = tuple(Metric(name, "watch_s", "impressions") for name in names)
+    plan = varied(metrics=metrics, objective=dict.fromkeys(names, -1.0), guardrails=())
+    changed = replan.differences(plan, varied(plan, objective=dict.fromkeys(names, -2.0)))
+    assert changed == ("objective.salty: -1.0 before, -2.0 now", "objective.load_ms: -1.0 before, -2.0 now")
+    assert replan.refused(changed) == ()
 
 
 def test_nothing_changed_is_nothing_to_follow() -> None:

@@ -241,10 +241,21 @@ def test_warnings_tell_of_what_is_legal_but_wasteful(tmp_path: Path) -> None:
 
 def test_warnings_tell_of_much_state_and_of_thin_arms(tmp_path: Path) -> None:
     short = SMALL.replace('"1h"', '"1m"\nlateness = "6h"') + "[traffic]\nbuckets = 100000\n"
-    (large,) = read(tmp_path, short).warnings
+    large, forgetful = read(tmp_path, short).warnings
     assert large.startswith("window: 362 windows of 100000 buckets stay open at once, about 2.2 GiB")
+    assert "8 changes a window" in forgetful
+    assert "newest 600: those of 1.2 hours" in forgetful
+    many = '[segments]\nvalues = ["a", "b", "c", "d", "e", "f", "g"]\n'
+    assert [text[:49] for text in read(tmp_path, SMALL + many).warnings] == [
+        "traffic.explore_arms: 56 changes a window (one an"
+    ]
     (thin,) = read(tmp_path, SMALL + "[traffic]\nbuckets = 180\nexplore_arms = 4\n").warnings
     assert thin.startswith("rollout.ramp_shares: of 180 buckets, vector or control gets fewer than 10")
+
+
+def test_windows_that_are_sealed_too_soon_for_drift_are_warned_of(tmp_path: Path) -> None:
+    (daily,) = read(tmp_path, SMALL.replace('"1h"', '"1d"')).warnings
+    assert daily.startswith("window.lateness: below window.length, a vector that no longer gains what it did")
 
 
 def test_paths_are_relative_to_the_study_file(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ def claim(folder: Path, scale: Scale) -> None:
         AnotherScale: it holds results of another one.
     """
     mark, ours = folder / MARK, msgspec.json.encode(scale)
+    if folder.exists() and not folder.is_dir():
+        raise AnotherScale(f"{folder}: is a file; name a folder")
     if not mark.exists():
         if folder.exists() and any(folder.iterdir()):
             raise AnotherScale(f"{folder}: holds files but no {MARK}; name an empty folder")

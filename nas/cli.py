@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nas.layouts import LAYOUTS
 from nas.schema import DataError
 from nas.space import SPACES, cardinality, drawn
 
@@ -33,14 +34,28 @@ def nas(argv: list[str]) -> int:
     from nas.train import AnotherRun
 
     try:
+        _refuse_nowhere(args)
         command: Callable[[argparse.Namespace], int] = args.command
         return command(args)
     except DataError as error:
         print(f"trimtab nas: {error}", file=sys.stderr)
         return MISUSED
+    except OSError as error:
+        what = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
+        print(f"trimtab nas: {what or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return MISUSED
     except (AnotherRun, AnotherSearch, AnotherSupernet, ExportWrong, ValueError) as error:
         print(f"trimtab nas: {error}", file=sys.stderr)
         return FAILED
+
+
+def _refuse_nowhere(args: argparse.Namespace) -> None:
+    """A file that cannot be written is told before the work that fills it."""
+    wanted = ["figure", "onnx", *(["out"] if args.command is _score else [])]
+    for name in wanted:
+        path = getattr(args, name, None)
+        if path is not None and not path.absolute().parent.is_dir():
+            raise DataError(f"--{name}: found {path}; there is no folder {path.absolute().parent}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +111,7 @@ def _score_parser(commands: Any) -> None:
     parser = commands.add_parser("score", help=text, description=text)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--layout", default="parquet", help="of the files: csv, tsv, parquet, ... (parquet)")
+    parser.add_argument("--layout", choices=LAYOUTS, default="parquet", help="of the files (parquet)")
     parser.add_argument("--header", default="", metavar="A,B,...", help="column names of files that have none")
     parser.add_argument("--out", type=Path, default=Path("scores.parquet"), metavar="FILE", help="(scores.parquet)")
     parser.set_defaults(command=_score)
@@ -119,7 +134,10 @@ def _train(args: argparse.Namespace) -> int:
     place = _place(args)
     if args.model:
         architecture = workplace.architecture_named(args.model)
-        run, folder = workplace.trained(place, architecture, args.seed, Path(args.model).stem)
+        with _progress(args, "rows") as update:
+            run, folder = workplace.trained(
+                place, architecture, args.seed, Path(args.model).stem, say=lambda done, rows: update(done, rows, "")
+            )
         return _show_runs(args, place, [(folder, run.record)])
     with _progress(args, "rows") as update:
         record = workplace.supernet(place, lambda done, rows, loss: update(done, rows, f"loss {loss:.4f}"))
@@ -148,8 +166,9 @@ def _search(args: argparse.Namespace) -> int:
         )
     best = front(rules, found)
     if not best:
-        return _say("no network keeps all limits; loosen search.limits", FAILED)
-    timings = workplace.finalists_measured(place, best[:FINALISTS])
+        return _say(workplace.beyond(rules, found), FAILED)
+    with Console(stderr=True, quiet=args.json).status("timing the best of the front"):
+        timings = workplace.finalists_measured(place, best[:FINALISTS])
     if args.figure:
         draw_front(rules, found, args.figure)
     if args.json:
@@ -185,7 +204,7 @@ def _to_retrain(args: argparse.Namespace, place: Any) -> tuple[Any, str]:
     from nas import workplace
 
     if args.genotype:
-        return workplace.architecture_named(args.genotype), Path(args.genotype).stem
+        return workplace.architecture_named(args.genotype, "--genotype"), Path(args.genotype).stem
     if not args.finalists:
         return workplace.picked(place, args.pick), f"pick{args.pick}"
     with _progress(args, "finalists") as update:
@@ -228,7 +247,10 @@ def _export(args: argparse.Namespace) -> int:
     from nas.score import read_model
 
     run, _ = read_model(args.run)
-    card = export(run, _place(args).parts, args.onnx)
+    parts = _place(args).parts
+    if run.record.data_digest != parts.digest:
+        raise DataError(f"{args.run}: was trained on other data than {args.design} names")
+    card = export(run, parts, args.onnx)
     if args.json:
         print(msgspec.json.encode(card).decode())
     else:
@@ -255,7 +277,9 @@ def _space(args: argparse.Namespace) -> int:
 
     space = SPACES[args.preset]
     found = (
-        workplace.architecture_named(args.genotype) if args.genotype else drawn(space, np.random.default_rng(args.seed))
+        workplace.architecture_named(args.genotype, "--genotype")
+        if args.genotype
+        else drawn(space, np.random.default_rng(args.seed))
     )
     if not isinstance(found, Genotype):
         raise DataError(f"--genotype: {args.genotype} is a baseline")

@@ -8,6 +8,15 @@ from pyarrow import compute
 from nas.schema import DataError, Head, Schema
 
 Floats = NDArray[np.float64]
+ROW, FILE = "row in its file", b"file"  # a column, and a key of a table's metadata, that say where rows come from
+LARGEST = 1e30  # of a number: beyond it sums of squares leave the range of a float
+
+
+def place(table: pa.Table, name: str, at: int, first_row: int) -> str:
+    """Where a value stands: "log.csv, row 7, column 'age'"."""
+    file = (table.schema.metadata or {}).get(FILE, b"").decode()
+    row = table[ROW][at].as_py() if ROW in table.column_names else first_row + at + 1
+    return f"{f'{file}, ' if file else ''}row {row}, column {name!r}"
 
 
 def texts(column: pa.ChunkedArray, missing: tuple[str, ...]) -> pa.Array:
@@ -22,7 +31,7 @@ def numbers(table: pa.Table, name: str, schema: Schema, first_row: int) -> Float
     """(n,) float64, NaN where missing.
 
     Raises:
-        DataError: something is no finite number.
+        DataError: something is no number, infinite, or beyond `LARGEST`.
     """
     column = table[name]
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
@@ -32,12 +41,29 @@ def numbers(table: pa.Table, name: str, schema: Schema, first_row: int) -> Float
     except TypeError:
         values = np.asarray(compute.cast(column, pa.float64()).to_numpy(), np.float64)
     except pa.ArrowException as error:
-        raise DataError(f"column {name!r}: {error}; expected a number") from error
-    if np.isinf(values).any():
-        raise DataError(
-            f"column {name!r}, row {first_row + int(np.isinf(values).argmax()) + 1}: infinite; expected a number"
-        )
+        at, found = _no_number(column)
+        if at is None:
+            raise DataError(f"column {name!r}: found {column.type}; expected numbers") from error
+        accepted = "a number, or what data.missing lists"
+        raise DataError(f"{place(table, name, at, first_row)}: found {found!r}; expected {accepted}") from error
+    wrong = np.abs(values) > LARGEST
+    if wrong.any():
+        at = int(wrong.argmax())
+        found = "infinite" if np.isinf(values[at]) else f"found {values[at]:g}"
+        raise DataError(f"{place(table, name, at, first_row)}: {found}; expected a number, at most {LARGEST:g}")
     return values
+
+
+def _no_number(column: pa.Array | pa.ChunkedArray) -> tuple[int | None, str]:
+    """The first text that is no number, and its place."""
+    if not pa.types.is_string(column.type):
+        return None, ""
+    for at, text in enumerate(column.to_pylist()):
+        try:
+            compute.cast(pa.scalar(text, pa.string()), pa.float64())
+        except pa.ArrowException:
+            return at, str(text)
+    return None, ""
 
 
 def labels(table: pa.Table, head: Head, schema: Schema, first_row: int) -> Floats:
@@ -51,12 +77,17 @@ def labels(table: pa.Table, head: Head, schema: Schema, first_row: int) -> Float
         return np.asarray(
             compute.cast(compute.equal(found, head.positive), pa.float64()).to_numpy(zero_copy_only=False)
         )
-    values = numbers(table, head.label, schema, first_row)
+    try:
+        values = numbers(table, head.label, schema, first_row)
+    except DataError as error:
+        raise DataError(
+            f"{error}; as a label 0, 1 or nothing; a text is one where `positive` of the head names it"
+        ) from error
     wrong = ~(np.isnan(values) | (values == 0) | (values == 1))
     if wrong.any():
         at = int(wrong.argmax())
         raise DataError(
-            f"label {head.label!r}, row {first_row + at + 1}: found {values[at]:g}; expected 0, 1 or nothing"
+            f"{place(table, head.label, at, first_row)}: found {values[at]:g}; as a label expected 0, 1 or nothing"
         )
     return values
 
@@ -72,7 +103,5 @@ def probabilities(table: pa.Table, head: Head, schema: Schema, first_row: int) -
     wrong = (values < 0) | (values > 1)
     if wrong.any():
         at = int(wrong.argmax())
-        raise DataError(
-            f"column {head.truth!r}, row {first_row + at + 1}: found {values[at]:g}; expected a probability"
-        )
+        raise DataError(f"{place(table, head.truth, at, first_row)}: found {values[at]:g}; expected a probability")
     return values

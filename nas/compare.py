@@ -29,23 +29,25 @@ class Gap(msgspec.Struct, frozen=True):
         return self.low > 0 or self.high < 0
 
 
-def paired_gap(first: Floats, second: Floats) -> Gap:
-    """Of per-row losses (seeds, n) of two models on the same rows.
+def paired_gap(first: Floats, second: Floats, weight: Floats | None = None) -> Gap:
+    """Of per-row losses (seeds, n) of two models on the same rows, which count by `weight` (n,), alike without it.
 
     Variance: of the rows' differences, plus each model's over its seeds (Welch 1947; Satterthwaite 1946). With one seed
     a model, the gap is between these two trainings and says nothing of others.
     """
     n = first.shape[1]
-    rows = float((first.mean(0) - second.mean(0)).var(ddof=1)) / n
+    share = np.full(n, 1.0 / n) if weight is None else weight / weight.sum()
+    difference = first.mean(0) - second.mean(0)
+    mean = float(share @ difference)
+    rows = float((share**2) @ (difference - mean) ** 2) * n / (n - 1)  # of a ratio of sums, by linearisation
     parts = [(rows, n - 1)]
     for model in (first, second):
         seeds = len(model)
         if seeds > 1:
-            parts.append((float(model.mean(1).var(ddof=1)) / seeds, seeds - 1))
+            parts.append((float((model @ share).var(ddof=1)) / seeds, seeds - 1))
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance else 1.0
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
-    mean = float(first.mean() - second.mean())
     return Gap(mean, mean - half, mean + half)
 
 

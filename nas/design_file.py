@@ -3,22 +3,26 @@
 Every table becomes one frozen record; unknown keys and impossible values are refused by their place.
 """
 
+import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 import pyarrow as pa
+from msgspec import inspect
 from pyarrow import parquet
 
 from nas import layouts, theta
-from nas.evolution import Limit, Objective, Rules
+from nas.evolution import Limit, Method, Objective, Rules
+from nas.layouts import Layout
 from nas.prepare import Sources
-from nas.readers import Layout, Source
+from nas.readers import Source
 from nas.recipe import Recipe
 from nas.sampling import Strategy
 from nas.schema import DataError, Field, Head, Schema
-from nas.search import SearchPlan, adaptation
+from nas.search import MAX_ADAPTATION, SearchPlan, adaptation
 from nas.space import SPACES, Space
 from nas.splits import Split
 from nas.supernet_train import SupernetPlan
@@ -68,6 +72,10 @@ class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     warmup: float = 0.01
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.epochs < math.inf or (self.rows is not None and self.rows < 1):
+            raise ValueError("supernet: epochs must be above 0, rows 1 or more")
+
 
 class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The search. `adapt`: the share of one training's rows that each network adapts on before it is ranked."""
@@ -78,7 +86,7 @@ class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     valid_rows: int = 20_000
     objectives: tuple[Objective, ...] = ("loss", "flops")
     limits: tuple[Limit, ...] = ()
-    method: str = "evolution"
+    method: Method = "evolution"
     population: int = 32
     tournament: int = 8
     children: int = 8
@@ -86,11 +94,31 @@ class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seed: int = 0
     batch: int = 256  # of the latency table
 
+    def __post_init__(self) -> None:
+        if min(self.evaluations, self.valid_rows, self.batch, 1 if self.rows is None else self.rows) < 1:
+            raise ValueError("search: evaluations, rows, valid_rows and batch must be 1 or more")
+        if not 0 <= self.adapt <= MAX_ADAPTATION:
+            raise ValueError(
+                f"search.adapt: found {self.adapt}; expected a share of one training, at most {MAX_ADAPTATION}"
+            )
+        self.rules()
+
+    def rules(self) -> Rules:
+        """How children are proposed."""
+        return Rules(
+            method=self.method, objectives=self.objectives, limits=self.limits, population=self.population,
+            tournament=self.tournament, children=self.children, known=self.known,
+        )  # fmt: skip
+
 
 class RetrainTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """From scratch: with how many seeds."""
 
     seeds: int = 3
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError("retrain.seeds: must be 1 or more")
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,9 +154,14 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
         table, heads = self.tables.value, tuple(head.name for head in self.schema.heads)
         if table is None:
             return None
+        given = [name for name in ("weights", "file", "redis") if getattr(table, name)]
+        if len(given) > 1:
+            raise DataError(f"{self.path}: value: found {' and '.join(given)}; expected one of them")
         if table.file:
             return theta.from_file(self.path.parent / table.file, heads)
-        if table.redis and table.study:
+        if table.redis:
+            if not (table.study and table.heads):
+                raise DataError(f"{self.path}: value.redis: needs `study`, and `heads`: weight to head")
             return theta.from_redis(table.redis, table.study, heads, table.heads, table.arm, table.segment)
         return theta.from_weights(table.weights, table.form, heads)
 
@@ -145,10 +178,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
         """For so many training rows."""
         table, recipe = self.tables.search, self.tables.recipe
         adapt_rows = int(table.adapt * training_rows * recipe.epochs)
-        names = ("method", "objectives", "limits", "population", "tournament", "children", "known")
-        rules = msgspec.convert({name: msgspec.to_builtins(getattr(table, name)) for name in names}, Rules)
         return SearchPlan(
-            rules=rules,
+            rules=table.rules(),
             evaluations=table.evaluations,
             rows=table.rows,
             adapt_rows=adapt_rows,
@@ -189,7 +220,25 @@ def _converted(path: Path, tree: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {str(error).replace('`$.', '`')}") from error
+        raise DataError(f"{path}: {str(error).replace('`$.', '`')}{_accepted(str(error), kind)}") from error
+
+
+def _accepted(error: str, kind: type) -> str:
+    """What would do in the place that an error names: the keys of a table, the values of a choice."""
+    known, _, where = error.rpartition(" - at `$")
+    found: inspect.Type = inspect.type_info(kind)
+    for name in re.sub(r"\[.*?\]", "", where).strip("`.").split("."):
+        fields = {field.name: field.type for field in found.fields} if isinstance(found, inspect.StructType) else {}
+        found = fields.get(name, found)
+        if isinstance(found, inspect.UnionType):
+            found = next((one for one in found.types if isinstance(one, inspect.StructType)), found)
+        if isinstance(found, inspect.VarTupleType):
+            found = found.item_type
+    if isinstance(found, inspect.LiteralType):
+        return f"; accepted: {', '.join(map(str, found.values))}"
+    if isinstance(found, inspect.StructType) and "unknown field" in known + error:
+        return f"; accepted: {', '.join(field.name for field in found.fields)}"
+    return ""
 
 
 def _space(path: Path, table: dict[str, Any]) -> dict[str, Any]:

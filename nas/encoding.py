@@ -22,7 +22,8 @@ Array = NDArray[Any]
 KNOTS = 64  # of a quantile transform
 SAMPLE = 100_000  # values that its quantiles are taken from
 NOTHING = -1  # pads a multi-valued field
-_SMALLEST_SD = 1e-9
+FARTHEST = 1e4  # standard deviations: of fewer than 1e8 training rows none lies further out, so new rows may not either
+_SMALLEST_SD = 1e-14  # of the mean: what is less is rounding
 
 
 class DenseCode(msgspec.Struct, frozen=True):
@@ -98,7 +99,7 @@ class Learner:
             self.sample[field.name] = kept
         else:
             known = _logged(known) if field.transform == "log" else known
-            self.moments[field.name] += (len(known), known.sum(), (known**2).sum())
+            self.moments[field.name] = _with(self.moments[field.name], known)
 
     def encoding(self) -> Encoding:
         """What was learned."""
@@ -119,10 +120,20 @@ class Learner:
             sample = self.sample[field.name]
             knots = np.quantile(sample, np.linspace(0, 1, KNOTS + 1)) if len(sample) else np.zeros(1)
             return DenseCode(field, 0.5, float(np.sqrt(1 / 12)), tuple(np.unique(knots).tolist()))
-        count, total, squares = self.moments[field.name]
-        mean = total / max(count, 1)
-        sd = float(np.sqrt(max(squares / max(count, 1) - mean**2, 0)))
+        count, mean, squares = self.moments[field.name]
+        sd = float(np.sqrt(squares / max(count, 1)))
         return DenseCode(field, float(mean), sd if sd > _SMALLEST_SD * max(1.0, abs(mean)) else 1.0)
+
+
+def _with(moments: Floats, values: Floats) -> Floats:
+    """Count, mean and sum of squares around it with more values (Chan, Golub and LeVeque 1983, equation 2.1)."""
+    if not len(values):
+        return moments
+    (count, mean, squares), more, own = moments, len(values), float(values.mean())
+    away = own - mean
+    whole = count + more
+    spread = float(((values - own) ** 2).sum()) + away**2 * count * more / whole
+    return np.array([whole, mean + away * more / whole, squares + spread])
 
 
 def encode(table: pa.Table, encoding: Encoding, first_row: int) -> Coded:
@@ -150,7 +161,7 @@ def _standard(values: Floats, code: DenseCode) -> Floats:
         values = np.where(np.isnan(values), np.nan, np.interp(values, code.knots, np.linspace(0, 1, len(code.knots))))
     elif code.field.transform == "log":
         values = _logged(values)
-    return np.nan_to_num((values - code.mean) / code.sd, nan=0.0)
+    return np.clip(np.nan_to_num((values - code.mean) / code.sd, nan=0.0), -FARTHEST, FARTHEST)
 
 
 def _logged(values: Floats) -> Floats:

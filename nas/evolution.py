@@ -17,6 +17,7 @@ from nas.pareto import crowding, dominated, ranks
 from nas.space import Space, crossed, drawn, mutated
 
 Objective = Literal["loss", "flops", "parameters", "latency_ms"]
+Method = Literal["evolution", "random"]
 TRIES = 100  # at a child that is new and within the constraints
 
 
@@ -25,6 +26,10 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     objective: Objective
     at_most: float
+
+    def __post_init__(self) -> None:
+        if not self.at_most > 0:
+            raise ValueError(f"at_most: found {self.at_most}; expected above 0")
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -59,7 +64,7 @@ def size_of(sizes: Sizes, objective: Objective) -> float:
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """How children are proposed. `method` random ignores what was found."""
 
-    method: Literal["evolution", "random"] = "evolution"
+    method: Method = "evolution"
     objectives: tuple[Objective, ...] = ("loss", "flops")
     limits: tuple[Limit, ...] = ()
     population: int = 32  # the newest: older ones die

@@ -1,9 +1,13 @@
 """Schemas of files that many people have: Criteo, Avazu, KDD-12 (track 2), and the design's ranking log."""
 
+from typing import Literal, get_args
+
 import pyarrow as pa
 
 from nas.schema import DataError, Field, Head, Kind, Schema
 
+Layout = Literal["csv", "tsv", "parquet", "ranking-log", "libsvm", "criteo", "avazu", "kdd12"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 CRITEO = ("label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27)))
 AVAZU = (
     "id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category",

@@ -6,7 +6,6 @@ Notation: n rows; y labels (NaN where not observed); q predicted and p true prob
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 EDGE = 1e-7  # probabilities are kept this far from 0 and 1
@@ -37,9 +36,9 @@ def head_metrics(head: str, q: Floats, y: Floats, p: Floats, weight: Floats) -> 
         rows=len(y),
         positives=int(y.sum()),
         logloss=float(np.average(row_logloss(q, y), weights=weight)) if weight.sum() else float("nan"),
-        auc=auc(q, y) if 0 < y.sum() < len(y) else None,
+        auc=auc(q, y, weight) if 0 < expected < float(weight.sum()) else None,
         calibration=float((weight * q).sum()) / expected if expected else None,
-        calibration_error=calibration_error(q, y),
+        calibration_error=calibration_error(q, y, weight),
         kl=None if not len(p) or np.isnan(p).any() else float(np.average(row_kl(p, q), weights=weight)),
     )
 
@@ -56,17 +55,19 @@ def row_kl(p: Floats, q: Floats) -> Floats:
     return np.asarray(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
 
 
-def auc(scores: Floats, y: Floats) -> float:
-    """The chance that a positive scores above a negative, ties half (Mann-Whitney)."""
-    positive = y == 1
-    count = int(positive.sum())
-    ranks = rankdata(scores)[positive].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * (len(y) - count)))
+def auc(scores: Floats, y: Floats, weight: Floats | None = None) -> float:
+    """The chance that a positive scores above a negative, ties half (Mann-Whitney), both drawn by weight."""
+    weight = np.ones(len(y)) if weight is None else weight
+    _, place = np.unique(scores, return_inverse=True)
+    positive, negative = (np.bincount(place, weights=weight * side) for side in (y, 1.0 - y))
+    below = np.cumsum(negative) - negative / 2.0
+    return float(positive @ below / (positive.sum() * negative.sum()))
 
 
-def calibration_error(q: Floats, y: Floats) -> float:
-    """Mean distance between predicted and observed rates over equally filled bins of the prediction."""
-    if not len(q):
+def calibration_error(q: Floats, y: Floats, weight: Floats | None = None) -> float:
+    """Mean distance between predicted and observed rates, by weight, over equally filled bins of the prediction."""
+    weight = np.ones(len(y)) if weight is None else weight
+    if not weight.sum():
         return float("nan")
     bins = np.array_split(np.argsort(q, kind="stable"), min(BINS, len(q)))
-    return float(sum(abs(q[rows].mean() - y[rows].mean()) * len(rows) for rows in bins) / len(q))
+    return float(sum(abs(weight[rows] @ (q[rows] - y[rows])) for rows in bins) / weight.sum())

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from nas.columns import labels, numbers, probabilities
+from nas.columns import labels, numbers, place, probabilities
 from nas.encoding import Encoding, encode, learned
 from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
@@ -21,7 +21,7 @@ from nas.schema import DataError, Schema
 from nas.splits import PARTS, TRAIN, Cuts, Split, hashed, part_of, time_cuts
 
 FORMAT = 1  # of prepared folders
-_ENCODING, _DONE = "encoding.json", "prepared.json"
+_ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"
 Say = Callable[[str], None]
 
 
@@ -43,15 +43,24 @@ def prepare(sources: Sources, schema: Schema, split: Split, folder: Path, say: S
     """Prepare a data set, or open it when `folder` holds it already.
 
     Raises:
-        DataError: what is wrong with the data, by file, column and row.
+        DataError: what is wrong with the data, by file, column and row; or the folder holds something else.
     """
     wanted = _fingerprint(sources, schema, split)
     done = folder / _DONE
     if not (done.exists() and msgspec.json.decode(done.read_bytes())["fingerprint"] == wanted):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        _cleared(folder)
         _prepare(sources, schema, split, folder, wanted, say)
     return opened(folder)
+
+
+def _cleared(folder: Path) -> None:
+    """An empty folder, in place of what was prepared before; nothing else is ever removed."""
+    ours = (folder / _BEGUN).exists() or (folder / _DONE).exists()
+    if folder.exists() and not ours and any(folder.iterdir()):
+        raise DataError(f"{folder}: holds something else than prepared rows, which would go there; name another --out")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / _BEGUN).touch()
 
 
 def opened(folder: Path) -> Parts:
@@ -97,7 +106,7 @@ def coded_rows(table: pa.Table, encoding: Encoding, first_row: int) -> Rows:
     weight = numbers(table, schema.weight, schema, first_row) if schema.weight else np.ones(n)
     if not (weight >= 0).all():
         at = int((~(weight >= 0)).argmax())
-        raise DataError(f"weight {schema.weight!r}, row {first_row + at + 1}: found {weight[at]:g}; expected 0 or more")
+        raise DataError(f"{place(table, schema.weight or '', at, first_row)}: found {weight[at]:g}; expected 0 or more")
     return Rows(
         encode(table, encoding, first_row),
         np.stack(observed, axis=1).astype(np.float32),
@@ -152,8 +161,9 @@ def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:
     for j, head in enumerate(schema.heads):
         for value in (0, 1):
             if not (observed[:, j] == value).any():
+                wanted = f"{head.positive!r} (positive)" if value and head.positive is not None else value
                 raise DataError(
-                    f"head {head.name!r}: no training row's {head.label!r} is {value}; there is nothing to learn"
+                    f"head {head.name!r}: no training row's {head.label!r} is {wanted}; there is nothing to learn"
                 )
 
 

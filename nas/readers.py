@@ -1,19 +1,22 @@
 """Files become a stream of Arrow tables, a few thousand rows at a time: memory does not grow with the file."""
 
+import csv as text_csv
 import gzip
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 from pyarrow import compute, csv, parquet
 
-from nas.layouts import CRITEO, KDD12
+from nas.columns import FILE, ROW
+from nas.layouts import CRITEO, KDD12, Layout
 from nas.schema import DataError, Schema
 
-Layout = Literal["csv", "tsv", "parquet", "ranking-log", "libsvm", "criteo", "avazu", "kdd12"]
 CHUNK_ROWS = 50_000
 BLOCK_BYTES = 8 << 20  # of a text file that are parsed at once
 INDICES, LABEL = "indices", "label"  # columns of a libsvm file
@@ -55,14 +58,15 @@ def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iter
     wanted = schema.columns(labels)
     if source.layout in ("parquet", "ranking-log"):
         truths = {head.truth for head in schema.heads} if source.truth else set()
-        return _parquet(path, [name for name in wanted if name not in truths])
+        return _of_kinds(path, schema, _parquet(path, [name for name in wanted if name not in truths]))
     if source.layout == "libsvm":
-        return _libsvm(path, schema)
+        _require(path, wanted, (LABEL, INDICES, *(field.name for field in schema.of("dense"))))
+        return _numbered(path, _libsvm(path, schema))
     delimiter = "\t" if source.layout in ("tsv", "criteo", "kdd12") else ","
     fixed = {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
     if source.layout == "kdd12":
-        return map(_two_rows, _delimited(path, delimiter, fixed, [*KDD12]))
-    return _delimited(path, delimiter, fixed, wanted)
+        return map(_two_rows, _numbered(path, _delimited(path, delimiter, fixed, [*KDD12])))
+    return _numbered(path, _delimited(path, delimiter, fixed, wanted))
 
 
 def _require(path: Path, wanted: Iterable[str], found: Sequence[str]) -> None:
@@ -71,11 +75,29 @@ def _require(path: Path, wanted: Iterable[str], found: Sequence[str]) -> None:
         raise DataError(f"{path}: there is no column {lacking[0]!r}; the file has {', '.join(found)}")
 
 
+def _numbered(path: Path, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The tables with each row's number in the file, and its name."""
+    first = 1
+    for table in tables:
+        rows = pa.array(np.arange(first, first + table.num_rows))
+        yield table.append_column(ROW, rows).replace_schema_metadata({FILE: str(path)})
+        first += table.num_rows
+
+
+def _of_kinds(path: Path, schema: Schema, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The tables, if every column is of a type that its field's kind may have."""
+    for table in tables:
+        for field in schema.fields:
+            if pa.types.is_nested(table[field.name].type) and field.kind != "multi":
+                raise DataError(f'{path}: column {field.name!r} holds lists, so its field is of kind "multi"')
+        yield table
+
+
 def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[pa.Table]:
     file = parquet.ParquetFile(path)
     _require(path, wanted, file.schema_arrow.names)
-    for batch in file.iter_batches(CHUNK_ROWS, columns=list(wanted)):
-        yield pa.Table.from_batches([batch])
+    batches = file.iter_batches(CHUNK_ROWS, columns=list(wanted))
+    return _numbered(path, (pa.Table.from_batches([batch]) for batch in batches))
 
 
 def _delimited(path: Path, delimiter: str, names: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.Table]:
@@ -101,11 +123,16 @@ def _header(path: Path, delimiter: str) -> tuple[str, ...]:
         first = next(iter(lines), "").rstrip("\r\n")
     if not first:
         raise DataError(f"{path}: the file is empty")
-    return tuple(name.strip().strip('"') for name in first.split(delimiter))
+    names = tuple(name.strip() for name in next(text_csv.reader([first], delimiter=delimiter)))
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: the header names {twice[0]!r} twice")
+    return names
 
 
 def _opened(path: Path) -> TextIO:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    """A file of text; a mark of byte order at its beginning is no part of it."""
+    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
 
 
 def _libsvm(path: Path, schema: Schema) -> Iterator[pa.Table]:
@@ -158,4 +185,4 @@ def _beside(source: Source, schema: Schema, labels: bool) -> Iterator[pa.Table]:
         if log is None or truth is None or any(not log[key].equals(truth[key]) for key in keys):
             raise DataError(f"{source.truth[0]}: its rows are not those of {source.files[0]}: {', '.join(keys)} differ")
         logged = {name: log[name] for name in log.column_names}
-        yield pa.table({**logged, **{name: truth[name] for name in truths}})
+        yield pa.table({**logged, **{name: truth[name] for name in truths}}, metadata=log.schema.metadata)

@@ -32,6 +32,8 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         if self.min_count < 1 or self.buckets < 0 or self.longest < 1:
             raise ValueError(f"field {self.name}: min_count and longest must be 1 or more, buckets 0 or more")
+        if not self.separator:
+            raise ValueError(f"field {self.name}: separator: found nothing; expected a text")
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from nas.batches import predict_rows, probabilities
+from nas.columns import place
 from nas.encoding import Coded, Encoding, encode
 from nas.readers import Source
 from nas.rows import Rows, in_order
@@ -49,19 +50,39 @@ def scored(run: Run, encoding: Encoding, source: Source) -> Iterator[pa.Table]:
     for table in source.chunks(encoding.schema, labels=False):
         coded = encode(table, encoding, first)
         q = np.concatenate([_predicted(run, coded, part) for part in in_order(table.num_rows, predict_rows())])
+        _refuse_none(table, coded, q, encoding, first)
         yield pa.table({head.name: q[:, j] for j, head in enumerate(encoding.schema.heads)})
         first += table.num_rows
 
 
 def write_scores(run: Run, encoding: Encoding, source: Source, path: Path) -> int:
-    """Write the probabilities as Parquet; the number of rows."""
+    """Write the probabilities as Parquet, all of them or nothing; the number of rows."""
     heads = pa.schema([(head.name, pa.float64()) for head in encoding.schema.heads])
-    count = 0
-    with parquet.ParquetWriter(path, heads) as writer:
-        for table in scored(run, encoding, source):
-            writer.write_table(table)
-            count += table.num_rows
+    count, part = 0, path.with_name(f"{path.name}.part")
+    try:
+        with parquet.ParquetWriter(part, heads) as writer:
+            for table in scored(run, encoding, source):
+                writer.write_table(table)
+                count += table.num_rows
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return count
+
+
+def _refuse_none(
+    table: pa.Table, coded: Coded, q: np.ndarray[tuple[int, ...], np.dtype[np.float64]], encoding: Encoding, first: int
+) -> None:
+    """A network's numbers may leave the range of fp32 where a feature lies far outside of what it was trained on."""
+    wrong = ~np.isfinite(q).all(axis=1)
+    if wrong.any():
+        at = int(wrong.argmax())
+        far = np.abs(coded.dense[at]) if coded.dense.shape[1] else np.zeros(0)
+        name = encoding.dense[int(far.argmax())].field.name if len(far) else ""
+        where = place(table, name, at, first)
+        raise DataError(
+            f"{where}: the model has no prediction, its numbers leave the range of fp32; farthest out is {name!r}"
+        )
 
 
 def _predicted(run: Run, coded: Coded, part: slice) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

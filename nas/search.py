@@ -27,7 +27,7 @@ from nas.processes import processes
 from nas.recipe import Recipe
 from nas.rows import Parts
 from nas.supernet import Supernet
-from nas.supernet_train import SupernetRecord, read_supernet
+from nas.supernet_train import AnotherSupernet, SupernetRecord, read_supernet
 from nas.trace import costs
 from nas.train import TRACED_ROWS, fit
 
@@ -114,10 +114,13 @@ def search(
 
     Raises:
         AnotherSearch: the journal is of another search.
+        AnotherSupernet: the supernet was trained on other data.
         ValueError: the adaptation is longer than a search may spend.
     """
     with one_thread():
         worker = Worker(plan, data, supernet, table)
+        if worker.record.data_digest != worker.parts.digest:
+            raise AnotherSupernet(f"{supernet}: was trained on other data than {data} holds; train another one")
         training = plan.adapt.epochs * len(worker.parts.train)
         if plan.adapt_rows > MAX_ADAPTATION * training:
             raise ValueError(

@@ -10,6 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 from pyarrow import compute
 
+from nas.columns import numbers
 from nas.schema import DataError, Schema
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -64,7 +65,7 @@ def part_of(table: pa.Table, first_row: int, schema: Schema, split: Split, cuts:
     if split.by == "time":
         if cuts is None or schema.time is None:
             raise DataError("split by time: the schema names no time column")
-        time = np.asarray(compute.cast(table[schema.time], pa.float64()))
+        time = numbers(table, schema.time, schema, first_row)
         return ((time >= cuts.valid).astype(np.uint8) + (time >= cuts.test)).astype(np.uint8)
     u = _keys(table, first_row, schema, split) / 2.0**64
     if split.folds:

@@ -1,5 +1,6 @@
 """The value model's weights: from a file, or live from a study's assignment in Redis (design, 3.2)."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,9 @@ def from_weights(weights: Mapping[str, float], form: Form, heads: tuple[str, ...
     unknown = sorted(set(weights) - set(heads))
     if unknown:
         raise DataError(f"value: there is no head {unknown[0]!r}; heads are {', '.join(heads)}")
+    endless = [head for head, weight in weights.items() if not math.isfinite(weight)]
+    if endless:
+        raise DataError(f"value: the weight of {endless[0]!r} is {weights[endless[0]]}; expected a finite number")
     if not any(weights.values()):
         raise DataError("value: every weight is 0: nothing would be worth anything")
     return ValueModel(form, tuple(float(weights.get(head, 0.0)) for head in heads))
@@ -78,7 +82,13 @@ def from_assignment(
     arms = {one.arm: one for one in table.arms}
     if arm not in arms:
         raise DataError(f"value.arm: found {arm!r}; the assignment has {', '.join(arms)}")
-    theta = dict(zip(table.weights, arms[arm].theta.get(segment, arms[arm].theta[ALL]), strict=True))
+    segments = sorted({name for one in table.arms for name in one.theta} - {ALL})
+    if segment != ALL and segments and segment not in segments:
+        raise DataError(f"value.segment: found {segment!r}; the assignment has {', '.join((ALL, *segments))}")
+    values = arms[arm].theta.get(segment, arms[arm].theta.get(ALL, ()))
+    if len(values) != len(table.weights):
+        raise DataError(f"the assignment gives {arm!r} {len(values)} values for its {len(table.weights)} weights")
+    theta = dict(zip(table.weights, values, strict=True))
     unknown = sorted(set(names) - set(theta))
     if unknown:
         raise DataError(f"value.heads: there is no weight {unknown[0]!r}; the assignment has {', '.join(theta)}")

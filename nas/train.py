@@ -43,6 +43,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 Report = Callable[[Check], bool]  # whether to stop here
+Say = Callable[[int, int], None]  # rows done, rows in all
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,12 +102,13 @@ def fit(
     report: Report | None = None,
     folder: Path | None = None,
     start: nn.Module | None = None,
+    say: Say = lambda rows, budget: None,
 ) -> Run:
     """Train, and choose by validation.
 
     `rows`: the budget (the recipe's epochs). `head_weights`: of the heads' losses (all 1). `rungs`: rows at which
-    validation is measured besides the ends of epochs. `start`: a module to go on from instead of fresh weights. The
-    same arguments give the same bits on a CPU with the same number of threads.
+    validation is measured besides the ends of epochs. `start`: a module to go on from instead of fresh weights. `say`:
+    told after each batch. The same arguments give the same bits on a CPU with the same number of threads.
 
     Raises:
         AnotherRun: the folder holds a checkpoint of other arguments.
@@ -121,17 +123,20 @@ def fit(
         optimisers = optimisers_of(model, recipe)
         progress = _resumed(folder, name, model, optimisers) if folder else _Progress(checks=[])
         steps = Steps(model, optimisers, recipe, torch.tensor(weights, device=device()))
+        before = progress.rows
         if progress.checks:  # what is gone on with may have ended
             progress.stopped = _reason(progress, recipe, None, model)
         for stop in _stops(progress.rows, budget, len(parts.train), recipe.batch_size, rungs):
             if progress.stopped != "budget":
                 break
-            _train_until(stop, budget, steps, model, recipe, parts, seed, progress)
+            _train_until(stop, budget, steps, model, recipe, parts, seed, progress, say)
             _check(model, parts, weights, value, progress)
             progress.stopped = _reason(progress, recipe, report, model)
             if folder:
                 _checkpoint(folder, name, model, optimisers, progress)
     model.load_state_dict(progress.best)
+    if before and value is not None:  # the value model may be another one by now; it is no part of a training
+        _valued_again(model, parts, weights, value, progress)
     record = _record(architecture, recipe, seed, parts, weights, value, budget, progress, model)
     if folder:
         write_run(folder, record, model)
@@ -174,13 +179,14 @@ def _stops(done: int, budget: int, per_epoch: int, batch: int, rungs: Sequence[i
 
 def _train_until(
     stop: int, budget: int, steps: Steps, model: nn.Module, recipe: Recipe, parts: Parts, seed: int,
-    progress: _Progress,
+    progress: _Progress, say: Say,
 ) -> None:  # fmt: skip
     began = time.perf_counter()
     model.train()
     for batch in training(parts.train, recipe.batch_size, seed, progress.rows, stop):
         steps(batch, rate_at(recipe, progress.rows, budget))
         progress.rows += len(batch)
+        say(progress.rows, budget)
     progress.seconds += time.perf_counter() - began
 
 
@@ -193,6 +199,14 @@ def _check(
     progress.worse = 0 if better else progress.worse + 1
     if better or not progress.best:
         progress.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _valued_again(
+    model: nn.Module, parts: Parts, weights: tuple[float, ...], value: ValueModel, progress: _Progress
+) -> None:
+    best = progress.best_check
+    metrics, _ = evaluate(model, parts.valid, parts.encoding.schema, weights, value)
+    progress.checks[progress.checks.index(best)] = Check(best.rows, metrics)
 
 
 def _reason(progress: _Progress, recipe: Recipe, report: Report | None, model: nn.Module) -> str:

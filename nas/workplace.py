@@ -25,10 +25,11 @@ from nas.rows import Parts, Rows
 from nas.schema import DataError
 from nas.score import write_encoding
 from nas.search import JOURNAL, Header, search
+from nas.supernet_train import AnotherSupernet, SupernetRecord, read_supernet, train_supernet
 from nas.supernet_train import Say as SupernetSay
-from nas.supernet_train import SupernetRecord, read_supernet, train_supernet
 from nas.trace import costs
 from nas.train import TRACED_ROWS, Report, Run, fit
+from nas.train import Say as TrainSay
 from nas.value import ValueModel
 
 FRONT, TABLE = "front.json", "latency.json"
@@ -69,8 +70,17 @@ def supernet(place: Workplace, say: SupernetSay = lambda done, rows, loss: None)
 
 
 def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], None]) -> tuple[Rules, list[Evaluated]]:
-    """Search, and write the front."""
-    read_supernet(place.folder / "supernet")  # else what is missing would be found after the table is measured
+    """Search, and write the front.
+
+    Raises:
+        AnotherSupernet: there is none, or it is not of this design.
+    """
+    record = read_supernet(place.folder / "supernet")[1]
+    if record.plan.space != place.design.space or record.data_digest != place.parts.digest:
+        raise AnotherSupernet(
+            f"{place.folder / 'supernet'}: was trained in another space, or on other data, than {place.design.path} "
+            "names now; put the design back, or train another one (--out names another folder)"
+        )
     plan = place.design.search_plan(len(place.parts.train))
     wanted = {*plan.rules.objectives, *(limit.objective for limit in plan.rules.limits)}
     table = _table(place) if "latency_ms" in wanted else None
@@ -113,7 +123,7 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
         losses[one.index] = trained(place, one.genotype, 0, named(one))[0].record.best.valid.loss
         say(len(losses), min(losses.values()))
     if not losses:
-        raise DataError(f"{place.folder / 'search'}: no network keeps all limits; loosen search.limits")
+        raise DataError(f"{place.folder / 'search'}: {beyond(rules, found)}")
     few = [one for one in candidates if one.index in losses]
     few.sort(key=lambda one: losses[one.index])
     best, least = few[0], losses[few[0].index]
@@ -125,6 +135,16 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
             best, least = msgspec.structs.replace(large, loss=loss), loss
         say(len(losses), least)
     return best
+
+
+def beyond(rules: Rules, found: list[Evaluated]) -> str:
+    """Why no network of a search is within its limits."""
+    least = [
+        f"{limit.objective} at most {limit.at_most:g} (the least found is "
+        f"{min(one.value(limit.objective) for one in found):.4g})"
+        for limit in rules.limits
+    ]
+    return f"no network keeps all limits: {', '.join(least)}; loosen search.limits"
 
 
 def _sized(place: Workplace, genotype: Genotype) -> Evaluated:
@@ -154,20 +174,21 @@ def finalists_measured(place: Workplace, finalists: list[Evaluated], rounds: int
 
 
 def trained(
-    place: Workplace, architecture: Architecture, seed: int, name: str, report: Report | None = None
-) -> tuple[Run, Path]:
+    place: Workplace, architecture: Architecture, seed: int, name: str, report: Report | None = None,
+    say: TrainSay = lambda rows, budget: None,
+) -> tuple[Run, Path]:  # fmt: skip
     """Train an architecture from scratch, or go on where it was killed; the run and its folder."""
     folder = place.folder / "runs" / f"{name}-seed{seed}"
     run = fit(
         architecture, place.design.tables.recipe, place.parts, seed=seed, head_weights=place.head_weights,
-        value=place.value, folder=folder, report=report,
+        value=place.value, folder=folder, report=report, say=say,
     )  # fmt: skip
     write_encoding(folder, place.parts.encoding)
     return run, folder
 
 
-def architecture_named(text: str) -> Architecture:
-    """A baseline's name, or a file that holds a genotype or a baseline.
+def architecture_named(text: str, option: str = "--model") -> Architecture:
+    """A baseline's name, or a file that holds a genotype or a baseline; `option`: by which it was given.
 
     Raises:
         DataError: neither.
@@ -175,7 +196,7 @@ def architecture_named(text: str) -> Architecture:
     if text in NAMES:
         return Baseline(name=text)
     if not Path(text).exists():
-        raise DataError(f"--model: found {text!r}; expected a file with a genotype, or one of {', '.join(NAMES)}")
+        raise DataError(f"{option}: found {text!r}; expected a file with a genotype, or one of {', '.join(NAMES)}")
     try:
         found: Architecture = msgspec.json.decode(Path(text).read_bytes(), type=Genotype | Baseline)
     except msgspec.MsgspecError as error:
@@ -203,7 +224,7 @@ def gap(first: list[Floats], second: list[Floats], rows: Rows, head: int) -> Gap
     y = np.asarray(rows.labels, np.float64)[:, head]
     seen = ~np.isnan(y)
     losses = [np.stack([row_logloss(q[seen, head], y[seen]) for q in runs]) for runs in (first, second)]
-    return paired_gap(losses[0], losses[1])
+    return paired_gap(losses[0], losses[1], np.asarray(rows.weight, np.float64)[seen])
 
 
 def _table(place: Workplace) -> LatencyTable:

@@ -20,9 +20,10 @@ of the topic, component names that the study does not use at most 100, the rest 
 
 ## The daemon, on `/metrics` of `trimtab run --listen`
 
-Values of labels: `result` is accepted, duplicate, expired, fallback (version 0), unknown_version, misattributed, overflow
-or future; `reason` is a key of `controller.core.events.REASONS`; `stage` is verify, explore, confirm, ramp, hold, paused
-or rolled_back; `outcome` is dealt, kept, no_data, backlog or frozen; `part` is start, source, redis or dead letters.
+Values of labels: `result` is accepted, duplicate, expired, fallback (version 0), unknown_version, misattributed,
+overflow or future; `reason` is a key of `controller.core.events.REASONS`; `stage` is verify, explore, confirm, ramp,
+hold, paused or rolled_back; `outcome` is dealt, kept, no_data, backlog or frozen; `part` is start, source, redis or
+dead letters.
 
 Ages are told on the daemon's clock: the wall, or the events' own under `--clock events`. The `process_*` metrics of
 prometheus_client (processor, memory, start) are there as well.

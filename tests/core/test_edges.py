@@ -118,7 +118,10 @@ def test_a_delayed_metric_with_a_zero_denominator_is_refused_by_the_test(nobody_
     loop = Loop(varied(nobody_returns, metrics=(*PLAN.metrics, delayed), guardrails=rails))
     loop.until("confirm")
     loop.until("explore")
-    assert "not confirmed: rate cannot be measured: a denominator is zero, or control's level not above it" in loop.carry.reason
+    assert (
+        "not confirmed: rate cannot be measured: a denominator is zero, or control's level not above it"
+        in loop.carry.reason
+    )
 
 
 def fallback(row: Row) -> Row:

@@ -57,6 +57,20 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     told = run(capsys, "evaluate", design)
     assert "claimed" in told
     assert "dense, sparse" in run(capsys, "export", design, runs / "pick0-seed0", "--onnx", tmp_path / "m.onnx")
+    other = design.parent / "other.toml"
+    other.write_text(TEXT.replace('name = "like"', 'name = "share"').replace("like = 4.0", "share = 4.0"))
+    refused = failed(
+        capsys, 2, "export", other, runs / "pick0-seed0", "--out", tmp_path / "o", "--onnx", tmp_path / "o.onnx"
+    )
+    assert "was trained on other data than" in refused
+    other.write_text(TEXT.replace('preset = "small"', 'preset = "small"\nblocks = 2'))
+    refused = failed(capsys, 1, "search", other, "--out", design.with_suffix(".nas"))
+    assert "was trained in another space, or on other data" in refused
+    other.write_text(TEXT.replace("like = 4.0", "like = 400.0"))
+    again = json.loads(run(capsys, "train", other, "--model", "dnn", "--out", design.with_suffix(".nas"), "--json"))
+    fresh = json.loads(run(capsys, "train", other, "--model", "dnn", "--out", tmp_path / "fresh", "--json"))
+    valued, anew = (next(iter(found["runs"].values()))["best"]["valid"] for found in (again, fresh))
+    assert valued["value_gauc"] == pytest.approx(anew["value_gauc"])
     log, out = design.parent / "log.parquet", tmp_path / "scores.parquet"
     run(capsys, "score", runs / "pick0-seed0", log, "--out", out)
     predicted = parquet.read_table(out)
@@ -75,6 +89,16 @@ def test_a_space_is_told_and_drawn(capsys: Capture, tmp_path: Path) -> None:
     assert (
         json.loads(run(capsys, "space", "--json", "--genotype", tmp_path / "g.json"))["genotype"] == found["genotype"]
     )
+
+
+def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    assert f"there is no folder {tmp_path / 'none'}" in failed(
+        capsys, 2, "space", "--figure", tmp_path / "none" / "x.png"
+    )
+    assert f"{tmp_path}: Is a directory" in failed(capsys, 2, "train", tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in failed(capsys, 2, "train", design, "--out", tmp_path / "file")
+    assert "--genotype: found" in failed(capsys, 2, "space", "--genotype", tmp_path / "none.json")
 
 
 def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Capture, tmp_path: Path) -> None:

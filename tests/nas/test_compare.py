@@ -24,6 +24,22 @@ def test_pairing_finds_a_gap_that_lies_below_the_rows_own_noise() -> None:
     assert gap.low < gap.mean < gap.high
 
 
+def test_a_gap_by_weight_is_the_one_between_weighted_means_and_as_sure_as_it_varies() -> None:
+    rng = np.random.default_rng(2)
+    weight = rng.gamma(1.0, 1.0, 400)
+    gaps = []
+    for _ in range(300):
+        second = rng.exponential(1.0, (1, 400))
+        first = second + 0.2 + rng.normal(0, 0.3, (1, 400))
+        gap = paired_gap(first, second, weight)
+        assert gap.mean == pytest.approx(float(np.average(first - second, weights=weight[None])))
+        gaps.append((gap.mean, (gap.high - gap.low) / 2 / 1.966))
+    means, se = np.array(gaps).T
+    assert se.mean() == pytest.approx(means.std(), rel=0.1)
+    alike = paired_gap(first, second)
+    assert paired_gap(first, second, np.full(400, 3.0)).high == pytest.approx(alike.high)
+
+
 def test_the_interval_of_a_mean_is_that_of_theory() -> None:
     values = np.random.default_rng(1).normal(3.0, 1.0, 500)
     gap = bootstrap_statistic(lambda index: float(values[index].mean()), 500)

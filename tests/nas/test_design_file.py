@@ -89,9 +89,30 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("learning_rate", "learning_rat", "unknown field `learning_rat` - at `recipe`"),
+        (
+            "learning_rate",
+            "learning_rat",
+            "unknown field `learning_rat` - at `recipe`; accepted: learning_rate, schedule",
+        ),
+        ("evaluations", "evaluatoins", "unknown field `evaluatoins` - at `search`; accepted: evaluations, rows"),
+        (
+            "evaluations = 8",
+            "evaluations = 0",
+            "evaluations, rows, valid_rows and batch must be 1 or more - at `search`",
+        ),
+        ("evaluations = 8", "adapt = 0.5", "search.adapt: found 0.5; expected a share of one training, at most 0.02"),
+        ("evaluations = 8", 'method = "grid"', "'grid' - at `search.method`; accepted: evolution, random"),
+        ("evaluations = 8", 'objectives = ["flops"]', "loss must be one of them"),
+        ("at_most = 1e6", "at_most = 0", r"at_most: found 0(\.0)?; expected above 0 - at `search.limits"),
+        ("rows = 4000", "rows = -5", "epochs must be above 0, rows 1 or more - at `supernet`"),
+        ("seeds = 2", "seeds = 0", "must be 1 or more - at `retrain`"),
+        ('kind = "categorical"', 'kind = "multi"\nseparator = ""', "field city: separator: found nothing"),
         ("batch_size = 128", "batch_size = 0", "batch_size, epochs and patience 1 or more - at `recipe`"),
-        ('kind = "dense"', 'kind = "number"', r"Invalid enum value 'number' - at `fields\[0\]\.kind`"),
+        (
+            'kind = "dense"',
+            'kind = "number"',
+            r"Invalid enum value 'number' - at `fields\[0\]\.kind`; accepted: categorical, dense, multi",
+        ),
         ('name = "age"', 'name = "click"', "'click' is a label: it must not be an input"),
         ('files = ["log.parquet"]', "", "expected `files` to be split, or all of"),
         ('files = ["log.parquet"]', 'train = ["a"]', "or all of `train`, `valid` and `test`"),
@@ -101,12 +122,29 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
         ('objective = "flops"', 'objective = "watts"', "Invalid enum value 'watts'"),
         ('objective = "flops", at_most', 'objective = "flops", at_mos', "at_mos"),
         ("[data]", "[data", "not TOML"),
-        ('layout = "parquet"', 'layout = "excel"', "Invalid enum value 'excel'"),
+        (
+            'layout = "parquet"',
+            'layout = "excel"',
+            "Invalid enum value 'excel' - at `data.layout`; accepted: avazu, criteo, csv",
+        ),
     ],
 )
 def test_each_mistake_is_named_by_its_place(old: str, new: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         load(written(tmp_path, TEXT.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("weights = { click = nan, like = 4.0 }", "the weight of 'click' is nan; expected a finite number"),
+        ('weights = { click = 1.0 }\nfile = "theta.json"', "value: found weights and file; expected one of them"),
+        ('redis = "redis://127.0.0.1:1/0"', "value.redis: needs `study`, and `heads`"),
+    ],
+)
+def test_a_value_model_that_cannot_be_had_is_named(value: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        load(written(tmp_path, TEXT.replace("weights = { click = 1.0, like = 4.0 }", value))).value()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,17 @@ def test_auc_is_the_share_of_pairs_in_order(seed: int) -> None:
     assert auc(scores, y) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
 
 
+def test_a_row_of_weight_three_counts_as_three() -> None:
+    rng = np.random.default_rng(1)
+    q, y, weight = rng.integers(1, 6, 60) / 6.0, rng.integers(0, 2, 60).astype(float), rng.integers(1, 4, 60)
+    thrice = np.repeat(np.arange(60), weight)
+    counted = head_metrics("click", q, y, np.full(60, np.nan), weight.astype(float))
+    repeated = head_metrics("click", q[thrice], y[thrice], np.full(len(thrice), np.nan), np.ones(len(thrice)))
+    assert (counted.auc, counted.logloss) == pytest.approx((repeated.auc, repeated.logloss))
+    one, seven = weight.astype(float), 7.0 * weight.astype(float)
+    assert calibration_error(q, y, one) == pytest.approx(calibration_error(q, y, seven))
+
+
 def test_a_calibrated_forecast_has_no_error_and_a_doubled_one_half_the_rate() -> None:
     rng = np.random.default_rng(0)
     q = rng.random(200_000) * 0.5

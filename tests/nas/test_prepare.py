@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.columns import labels
-from nas.encoding import encode, learned
+from nas.encoding import FARTHEST, encode, learned
 from nas.prepare import Sources, prepare
 from nas.readers import Source
 from nas.rows import shuffled
@@ -88,10 +88,22 @@ def test_hashed_and_quantile_fields() -> None:
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("click", [2.0, *[0.0] * 199], r"label 'click', row 1: found 2; expected 0, 1 or nothing"),
-        ("age", ["old", *["1"] * 199], r"column 'age'.*'old'.*expected a number"),
-        ("age", [float("inf"), *[1.0] * 199], r"column 'age', row 1: infinite"),
-        ("true_like", [1.5, *[0.5] * 199], r"column 'true_like', row 1: found 1.5; expected a probability"),
+        (
+            "click",
+            [2.0, *[0.0] * 199],
+            r"log\.parquet, row 1, column 'click': found 2; as a label expected 0, 1 or nothing",
+        ),
+        (
+            "age",
+            ["old", *["1"] * 199],
+            r"log\.parquet, row 1, column 'age': found 'old'; expected a number, or what data\.missing lists",
+        ),
+        ("age", [*["1"] * 199, "n/a"], r"row 200, column 'age': found 'n/a'"),
+        ("age", [float("inf"), *[1.0] * 199], r"row 1, column 'age': infinite"),
+        ("age", [1.0, 1e300, *[1.0] * 198], r"row 2, column 'age': found 1e\+300; expected a number, at most 1e\+30"),
+        ("age", [[1.0]] * 200, "column 'age' holds lists, so its field is of kind \"multi\""),
+        ("click", ["true", *["0"] * 199], r"row 1, column 'click': found 'true'.*a text is one where `positive`"),
+        ("true_like", [1.5, *[0.5] * 199], r"row 1, column 'true_like': found 1.5; expected a probability"),
         ("like", [0.0] * 200, r"head 'like': no training row's 'like' is 1"),
         ("ts_ms", [None, *range(199)], r"a row has no time"),
     ],
@@ -100,6 +112,42 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, values: object, messa
     source = parquet_file(tmp_path, changed(name, values))
     with pytest.raises(DataError, match=message):
         prepare(Sources(whole=source), SCHEMA, Split(by="time", valid=0.2, test=0.2), tmp_path / "prepared")
+
+
+def test_the_row_that_is_named_is_the_file_s_own(tmp_path: Path) -> None:
+    first = parquet_file(tmp_path, world(300))
+    wrong = world(300).set_column(0, "age", pa.array([*["1"] * 123, "old", *["1"] * 176]))
+    second = parquet_file(tmp_path, wrong, "second.parquet")
+    source = Source("parquet", (*first.files, *second.files))
+    with pytest.raises(DataError, match=r"second\.parquet, row 124, column 'age': found 'old'"):
+        prepare(Sources(whole=source), SCHEMA, Split(by="group", valid=0.2, test=0.2), tmp_path / "prepared")
+
+
+def test_what_is_not_prepared_rows_is_never_removed(tmp_path: Path) -> None:
+    source = parquet_file(tmp_path, world(300))
+    split = Split(by="group", valid=0.2, test=0.2)
+    with pytest.raises(DataError, match="holds something else than prepared rows"):
+        prepare(Sources(whole=source), SCHEMA, split, tmp_path)
+    assert (tmp_path / "log.parquet").exists()
+    folder = tmp_path / "prepared"
+    with pytest.raises(DataError, match="no such file"):  # a preparation that ended early
+        prepare(Sources(whole=Source("parquet", ("none",))), SCHEMA, split, folder)
+    assert len(prepare(Sources(whole=source), SCHEMA, split, folder).train) > 0
+
+
+def test_moments_hold_beside_a_large_mean() -> None:
+    """Milliseconds since 1970 that spread over an hour."""
+    rng = np.random.default_rng(3)
+    values = 1.7e12 + rng.normal(0.0, 3.6e6, 900)
+    table = world(900).set_column(0, "age", pa.array(values))
+    (code, _) = learned([(table.slice(i, 90), i) for i in range(0, 900, 90)], SCHEMA).dense
+    assert (code.mean, code.sd) == pytest.approx((values.mean(), values.std()), rel=1e-9)
+
+
+def test_a_new_row_lies_no_further_out_than_training_rows_can() -> None:
+    encoding = learned([(world(900), 0)], SCHEMA)
+    coded = encode(world(900).set_column(0, "age", pa.array([1e29, -1e29, *[40.0] * 898])), encoding, 0)
+    assert coded.dense[:2, 0].tolist() == [FARTHEST, -FARTHEST]
 
 
 def test_an_empty_part_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
+from nas.columns import ROW
 from nas.layouts import AVAZU, CRITEO, KDD12, avazu, criteo, kdd12, ranking_log
 from nas.readers import Source
 from nas.schema import DataError, Field, Head, Schema
@@ -26,6 +27,17 @@ def test_csv_tsv_gzip_and_parquet_hold_the_same(tmp_path: Path) -> None:
         found = read(Source(layout, (str(tmp_path / name),)), SCHEMA)  # type: ignore[arg-type]
         assert found["city"].to_pylist() == table["city"].to_pylist(), name
         assert [float(v) for v in found["click"].to_pylist()] == table["click"].to_pylist(), name
+
+
+def test_a_header_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbf"city, town",click\r\n"a, b",1\r\nc,0\r\n')
+    fields = (Field(name="city, town", kind="categorical"),)
+    schema = Schema(fields=fields, heads=(Head(name="click", label="click"),))
+    assert read(Source("csv", (str(path),)), schema)["city, town"].to_pylist() == ["a, b", "c"]
+    path.write_text("click,click\n1,0\n")
+    with pytest.raises(DataError, match="the header names 'click' twice"):
+        read(Source("csv", (str(path),)), schema)
 
 
 def test_a_missing_column_is_named_with_what_the_file_has(tmp_path: Path) -> None:
@@ -54,7 +66,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 def test_criteo_and_avazu(tmp_path: Path) -> None:
     (tmp_path / "c.tsv").write_text("\t".join(["1", *["3"] * 13, *["ab"] * 26]) + "\n")
     found = read(Source("criteo", (str(tmp_path / "c.tsv"),)), criteo())
-    assert set(found.column_names) == set(CRITEO)
+    assert set(found.column_names) - {ROW} == set(CRITEO)
     assert found["label"].to_pylist() == ["1"]
     (tmp_path / "a.csv").write_text(",".join(AVAZU) + "\n" + ",".join(["1", "0", "14102100", *["x"] * 21]) + "\n")
     found = read(Source("avazu", (str(tmp_path / "a.csv"),)), avazu())
@@ -78,8 +90,17 @@ def test_libsvm_takes_dense_by_index_and_the_rest_as_a_bag(tmp_path: Path) -> No
         heads=(Head(name="y", label="label"),),
     )
     found = read(Source("libsvm", (str(tmp_path / "s.txt"),)), schema)
-    assert found.to_pydict() == {"label": ["1", "0"], "indices": [["7", "9"], ["7"]], "1": ["0.5", "0"]}
+    assert found.drop_columns(ROW).to_pydict() == {
+        "label": ["1", "0"],
+        "indices": [["7", "9"], ["7"]],
+        "1": ["0.5", "0"],
+    }
     (tmp_path / "bad.txt").write_text("1 1:0.5\n0 oops\n")
+    with pytest.raises(DataError, match=r"no column 'y'; the file has label, indices, 1"):
+        read(
+            Source("libsvm", (str(tmp_path / "s.txt"),)),
+            Schema(fields=schema.fields, heads=(Head(name="y", label="y"),)),
+        )
     with pytest.raises(DataError, match="line 2: found 'oops'"):
         read(Source("libsvm", (str(tmp_path / "bad.txt"),)), schema)
 

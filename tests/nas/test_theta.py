@@ -25,7 +25,9 @@ def test_the_control_arm_serves_unless_another_is_named() -> None:
     assert from_assignment(TABLE, HEADS, NAMES) == ValueModel("linear", (1.0, 2.0))
     assert from_assignment(TABLE, HEADS, NAMES, arm="e1").weights == (1.0, 2.6)
     assert from_assignment(TABLE, HEADS, NAMES, segment="new").weights == (1.0, 3.0)
-    assert from_assignment(TABLE, HEADS, NAMES, segment="other").weights == (1.0, 2.0)
+    assert from_assignment(TABLE, HEADS, NAMES, arm="e1", segment="new").weights == (1.0, 2.6)
+    alone = TABLE.replace(b', "new": [1.0, 3.0, -9.0]', b"")
+    assert from_assignment(alone, HEADS, NAMES, segment="new").weights == (1.0, 2.0), "control alone names no segment"
     assert from_assignment(TABLE, HEADS, {"p_hate": "like"}).weights == (0.0, -9.0)
 
 
@@ -48,6 +50,8 @@ def test_a_redis_that_does_not_answer_is_named() -> None:
         ({"names": {"p_share": "click"}}, "no weight 'p_share'; the assignment has p_click"),
         ({"names": {"p_click": "views"}}, "no head 'views'; heads are click, like"),
         ({"raw": b"{}"}, "cannot be read"),
+        ({"segment": "nwe"}, "found 'nwe'; the assignment has all, new"),
+        ({"raw": TABLE.replace(b"2.6, ", b""), "arm": "e1"}, "gives 'e1' 2 values for its 3 weights"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, object], message: str) -> None:

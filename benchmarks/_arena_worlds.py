@@ -45,5 +45,6 @@ def names(text: str) -> tuple[str, ...]:
     if dots and start.isdecimal() and last.isdecimal():
         if int(last) < int(start):
             raise ValueError(f"{text!r} holds no world: the first number is to be the smaller one")
-        return tuple(name for n in range(int(start), int(last) + 1) for name in names(f"{stem}-{n}"))
+        entered(f"{stem}-{start}")  # drawing a world takes seconds: the others are, when they are played
+        return tuple(f"{stem}-{n}" for n in range(int(start), int(last) + 1))
     return (entered(text).name,)

@@ -45,7 +45,9 @@ def main(argv: Sequence[str]) -> int:
     options = _options(argv)
     jobs = list(product(options.worlds, options.controllers, _seeds(vars(options))))
     scores, missing = play(jobs, options.hours, options.cadence, options.jobs, options.runs)
-    hard = frozenset(name for name in options.worlds if beyond_noise(entered(name)))
+    console = Console(stderr=True)
+    with console.status("which limits can be told from the noise"):
+        hard = frozenset(name for name in options.worlds if beyond_noise(entered(name)))
     made, compared = lines(scores, hard), ahead(scores, hard, options.peers_from)
     Console(width=200).print(*tables(made, compared, missing, options.hours), sep="\n")
     if options.plot:
@@ -64,7 +66,8 @@ def play(
     it is found again.
     """
     found = {job: s for job, s in _earlier(kept) if len(s.series) == hours}
-    left, missing = [job for job in jobs if job not in found], {}
+    # By seed: what was stopped early has every world of the seeds that it came to.
+    left, missing = sorted((job for job in jobs if job not in found), key=lambda job: job[2]), {}
     work = partial(_played, hours=hours, cadence=cadence)
     outcomes = track(_outcomes(left, work, count), "studies", total=len(left), console=Console(stderr=True))
     for job, outcome in outcomes:

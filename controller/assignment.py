@@ -14,6 +14,7 @@ Stage = Literal["verify", "explore", "confirm", "ramp", "hold", "paused", "rolle
 
 CONTROL = "control"
 ALL = "all"  # the segment that serves every unit whose segment has no weights of its own
+MAX_VERSION = 2**53  # numbers of Lua and JavaScript are doubles: beyond it two versions could compare as one
 VERSIONS_PER_EPOCH = 1_000_000  # version = epoch * this + n, so a version names one table for ever
 
 
@@ -68,6 +69,10 @@ def decode(data: bytes) -> Assignment:
     A table whose bucket indices or arms contradict each other is refused as well.
     """
     table = msgspec.json.decode(data, type=Assignment)
+    if not 0 <= table.version <= MAX_VERSION:
+        raise msgspec.ValidationError(f"expected 0 to {MAX_VERSION}, found {table.version} - at `$.version`")
+    if len(set(table.weights)) != len(table.weights):
+        raise msgspec.ValidationError(f"weights must be distinct: found {list(table.weights)} - at `$.weights`")
     names = [arm.arm for arm in table.arms]
     if len(set(names)) != len(names) or table.fallback not in names:
         raise msgspec.ValidationError(f"arms must be distinct and hold the fallback {table.fallback!r}: found {names}")

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import json
 import logging
 import os
@@ -69,6 +70,13 @@ def _carried_out(name: str, command: Run, args: list[str]) -> int:
     except _foreseen() as error:
         print(f"trimtab {name}: {error}", file=sys.stderr)
         return FAILED
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        print(f"trimtab {name}: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        if error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     return status
 
 
@@ -89,6 +97,8 @@ def run(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.events not in (None, "-") and not Path(args.events).exists():
         parser.error(f"argument --events: there is no file {args.events!r}")
+    if args.events not in (None, "-") and Path(args.events).is_dir():
+        parser.error(f"argument --events: {args.events!r} is a directory; expected a file, or - for stdin")
     usual: Literal["earliest", "latest"] = "earliest" if args.events else "latest"  # a file's end holds no event
     study = config.load(args.study)
     _log_to_stderr()

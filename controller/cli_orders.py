@@ -80,7 +80,9 @@ def _send(order: Run, argv: list[str]) -> int:
         parser.error("argument STUDY: choose looks into the journal: name the study file")
     from controller.shell import orders
 
-    command = Command(verb, args.who, args.why, candidate=getattr(args, "candidate", None))
+    # What a terminal of another encoding sent must not keep a pause from being given.
+    who, why = (text.encode(errors="replace").decode() for text in (args.who, args.why))
+    command = Command(verb, who, why, candidate=_named(parser, getattr(args, "candidate", None)))
     if is_url(args.study):
         return _answered(args, verb, orders.to_address(args.study, command, args.wait))
     study = config.load(Path(args.study))
@@ -88,6 +90,12 @@ def _send(order: Run, argv: list[str]) -> int:
     if verb == "choose":
         command = _chosen(study, args)
     return _answered(args, verb, orders.to_study(study, command, _user(), args.wait, _tell(verb)))
+
+
+def _named(parser: argparse.ArgumentParser, candidate: str | None) -> str | None:
+    if candidate is not None and candidate != candidate.encode(errors="replace").decode():
+        parser.error(f"argument --candidate: found {candidate!r}; expected a name in UTF-8")
+    return candidate
 
 
 def _tell(verb: str) -> Callable[[str], None]:

@@ -6,6 +6,7 @@ only read memory: they never wait for the network, and never raise.
 Notation: n units or candidates, W weights, A arms, S segment columns (column 0 is `all`), R = A x S rows.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -132,7 +133,7 @@ class Client:
         """
         if not baseline:
             raise ValueError("baseline must name at least one weight, found none")
-        values = {name: float(value) for name, value in baseline.items()}
+        values = _finite(baseline)
         self.study = study
         self.weights = tuple(values)
         self.form = form
@@ -247,13 +248,24 @@ class Client:
         self._follower.last_error = f"{call}: {type(fault).__name__}: {fault}"
 
 
+def _finite(baseline: Mapping[str, float]) -> dict[str, float]:
+    try:
+        values = {name: float(value) for name, value in baseline.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"baseline must map weight names to numbers, found {baseline!r}") from error
+    odd = [name for name, value in values.items() if not math.isfinite(value)]
+    if odd:
+        raise ValueError(f"baseline must hold finite numbers, found {values[odd[0]]} for {odd[0]!r}")
+    return values
+
+
 def _connect(url: str) -> redis.Redis:
     """A connection that gives up soon: the thread that uses it does the trying again."""
     return redis.Redis.from_url(
         url,
         socket_timeout=_TIMEOUT_S,
         socket_connect_timeout=_TIMEOUT_S,
-        socket_keepalive=True,
+        **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         health_check_interval=5,
         retry=Retry(NoBackoff(), 0),
     )

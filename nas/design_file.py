@@ -205,7 +205,7 @@ def load(path: Path) -> Design:
         DataError: it cannot be read or is no design; names the place.
     """
     try:
-        tree = tomllib.loads(path.read_bytes().decode())
+        tree = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -84,6 +84,8 @@ def test_no_expiry_is_null() -> None:
         ({"schema": 2}, r"\$\.schema"),
         ({"form": "cubic"}, r"\$\.form"),
         ({"version": "1"}, r"\$\.version"),
+        ({"version": 2**53 + 1}, r"found 9007199254740993 - at `\$\.version`"),
+        ({"weights": ["p_click"] * 3}, r"weights must be distinct"),
         ({"unit_hash": {"name": "md5", "salt": "", "buckets": 4}}, r"\$\.unit_hash\.name"),
     ],
 )

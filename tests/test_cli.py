@@ -263,6 +263,39 @@ def test_without_a_daemon_a_command_waits_and_says_so(
         assert [waiting.command for waiting in book.inbox()] == [{"command": verb, "who": "me", "why": "tests"}]
 
 
+def test_a_reason_of_another_encoding_keeps_no_pause_from_being_given(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path
+) -> None:
+    assert "no daemon" in Done(capsys, "pause", str(study), "--why", "d\udce9p", "--wait", "0s").out
+    with Journal.read_only(journal) as book:
+        assert book.inbox()[0].command["why"] == "d?p"
+    refused = Done(capsys, "approve", str(study), "--candidate", "\udcff")
+    assert refused.status == 2
+    assert "argument --candidate: found '\\udcff'; expected a name in UTF-8" in refused.err
+
+
+def test_a_path_that_cannot_be_looked_at_is_named(
+    capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 300)
+    for argv in (("verify", str(long)), ("report", str(long)), ("run", str(study), "--events", str(long))):
+        done = Done(capsys, *argv)
+        assert done.status == 1
+        assert f"{long}: File name too long" in done.err
+    done = Done(capsys, "run", str(study), "--events", str(tmp_path))
+    assert done.status == 2
+    assert "is a directory; expected a file" in done.err
+    study.write_text(study.read_text() + '[admin]\ntokens_file = "a\\u0000b"\n')
+    assert "admin.tokens_file: found" in Done(capsys, "check", "--offline", str(study)).err
+
+
+def test_a_full_disk_is_no_traceback(journal: Path) -> None:
+    command = f'"{sys.executable}" -m controller.cli verify "{journal}" --json > /dev/full'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "trimtab verify: standard output: No space left on device\n"
+    assert done.returncode == 1
+
+
 def test_a_user_without_a_name_can_command(
     capsys: pytest.CaptureFixture[str], study: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

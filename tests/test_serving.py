@@ -190,6 +190,11 @@ def test_what_is_served_cannot_be_changed_by_the_caller(serving: Client) -> None
 def test_programming_errors_are_named_at_construction() -> None:
     with pytest.raises(ValueError, match="at least one weight"):
         Client("feed", fakeredis.FakeRedis(), {})
+    with pytest.raises(ValueError, match="finite numbers, found nan for 'p_click'"):
+        Client("feed", fakeredis.FakeRedis(), {"p_click": float("nan")})
+    for baseline in ({"p_click": None}, ["p_click"]):
+        with pytest.raises(ValueError, match="baseline must map weight names to numbers"):
+            Client("feed", fakeredis.FakeRedis(), baseline)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="scheme"):
         Client("feed", "localhost:6379", BASELINE)
 

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
+from http.client import HTTPException
 from typing import Any, Final
 
 import msgspec
@@ -82,14 +83,15 @@ class Remote:
         headers = {"content-type": "application/json"} if body else {}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}"
-        request = urllib.request.Request(self.url + path, body, headers)  # POST where there is a body
         try:
+            request = urllib.request.Request(self.url + path, body, headers)  # POST where there is a body
             with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
                 found: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
                 raise Refused(f"{self.url}: {_said(error)}", error.code) from error
-        except (OSError, ValueError) as error:  # urllib's own errors are OSErrors; what is no JSON a ValueError
+        # urllib's own errors are OSErrors; what is no JSON, or half an address, a ValueError or an HTTPException
+        except (OSError, ValueError, HTTPException) as error:
             raise Unreachable(f"no daemon answers at {self.url}: {_reason(error)}") from error
         return found
 

@@ -29,7 +29,7 @@ from controller.shell.study_file import (
     components_of,
     demands,
 )
-from controller.shell.toml_records import Mistake, parse_duration, read_fields
+from controller.shell.toml_records import Mistake, parse_duration, read_fields, show
 
 DAY_MS = parse_duration("1d")
 HALF_A_DAY_MS = DAY_MS // 2
@@ -71,8 +71,9 @@ def load(path: Path | str) -> Study:
         ConfigError: it cannot be read or is no study; names every mistake by its key path.
     """
     path = Path(path)
-    tables, mistakes = read_fields(StudyTable, _tree(path), SECRETS)
-    mistakes += check(tables)
+    tree = _tree(path)
+    tables, mistakes = read_fields(StudyTable, tree, SECRETS)
+    mistakes += [*check(tables), *_nul("", tree)]
     if not any(mistake.path.startswith(("window", "rollout")) for mistake in mistakes):
         mistakes += _contradictions(tables)
     if mistakes:
@@ -94,9 +95,21 @@ def load(path: Path | str) -> Study:
     )
 
 
+def _nul(place: str, value: Any) -> Iterator[Mistake]:
+    """No name and no path can hold one."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _nul(f"{place}.{key}".removeprefix("."), inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _nul(f"{place}[{index}]", inner)
+    elif isinstance(value, str) and "\x00" in value:
+        yield Mistake(place, show(value), "a text without a NUL character")
+
+
 def _tree(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors begin with a mark
     except FileNotFoundError:
         raise _unreadable(path, "no such file", "the path of a study file") from None
     except IsADirectoryError:

@@ -110,7 +110,7 @@ def _topic(path: str, topic: str) -> Iterator[Mistake]:
 
 def check_redis(redis: Redis) -> Iterator[Mistake]:
     """What is wrong with `[redis]`; a password in the URL is refused and never repeated."""
-    accepted = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB (TLS) or unix:///PATH"
+    accepted = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB (TLS) or unix:///PATH?db=DB"
     parts = _split(redis.url)
     if parts is None:  # it may hold a password all the same
         yield Mistake("redis.url", "no URL" if "@" in redis.url else show(redis.url), accepted)
@@ -135,7 +135,14 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _addresses_redis(parts: SplitResult) -> bool:
+    """Whether a client can be made of it: options of a query would go to the client unseen."""
     if parts.scheme == "unix":
-        return bool(parts.path) and not parts.netloc
+        name, _, database = parts.query.partition("=")
+        return bool(parts.path) and not parts.netloc and (not parts.query or (name == "db" and database.isdecimal()))
     database = parts.path.removeprefix("/")
-    return parts.scheme in ("redis", "rediss") and bool(parts.hostname) and (not database or database.isdecimal())
+    try:
+        host = (parts.hostname or "").encode("idna")
+    except UnicodeError:  # two dots in a row, a part that is too long
+        return False
+    known = parts.scheme in ("redis", "rediss") and not parts.query
+    return known and bool(host) and (not database or database.isdecimal())

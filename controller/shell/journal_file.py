@@ -2,7 +2,7 @@
 
 `ledger` is append-only and hash-chained (`chain`). `checkpoint` is the newest state. `inbox` is where
 operator commands wait. `meta` holds the study, the fencing epoch, and a second copy of the chain's head, against which
-a cut tail shows. Rows outside of the chain carry a checksum.
+a cut tail shows. Rows of `checkpoint` and `meta` carry a checksum.
 """
 
 import os
@@ -181,6 +181,11 @@ def check_rest(path: Path, db: sqlite3.Connection) -> None:
     found = [sql for (sql,) in db.execute(f"{schema} ORDER BY rowid")]
     if found != [statement.encode() for statement in SCHEMA]:
         raise JournalCorrupt(path, None, "a table or a trigger is not as it was created")
+    for number, order in db.execute("SELECT id, CAST(command AS BLOB) FROM inbox ORDER BY id"):
+        try:
+            msgspec.json.decode(order)
+        except msgspec.DecodeError as error:
+            raise JournalCorrupt(path, None, f"order {number} of the inbox: {error}") from error
     problem = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if problem != "ok":
         raise JournalCorrupt(path, None, problem)

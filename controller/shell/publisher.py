@@ -13,10 +13,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from controller import assignment
+from controller.assignment import MAX_VERSION
 from controller.shell.connections import Tls
 from controller.shell.tls import context
 
-MAX_VERSION = 2**53  # Lua's numbers are doubles: beyond it two versions could compare as one
 TIMEOUT_S = 2.0  # of connecting and of each reply; the daemon tries again with its own backoff
 HEALTH_CHECK_S = 30  # a connection unused for longer is tried out first: firewalls drop idle ones in silence
 
@@ -164,7 +164,7 @@ def connect(url: str, password: str | None, tls: Tls = Tls()) -> redis.Redis:  #
             password=password,
             socket_connect_timeout=TIMEOUT_S,
             socket_timeout=TIMEOUT_S,
-            socket_keepalive=True,
+            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
             health_check_interval=HEALTH_CHECK_S,
             retry=Retry(NoBackoff(), 0),
             protocol=2,  # every server and proxy knows it; RESP3 has nothing that is used here

@@ -76,6 +76,9 @@ def test_a_token_is_shown_to_the_address_that_was_named_alone(tmp_path: Path, mo
 def test_what_does_not_answer_is_told_from_what_refuses(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="Connection refused"):
         Remote(f"http://127.0.0.1:{free_port()}", {}).study()
+    for address in ("http://localhost:abc", "http://exa mple", "http://[::1"):
+        with pytest.raises(Unreachable, match="no daemon answers at"):
+            Remote(address, {}).study()
     with pytest.raises(Refused, match=f"{CA}: .*none.pem"):
         Remote("https://127.0.0.1:1", {CA: str(tmp_path / "none.pem")})
 

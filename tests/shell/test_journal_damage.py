@@ -83,6 +83,7 @@ def test_any_flipped_byte_of_an_entry_is_found(filled: Path, seq: int, column: s
         ("UPDATE meta SET value = x'30' WHERE key = 'epoch'", None, "row b'epoch' of table meta"),
         ("DELETE FROM meta WHERE key = 'head'", None, "no row 'head'"),
         ("DROP TABLE inbox", None, "not as it was created"),
+        ('INSERT INTO inbox(at_ms, command) VALUES (1, \'{"verb": "pau\')', None, "order 2 of the inbox"),
         ("DROP TABLE ledger", None, "no such table"),
     ],
 )

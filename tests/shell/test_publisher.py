@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import fakeredis
@@ -13,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller import assignment
+from controller.assignment import MAX_VERSION
+from controller.serving import Client
 from controller.shell.publisher import (
-    MAX_VERSION,
     MemoryPublisher,
     Publisher,
     PublisherRefused,
@@ -437,3 +439,16 @@ def test_nobody_at_the_address(redis_server: MakeRedis) -> None:
     server.kill()
     with connect(server.url, None) as client, pytest.raises(PublisherUnavailable, match="refused"):
         RedisPublisher(client, "feed").stored()
+
+
+def test_a_socket_of_this_machine_serves_daemon_and_client(redis_server: MakeRedis, tmp_path: Path) -> None:
+    path = tmp_path / "r.sock"
+    redis_server(arguments=("--unixsocket", str(path)))
+    client = connect(f"unix://{path}?db=1", None)
+    assert client.ping()
+    assert client.connection_pool.connection_kwargs["db"] == 1
+    with Client("feed", f"unix://{path}", {"p_click": 1.0}) as serving:
+        deadline = time.monotonic() + 10.0
+        while not serving.status().connected and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert serving.status().connected, serving.status().last_error

@@ -26,6 +26,7 @@ from benchmarks._arena_table import tables
 from benchmarks._arena_worlds import SCENARIOS, entered, names
 from controller.shell.fingerprint import single_threaded
 from nas.processes import processes
+from simulators.arguments import positive, random_seed
 
 SHORT_WORLDS, SHORT_HOURS = ("quick", "drift"), 24
 Job = tuple[str, str, int]  # scenario, controller, seed
@@ -50,10 +51,10 @@ def main(argv: Sequence[str]) -> int:
         hard = frozenset(name for name in options.worlds if beyond_noise(entered(name)))
     made, compared = lines(scores, hard), ahead(scores, hard, options.peers_from)
     Console(width=200).print(*tables(made, compared, missing, options.hours), sep="\n")
-    if options.plot:
-        plot(scores, hard, options.plot)
     if options.json:
         options.json.write_bytes(_json(options, scores, made, compared, missing))
+    if options.plot:
+        plot(scores, hard, options.plot)
     return 0
 
 
@@ -137,11 +138,11 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         help=f"of {', '.join(SCENARIOS)} (all); drawn-0..29: thirty at random",
     )
     parser.add_argument("--controllers", nargs="+", choices=CONTROLLERS, default=None, help="default: all")
-    parser.add_argument("--seeds", type=int, default=None, help="runs of each pair (4)")
-    parser.add_argument("--first-seed", type=int, default=0, help="peers were chosen on seeds from 100 on")
-    parser.add_argument("--hours", type=int, default=None, help="of each run (72)")
-    parser.add_argument("--cadence", type=int, default=None, help="windows that every peer holds its vectors for")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--seeds", type=positive, default=None, help="runs of each pair (4)")
+    parser.add_argument("--first-seed", type=random_seed, default=0, help="peers were chosen on seeds from 100 on")
+    parser.add_argument("--hours", type=positive, default=None, help="of each run (72)")
+    parser.add_argument("--cadence", type=positive, default=None, help="windows that every peer holds its vectors for")
+    parser.add_argument("--jobs", type=positive, default=1, help="processes")
     parser.add_argument("--short", action="store_true", help="two worlds, one seed, 24 hours")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument(
@@ -150,6 +151,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scores there, as .svg or .png")
     parser.add_argument("--peers-from", type=Path, metavar="FILE", help="JSON by other seeds, whose best peers count")
     options = parser.parse_args(argv)
+    _refuse_files(parser, options)
     worlds, controllers, seeds, hours = (
         (SHORT_WORLDS, CONTROLLERS, 1, SHORT_HOURS) if options.short else (tuple(SCENARIOS), CONTROLLERS, 4, 72)
     )
@@ -164,6 +166,18 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--peers-from {options.peers_from}: it has some of the seeds compared; others are needed")
         options.peers_from = best_peers(earlier.lines)
     return options
+
+
+def _refuse_files(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """What cannot be read or written is told before hours are played."""
+    for name in ("json", "runs", "plot"):
+        path = getattr(options, name)
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"--{name} {path}: there is no folder {path.absolute().parent}")
+    if options.plot and options.plot.suffix not in (".png", ".svg"):
+        parser.error(f"--plot {options.plot}: found the ending {options.plot.suffix!r}; expected .png or .svg")
+    if options.peers_from and not options.peers_from.is_file():
+        parser.error(f"--peers-from {options.peers_from}: there is no such file")
 
 
 def _worlds(text: str) -> tuple[str, ...]:

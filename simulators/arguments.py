@@ -12,6 +12,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def hours(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
 def random_seed(text: str) -> int:
     """A whole number from 0 to 2^63 - 1."""
     if not text.isdecimal() or int(text) >= 2**63:

@@ -13,11 +13,12 @@ from rich.table import Table
 
 from controller.core.offline import MAX_VECTORS, Prediction
 from controller.core.plan import Plan
-from controller.shell.config import load
+from controller.shell.config import Study, load
 from simulators.arguments import random_seed, world_name
 from simulators.catalog import product_named
 from simulators.counterfactual import LogError, csv_text, predictions, read, told, vectors
-from simulators.kinds import true_changes
+from simulators.kinds import immediate_changes
+from simulators.study import mismatches
 from simulators.worlds import Floats
 
 FAILED, MISUSED = 1, 2
@@ -46,11 +47,9 @@ def counterfactual(argv: list[str]) -> int:
     parser.add_argument("--world", type=world_name, metavar="WORLD", help="show the truth of this world beside")
     parser.add_argument("--json", action="store_true", help="print data instead of a table")
     args = parser.parse_args(argv)
-    if not 1 <= args.vectors <= MAX_VECTORS:
-        parser.error(f"--vectors {args.vectors}: 1 to {MAX_VECTORS}")
-    if args.write is not None and not args.write.parent.is_dir():
-        parser.error(f"--write {args.write}: there is no folder {args.write.parent}")
-    plan = load(args.study).plan
+    study = load(args.study)
+    plan = study.plan
+    _refuse(parser, args, study)
     try:
         asked = vectors(plan.weights, args.vectors, args.seed)
         found, left = _predicted(args.log, plan, asked)
@@ -69,6 +68,17 @@ def counterfactual(argv: list[str]) -> int:
     else:
         Console(width=120).print(_table(plan, lines))
     return 0
+
+
+def _refuse(parser: argparse.ArgumentParser, args: argparse.Namespace, study: Study) -> None:
+    if not 1 <= args.vectors <= MAX_VECTORS:
+        parser.error(f"--vectors {args.vectors}: 1 to {MAX_VECTORS}")
+    if args.write is not None and not args.write.parent.is_dir():
+        parser.error(f"--write {args.write}: there is no folder {args.write.parent}")
+    differ = [] if args.world is None else mismatches(product_named(args.world).world, study)
+    differ = [line for line in differ if not line.startswith("traffic")]  # a log has none
+    if differ:
+        parser.error(f"--world {args.world}: is not that of {args.study}: {differ[0]}")
 
 
 def _predicted(path: Path, plan: Plan, asked: Sequence[Floats]) -> tuple[list[Prediction], list[str]]:
@@ -90,7 +100,7 @@ def _lines(plan: Plan, found: Sequence[Prediction], asked: Sequence[Floats], wor
             by_name = dict(zip(names, map(float, vector), strict=True))
             base = {weight.name: weight.baseline for weight in product.world.weights}
             theta = {"all": tuple((base | by_name)[name] for name in own)}
-            change = true_changes(product, 0, [theta])[0]
+            change = immediate_changes(product, 0, [theta])[0]
             for metric, y in zip(product.world.metrics, change, strict=True):
                 truth[tuple(map(float, vector)), metric.name] = float(y)
     return [

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +21,6 @@ from simulators.reward_log import Columns, LogError, column, read_logs
 from simulators.sinks import KafkaSink, NdjsonSink, Sink, SinkFailed
 
 FAILED = 1
-FEW = 100  # effective rows: below, no interval of an off-policy estimate can be trusted
 
 
 def replay_command(argv: list[str]) -> int:
@@ -40,15 +40,18 @@ def replay_command(argv: list[str]) -> int:
         sink = _sink(args)
         try:
             shift_to_ms = time.time_ns() // 1_000_000 if args.now else None
-            tell.end(replay(merged(args.files), sink, args.speed, tell, shift_to_ms=shift_to_ms))
+            sent = replay(merged(args.files), sink, args.speed, tell, shift_to_ms=shift_to_ms)
+            tell.end(sent)
         finally:
             sink.close()
     except OSError as error:
         return _say("replay", f"{error.filename}: {error.strerror}")
-    except (pa.ArrowException, SinkFailed) as error:
+    except (pa.ArrowException, SinkFailed, EOFError, zlib.error) as error:
         return _say("replay", str(error))
     except KeyboardInterrupt:
         return 130
+    if sent.events and sent.unreadable == sent.events:
+        return _say("replay", f"{args.files[0]}: none of its lines is an event: a JSON object with id, ts_ms, values")
     return 0
 
 
@@ -93,26 +96,41 @@ def _evaluated(args: argparse.Namespace) -> tuple[Log, list[Estimate], Weights]:
     log = logs[0]
     if args.target_column:
         w = column(args.log, args.target_column) / log.propensity
-        found, about = [ope.ips(log.reward, w, args.level), ope.snips(log.reward, w, args.level)], ope.weights(w)
+        about = ope.weights(w)
+        _refuse_nothing(about)
+        found = [ope.ips(log.reward, w, args.level), ope.snips(log.reward, w, args.level)]
     else:
         target = ope.allocation(logs[1]) if args.target_log else ope.uniform(log)
+        _refuse_nothing(ope.weights(target[log.context, log.action] / log.propensity))
         found, about = ope.evaluate(log, target, args.level)
     logged = msgspec.structs.replace(ope.on_policy(log.reward, args.level), name="logged")
     return log, [logged, *found, *(ope.on_policy(each.reward, args.level) for each in logs[1:])], about
 
 
+def _refuse_nothing(about: Weights) -> None:
+    if not about.effective:
+        raise LogError("the target never does what the log shows in the same context: the log says nothing of it")
+
+
 def _print(args: argparse.Namespace, log: Log, found: list[Estimate], about: Weights) -> None:
     if args.json:
-        weights, estimates = msgspec.to_builtins(about), msgspec.to_builtins(found)
-        print(json.dumps({"weights": weights, "estimates": estimates, "enough": about.effective >= FEW}, indent=2))
+        told = msgspec.json.encode({"weights": about, "estimates": found, "enough": about.enough})
+        print(msgspec.json.format(told, indent=2).decode())  # what is no number is null
         return
     print(f"{about.n:,} rows, {log.actions} actions, {log.contexts} contexts")
     print(f"weights     {about.effective:,.0f} effective rows, mean {about.mean:.3f}, largest {about.largest:,.1f}")
     print(f"{'':<11}{'value':>11}{'s.e.':>11}   {args.level:.0%} interval")
     for each in found:
         print(f"{each.name:<11}{each.value:>11.5f}{each.se:>11.5f}   {each.low:.5f} to {each.high:.5f}")
-    if about.effective < FEW:
-        print(f"fewer than {FEW} effective rows: this log cannot speak for that policy, whatever the intervals say")
+    if about.effective < ope.FEW:
+        print(f"fewer than {ope.FEW} effective rows: this log cannot speak for that policy, whatever the intervals say")
+    elif not about.enough:
+        never = f"; {about.missed:.1%} of what it does the log never shows in the same context"
+        unseen = never if about.missed else ""
+        print(
+            f"the mean weight is {about.mean:.3f} +- {about.mean_se:.3f}, not 1{unseen}: propensities are wrong, or "
+            "the log cannot speak for that policy, whatever the intervals say"
+        )
 
 
 def _sink(args: argparse.Namespace) -> Sink:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from controller.core.control import Theta
-from simulators.arguments import world_name
+from simulators.arguments import hours, world_name
 from simulators.catalog import product_named
 from simulators.faults import faulty, parse
 from simulators.kinds import AnyScenario, AnyWorld, optimum, true_changes, true_errors
@@ -31,7 +31,7 @@ def truth_command(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="trimtab truth", description=truth_command.__doc__)
     parser.add_argument("world", type=world_name, metavar="WORLD", help="see trimtab simulate --list")
     parser.add_argument("weights", nargs="*", metavar="NAME=VALUE", help="a vector; weights left out: the baseline's")
-    parser.add_argument("--hour", type=int, default=0, metavar="N", help="since the start; the day from then on (0)")
+    parser.add_argument("--hour", type=hours, default=0, metavar="N", help="since the start; the day from then on (0)")
     parser.add_argument("--common", action="store_true", help="one vector for all segments")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[:ARGS]", help="swap changes the truth")
     parser.add_argument("--json", action="store_true", help="print data instead of text")

@@ -44,6 +44,7 @@ RIDGE = 1e-9  # of the trace: what is the same everywhere has no coefficient
 IMPRESSIONS, WATCH = "impressions", "watch_s"
 NEAR = 0.25  # of a side: how near the nearer half of the vectors are
 LEAST_SE = 1e-6
+MOST_PLACES = 126  # of a page
 MOST_CANDIDATES = 4_000_000  # that are read of a log: about 500 MB
 
 
@@ -74,9 +75,11 @@ def read(path: Path) -> Log:
         if missing or not signals:
             raise LogError(f"{path}: no column {missing[0] if signals else 'pred_*'}: not a ranking log (design, 3.6)")
         table = _rows(path, [*wanted, *(f"pred_{s}" for s in signals)])
+        if not table.num_rows:
+            raise LogError(f"{path}: no rows")
+        return _arrays(table, signals, path)
     except (OSError, pa.ArrowException) as error:
         raise LogError(f"{path}: {error}") from error
-    return _arrays(table, signals, path)
 
 
 def _rows(path: Path, columns: list[str]) -> pa.Table:
@@ -91,7 +94,11 @@ def _rows(path: Path, columns: list[str]) -> pa.Table:
 
 
 def _arrays(table: pa.Table, signals: tuple[str, ...], path: Path) -> Log:
-    request, _ = _codes(table["request"])
+    for name in ("request", "unit", "segment"):
+        if table[name].null_count:
+            at = int(np.flatnonzero(table[name].is_null().to_numpy())[0])
+            raise LogError(f"{path}: column {name!r}, row {at + 1}: nothing; expected a value in every row")
+    request, requests = _codes(table["request"])
     starts = np.flatnonzero(np.diff(request, prepend=-1))
     c = np.diff(np.append(starts, len(request)))
     if len(c) == 0 or (c != c[0]).any():
@@ -100,17 +107,36 @@ def _arrays(table: pa.Table, signals: tuple[str, ...], path: Path) -> Log:
     segment, names = _codes(table["segment"])
     unit, units = _codes(table["unit"])
     groups = np.array([crc32(name.encode()) % GROUPS for name in units])
+    predicted = {s: _numbers(table[f"pred_{s}"], shape) for s in signals}
+    for signal, values in predicted.items():
+        if not np.isfinite(values).all():
+            at = int((~np.isfinite(values)).reshape(-1).argmax())
+            raise LogError(f"{path}: column 'pred_{signal}', row {at + 1}: found {values.flat[at]}; expected a number")
+    position = _numbers(table["position"], shape, -1.0)
+    _refuse_gaps(path, position, [requests[request[at]] for at in starts])
     numbers = {name: _numbers(table[name], shape) for name in (*(f"label_{s}" for s in signals), WATCH)}
     return Log(
         weights=tuple(f"p_{signal}" for signal in signals),
         signals=signals,
-        predictions=np.stack([_numbers(table[f"pred_{s}"], shape) for s in signals]),
+        predictions=np.stack(list(predicted.values())),
         labels=np.stack(list(numbers.values())),
-        position=_numbers(table["position"], shape, -1.0).astype(np.int8),
+        position=position.astype(np.int8),
         segment=segment[starts],
         segments=names,
         group=groups[unit[starts]],
     )
+
+
+def _refuse_gaps(path: Path, position: NDArray[np.float32], requests: Sequence[str]) -> None:
+    """What was shown must stand at the places 0, 1, ...: a page's end is the last of them."""
+    shown = np.sort(np.where(position < 0.0, np.inf, position), axis=1)
+    wrong = ((shown != np.arange(shown.shape[1])) & np.isfinite(shown)).any(axis=1) | (position < -1.0).any(axis=1)
+    if wrong.any() or shown[np.isfinite(shown)].max(initial=0.0) > MOST_PLACES:
+        at = int(wrong.argmax())
+        found = ", ".join(f"{place:g}" for place in shown[at][np.isfinite(shown[at])][:6])
+        raise LogError(
+            f"{path}: request {requests[at]!r}: found positions {found}; expected 0, 1, 2, ... at most {MOST_PLACES}"
+        )
 
 
 class Fitted(msgspec.Struct, frozen=True, eq=False):

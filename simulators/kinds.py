@@ -71,6 +71,14 @@ def true_changes(
     return np.stack([truth_of(feed).settled(theta).change for theta in vectors])
 
 
+def immediate_changes(scenario: AnyScenario, hour: int, thetas: Sequence[Theta]) -> Floats:
+    """Relative changes (n, M) before people come more or less often: all that a log, or a deal of an hour, can see."""
+    if isinstance(scenario, Scenario):
+        return truth.truth(scenario, hour, thetas)
+    feed = scenario.at(hour)
+    return np.stack([truth_of(feed).immediate(theta).change for theta in thetas])
+
+
 def true_errors(scenario: AnyScenario, hour: int, theta: Theta) -> Floats:
     """Standard errors (M,) of `true_changes`: 0 for a closed form, of Monte Carlo for a feed."""
     if isinstance(scenario, Scenario):

@@ -21,6 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+FEW = 100  # effective rows: below, no interval can be trusted
+MISSED = 0.01  # of the target's actions: more of them unseen bias every estimate but a perfect model's
+SURE, ROUNDING = 4.0, 1e-6  # standard errors of the mean weight from 1, that chance may explain
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -47,12 +51,23 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """How far the log can speak for the target: `effective` rows of n; the mean weight is 1 if all is well."""
+    """How far the log can speak for the target: `effective` rows of n; the mean weight is 1 if all is well.
+
+    `missed`: how much of what the target does, in the contexts of the log, the log never shows in the same context.
+    """
 
     n: int
     effective: float
     mean: float
     largest: float
+    mean_se: float
+    missed: float = 0.0
+
+    @property
+    def enough(self) -> bool:
+        """Whether intervals can be trusted: enough rows count, and no part of the target is unseen."""
+        known = abs(self.mean - 1.0) <= SURE * self.mean_se + ROUNDING and self.missed <= MISSED
+        return bool(self.effective >= FEW and known)  # NaN is not enough
 
 
 def ips(r: Floats, w: Floats, level: float = 0.95) -> Estimate:
@@ -76,9 +91,19 @@ def on_policy(r: Floats, level: float = 0.95) -> Estimate:
     return _mean("on_policy", r, level)
 
 
-def weights(w: Floats) -> Weights:
+def weights(w: Floats, missed: float = 0.0) -> Weights:
     """The weights in a few figures."""
-    return Weights(len(w), float(w.sum() ** 2 / (w**2).sum()), float(w.mean()), float(w.max()))
+    squares = float((w**2).sum())
+    effective = float(w.sum() ** 2) / squares if squares else 0.0
+    mean_se = float(w.std(ddof=1)) / len(w) ** 0.5 if len(w) > 1 else 0.0
+    return Weights(len(w), effective, float(w.mean()), float(w.max()), mean_se, missed)
+
+
+def missed(log: Log, target: Floats) -> float:
+    """How much of what a policy (C, A) does in the contexts of the log the log never shows in the same context."""
+    seen = np.zeros((log.contexts, log.actions), np.bool_)
+    seen[log.context, log.action] = True
+    return float((target * ~seen).sum(axis=1)[log.context].mean())
 
 
 def allocation(log: Log) -> Floats:
@@ -113,7 +138,7 @@ def evaluate(log: Log, target: Floats, level: float = 0.95) -> tuple[list[Estima
     q = predicted[np.arange(len(w)), log.action]
     qt = (predicted * target[log.context]).sum(axis=1)
     r = log.reward
-    return [ips(r, w, level), snips(r, w, level), dr(r, w, q, qt, level)], weights(w)
+    return [ips(r, w, level), snips(r, w, level), dr(r, w, q, qt, level)], weights(w, missed(log, target))
 
 
 def _table(log: Log, rows: NDArray[np.bool_], prior: float) -> Floats:

@@ -1,5 +1,6 @@
 """Logs of actions, rewards and propensities from files: CSV, Parquet, Arrow or NDJSON, also gzipped."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +29,8 @@ class Columns(msgspec.Struct, frozen=True):
 def read_logs(paths: Sequence[Path], columns: Columns) -> list[Log]:
     """Logs over the same actions and contexts, numbered alike. Raises `LogError`."""
     tables = [_table(path, columns) for path in paths]
-    actions = _codes([table[columns.action] for table in tables])
-    contexts = _codes([_context(table, columns.context) for table in tables])
+    actions = _codes([_actions(path, table, columns.action) for path, table in zip(paths, tables, strict=True)])
+    contexts = _codes([_context(path, table, columns.context) for path, table in zip(paths, tables, strict=True)])
     return [
         Log(
             reward=_numbers(path, table, columns.reward),
@@ -44,10 +45,15 @@ def read_logs(paths: Sequence[Path], columns: Columns) -> list[Log]:
 
 
 def column(path: Path, name: str) -> Floats:
-    """One column of numbers, such as a target policy's probabilities. Raises `LogError`."""
+    """One column of probabilities, such as a target policy's. Raises `LogError`."""
     table = _read(path)
     _need(path, table, [name])
-    return _numbers(path, table, name)
+    values = _numbers(path, table, name)
+    wrong = np.flatnonzero((values < 0.0) | (values > 1.0))
+    if len(wrong):
+        found = f"found {values[wrong[0]]:g}, a probability is 0 to 1"
+        raise LogError(f"{path}: column {name!r}, row {wrong[0] + 1}: {found}")
+    return values
 
 
 def _read(path: Path) -> pa.Table:
@@ -55,7 +61,7 @@ def _read(path: Path) -> pa.Table:
         return read(path)
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}") from error
-    except pa.ArrowException as error:
+    except (pa.ArrowException, EOFError, zlib.error) as error:
         raise LogError(f"{path}: {error}") from error
 
 
@@ -68,6 +74,9 @@ def _table(path: Path, columns: Columns) -> pa.Table:
 
 
 def _need(path: Path, table: pa.Table, names: Sequence[str]) -> None:
+    twice = [name for name in names if table.column_names.count(name) > 1]
+    if twice:
+        raise LogError(f"{path}: there are several columns {twice[0]!r}")
     missing = [name for name in names if name not in table.column_names]
     if missing:
         shown = ", ".join(table.column_names[:12]) + (", ..." if len(table.column_names) > 12 else "")
@@ -94,15 +103,30 @@ def _propensity(path: Path, table: pa.Table, name: str) -> Floats:
     return values
 
 
-def _context(table: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
+def _texts(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
+    try:
+        return table[name].cast(pa.string())
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise LogError(f"{path}: column {name!r}: {error}; expected texts or numbers") from error
+
+
+def _actions(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
+    found = _texts(path, table, name)
+    blank = np.flatnonzero(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(found), ""), True).to_numpy())
+    if len(blank):
+        raise LogError(f"{path}: column {name!r}, row {blank[0] + 1}: no action")
+    return found
+
+
+def _context(path: Path, table: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
     if not names:
-        return pa.chunked_array([pa.array(np.zeros(table.num_rows, np.int8))])
-    texts = [table[name].cast(pa.string()) for name in names]
+        return pa.chunked_array([pa.array(["0"] * table.num_rows)])
+    texts = [_texts(path, table, name) for name in names]
     return pc.binary_join_element_wise(*texts, "\x1f", null_handling="replace")
 
 
 def _codes(parts: Sequence[pa.ChunkedArray]) -> list[np.ndarray]:
     """Numbers from 0 for the values of all parts together."""
-    whole = pa.chunked_array([chunk for part in parts for chunk in part.cast(pa.string()).chunks])
+    whole = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string())
     codes = whole.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return np.split(codes, np.cumsum([len(part) for part in parts])[:-1])

@@ -147,6 +147,24 @@ def test_every_scenario_begins_feasible_with_something_to_gain() -> None:
     assert [name for name in ("tight", "quick") if beyond_noise(SCENARIOS[name])] == ["tight"]
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--seeds", "-1"], "--seeds: '-1' is not a whole number above 0"),
+        (["--first-seed", "-4"], "--first-seed: '-4' is not a whole number from 0"),
+        (["--json", "none/x.json"], "there is no folder"),
+        (["--plot", "x.foo"], "found the ending '.foo'; expected .png or .svg"),
+        (["--peers-from", "none.json"], "--peers-from none.json: there is no such file"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_played(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        arena.main(["--worlds", "quick", *argv])
+    assert message in capsys.readouterr().err
+
+
 def test_worlds_are_named_one_by_one_or_drawn_in_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert names("quick") == ("quick",)
     assert names("drawn-014") == ("drawn-14",)

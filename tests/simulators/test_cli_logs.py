@@ -1,5 +1,6 @@
 """`trimtab replay` and `trimtab ope`, as they are typed."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -66,6 +67,57 @@ def test_too_few_effective_rows_are_said_aloud(tmp_path: Path, capsys: Output) -
     csv.write_csv(pa.table({"reward": action, "propensity": np.where(action, 1e-4, 0.9999), "action": action}), path)
     assert ope_command([str(path)]) == 0
     assert "fewer than 100 effective rows: this log cannot speak for that policy" in capsys.readouterr().out
+
+
+def test_a_policy_that_the_log_never_shows_is_refused_and_one_that_it_shows_in_part_is_said_aloud(
+    tmp_path: Path, capsys: Output
+) -> None:
+    for name, actions in (("ab", "ab"), ("abc", "abc"), ("c", "c")):
+        taken = list(actions * (1200 // len(actions)))
+        rows = {"reward": [0.0, 1.0] * 600, "propensity": [1 / len(actions)] * 1200, "action": taken}
+        csv.write_csv(pa.table(rows), tmp_path / f"{name}.csv")
+    assert ope_command([str(tmp_path / "ab.csv"), "--target-log", str(tmp_path / "c.csv")]) == 1
+    assert "the log says nothing of it" in capsys.readouterr().err
+    assert ope_command([str(tmp_path / "ab.csv"), "--target-log", str(tmp_path / "abc.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert "the mean weight is 0.667 +- 0.000, not 1; 33.3% of what it does the log never shows" in shown
+    assert ope_command([str(tmp_path / "ab.csv"), "--target-log", str(tmp_path / "abc.csv"), "--json"]) == 0
+    assert not json.loads(capsys.readouterr().out)["enough"]
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "message"),
+    [
+        ("reward,propensity,action\n1,.5,7\n0,.5,\n", [], "column 'action', row 2: no action"),
+        ("reward,propensity,action\n1,.5,a\n0,.5, \n", [], "column 'action', row 2: no action"),
+        ("reward,reward,propensity,action\n1,1,.5,7\n", [], "there are several columns 'reward'"),
+        (
+            "reward,propensity,action,t\n1,.5,7,.5\n1,.5,8,-3\n",
+            ["--target-column", "t"],
+            "column 't', row 2: found -3, a probability is 0 to 1",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_are_named(
+    tmp_path: Path, text: str, argv: list[str], message: str, capsys: Output
+) -> None:
+    (tmp_path / "log.csv").write_text(text)
+    assert ope_command([str(tmp_path / "log.csv"), *argv]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_was_cut_off_is_named(log: Path, tmp_path: Path, capsys: Output) -> None:
+    cut = tmp_path / "log.csv.gz"
+    cut.write_bytes(gzip.compress(log.read_bytes())[:-500])
+    assert ope_command([str(cut)]) == 1
+    assert "ended before the end-of-stream" in capsys.readouterr().err
+    assert replay_command([str(cut), "--out", str(tmp_path / "o.ndjson")]) == 1
+    assert "ended before the end-of-stream" in capsys.readouterr().err
+
+
+def test_a_file_without_an_event_is_no_success(log: Path, tmp_path: Path, capsys: Output) -> None:
+    assert replay_command([str(log), "--out", str(tmp_path / "o.ndjson")]) == 1
+    assert "none of its lines is an event" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def test_the_hour_matters_where_the_world_changes(capsys: Output) -> None:
         (["quick", "p_watch=much"], "'p_watch=much': write p_watch=NUMBER"),
         (["quick", "p_watch=50"], "p_watch=50: lies outside 0.1 to 5"),
         (["quick", "--fault", "flood"], "no fault is called 'flood'"),
+        (["quick", "--hour", "-5"], "'-5' is not a whole number from 0 on"),
     ],
 )
 def test_a_mistake_is_named(argv: list[str], message: str, capsys: Output) -> None:

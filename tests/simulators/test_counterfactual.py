@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from controller.shell.offline_file import read_predictions
 from simulators.counterfactual import Log, LogError, csv_text, predictions, read, told, vectors
@@ -89,6 +89,16 @@ def test_files_that_are_no_ranking_log_are_named(tmp_path: Path, path: Path, log
     parquet.write_table(parquet.read_table(path).slice(0, 40), tmp_path / "cut.parquet")
     with pytest.raises(LogError, match="8 to 16 candidates"):
         read(tmp_path / "cut.parquet")
+    table = parquet.read_table(path)
+    for name, values, message in (
+        ("unit", pa.nulls(table.num_rows, pa.string()), r"column 'unit', row 1: nothing"),
+        ("pred_like", pa.array([0.1, 0.1, 0.1, np.nan] * (table.num_rows // 4)), r"'pred_like', row 4: found nan"),
+        ("position", compute.add(table["position"], 1), r"found positions 1, 2.*; expected 0, 1, 2, \.\.\."),
+    ):
+        at = table.column_names.index(name)
+        parquet.write_table(table.set_column(at, name, values), tmp_path / "odd.parquet")
+        with pytest.raises(LogError, match=message):
+            read(tmp_path / "odd.parquet")
     hidden = msgspec.structs.replace(log, position=np.full_like(log.position, -1))
     with pytest.raises(LogError, match="shows nothing"):
         list(predictions(hidden, FEED.weights, FEED.metrics, []))

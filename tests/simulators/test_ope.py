@@ -71,7 +71,7 @@ def test_of_the_three_the_doubly_robust_errs_least_where_rewards_can_be_predicte
 def test_the_policy_that_made_the_log_has_weights_of_one() -> None:
     log, _, _ = bandit(1)
     w = np.ones(len(log.reward))
-    assert ope.weights(w) == ope.Weights(4000, 4000.0, 1.0, 1.0)
+    assert ope.weights(w) == ope.Weights(4000, 4000.0, 1.0, 1.0, 0.0)
     assert ope.ips(log.reward, w).value == ope.snips(log.reward, w).value == log.reward.mean()
     own = ope.on_policy(log.reward)
     assert own.se == pytest.approx(log.reward.std(ddof=1) / np.sqrt(4000))
@@ -81,6 +81,24 @@ def test_the_policy_that_made_the_log_has_weights_of_one() -> None:
 def test_few_rows_speak_for_a_policy_that_the_log_hardly_tried() -> None:
     w = np.concatenate([np.full(9_900, 0.01), np.full(100, 100.0)])
     assert ope.weights(w).effective == pytest.approx(102, abs=1)
+
+
+def test_what_the_log_never_shows_is_missed_and_moves_the_mean_weight() -> None:
+    """A third of what the target does, the log never did: no interval holds, however many rows count."""
+    rng = np.random.default_rng(3)
+    reward, action, context = (
+        rng.binomial(1, 0.3, 4000).astype(float),
+        rng.integers(0, 2, 4000),
+        np.zeros(4000, np.int64),
+    )
+    log = Log(reward, np.full(4000, 0.5), action, context, 3, 1)
+    about = ope.evaluate(log, np.full((1, 3), 1 / 3))[1]
+    assert about.missed == pytest.approx(1 / 3)
+    assert about.mean == pytest.approx(2 / 3)
+    assert about.effective > 3999
+    assert not about.enough
+    assert ope.evaluate(log, np.array([[0.4, 0.6, 0.0]]))[1].enough
+    assert not ope.weights(np.zeros(4000)).enough
 
 
 def test_a_rows_own_reward_does_not_predict_it() -> None:

@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Two processes, each with services of its own; one where all tests share the Redis that was named: every test empties it.
-PYTEST_ARGS ?= --numprocesses $(if $(TRIMTAB_TEST_REDIS),0,2) --dist loadfile
+PYTEST_ARGS ?= --numprocesses $(if $(TRIMTAB_TEST_REDIS),0,2) --dist loadfile --no-loadscope-reorder
 EXTRAS ?=
 DEMO_ARGS ?=
 

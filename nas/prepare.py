@@ -48,13 +48,16 @@ def prepare(sources: Sources, schema: Schema, split: Split, folder: Path, say: S
     wanted = _fingerprint(sources, schema, split)
     done = folder / _DONE
     if not (done.exists() and msgspec.json.decode(done.read_bytes())["fingerprint"] == wanted):
-        _cleared(folder)
+        _cleared(folder, sources)
         _prepare(sources, schema, split, folder, wanted, say)
     return opened(folder)
 
 
-def _cleared(folder: Path) -> None:
+def _cleared(folder: Path, sources: Sources) -> None:
     """An empty folder, in place of what was prepared before; nothing else is ever removed."""
+    for path in (path for _, source in sources.given() for path in (*source.files, *source.truth)):
+        if folder.resolve() in Path(path).resolve().parents:
+            raise DataError(f"{path}: lies in {folder}, which prepared rows take the place of; name another --out")
     ours = (folder / _BEGUN).exists() or (folder / _DONE).exists()
     if folder.exists() and not ours and any(folder.iterdir()):
         raise DataError(f"{folder}: holds something else than prepared rows, which would go there; name another --out")

@@ -139,6 +139,8 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
 
 def beyond(rules: Rules, found: list[Evaluated]) -> str:
     """Why no network of a search is within its limits."""
+    if not found:
+        return "nothing is evaluated yet; `trimtab nas search` goes on with it"
     least = [
         f"{limit.objective} at most {limit.at_most:g} (the least found is "
         f"{min(one.value(limit.objective) for one in found):.4g})"

@@ -104,6 +104,10 @@ def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path:
 def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Capture, tmp_path: Path) -> None:
     assert "`trimtab nas train` makes one" in failed(capsys, 1, "search", design, "--out", tmp_path)
     assert "`trimtab nas search` makes one" in failed(capsys, 2, "retrain", design, "--out", tmp_path)
+    (tmp_path / "search").mkdir()
+    journal = design.with_suffix(".nas") / "search" / "search.jsonl"
+    (tmp_path / "search" / "search.jsonl").write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    assert "nothing is evaluated yet" in failed(capsys, 2, "retrain", design, "--finalists", 1, "--out", tmp_path)
     assert "`trimtab nas retrain` makes some" in failed(capsys, 2, "evaluate", design, "--out", tmp_path)
     assert "`trimtab nas retrain` makes one" in failed(capsys, 2, "export", design, tmp_path)
     assert "no such file" in failed(capsys, 2, "train", tmp_path / "none.toml")

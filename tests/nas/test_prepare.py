@@ -126,10 +126,21 @@ def test_the_row_that_is_named_is_the_file_s_own(tmp_path: Path) -> None:
 def test_what_is_not_prepared_rows_is_never_removed(tmp_path: Path) -> None:
     source = parquet_file(tmp_path, world(300))
     split = Split(by="group", valid=0.2, test=0.2)
-    with pytest.raises(DataError, match="holds something else than prepared rows"):
+    with pytest.raises(DataError, match=r"log\.parquet: lies in"):
         prepare(Sources(whole=source), SCHEMA, split, tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    with pytest.raises(DataError, match="holds something else than prepared rows"):
+        prepare(Sources(whole=source), SCHEMA, split, tmp_path / "mine")
     assert (tmp_path / "log.parquet").exists()
+    assert (tmp_path / "mine" / "notes").exists()
     folder = tmp_path / "prepared"
+    folder.mkdir()
+    (folder / "preparing").touch()
+    inside = parquet_file(folder, world(300))
+    with pytest.raises(DataError, match=r"log\.parquet: lies in .*prepared, which prepared rows take the place of"):
+        prepare(Sources(whole=inside), SCHEMA, split, folder)
+    assert (folder / "log.parquet").exists()
     with pytest.raises(DataError, match="no such file"):  # a preparation that ended early
         prepare(Sources(whole=Source("parquet", ("none",))), SCHEMA, split, folder)
     assert len(prepare(Sources(whole=source), SCHEMA, split, folder).train) > 0

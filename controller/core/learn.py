@@ -12,10 +12,11 @@ dimensions"), with a shorter median and a tighter spread than theirs: theirs mad
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.optimize import minimize
 
-from controller.core.kernel import DAILY, ROOT3, Floats, Hyper, matern, matern3, matern_slope, squared_distance
+from controller.core.kernel import DAILY, ROOT3, Floats, Hyper, less_outer, matern_and_slope, squared_distance
 
 LENGTHSCALE = 0.65  # prior median, times sqrt(d)
 LENGTHSCALE_SD = 0.7
@@ -38,13 +39,17 @@ EXPOSURES = Scale(0.03, 0.7)  # of how much people are shown (`parts`): hardly m
 
 
 class Problem(msgspec.Struct, frozen=True, eq=False):
-    """One metric's rows, and what of them no parameter changes."""
+    """One metric's rows, and what of them no parameter changes.
+
+    All but distances hangs on the deal and the group of a row: c cells, which many rows share.
+    """
 
     x: Floats  # (n, d) u - u0
-    same: Floats  # (n, n) [g = g']
-    lag: Floats  # (n, n) |h - h'|
-    turned: Floats  # (n, n) 1 - cos(2 pi lag / 24)
-    kept: Floats  # (n, n) J
+    cell: NDArray[np.intp]  # (n,)
+    same: Floats  # (c, c) [g = g']
+    lag: Floats  # (c, c) |h - h'|
+    turned: Floats  # (c, c) 1 - cos(2 pi lag / 24)
+    kept: Floats  # (c, c) J
     y: Floats  # (n,)
     noise: Floats  # (n, n) E + nugget
     scale: Scale
@@ -59,46 +64,50 @@ def objective(p: Floats, data: Problem) -> tuple[float, Floats]:
         return float(0.5 * offset @ offset), offset / sd
     z, s2, tau = data.x / np.exp(p[:d]), np.exp(2.0 * p[d]), np.exp(p[d + 2])
     omega, rho = 1.0 / (1.0 + np.exp(-p[[d + 1, d + 3]]))
-    squared, squared0 = squared_distance(z, z), (z * z).sum(axis=1)
-    k_u0 = matern(squared0)  # (n,) k(u, u0)
-    k0 = matern(squared) - np.outer(k_u0, k_u0)  # (2)
-    r = data.lag / tau
-    moved = (1.0 - DAILY) * (1.0 - matern3(r)) + DAILY * data.turned
-    fade = (1.0 - omega * moved) * s2 * data.kept
+    k, slope = matern_and_slope(squared_distance(z, z))
+    k_u0, slope_u0 = matern_and_slope((z * z).sum(axis=1))  # (n,) k(u, u0)
+    k0 = less_outer(k, k_u0, k_u0)  # (2)
+    r = data.lag / tau  # from here on by cell
+    fallen = np.exp(-ROOT3 * r)
+    moved = (1.0 - DAILY) * (1.0 - (1.0 + ROOT3 * r) * fallen) + DAILY * data.turned
+    lasting = s2 * data.kept
+    fade = (1.0 - omega * moved) * lasting
     pooled = rho + (1.0 - rho) * data.same
-    K = k0 * fade * pooled
-    inverse, a, half_log_det = inverse_of(K + data.noise, data.y)
-    W = 0.5 * (inverse - np.outer(a, a))
-    Wl = W * fade * pooled
-    WT = W * k0 * pooled * s2 * data.kept
+    shared = (fade * pooled)[data.cell][:, data.cell]  # (n, n)
+    inverse, a, half_log_det = inverse_of(k0 * shared + data.noise, data.y)
+    W = 0.5 * less_outer(inverse, a, a)
+    member = (data.cell[:, None] == np.arange(len(r))).astype(np.float64)
+    W0 = member.T @ (W * k0) @ member  # (c, c) sums over the rows of two cells
+    WT = W0 * pooled * lasting
     gradient = np.empty(d + 4)
-    gradient[:d] = _lengthscale_gradient(z, Wl, squared, squared0, k_u0)
-    gradient[d] = 2.0 * (W * K).sum()
+    gradient[:d] = _lengthscale_gradient(z, W * shared, slope, slope_u0, k_u0)
+    gradient[d] = 2.0 * (W0 * fade * pooled).sum()
     gradient[d + 1] = -omega * (1.0 - omega) * (WT * moved).sum()
-    gradient[d + 2] = 3.0 * (1.0 - DAILY) * omega * (WT * r * r * np.exp(-ROOT3 * r)).sum()
-    gradient[d + 3] = rho * (1.0 - rho) * (W * k0 * fade * (1.0 - data.same)).sum()
+    gradient[d + 2] = 3.0 * (1.0 - DAILY) * omega * (WT * r * r * fallen).sum()
+    gradient[d + 3] = rho * (1.0 - rho) * (W0 * fade * (1.0 - data.same)).sum()
     value = 0.5 * float(data.y @ a) + half_log_det + 0.5 * float(offset @ offset)
     return value, gradient + offset / sd
 
 
-def _lengthscale_gradient(z: Floats, Wl: Floats, squared: Floats, squared0: Floats, k_u0: Floats) -> Floats:
-    """(d,) sum_ij Wl_ij dk0_ij/dlog l_j, by `matern_slope` and (2)."""
-    Q = Wl * matern_slope(squared)
-    pairs = 2.0 * (Q.sum(axis=1) @ (z * z) - np.einsum("ij,ij->j", z, Q @ z))
-    anchored: Floats = 2.0 * ((Wl @ k_u0) * matern_slope(squared0)) @ (z * z)
+def _lengthscale_gradient(z: Floats, Wl: Floats, slope: Floats, slope_u0: Floats, k_u0: Floats) -> Floats:
+    """(d,) sum_ij Wl_ij dk0_ij/dlog l_j, by `matern_and_slope` and (2)."""
+    Q = Wl * slope
+    pairs = 2.0 * (Q.sum(axis=1) @ (z * z) - (z * (Q @ z)).sum(axis=0))
+    anchored: Floats = 2.0 * ((Wl @ k_u0) * slope_u0) @ (z * z)
     return np.asarray(pairs - anchored)
 
 
 def inverse_of(C: Floats, y: Floats) -> tuple[Floats, Floats, float]:
     """C^-1, C^-1 y and 1/2 log |C|."""
-    L, info = lapack.dpotrf(C, lower=1)
+    L, info = lapack.dpotrf(C.T, lower=1)  # symmetric, and in the order of columns: not copied on the way
     if info:
         raise np.linalg.LinAlgError(
             f"the noise of {len(y)} rows is no covariance: leading minor {info} is not positive"
         )
     half_log_det = float(np.log(np.diag(L)).sum())
-    lower, _ = lapack.dpotri(L, lower=1)
-    inverse = np.tril(lower) + np.tril(lower, -1).T
+    lower, _ = lapack.dpotri(L, lower=1, overwrite_c=1)
+    inverse = lower + lower.T
+    inverse[np.diag_indices(len(y))] *= 0.5
     return inverse, inverse @ y, half_log_det
 
 

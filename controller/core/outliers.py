@@ -36,12 +36,31 @@ def discounted(observations: Observations, baseline: Floats, hypers: tuple[Hyper
     deals = rows_of_deals(observations)
     if len(deals) < MIN_DEALS:
         return observations
-    bad = np.array([badness(observations, baseline, hypers, deals, m) for m in range(len(hypers))])
+    told = [precision(observations, baseline, hypers, m) for m in range(len(hypers))]
+    bad = np.array([badness(observations, deals, m, *own) for m, own in enumerate(told)])
     aside = np.where((bad > SUSPECT) & _peaks(bad), ASIDE, 1.0)
     without = inflated(observations, deals, aside)
     for m in np.flatnonzero((aside < 1.0).any(axis=1)):  # a bad hour makes its neighbours look bad too
-        bad[m] = badness(without, baseline, hypers, deals, int(m), aside[m])
+        rows = np.concatenate([rows for rows, weight in zip(deals, aside[m], strict=True) if weight < 1.0])
+        own = with_noise(*told[m], rows, (without.noise[m] - observations.noise[m])[np.ix_(rows, rows)])
+        bad[m] = badness(without, deals, int(m), *own, aside[m])
     return inflated(observations, deals, 1.0 - _lone(bad) * (1.0 - ASIDE))
+
+
+def precision(observations: Observations, baseline: Floats, hypers: tuple[Hyper, ...], m: int) -> tuple[Floats, Floats]:
+    """P and a = P y of metric m."""
+    o = observations
+    places = Places(o.unit, o.group, o.hour)
+    C = kernel(hypers[m], baseline, places, places) + o.noise[m]
+    C[np.diag_indices(o.rows)] += NUGGET
+    P, a, _ = inverse_of(C, o.change[m])
+    return P, a
+
+
+def with_noise(P: Floats, a: Floats, rows: NDArray[np.int64], more: Floats) -> tuple[Floats, Floats]:
+    """P and a where rows (r,) have the covariance (r, r) more: Woodbury's identity, for a few rows of many."""
+    gain = np.linalg.solve(np.eye(len(rows)) + more @ P[np.ix_(rows, rows)], more)
+    return P - P[:, rows] @ gain @ P[rows], a - P[:, rows] @ (gain @ a[rows])
 
 
 def rows_of_deals(observations: Observations) -> list[NDArray[np.int64]]:
@@ -62,21 +81,18 @@ def inflated(observations: Observations, deals: list[NDArray[np.int64]], weights
 
 def badness(
     observations: Observations,
-    baseline: Floats,
-    hypers: tuple[Hyper, ...],
     deals: list[NDArray[np.int64]],
     m: int,
+    P: Floats,
+    a: Floats,
     weights: Floats | None = None,
 ) -> Floats:
     """(D,) P(w < 1 | y) of metric m by (7); the deals' noise is divided by `weights` (D,) already, where given."""
-    o, hyper, bad = observations, hypers[m], np.empty(len(deals))
-    places = Places(o.unit, o.group, o.hour)
-    P, a, _ = inverse_of(kernel(hyper, baseline, places, places) + o.noise[m] + NUGGET * np.eye(o.rows), o.change[m])
+    noise, bad = observations.noise[m], np.empty(len(deals))
     for b, rows in enumerate(deals):
         S = np.asarray(np.linalg.inv(P[np.ix_(rows, rows)]))
         stands = 1.0 if weights is None else 1.0 / float(weights[b])
-        own = o.noise[m][np.ix_(rows, rows)] / stands
-        bad[b] = 1.0 - _mixture(np.asarray(S @ a[rows]), S, own, stands)[0]
+        bad[b] = 1.0 - _mixture(np.asarray(S @ a[rows]), S, noise[np.ix_(rows, rows)] / stands, stands)[0]
     return bad
 
 

@@ -29,7 +29,7 @@ from scipy.special import ndtr
 from controller.core.candidates import around, initial, pool, rms_distance
 from controller.core.goal import TAIL_RISK, Goal, Limit, margins, outermost, p_kept, tolerant
 from controller.core.kernel import Floats
-from controller.core.posterior import Paths, Posterior, further, paths
+from controller.core.posterior import Posterior, Told, further, paths
 
 Reason = Literal["initial", "repeat", "thompson", "safe"]
 
@@ -99,15 +99,19 @@ class _View(msgspec.Struct, frozen=True, eq=False):
 
     def believe(self, unit: Floats) -> _Belief:
         """Marginals at (k, d) points."""
-        return _believed(self.goal, *self.posterior.mean_sd(unit, self.group, self.hour, AHEAD_H))
+        return self.marginals(self.told(unit))
+
+    def told(self, unit: Floats) -> Told:
+        """What the evidence says of (k, d) points, for `marginals` and draws."""
+        return self.posterior.told(unit, self.group, self.hour, AHEAD_H)
+
+    def marginals(self, told: Told) -> _Belief:
+        """Marginals at points."""
+        return _believed(self.goal, *self.posterior.marginals(told))
 
     def draw(self, unit: Floats, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Joint draws at (k, d) points: gains and total violations, (draws, k) each."""
         return self.judge(self.posterior.draw(unit, self.group, self.hour, rng, draws, AHEAD_H))
-
-    def paths(self, draws: int) -> Paths:
-        """Draws that are known nowhere yet."""
-        return paths(self.posterior, self.group, self.hour, draws, AHEAD_H)
 
     def promising(self, unit: Floats) -> Floats:
         """The few points with the best means: what bounds the cost when the history is long."""
@@ -320,20 +324,25 @@ def _searched(view: _View, unit: Floats, draws: int, risk: float, banned: Floats
     A few hundred points at random hold no draw's optimum once there are more than three weights. So every draw goes
     on around the point that it likes best, again and again: a local search on one sample path.
     """
-    path = view.paths(draws)
+    path = paths(view.posterior, draws)
     p, gain, violation = np.empty(0), np.empty((draws, 0)), np.empty((draws, 0))
     for _ in range(1 + REFINED):
-        belief = view.believe(unit)
+        told = view.told(unit)
+        belief = view.marginals(told)
         borne = np.flatnonzero(belief.bearable(risk))[:DRAWN]
         if not len(borne):
             break
-        path, f = further(path, unit[borne], rng)
+        path, f = further(path, told.only(borne), rng)
         more_gain, more_violation = view.judge(f)
         p = np.append(p, 1.0 - belief.feasible[borne])
         gain, violation = np.append(gain, more_gain, axis=1), np.append(violation, more_violation, axis=1)
         best = [_order(*own)[0] for own in zip(gain, violation, strict=True)]
-        unit = apart(around(path.unit[best], NEAR_BEST * draws, rng), view.posterior.baseline, banned) if best else unit
-    return _Drawn(path.unit, p, gain, violation)
+        unit = (
+            apart(around(path.told.places.unit[best], NEAR_BEST * draws, rng), view.posterior.baseline, banned)
+            if best
+            else unit
+        )
+    return _Drawn(path.told.places.unit, p, gain, violation)
 
 
 def _thompson(drawn: _Drawn, chosen: Floats, budget: float) -> Floats:

@@ -91,13 +91,24 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
         self, unit: Floats, group: int | NDArray[np.int64], hour: float, span_h: float = 0.0
     ) -> tuple[Floats, Floats]:
         """Mean and standard deviation, (M, k) each, of the true change at (k, d) points; `span_h` as in `mean`."""
+        return self.marginals(self.told(unit, group, hour, span_h))
+
+    def told(self, unit: Floats, group: int | NDArray[np.int64], hour: float, span_h: float = 0.0) -> "Told":
+        """What the rows say of (k, d) points, for `marginals` and `further`; `span_h` as in `mean`."""
         new = self.places(unit, group, hour, span_h)
-        mean, sd = np.empty((2, len(self.hypers), len(unit)))
-        for m, hyper in enumerate(self.hypers):
+        mean, projected = np.empty((len(self.hypers), len(unit))), []
+        for m in range(len(self.hypers)):
             mean[m], V = self.project(m, new)
+            projected.append(V)
+        return Told(new, mean, tuple(projected))
+
+    def marginals(self, told: "Told") -> tuple[Floats, Floats]:
+        """Mean and standard deviation, (M, k) each, of the true change at the points."""
+        new, sd = told.places, np.empty_like(told.mean)
+        for m, (hyper, V) in enumerate(zip(self.hypers, told.projected, strict=True)):
             prior = hyper.scale**2 * (1.0 - to_baseline(hyper, self.baseline, new.unit) ** 2) * _itself(hyper, new)
             sd[m] = np.sqrt(np.maximum(prior - np.einsum("nk,nk->k", V, V), 0.0))
-        return self.product(mean), self._product_sd(mean, sd)
+        return self.product(told.mean), self._product_sd(told.mean, sd)
 
     def sum_sd(
         self, weights: Floats, unit: Floats, groups: NDArray[np.int64], hour: float, span_h: float = 0.0
@@ -106,15 +117,14 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
 
         To first order, with what the points have in common, and metrics that share a process; `span_h` as in `mean`.
         """
-        new = self.places(unit, groups, hour, span_h)
-        told = [self.project(p, new) for p in range(len(self.hypers))]
-        mean = np.array([own for own, _ in told])  # (P, k)
+        told = self.told(unit, groups, hour, span_h)
+        new, mean = told.places, told.mean
         slope = np.zeros_like(mean)  # of the sum, by each process at each point
         for own, factors, changed in zip(weights, self.factors, 1.0 + self.product(mean), strict=True):
             slope[list(factors)] += own * changed / (1.0 + mean[list(factors)])
         variance = 0.0
         for p, hyper in enumerate(self.hypers):
-            V = told[p][1]
+            V = told.projected[p]
             variance += float(slope[p] @ (kernel(hyper, self.baseline, new, new) - V.T @ V) @ slope[p])
         return float(np.sqrt(max(variance, 0.0)))
 
@@ -128,8 +138,7 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
         span_h: float = 0.0,
     ) -> Floats:
         """Joint samples, (draws, M, k), of the true changes at (k, d) points; `span_h` as in `mean`."""
-        nowhere = paths(self, group, hour, draws, span_h)
-        return further(nowhere, unit, rng)[1]
+        return further(paths(self, draws), self.told(unit, group, hour, span_h), rng)[1]
 
     def product(self, f: Floats) -> Floats:
         """(..., M, k) changes of the metrics from those of the processes, (..., P, k)."""
@@ -147,61 +156,74 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
 
     def project(self, m: int, new: Places) -> tuple[Floats, Floats]:
         """Mean (k,) and V (n, k) of process m."""
-        cross = kernel(self.hypers[m], self.baseline, self.seen, new)
-        V = solve_triangular(self.lower[m], cross, lower=True, check_finite=False)
+        cross = kernel(
+            self.hypers[m], self.baseline, new, self.seen
+        ).T  # in the order of columns, to be solved in place
+        V = solve_triangular(self.lower[m], cross, lower=True, overwrite_b=True, check_finite=False)
         return V.T @ self.whitened[m], V
+
+
+class Told(msgspec.Struct, frozen=True, eq=False):
+    """What the rows say of k points."""
+
+    places: Places
+    mean: Floats  # (P, k)
+    projected: tuple[Floats, ...]  # P of (n, k): V
+
+    def only(self, points: NDArray[np.intp]) -> "Told":
+        """The same of some of the points (indices)."""
+        p = self.places
+        places = Places(p.unit[points], p.group[points], p.hour[points], p.span_h, p.traffic)
+        return Told(places, self.mean[:, points], tuple(V[:, points] for V in self.projected))
+
+    def joined(self, more: "Told") -> "Told":
+        """The same of other points too, which are asked about over the same span."""
+        a, b = self.places, more.places
+        places = Places(
+            np.concatenate((a.unit, b.unit)),
+            np.concatenate((a.group, b.group)),
+            np.concatenate((a.hour, b.hour)),
+            b.span_h,
+            b.traffic,
+        )
+        projected = tuple(np.concatenate(both, axis=1) for both in zip(self.projected, more.projected, strict=True))
+        return Told(places, np.concatenate((self.mean, more.mean), axis=1), projected)
 
 
 class Paths(msgspec.Struct, frozen=True, eq=False):
     """Joint draws of all processes, made at some points so far; `further` goes on with the same draws at others."""
 
     posterior: Posterior
-    group: int
-    hour: float
-    span_h: float
-    unit: Floats  # (k, d) where they are known
+    told: Told  # of the k points where they are known
     innovations: Floats  # (draws, P, k) standard normal
     roots: tuple[Floats, ...]  # P of (k, k), lower triangular, of the covariance there
-    projected: tuple[Floats, ...]  # P of (n, k): V
 
 
-def paths(posterior: Posterior, group: int, hour: float, draws: int, span_h: float = 0.0) -> Paths:
+def paths(posterior: Posterior, draws: int) -> Paths:
     """Draws that are known nowhere yet."""
     processes = len(posterior.hypers)
-    nothing, unseen = (np.empty((0, 0)),) * processes, (np.empty((posterior.rows, 0)),) * processes
-    unit = np.empty((0, len(posterior.baseline)))
-    return Paths(posterior, group, hour, span_h, unit, np.empty((draws, processes, 0)), nothing, unseen)
+    nowhere = posterior.told(np.empty((0, len(posterior.baseline))), 0, 0.0)
+    return Paths(posterior, nowhere, np.empty((draws, processes, 0)), (np.empty((0, 0)),) * processes)
 
 
-def further(known: Paths, unit: Floats, rng: np.random.Generator) -> tuple[Paths, Floats]:
-    """The draws with (k', d) points more, and the metrics' changes there, (draws, M, k').
+def further(known: Paths, told: Told, rng: np.random.Generator) -> tuple[Paths, Floats]:
+    """The draws with k' points more, and the metrics' changes there, (draws, M, k').
 
     The root of the covariance grows by rows, so what was drawn before stays, and all of it is one joint draw.
     """
     posterior, draws = known.posterior, len(known.innovations)
-    old, new = (posterior.places(u, known.group, known.hour, known.span_h) for u in (known.unit, unit))
-    fresh = rng.standard_normal((draws, len(posterior.hypers), len(unit)))
-    f, roots, projected = np.empty_like(fresh), [], []
+    old, new = known.told.places, told.places
+    fresh = rng.standard_normal((draws, len(posterior.hypers), len(new.unit)))
+    f, roots = np.empty_like(fresh), []
     for m, hyper in enumerate(posterior.hypers):
-        mean, V = posterior.project(m, new)
-        before, root = known.projected[m], known.roots[m]
+        V, before, root = told.projected[m], known.told.projected[m], known.roots[m]
         across = kernel(hyper, posterior.baseline, old, new) - before.T @ V
         B = solve_triangular(root, across, lower=True, check_finite=False) if len(root) else across
         own = _root(kernel(hyper, posterior.baseline, new, new) - V.T @ V - B.T @ B, hyper.scale**2)
-        f[:, m] = mean + known.innovations[:, m] @ B + fresh[:, m] @ own.T
+        f[:, m] = told.mean[m] + known.innovations[:, m] @ B + fresh[:, m] @ own.T
         roots.append(np.block([[root, np.zeros_like(B)], [B.T, own]]))
-        projected.append(np.concatenate((before, V), axis=1))
-    grown = Paths(
-        posterior,
-        known.group,
-        known.hour,
-        known.span_h,
-        np.concatenate((known.unit, unit)),
-        np.concatenate((known.innovations, fresh), axis=2),
-        tuple(roots),
-        tuple(projected),
-    )
-    return grown, posterior.product(f)
+    innovations = np.concatenate((known.innovations, fresh), axis=2)
+    return Paths(posterior, known.told.joined(told), innovations, tuple(roots)), posterior.product(f)
 
 
 def fit(
@@ -312,11 +334,12 @@ def problem(
 ) -> Problem:
     """The rows of process m, prepared for `objective`."""
     o = observations
-    same = (o.group[:, None] == o.group).astype(np.float64)
+    (hour, group), cell = np.unique(np.stack((o.hour, o.group)), axis=1, return_inverse=True)
+    same = (group[:, None] == group).astype(np.float64)
+    lag = np.abs(hour[:, None] - hour)
     noise = o.noise[m] + NUGGET * np.eye(o.rows)
-    lag = np.abs(o.hour[:, None] - o.hour)
-    lasting = kept(jumps, o.hour, o.hour)
-    return Problem(o.unit - baseline, same, lag, 1.0 - turning(lag), lasting, o.change[m], noise, scale)
+    lasting = kept(jumps, hour, hour)
+    return Problem(o.unit - baseline, cell.ravel(), same, lag, 1.0 - turning(lag), lasting, o.change[m], noise, scale)
 
 
 def _itself(hyper: Hyper, new: Places) -> float:

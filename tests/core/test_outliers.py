@@ -4,7 +4,16 @@ import numpy as np
 from scipy import stats
 
 from controller.core.kernel import Floats, Hyper, Places, kernel
-from controller.core.outliers import LEVELS, PRIOR, badness, discounted, rows_of_deals
+from controller.core.outliers import (
+    LEVELS,
+    PRIOR,
+    badness,
+    discounted,
+    inflated,
+    precision,
+    rows_of_deals,
+    with_noise,
+)
 from controller.core.posterior import NUGGET, Observations, condition, join, select
 
 BASELINE = np.array([0.4, 0.5])
@@ -92,7 +101,7 @@ def test_a_deal_is_judged_over_all_its_groups() -> None:
 def test_how_bad_a_deal_is_follows_from_all_other_deals() -> None:
     """By the textbook: each deal against the conditional density that the others leave it, once per level."""
     o = spoiled(study(8, deals=4), (2.0,), 0.01)
-    bad = badness(o, BASELINE, HYPERS, rows_of_deals(o), 0)
+    bad = badness(o, rows_of_deals(o), 0, *precision(o, BASELINE, HYPERS, 0))
     places = Places(o.unit, o.group, o.hour)
     C = kernel(HYPERS[0], BASELINE, places, places) + o.noise[0] + NUGGET * np.eye(o.rows)
     for b in range(4):
@@ -102,3 +111,15 @@ def test_how_bad_a_deal_is_follows_from_all_other_deals() -> None:
         E = o.noise[0][np.ix_(own, own)]
         density = PRIOR * [stats.multivariate_normal(mean, S + (1 / w - 1) * E).pdf(o.change[0, own]) for w in LEVELS]
         np.testing.assert_allclose(bad[b], 1 - density[0] / density.sum(), rtol=1e-6)
+
+
+def test_noise_added_to_some_deals_is_as_if_it_had_been_there() -> None:
+    o = study(9, deals=5, groups=2)
+    deals = rows_of_deals(o)
+    weights = np.ones((len(HYPERS), 5))
+    weights[:, [1, 3]] = 0.001
+    noisy, rows = inflated(o, deals, weights), np.concatenate((deals[1], deals[3]))
+    P, a = with_noise(*precision(o, BASELINE, HYPERS, 0), rows, (noisy.noise - o.noise)[0][np.ix_(rows, rows)])
+    expected_P, expected_a = precision(noisy, BASELINE, HYPERS, 0)
+    np.testing.assert_allclose(P, expected_P, rtol=1e-6, atol=1e-9 * expected_P.max())
+    np.testing.assert_allclose(a, expected_a, rtol=1e-6, atol=1e-9 * np.abs(expected_a).max())

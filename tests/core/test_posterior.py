@@ -151,10 +151,11 @@ def test_draws_have_the_mean_and_the_covariance_of_the_posterior() -> None:
 def test_draws_that_go_on_are_one_joint_draw() -> None:
     o, rng = study(9), np.random.default_rng(10)
     unit = rng.random((5, 3))
-    begun, first = further(paths(condition(o, BASELINE, HYPERS), 1, 8.0, 20_000, 24.0), unit[:2], rng)
-    grown, rest = further(begun, unit[2:], rng)
+    posterior = condition(o, BASELINE, HYPERS)
+    begun, first = further(paths(posterior, 20_000), posterior.told(unit[:2], 1, 8.0, 24.0), rng)
+    grown, rest = further(begun, posterior.told(unit[2:], 1, 8.0, 24.0), rng)
     samples = np.concatenate((first, rest), axis=2)
-    np.testing.assert_array_equal(grown.unit, unit)
+    np.testing.assert_array_equal(grown.told.places.unit, unit)
     for m in range(2):
         mean, covariance = dense(o, Places(unit, np.ones(5, dtype=np.int64), np.full(5, 8.0), 24.0), m)
         sd = np.sqrt(np.diag(covariance))

@@ -53,6 +53,17 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     buckets: tuple[int, ...]  # B indices into `arms`
 
 
+class _Named(msgspec.Struct):
+    name: Literal["xxh64"]
+
+
+class _Always(msgspec.Struct):
+    """What a table always has, though a program that makes one need not say it."""
+
+    schema: Literal[1]
+    unit_hash: _Named
+
+
 def key(study: str) -> str:
     """The Redis key that holds a study's table, and the channel that announces it."""
     return f"trimtab:{study}:assignment"
@@ -68,7 +79,7 @@ def decode(data: bytes) -> Assignment:
 
     A table whose bucket indices or arms contradict each other is refused as well.
     """
-    table = msgspec.json.decode(data, type=Assignment)
+    table = _read(data)
     if not 0 <= table.version <= MAX_VERSION:
         raise msgspec.ValidationError(f"expected 0 to {MAX_VERSION}, found {table.version} - at `$.version`")
     if len(set(table.weights)) != len(table.weights):
@@ -91,3 +102,12 @@ def decode(data: bytes) -> Assignment:
                     f"arm {arm.arm!r}, segment {segment!r}: expected {len(table.weights)} weights, found {len(theta)}"
                 )
     return table
+
+
+def _read(data: bytes) -> Assignment:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:  # msgspec does not look at what it skips
+        raise msgspec.ValidationError(f"expected UTF-8: {error}") from error
+    msgspec.json.decode(data, type=_Always)
+    return msgspec.json.decode(data, type=Assignment)

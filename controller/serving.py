@@ -27,6 +27,7 @@ from controller.unit_hash import Packed, Strings, buckets_of, unit_hashes, xxh64
 
 SMALLEST_PREDICTION = 1e-9  # the power form takes logarithms: predictions below this count as this
 UNKNOWN_BUCKET = -1
+_ARROW_WIDTHS = {"string": np.int32, "binary": np.int32, "large_string": np.int64, "large_binary": np.int64}
 _FEW = 1000  # below so many units a call of xxhash for each is faster than numpy's cost per operation
 _TIMEOUT_S = 2.0  # of one Redis call in the background
 
@@ -276,10 +277,11 @@ def _columns(table: Table, segments: str | Sequence[str | None] | Coded | None) 
     if segments is None or isinstance(segments, str):
         return table.columns.get(segments, 0)
     if isinstance(segments, Coded):
-        if segments.codes.max(initial=-1) >= len(segments.names):
+        codes = np.asarray(segments.codes).astype(np.int64)  # also of unsigned ones, beside which -1 is no number
+        if codes.max(initial=-1) >= len(segments.names):
             raise ValueError(f"codes must be below {len(segments.names)}, the number of names")
         of_code = np.array([*(table.columns.get(name, 0) for name in segments.names), 0], np.int32)
-        column: NDArray[np.int32] = of_code[np.maximum(segments.codes, -1)]
+        column: NDArray[np.int32] = of_code[np.maximum(codes, -1)]
         return column
     return np.fromiter((table.columns.get(segment, 0) for segment in segments), np.int32, len(segments))
 
@@ -287,8 +289,7 @@ def _columns(table: Table, segments: str | Sequence[str | None] | Coded | None) 
 def _hashes(units: Any, salt: bytes) -> NDArray[np.uint64]:
     if isinstance(units, Packed):
         return xxh64_many(units.data, units.offsets, prefix=salt)
-    if hasattr(units, "combine_chunks"):  # an Arrow chunked array
-        units = units.combine_chunks()
+    units = _plain(units)
     if len(units) < _FEW:
         each = [xxh64_intdigest(salt + (u.encode() if isinstance(u, str) else u)) for u in _listed(units)]
         return np.fromiter(each, np.uint64, len(each))
@@ -296,6 +297,19 @@ def _hashes(units: Any, salt: bytes) -> NDArray[np.uint64]:
         packed = _arrow_layout(units)
         return xxh64_many(packed.data, packed.offsets, prefix=salt)
     return unit_hashes(units, salt.decode())
+
+
+def _plain(units: Any) -> Any:
+    """Units of any kind as an Arrow array of texts end to end, a numpy array or a sequence, however many there are."""
+    if hasattr(units, "combine_chunks"):  # an Arrow chunked array
+        units = units.combine_chunks()
+    if hasattr(units, "buffers"):  # an Arrow array
+        kind = str(units.type)
+        texts = next(
+            (f"large_{name}" for name in ("string", "binary") if name in kind), None
+        )  # of a dictionary, a view
+        return units if kind in _ARROW_WIDTHS or texts is None else units.cast(texts)
+    return units.to_numpy() if hasattr(units, "to_numpy") else units  # a pandas series
 
 
 def _listed(units: Any) -> Sequence[str | bytes]:
@@ -311,13 +325,12 @@ def _listed(units: Any) -> Sequence[str | bytes]:
 
 def _arrow_layout(array: Any) -> Packed:
     """Data and offsets of an Arrow (large) string or binary array without nulls."""
-    widths = {"string": np.int32, "binary": np.int32, "large_string": np.int64, "large_binary": np.int64}
-    if str(array.type) not in widths or array.null_count:
-        raise TypeError(f"expected {', '.join(widths)} without nulls, found {array.type} with {array.null_count} nulls")
+    if str(array.type) not in _ARROW_WIDTHS or array.null_count:
+        raise TypeError(f"expected texts without nulls, found {array.type} with {array.null_count} nulls")
     _, offsets, data = array.buffers()
     if offsets is None or not len(array):
         return Packed(np.zeros(0, np.uint8), np.zeros(1, np.int64))
-    at = np.frombuffer(offsets, widths[str(array.type)])[array.offset : array.offset + len(array) + 1]
+    at = np.frombuffer(offsets, _ARROW_WIDTHS[str(array.type)])[array.offset : array.offset + len(array) + 1]
     text = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
     return Packed(text[at[0] : at[-1]], (at - at[0]).astype(np.int64))
 

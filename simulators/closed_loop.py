@@ -103,6 +103,8 @@ def _batch(plan: Plan, traffic: Traffic, state: State, rows: Rows) -> Batch:
             found = decode(traffic.events(part, partition, offset), offsets, plan.events)
         else:
             found = decoded(world, people, part, plan.events, offset)
-        refused = Counter(row.reason for row in found.rejected)
+        refused: Counter[str] = Counter()
+        for row in found.rejected:
+            refused[row.reason] += row.rows
         parts.append(PartBatch(partition, found.events, dict(refused), offset + len(part)))
     return Batch(tuple(parts))

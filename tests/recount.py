@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+Records = Iterable[tuple[int, bytes]]  # offset, value
 Sums = dict[tuple[int, int], dict[tuple[int, str], int]]  # (window end, version) -> (bucket, component) -> 1e-6 units
 
 
@@ -41,13 +42,13 @@ def read_ledger(journal: Path) -> Ledger:
     return Ledger(plan, tables, published, sealed)
 
 
-def recount(ledger: Ledger, topic: Mapping[int, Iterable[tuple[int, bytes]]]) -> Sums:
+def recount(ledger: Ledger, topic: Mapping[int, Records]) -> Sums:
     """Sums of every sealed window, zeros left out. `topic`: partition -> (offset, value) from the study's start on."""
     sums: Sums = {}
     caps = {component["name"]: component["cap"] for component in ledger.plan["components"]}
     for partition, records in topic.items():
-        for event, end, offset in _counted(ledger.plan, records):
-            if end not in ledger.sealed or offset >= ledger.sealed[end].get(partition, 0):
+        for event, end in _counted(ledger, partition, records):
+            if end not in ledger.sealed:
                 continue
             table = ledger.tables.get(event["version"])
             if table is None:
@@ -64,10 +65,12 @@ def recount(ledger: Ledger, topic: Mapping[int, Iterable[tuple[int, bytes]]]) ->
     return {key: {place: value for place, value in cell.items() if value} for key, cell in sums.items()}
 
 
-def _counted(plan: dict[str, Any], records: Iterable[tuple[int, bytes]]) -> Iterable[tuple[dict[str, Any], int, int]]:
-    """Events that are neither expired nor copies, with their window's end and their offset."""
-    window = plan["window"]
-    watermark, seen = -math.inf, set()
+def _counted(ledger: Ledger, partition: int, records: Records) -> Iterable[tuple[dict[str, Any], int]]:
+    """Events that are neither expired nor copies, with their window's end."""
+    window = ledger.plan["window"]
+    horizon = min(window["dedupe_ms"], window["lateness_ms"])
+    watermark: float = -math.inf
+    seen: dict[str, list[int]] = {}  # id -> the ends of the windows it was taken in
     for offset, value in records:
         for line in value.split(b"\n"):
             if not line.strip():
@@ -75,12 +78,19 @@ def _counted(plan: dict[str, Any], records: Iterable[tuple[int, bytes]]) -> Iter
             event = json.loads(line)
             end = (event["ts_ms"] // window["length_ms"] + 1) * window["length_ms"]
             before, watermark = watermark, max(watermark, event["ts_ms"])
-            if before >= end + window["lateness_ms"]:
+            if before >= end + window["lateness_ms"] or _behind(ledger, end, partition, offset):
                 continue
-            if event["id"] in seen and before < end + window["dedupe_ms"]:
+            known = (taken for taken in seen.get(event["id"], ()) if not _behind(ledger, taken, partition, offset))
+            if any(before < taken + horizon for taken in known):
                 continue
-            seen.add(event["id"])
-            yield event, end, offset
+            if before < end + horizon:
+                seen.setdefault(event["id"], []).append(end)
+            yield event, end
+
+
+def _behind(ledger: Ledger, end: int, partition: int, offset: int) -> bool:
+    """Whether the window was sealed before this record was read: nothing counts for it, and its ids are forgotten."""
+    return end in ledger.sealed and offset >= ledger.sealed[end].get(partition, 0)
 
 
 def _counted_value(component: dict[str, Any], caps: dict[str, Any], values: dict[str, float]) -> int:

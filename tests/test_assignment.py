@@ -110,3 +110,16 @@ def test_a_changed_byte_gives_another_sound_table_or_a_value_error(at: int, byte
         return
     assert len(table.buckets) == table.unit_hash.buckets
     assert all(0 <= arm < len(table.arms) for arm in table.buckets)
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        (b'{"later": "\xff", ' + encode(TABLE)[1:], "UTF-8"),
+        (encode(TABLE).replace(b'"schema":1,', b""), "schema"),
+        (encode(TABLE).replace(b',"name":"xxh64"', b""), "unit_hash"),
+    ],
+)
+def test_what_a_client_of_another_language_refuses_is_refused(data: bytes, place: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=place):
+        decode(data)

@@ -60,6 +60,19 @@ def test_the_baseline_serves_before_any_table(connect: Connect) -> None:
         assert (client.version, client.table, client.status().fallbacks) == (0, None, 3)
 
 
+class Series:
+    """What a series of a data frame library has in common with one of pandas."""
+
+    def __init__(self, values: list[str]) -> None:
+        self.values = np.array(values, object)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to_numpy(self) -> Any:
+        return self.values
+
+
 def test_a_unit_has_the_arm_of_its_bucket(serving: Client) -> None:
     for unit in UNITS:
         served = serving.assign(unit)
@@ -87,6 +100,10 @@ def test_a_segment_has_its_weights_and_an_unknown_one_those_of_all(serving: Clie
         pa.array(UNITS),
         pa.array(["left out", *UNITS], pa.large_string())[1:],
         pa.chunked_array([UNITS[:100], UNITS[100:]]),
+        pa.array(UNITS).dictionary_encode(),
+        pa.array(UNITS, pa.string_view()),
+        pa.array([unit.encode() for unit in UNITS], pa.binary_view()),
+        Series(UNITS),
     ],
     ids=lambda units: type(units).__name__,
 )
@@ -103,6 +120,13 @@ def test_many_equal_one_at_a_time(
         one = serving.assign(unit, each[n])
         served = Assigned(many.arms[many.arm[n]], many.version, many.weights[many.row[n]], int(many.bucket[n]))
         assert weights_of(served) == weights_of(one)
+
+
+@pytest.mark.parametrize("kind", [*np.typecodes["AllInteger"]])
+def test_segments_may_be_codes_of_any_integers(serving: Client, kind: str) -> None:
+    many = serving.assign_many(["u1", "u2"], Coded(np.array([0, 1], kind), ["new", "other"]))
+    assert many.version == 1_000_001
+    assert many.row.tolist() == serving.assign_many(["u1", "u2"], ["new", "other"]).row.tolist()
 
 
 def test_an_expired_table_serves_its_fallback_arm_as_version_0(connect: Connect) -> None:

@@ -6,7 +6,8 @@ that the same rows give the same `Events` either way. Every row is accepted, or 
 Notation: n rows, C components (the study's, in `EventPlan.components` order), R of them brought by events.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from controller.core import column_rows, json_rows
 from controller.core.column_rows import Columns
-from controller.core.rows import MAX_RECORD, MAX_TEXT, MAX_TIME_MS, MAX_VALUE, Layout, Table, Text
+from controller.core.rows import MAX_RECORD, MAX_TEXT, MAX_TIME_MS, MAX_TOLD, MAX_VALUE, Layout, Table, Text
 from controller.unit_hash import buckets_of, xxh64_spans
 
 FIXED_POINT = 1_000_000  # components are added up as integers in units of 1e-6
@@ -85,11 +86,15 @@ class Events(msgspec.Struct, frozen=True, eq=False):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A row that is not counted. `reason` is a key of `REASONS`; `data` its bytes, at most `MAX_REJECTED`."""
+    """A row that is not counted. `reason` is a key of `REASONS`; `data` its bytes, at most `MAX_REJECTED`.
+
+    `rows`: of a record that has more than `MAX_TOLD` refused ones, how many more there are for this reason; no `data`.
+    """
 
     offset: int
     reason: str
     data: bytes
+    rows: int = 1
 
 
 class Decoded(msgspec.Struct, frozen=True, eq=False):
@@ -110,13 +115,14 @@ def decode(record_values: Sequence[bytes], offsets: Sequence[int], plan: EventPl
     fault = np.zeros(len(parsed.record), np.int8)  # a row's index into _FAULTS
     events = _events(parsed.table, at[parsed.record], plan, fault)
     rejected = [Rejected(offsets[record], reason, row[:MAX_REJECTED]) for record, reason, row in parsed.refused]
-    for row in np.flatnonzero(fault).tolist():
+    rejected += [Rejected(offsets[record], reason, b"", rows) for (record, reason), rows in parsed.untold.items()]
+    bad, untold = _told(fault, at[parsed.record])
+    for row in bad.tolist():
         record = int(parsed.record[row])
         line = row - int(np.searchsorted(parsed.record, record))
         data = parsed.lines[record][line] if record in parsed.lines else record_values[record]
         rejected.append(Rejected(offsets[record], _FAULTS[fault[row]], data[:MAX_REJECTED]))
-    rejected.sort(key=lambda row: row.offset)
-    return Decoded(events, tuple(rejected), parsed.unknown)
+    return Decoded(events, in_order([*rejected, *untold]), parsed.unknown)
 
 
 def from_columns(columns: Columns, plan: EventPlan) -> Decoded:
@@ -129,16 +135,33 @@ def from_columns(columns: Columns, plan: EventPlan) -> Decoded:
     unknown = {name: int(np.count_nonzero(rows & good)) for name, rows in columns.unknown.items()}
     table = column_rows.table(columns, layout, good)
     events = _events(table, columns.offset, plan, fault)
-    bad = np.flatnonzero(fault).tolist()
+    told, untold = _told(fault, columns.offset)
+    bad = told.tolist()
     rejected = [
         Rejected(int(columns.offset[row]), _FAULTS[fault[row]], data[:MAX_REJECTED])
         for row, data in zip(bad, columns.show(bad) if bad else [], strict=True)
     ]
-    return Decoded(events, tuple(rejected), {name: rows for name, rows in unknown.items() if rows})
+    return Decoded(events, in_order([*rejected, *untold]), {name: rows for name, rows in unknown.items() if rows})
+
+
+def _told(fault: NDArray[np.int8], offset: NDArray[np.int64]) -> tuple[NDArray[np.intp], list[Rejected]]:
+    """Of rows (n,), their records in order, the bad ones that are told one by one, and the others counted."""
+    bad = np.flatnonzero(fault)
+    if len(bad) <= MAX_TOLD:
+        return bad, []
+    _, first, record = np.unique(offset[bad], return_index=True, return_inverse=True)
+    beyond = np.arange(len(bad)) - first[record] >= MAX_TOLD
+    more = Counter(zip(offset[bad[beyond]].tolist(), fault[bad[beyond]].tolist(), strict=True))
+    return bad[~beyond], [Rejected(at, _FAULTS[reason], b"", rows) for (at, reason), rows in more.items()]
+
+
+def in_order(rejected: Iterable[Rejected]) -> tuple[Rejected, ...]:
+    """By their records, those of one as they come."""
+    return tuple(sorted(rejected, key=lambda row: row.offset))
 
 
 def concat(parts: Sequence[Events]) -> Events:
-    """All rows of the parts in their order. Raises `ValueError` without any part."""
+    """All rows of the parts by their records, those of one as they come. Raises `ValueError` without any part."""
     if len(parts) == 1:
         return parts[0]
     names = tuple(sorted({name for part in parts for name in part.arm_names}))
@@ -149,7 +172,10 @@ def concat(parts: Sequence[Events]) -> Events:
         for column in Events.__struct_fields__
         if column not in ("arm", "arm_names")
     }
-    return _frozen(Events(**columns, arm=np.concatenate(arms), arm_names=names))
+    whole = Events(**columns, arm=np.concatenate(arms), arm_names=names)
+    if (np.diff(whole.offset) < 0).any():
+        whole = _take(whole, np.argsort(whole.offset, kind="stable"))
+    return _frozen(whole)
 
 
 def _layout(plan: EventPlan) -> Layout:
@@ -237,7 +263,7 @@ def _with_used_names(events: Events) -> Events:
     return msgspec.structs.replace(events, arm=codes[events.arm], arm_names=names)
 
 
-def _take(events: Events, rows: NDArray[np.bool_]) -> Events:
+def _take(events: Events, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Events:
     columns = {column: getattr(events, column)[rows] for column in Events.__struct_fields__ if column != "arm_names"}
     return Events(**columns, arm_names=events.arm_names)
 

@@ -24,6 +24,7 @@ from controller.core.rows import (
     MAX_RECORD,
     MAX_TEXT,
     MAX_TIME_MS,
+    MAX_TOLD,
     MAX_UNKNOWN,
     MAX_VALUE,
     MAX_VERSION,
@@ -52,7 +53,8 @@ class Parsed(NamedTuple):
     table: Table
     record: NDArray[np.int64]  # (n,) index of the record that held the row
     lines: dict[int, list[bytes]]  # records of several lines: the lines of their rows in the table
-    refused: list[Refusal]
+    refused: list[Refusal]  # at most `MAX_TOLD` of a record
+    untold: dict[tuple[int, str], int]  # (record, reason) -> rows refused beyond these
     unknown: dict[str, int]  # component names that the study does not use -> rows
 
 
@@ -66,7 +68,7 @@ def parse(values: Sequence[bytes], layout: Layout) -> Parsed:
     record = np.repeat(np.arange(len(values), dtype=np.int64), reader.counts)
     names = tuple(reader.arms)
     table = Table(ids, units, ts_ms, version, bucket, segment, arm, names, components)
-    return Parsed(table, record, reader.lines, reader.refused, reader.unknown)
+    return Parsed(table, record, reader.lines, reader.refused, reader.untold, reader.unknown)
 
 
 class _Reader:
@@ -80,6 +82,7 @@ class _Reader:
         self.arms: dict[str, int] = {}
         self.lines: dict[int, list[bytes]] = {}
         self.refused: list[Refusal] = []
+        self.untold: dict[tuple[int, str], int] = {}
         self.unknown: dict[str, int] = {}
         self.extras: tuple[str, ...] = ()
 
@@ -122,7 +125,7 @@ class _Reader:
         """A record that is not one plain event: several lines, an unknown component, or refused."""
         kept = len(rows)
         if len(record) > MAX_RECORD:
-            self.refused.append(Refusal(at, "too_large", record))
+            self._refuse(at, "too_large", record)
         elif b"\n" in record and not is_json(record):
             self._read_lines(at, record, rows)
         else:
@@ -135,7 +138,7 @@ class _Reader:
         accepted = self.lines[at] = []
         ascii_only = record.isascii()
         if not lines:
-            self.refused.append(Refusal(at, "malformed", record))
+            self._refuse(at, "malformed", record)
         for line in lines:
             try:
                 rows.append(read(line if ascii_only or is_utf8(line) else b""))
@@ -154,10 +157,17 @@ class _Reader:
             fields.values = Raw(msgspec.json.encode(known))
             rows.append(_row_decoder(self.layout, self.extras).decode(msgspec.json.encode(fields)))
         except REFUSED:
-            self.refused.append(Refusal(at, why_refused(row, self.layout), row))
+            self._refuse(at, why_refused(row, self.layout), row)
             return False
         self._learn(sorted(found.keys() - known.keys()))
         return True
+
+    def _refuse(self, at: int, reason: str, row: bytes) -> None:
+        full = len(self.refused) >= MAX_TOLD and self.refused[-MAX_TOLD].record == at
+        if full:
+            self.untold[at, reason] = self.untold.get((at, reason), 0) + 1
+        else:
+            self.refused.append(Refusal(at, reason, row))
 
     def _learn(self, names: list[str]) -> None:
         for name in names:

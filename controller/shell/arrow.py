@@ -8,10 +8,10 @@ Notation: n rows of a record batch, C components.
 """
 
 import json
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,11 @@ from controller.core.column_rows import Columns, Names, Rows
 from controller.core.events import Decoded, EventPlan, Rejected
 from controller.core.rows import MAX_RECORD, MAX_TEXT, MAX_UNKNOWN, OTHERS, Text
 
-MAX_ROWS = 2**22  # of a record; a batch without buffers can claim any number
+MAX_ROWS = 2**22  # of a record
+MAX_UNPACKED = 4 * MAX_RECORD  # bytes of a record's buffers: compressed zeros can stand for a thousand times as many
 
 _SLICE = 65_536  # rows
+_ZSTD, _LZ4 = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"  # what every buffer compressed by them holds
 
 
 class Undecodable(ValueError):
@@ -56,7 +58,7 @@ def decode_many(records: Sequence[bytes], offsets: Sequence[int], plan: EventPla
         unknown.update(part.unknown_components)
         rejected += part.rejected
     rows = events.concat([part.events for part in parts] or [events.decode([], [], plan).events])
-    return Decoded(rows, tuple(sorted(rejected, key=lambda row: row.offset)), dict(unknown))
+    return Decoded(rows, events.in_order(rejected), dict(unknown))
 
 
 def read(record: bytes) -> list[pa.RecordBatch]:
@@ -64,23 +66,31 @@ def read(record: bytes) -> list[pa.RecordBatch]:
     if len(record) > MAX_RECORD:
         raise Undecodable("too_large", f"found {len(record)} bytes, at most {MAX_RECORD} are accepted")
     try:
+        size = _unpacked(record)
+        if size > MAX_UNPACKED:
+            raise Undecodable("too_large", f"found {size} bytes once unpacked, at most {MAX_UNPACKED} are accepted")
         with pa.ipc.open_stream(record) as stream:
             _check_names(stream.schema)
             batches = [_trusted(batch) for batch in stream]
-    except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+    except Undecodable:
+        raise
+    except (pa.ArrowException, OSError, MemoryError, ValueError, struct.error) as error:
         raise Undecodable("malformed", str(error)) from error
     rows = sum(batch.num_rows for batch in batches)
-    if rows > MAX_ROWS:
-        raise Undecodable("too_large", f"found {rows} rows, at most {MAX_ROWS} are accepted")
+    if rows > min(MAX_ROWS, size):  # a batch without buffers can claim any number
+        raise Undecodable("too_large", f"found {rows} rows in {size} bytes, at most {MAX_ROWS} are accepted")
     if not rows:
         raise Undecodable("malformed", "found a stream without rows")
     return batches
 
 
 def columns(batches: Sequence[tuple[int, pa.RecordBatch]], plan: EventPlan) -> Iterator[Columns]:
-    """Columns of batches that `read` gave, each with its record's offset."""
-    for _, run in groupby(batches, key=lambda part: part[1].schema):
-        for offset, batch in _joined(list(run)):
+    """Columns of batches that `read` gave, each with its record's offset; batches of one schema together."""
+    by_schema: dict[pa.Schema, list[tuple[int, pa.RecordBatch]]] = {}
+    for part in batches:
+        by_schema.setdefault(part[1].schema, []).append(part)
+    for alike in by_schema.values():
+        for offset, batch in _joined(alike):
             for begin in range(0, batch.num_rows, step := _step(batch)):
                 yield _columns(batch.slice(begin, step), offset[begin : begin + step], plan)
 
@@ -125,6 +135,47 @@ def _columns(batch: pa.RecordBatch, offset: NDArray[np.int64], plan: EventPlan) 
         show=partial(_show, found),
         **_components(column["values"], plan),
     )
+
+
+def _unpacked(record: bytes) -> int:
+    """Bytes of a record's buffers once they are decompressed; at least as many as it has. Raises `struct.error`.
+
+    Arrow decompresses all of a batch as it reads it, columns that nobody asked for too. Every compressed buffer begins
+    with its size (Arrow's "Columnar format", "Buffer compression"), which is read here from its place in the message's
+    metadata, a flatbuffer that Arrow has verified.
+    """
+    if _ZSTD not in record and _LZ4 not in record:
+        return len(record)
+    return len(record) + sum(map(_claimed, pa.ipc.MessageReader.open_stream(record)))
+
+
+def _claimed(message: pa.ipc.Message) -> int:
+    """What the buffers of a message say that they are once decompressed; 0 where they are not compressed."""
+    meta, body = message.metadata, message.body
+    if body is None or message.type not in ("record batch", "dictionary"):
+        return 0
+    root = _fields(meta, *struct.unpack_from("<I", meta))
+    header = _fields(meta, _target(meta, root[2]))
+    batch = _fields(meta, _target(meta, header[1])) if message.type == "dictionary" else header
+    if len(batch) < 4 or not batch[3]:
+        return 0
+    vector = _target(meta, batch[2])
+    (count,) = struct.unpack_from("<I", meta, vector)
+    places = struct.unpack_from(f"<{2 * count}q", meta, vector + 4)
+    claims = [struct.unpack_from("<q", body, at)[0] for at, size in zip(places[::2], places[1::2], strict=True) if size]
+    return sum(max(claim, 0) for claim in claims)  # -1: this one is not
+
+
+def _fields(meta: pa.Buffer, table: int) -> list[int]:
+    """Where the fields of a flatbuffer's table lie, by number; 0 for one that is not there."""
+    (back,) = struct.unpack_from("<i", meta, table)
+    (size,) = struct.unpack_from("<H", meta, table - back)
+    return [table + at if at else 0 for at in struct.unpack_from(f"<{size // 2 - 2}H", meta, table - back + 4)]
+
+
+def _target(meta: pa.Buffer, at: int) -> int:
+    """Where an offset in a flatbuffer leads."""
+    return int(at + struct.unpack_from("<I", meta, at)[0])
 
 
 def _is_integer(kind: pa.DataType) -> bool:

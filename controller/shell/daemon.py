@@ -245,10 +245,10 @@ class Daemon:
             decoded = decode_records(part.records, self._plan.events)
             reasons: dict[str, int] = {}
             for row in decoded.rejected:
-                reasons[row.reason] = reasons.get(row.reason, 0) + 1
+                reasons[row.reason] = reasons.get(row.reason, 0) + row.rows
             parts.append(PartBatch(part.partition, decoded.events, reasons, part.next_offset))
             size += sum(len(record.value) for record in part.records)
-            letters += [DeadLetter(part.partition, row.offset, row.reason, row.data) for row in decoded.rejected]
+            letters += [DeadLetter(part.partition, *msgspec.structs.astuple(row)) for row in decoded.rejected]
             unknown.update(decoded.unknown_components)
             capped.update(capped_rows(decoded.events, self._plan.events))
         self._metrics.polled(size, poll.behind, unknown, capped)

@@ -11,12 +11,16 @@ from controller.shell.kafka_python import client_options, connect
 
 
 class DeadLetter(NamedTuple):
-    """One rejected event: which record it stood in, why it was refused, and its (possibly cut) bytes."""
+    """One rejected event: which record it stood in, why it was refused, and its (possibly cut) bytes.
+
+    `rows`: how many it stands for, without bytes where there are very many in one record.
+    """
 
     partition: int
     offset: int
     reason: str
     data: bytes
+    rows: int = 1
 
 
 class DeadLetters(Protocol):
@@ -36,7 +40,7 @@ class DeadLettersUnavailable(Exception):
 
 
 class KafkaDeadLetters:
-    """`DeadLetters` on a topic: the value is the event as it came; headers `reason`, `topic`, `partition`, `offset`.
+    """`DeadLetters` on a topic: the value is the event as it came, its headers are those of `_headers`.
 
     It connects at the first letter, so that a study without mistakes needs no second connection.
     """
@@ -89,4 +93,5 @@ class KafkaDeadLetters:
             ("topic", self._source_topic),
             ("partition", str(letter.partition).encode()),
             ("offset", str(letter.offset).encode()),
+            ("rows", str(letter.rows).encode()),
         ]

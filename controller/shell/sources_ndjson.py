@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from controller.core.rows import MAX_RECORD
 from controller.shell.sources import At, Fetched, OffsetLost, Poll, Record, SourceUnavailable
 
 STDIN: Final = "-"
 _CHUNK: Final = 4 << 20  # bytes a read
-_LONGEST: Final = 16 << 20  # a longer line is cut, so that a stream without line ends cannot fill the memory
+_LONGEST: Final = MAX_RECORD + 1  # bytes of a line that are kept; one of so many is refused
 _WAIT_S: Final = 0.1  # between looks at a file that has nothing new
 _SETTLED_S: Final = 1.0  # a last line without a line end counts when nothing was added to it for so long
 
@@ -40,6 +41,7 @@ class NdjsonSource:
         self._monotonic = monotonic
         self._position = 0  # of the first byte that was not returned
         self._held = b""  # read but not returned: the beginning of a line
+        self._cut = 0  # bytes of that line that were read and not kept
         self._ended_at: float | None = None  # when a read first found the end
 
     def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
@@ -51,7 +53,7 @@ class NdjsonSource:
         for partition, offset in (offsets or {}).items():
             if partition != 0:
                 raise OffsetLost(partition, offset, 0, 0)
-        self._held, self._ended_at = b"", None
+        self._held, self._cut, self._ended_at = b"", 0, None
         asked = None if offsets is None else offsets.get(0, 0)
         self._position = self._start_stdin(asked or 0) if self._path == STDIN else self._start_file(asked, at)
         return {0: self._position}
@@ -61,17 +63,22 @@ class NdjsonSource:
         first = self._position
         lines = (self._held + self._read(timeout_s)).split(b"\n")
         self._held = lines.pop()
-        records = []
-        for line in lines:
-            if line.strip():
-                records.append(Record(self._position, line, False))
-            self._position += len(line) + 1
-        if self._held and (self._settled() or len(self._held) >= _LONGEST):
-            records.append(Record(self._position, self._held, False))
-            self._position += len(self._held)
+        records = [record for line in lines if (record := self._line(line, 1)) is not None]
+        if self._held and self._settled():
+            records += [record for record in (self._line(self._held, 0),) if record is not None]
             self._held = b""
+        elif len(self._held) > _LONGEST:
+            self._cut += len(self._held) - _LONGEST
+            self._held = self._held[:_LONGEST]
         parts = (Fetched(0, records, self._position),) if self._position > first else ()
         return Poll(parts, behind={0: self._left()})
+
+    def _line(self, line: bytes, end: int) -> Record | None:
+        """The record of a line, which is gone on behind; `end`: bytes of its end."""
+        record = Record(self._position, line[:_LONGEST], False) if line.strip() else None
+        self._position += len(line) + self._cut + end
+        self._cut = 0
+        return record
 
     def health(self) -> str | None:
         """See `Source.health`."""
@@ -139,7 +146,7 @@ class NdjsonSource:
 
     def _left(self) -> int:
         if self._path == STDIN:
-            return len(self._held)
+            return len(self._held) + self._cut
         return max(0, os.fstat(self._open()).st_size - self._position)
 
     def _open(self) -> int:

@@ -27,6 +27,7 @@ from controller.core.events import (
     decode,
     fixed_point,
 )
+from controller.core.rows import MAX_TOLD
 from controller.unit_hash import xxh64
 from tests.corpus import MUTATIONS, PLAN, encoded, event, mutated
 
@@ -437,3 +438,21 @@ def test_parts_are_joined_with_their_arms() -> None:
     assert whole.arm_names == ("a", "b")
     assert [whole.arm_names[code] for code in whole.arm] == ["b", "a", "b"]
     assert not whole.arm.flags.writeable
+
+
+def test_very_many_refused_rows_of_a_record_are_counted_not_told() -> None:
+    many, few = [b"x"] * 1500 + [encoded(event(0) | {"version": -1})] * 700 + [encoded(event(1))], [b"x", b"y"]
+    decoded = decode([b"\n".join(many), b"\n".join(few)], [3, 4], PLAN)
+    assert [row.offset for row in decoded.rejected] == [3] * (MAX_TOLD + 2) + [4, 4]
+    rows: Counter[str] = Counter()
+    for row in decoded.rejected:
+        rows[row.reason] += row.rows
+    assert rows == {"malformed": 1502, "out_of_range": 700}
+    assert [row.rows for row in decoded.rejected[MAX_TOLD:]] == [500, 700, 1, 1]
+    assert decoded.events.offset.tolist() == [3]
+
+
+def test_rows_that_contradict_themselves_are_counted_too() -> None:
+    wrong = encoded(event(0) | {"bucket": 998})
+    decoded = decode([b"\n".join([wrong] * (MAX_TOLD + 5))], [3], PLAN)
+    assert [(row.reason, row.rows) for row in decoded.rejected[MAX_TOLD:]] == [("bucket_mismatch", 5)]

@@ -354,6 +354,17 @@ def test_an_idle_partition_that_wakes_never_moves_the_stream_back() -> None:
     assert state.watermark_ms == 9 * HOUR
 
 
+def test_the_ids_of_a_sealed_window_are_forgotten_also_where_a_partition_was_idle() -> None:
+    """So that a partition without events does not keep all ids for ever; `sealed` says from which record on."""
+    state, _ = take(initial(), {0: [right(1, HOUR)], 1: [right(5, HOUR)]})
+    state, _ = take(state, {0: [right(2, 6 * HOUR)]})
+    waking: dict[int, Sequence[Row]] = {1: [right(5, 4 * HOUR)]}
+    assert counts(take(seal(PLAN, state, NO_IDLE)[0], waking)[1]) == {"duplicate": 1}
+    state, sealed = seal(PLAN, state, frozenset({1}))
+    assert [(window.end_ms, window.offsets) for window in sealed] == [(2 * HOUR, {0: 2, 1: 1})]
+    assert counts(take(state, waking)[1]) == {"accepted": 1}
+
+
 def test_sealing_hands_the_windows_out_once_with_the_offsets() -> None:
     state, _ = take(initial(), {0: [right(1, 0), Row(2, HOUR, version=0), right(3, 5 * HOUR)], 4: [right(4, 5 * HOUR)]})
     after, sealed = seal(PLAN, state, NO_IDLE)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from controller.core import events
 from controller.core.events import Component, Decoded, Events
+from controller.core.rows import MAX_TOLD
 from controller.shell import arrow
 from tests.corpus import PLAN, encoded, event
 
@@ -47,6 +48,16 @@ def with_column(name: str, column: pa.Array, rows: int = 3) -> bytes:
     """Good events, one column replaced."""
     whole = table([event(index) for index in range(rows)])
     return stream(whole.set_column(whole.schema.get_field_index(name), name, column))
+
+
+def bomb(name: str, codec: str) -> bytes:
+    """A few KB that a column, or the dictionary of one, makes 65 MiB of."""
+    long = pa.array(["x" * (65 << 20)])
+    whole = table([event(0)])
+    column = long.dictionary_encode() if name == "arm" else long
+    if name not in whole.schema.names:
+        return stream(whole.append_column(name, column), compression=codec)
+    return stream(whole.set_column(whole.schema.get_field_index(name), name, column), compression=codec)
 
 
 def as_json(rows: Sequence[dict[str, Any]]) -> Decoded:
@@ -251,7 +262,8 @@ def test_neighbours_that_only_together_are_utf8_are_not() -> None:
         (stream(table([])), "malformed"),
         (stream(table([event(0)]))[:-200], "malformed"),
         (b"\x00" * (2**24 + 1), "too_large"),
-        (stream(pa.table({"id": pa.nulls(arrow.MAX_ROWS + 1)})), "too_large"),
+        (stream(pa.table({"id": pa.nulls(1000)})), "too_large"),  # rows without a byte
+        *((bomb(column, codec), "too_large") for column in ("id", "more", "arm") for codec in ("lz4", "zstd")),
     ],
 )
 def test_a_stream_that_cannot_be_read_is_one_rejection(record: bytes, reason: str) -> None:
@@ -314,3 +326,32 @@ def test_unknown_components_are_counted_where_they_are_not_null() -> None:
     rows[0]["values"]["likes"] = 3.0
     rows[1]["values"]["likes"] = None
     assert as_arrow(stream(table(rows))).unknown_components == {"likes": 1}
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_what_is_compressed_may_have_its_size(codec: str) -> None:
+    rows = table([event(index) for index in range(20_000)])
+    record = stream(rows, compression=codec)
+    assert len(record) < len(stream(rows)) / 3
+    assert same(as_arrow(record).events, as_arrow(stream(rows)).events)
+
+
+def test_records_of_several_schemas_keep_their_order() -> None:
+    wide, narrow = table([event(0), event(1)]), table([event(2)]).drop_columns(["bucket"])
+    records = [stream(wide), stream(narrow), stream(wide), stream(narrow)]
+    decoded = arrow.decode_many(records, range(4), PLAN)
+    assert decoded.events.offset.tolist() == [0, 0, 1, 2, 2, 3]
+    alone = [arrow.decode(record, offset, PLAN).events for offset, record in enumerate(records)]
+    assert same(decoded.events, events.concat(alone))
+
+
+def test_very_many_refused_rows_of_a_record_are_counted_not_told() -> None:
+    rows = table([event(index) | {"ts_ms": -1 if index % 2 else None} for index in range(3000)] + [event(3000)])
+    decoded = as_arrow(stream(rows))
+    told, counted = decoded.rejected[:MAX_TOLD], decoded.rejected[MAX_TOLD:]
+    assert all(row.data and row.rows == 1 for row in told)
+    assert [(row.reason, row.rows, row.data) for row in counted] == [
+        ("missing_field", 1000, b""),
+        ("bad_timestamp", 1000, b""),
+    ]
+    assert len(decoded.events.offset) == 1

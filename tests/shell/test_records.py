@@ -10,7 +10,7 @@ from controller.shell.records import decode_records
 from controller.shell.sources import Record
 from tests import corpus
 from tests.memory_source import MemorySource
-from tests.recount import read_ledger, recount
+from tests.recount import Ledger, read_ledger, recount
 from tests.shell.loop import HOUR_MS, PLAN, START_MS, World, daemon_of
 from tests.shell.test_daemon_killed import ledger_sums
 
@@ -111,6 +111,22 @@ def test_capped_sums_equal_a_recount_and_what_was_capped_is_counted(world: World
     assert ledger_sums(world.path, plan) == counted
     values = [json.loads(record.value)["values"] for log in world.topic.logs.values() for record in log]
     assert rig.metric("capped_events_total", component="watch_s") == sum(v.get("watch_s", 0) > 40 for v in values) > 100
+
+
+def test_a_recount_forgets_the_ids_of_a_window_where_it_was_sealed() -> None:
+    """A partition that was left out as idle wakes up, and an id comes again with another time."""
+
+    def record(offset: int, hour: int) -> tuple[int, bytes]:
+        fields = {"id": "a", "ts_ms": hour * HOUR_MS, "unit": "u", "version": 7, "arm": "e1", "values": {"views": 1.0}}
+        return offset, json.dumps(fields).encode()
+
+    window = {"length_ms": HOUR_MS, "dedupe_ms": 3 * HOUR_MS, "lateness_ms": 3 * HOUR_MS}
+    plan = {"window": window, "components": [{"name": "views", "cap": None, "of": ""}]}
+    table = {"unit_hash": {"salt": "", "buckets": 1}, "arms": [{"arm": "e1"}], "buckets": [0]}
+    log = {1: [record(0, 1), record(1, 3)]}
+    for offset, windows in ((1, {2, 4}), (2, {2})):  # the second record is behind the first one's seal, or before it
+        ledger = Ledger(plan, {7: table}, [], {2 * HOUR_MS: {1: offset}, 4 * HOUR_MS: {1: 2}})
+        assert {end // HOUR_MS for end, _ in recount(ledger, log)} == windows
 
 
 def rows_in(value: bytes) -> int:

@@ -13,6 +13,7 @@ import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
+from controller.core.rows import MAX_RECORD
 from controller.shell.connections import Kafka
 from controller.shell.sources import ARROW, OffsetLost, Poll, Record, Source, SourceUnavailable
 from controller.shell.sources_confluent import ConfluentSource
@@ -422,6 +423,26 @@ def test_a_file_keeps_half_lines_until_they_are_whole_or_settled(tmp_path: Path)
     path.write_bytes(b"")
     with pytest.raises(OffsetLost, match=r"partition 0: offset 24 .* holds 0 to 0"):
         source.poll(0)
+    source.close()
+
+
+def test_the_end_of_a_line_that_is_too_long_is_no_line(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "events.ndjson"
+    longest = MAX_RECORD + (6 << 20)
+    path.write_bytes(b"x" * longest + b'{"tail":1}\n{"next":2}\n')
+    source = NdjsonSource(str(path), monotonic=clock)
+    source.start(None, "earliest")
+    records = drain(source)[0][0]
+    assert [(record.offset, len(record.value)) for record in records] == [(0, MAX_RECORD + 1), (longest + 11, 10)]
+    with path.open("ab") as file:
+        file.write(b"y" * longest)
+    for _ in range(longest // (4 << 20) + 2):
+        assert source.poll(0).parts == ()
+    assert not source.caught_up(), "a restart would read the line from its beginning"
+    clock.now += 1.0
+    (part,) = source.poll(0).parts
+    assert [(record.offset, len(record.value)) for record in part.records] == [(longest + 22, MAX_RECORD + 1)]
+    assert (part.next_offset, source.caught_up()) == (2 * longest + 22, True)
     source.close()
 
 

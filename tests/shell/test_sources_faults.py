@@ -172,11 +172,12 @@ def test_dead_letters_keep_the_event_and_why_it_was_refused(kafka_bootstrap: str
     topic = kafka_topic(partitions=1)
     letters = KafkaDeadLetters(Kafka(kafka_bootstrap, "events"), topic)
     letters.send([])
-    letters.send([DeadLetter(3, 41, "malformed", b"\xff{"), DeadLetter(0, 7, "negative", b"{}")])
+    letters.send([DeadLetter(3, 41, "malformed", b"\xff{"), DeadLetter(0, 7, "negative", b"", 250)])
     letters.close()
+    events = {"topic": b"events"}
     assert stored(kafka_bootstrap, topic) == [
-        (b"\xff{", {"reason": b"malformed", "topic": b"events", "partition": b"3", "offset": b"41"}),
-        (b"{}", {"reason": b"negative", "topic": b"events", "partition": b"0", "offset": b"7"}),
+        (b"\xff{", events | {"reason": b"malformed", "partition": b"3", "offset": b"41", "rows": b"1"}),
+        (b"", events | {"reason": b"negative", "partition": b"0", "offset": b"7", "rows": b"250"}),
     ]
 
 

@@ -276,10 +276,10 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
     ]
     if plan.rollout.confirm_ms % DAY_MS:
         found.append(f"rollout.confirm: {plan.rollout.confirm_ms} ms is not whole days; the hour biases the claim")
-    if plan.window.lateness_ms < plan.window.length_ms:
+    if plan.window.lateness_ms < plan.window.length_ms + plan.window.grace_ms:
         found.append(
-            "window.lateness: below window.length, a vector that no longer gains what it did is not noticed: at least "
-            "two windows must be open to be held against those before"
+            "window.lateness: below window.length + window.grace, a vector that no longer gains what it did is not "
+            "noticed: at least two windows must be open to be held against those before"
         )
     found += [*_large(plan), *_thin(plan), *_forgetful(plan)]
     return (*found, *_strict(plan))

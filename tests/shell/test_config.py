@@ -253,9 +253,10 @@ def test_warnings_tell_of_much_state_and_of_thin_arms(tmp_path: Path) -> None:
     assert thin.startswith("rollout.ramp_shares: of 180 buckets, vector or control gets fewer than 10")
 
 
-def test_windows_that_are_sealed_too_soon_for_drift_are_warned_of(tmp_path: Path) -> None:
-    (daily,) = read(tmp_path, SMALL.replace('"1h"', '"1d"')).warnings
-    assert daily.startswith("window.lateness: below window.length, a vector that no longer gains what it did")
+@pytest.mark.parametrize("window", ['"1d"', '"1h"\nlateness = "1h"'])
+def test_windows_that_are_sealed_too_soon_for_drift_are_warned_of(tmp_path: Path, window: str) -> None:
+    (sealed,) = read(tmp_path, SMALL.replace('"1h"', window)).warnings
+    assert sealed.startswith("window.lateness: below window.length + window.grace, a vector that no longer gains")
 
 
 def test_paths_are_relative_to_the_study_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics, OfStudy
 from controller.shell.publisher import PublisherUnavailable, RedisPublisher, connect
 from controller.shell.recorder import Recorder
-from controller.shell.sources import At, Source, SourceUnavailable
+from controller.shell.sources import At, OffsetLost, Source, SourceUnavailable
 from controller.shell.sources_kafka import KafkaSource
 from controller.shell.sources_ndjson import NdjsonSource
 from controller.shell.tls import CannotConnect
+
+READ_S = 10.0  # a record that takes longer cannot be read
 
 
 class ClientMissing(Exception):
@@ -129,15 +132,15 @@ def probe(study: Study) -> dict[str, str]:
     except (CannotConnect, PublisherUnavailable) as error:
         faults["redis"] = str(error).removeprefix("redis: ")
     letters = study.kafka.dead_letter_topic
-    if (found := _unreadable(study, study.kafka.topic)) is not None:
+    if (found := _asked(study, study.kafka.topic, _unread)) is not None:
         faults["kafka"] = found
-    elif letters is not None and (found := _unreadable(study, letters)) is not None:
+    elif letters is not None and (found := _asked(study, letters, lambda _: None)) is not None:
         faults["dead letters"] = found
     return faults
 
 
-def _unreadable(study: Study, topic: str) -> str | None:
-    """Why a topic's offsets cannot be had, or None."""
+def _asked(study: Study, topic: str, more: Callable[[Source], str | None]) -> str | None:
+    """Why a topic's offsets cannot be had, or what `more` finds of one that tells them, or None."""
     kafka = msgspec.structs.replace(study.kafka, topic=topic)
     try:
         source = _kafka_source(msgspec.structs.replace(study, kafka=kafka), "wall")
@@ -145,11 +148,27 @@ def _unreadable(study: Study, topic: str) -> str | None:
         return str(error)
     try:
         source.start(None, "latest")
-    except SourceUnavailable as error:
+        return more(source)
+    except (SourceUnavailable, OffsetLost) as error:
         return str(error)
     finally:
         source.close()
-    return None
+
+
+def _unread(source: Source) -> str | None:
+    """Why the newest records cannot be read, or None: a topic that nobody here can unpack tells its offsets too."""
+    earliest, latest = source.start(None, "earliest"), source.start(None, "latest")
+    newest = {partition: max(low, latest[partition] - 1) for partition, low in earliest.items()}
+    if newest == latest:
+        return None
+    source.start(newest, "latest")
+    deadline = time.monotonic() + READ_S
+    while time.monotonic() < deadline:
+        if source.poll(0.5).parts:
+            return None
+        if (fault := source.health()) is not None:
+            return fault
+    return f"no record came within {READ_S:g} s"
 
 
 def _publisher(study: Study) -> RedisPublisher:

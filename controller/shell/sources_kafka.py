@@ -93,10 +93,10 @@ class KafkaSource:
         newest_ms = 0
         if self._consumer is None:
             self._reopen(timeout_s)
+        if self._consumer is not None and self._standing.due():
+            self._ask()  # before a fetch, which leaves no client when it fails: the lag is true all the same
         if self._consumer is not None:
             parts, newest_ms = self._fetch(timeout_s)
-        if self._consumer is not None and self._standing.due():
-            self._ask()
         behind = self._standing.behind(self._high())
         backlog = bool(parts) and any(behind.values()) and self._now_ms() - newest_ms > self._window_ms
         return Poll(parts, self._standing.idle(), backlog, behind)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from controller.shell import config
 from controller.shell.access import TOKENS
@@ -17,9 +18,12 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "quick.toml"
 
 
-def faults(study: Path, bootstrap: str, topic: str, dead_letters: str, redis_url: str) -> dict[str, str]:
+def faults(
+    study: Path, bootstrap: str, topic: str, dead_letters: str, redis_url: str, client: str = "kafka-python"
+) -> dict[str, str]:
     text = study_text(world_named("quick"), Services(bootstrap=bootstrap, topic=topic, redis_url=redis_url))
-    study.write_text(text.replace("[kafka]", f'[kafka]\ndead_letter_topic = "{dead_letters}"'))
+    kafka = f'[kafka]\ndead_letter_topic = "{dead_letters}"\nclient = "{client}"'
+    study.write_text(text.replace("[kafka]", kafka))
     return probe(config.load(study))
 
 
@@ -29,6 +33,32 @@ def test_each_topic_has_to_be_there(study: Path, kafka_bootstrap: str, kafka_top
     absent = f"Kafka at {kafka_bootstrap} has no topic 'absent': make it, or mend kafka.topic"
     assert faults(study, kafka_bootstrap, topic, "absent", redis_url) == {"dead letters": absent}
     assert faults(study, kafka_bootstrap, "absent", letters, redis_url) == {"kafka": absent}
+
+
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+def test_a_topic_with_records_is_well(
+    client: str, study: Path, kafka_bootstrap: str, kafka_topic: MakeTopic, redis_url: str
+) -> None:
+    topic, letters = compressed(kafka_bootstrap, kafka_topic(partitions=3)), kafka_topic(partitions=1)
+    assert faults(study, kafka_bootstrap, topic, letters, redis_url, client) == {}
+
+
+def test_records_that_nobody_here_can_unpack(
+    study: Path, kafka_bootstrap: str, kafka_topic: MakeTopic, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, letters = compressed(kafka_bootstrap, kafka_topic(partitions=3)), kafka_topic(partitions=1)
+    monkeypatch.setattr("kafka.codec.zstd", None)
+    found = faults(study, kafka_bootstrap, topic, letters, redis_url)
+    assert found.keys() == {"kafka"}
+    assert "zstd compression codec" in found["kafka"]
+
+
+def compressed(bootstrap: str, topic: str) -> str:
+    producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "zstd", "linger.ms": 50})
+    for _ in range(50):
+        producer.produce(topic, b"event" * 20, partition=1)
+    producer.flush()
+    return topic
 
 
 def test_what_keeps_everybody_out_is_found_before_the_daemon_starts(

@@ -102,3 +102,8 @@ def test_a_new_partition_is_not_caught_up(source: KafkaSource, client: Client) -
     assert not source.caught_up()
     assert client.at[TopicPartition("events", 2)] == 0
     assert values(source.poll(0.0).parts) == [b"2"]
+
+
+def test_the_lag_is_told_while_no_fetch_succeeds(source: KafkaSource, client: Client) -> None:
+    client.fails["position 0"] = KafkaTimeoutError("no answer")
+    assert source.poll(0.0).behind == {0: 1, 1: 1}

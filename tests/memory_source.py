@@ -77,13 +77,13 @@ class MemorySource:
         """See `Source.poll`; never waits."""
         if self._topic.down is not None:
             self._standing.silent(self._topic.down)
-            return Poll(behind=self._standing.behind({}))
+            return Poll(behind=self._standing.behind())
         for partition in self._topic.logs.keys() - self._standing.positions.keys():
             self._standing.advance(partition, self._topic.earliest[partition])
         fetched = [self._fetch(partition) for partition in sorted(self._standing.positions)]
         self._standing.answered(self._topic.latest)
         parts = tuple(part for part in fetched if part is not None)
-        return Poll(parts, self._standing.idle(), False, self._standing.behind({}))
+        return Poll(parts, self._standing.idle(), False, self._standing.behind())
 
     def health(self) -> str | None:
         """See `Source.health`."""

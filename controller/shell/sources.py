@@ -1,8 +1,8 @@
 """Where events come from: the seam between the daemon and Kafka, a file, or memory.
 
 A source has one topic's partitions, numbered from 0, each a log of records with rising offsets (with gaps where
-Kafka keeps transaction markers or compacted records away). The caller keeps the offsets: no consumer group, nothing
-committed to the broker.
+Kafka keeps transaction markers, or took away what was aborted or compacted) that ends where a transaction is open.
+The caller keeps the offsets: no consumer group, nothing committed to the broker.
 """
 
 from collections.abc import Mapping

@@ -15,13 +15,14 @@ from controller.shell.tls import context, require_password
 
 try:
     import confluent_kafka
-    from confluent_kafka import KafkaError, KafkaException, TopicPartition, admin
+    from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition, admin
 except ImportError as missing:
     raise ImportError('client = "confluent" needs confluent-kafka: pip install "trimtab[confluent]"') from missing
 
 _SPEC: Final[Any] = vars(admin)["OffsetSpec"]  # public, but its package's annotations leave it out
 _EARLIEST: Final = _SPEC.earliest()
 _LATEST: Final = _SPEC.latest()
+_COMMITTED: Final = IsolationLevel.READ_COMMITTED  # as the consumer reads: an end beyond it is never reached
 _ANSWER_S: Final = 2.0  # an end offset that takes longer counts as no answer
 _MOST_RECORDS: Final = 50_000  # a poll
 _LOG_LEVEL: Final = 2  # what matters is said by `health`
@@ -33,7 +34,7 @@ _SETTINGS: Final = {
     "allow.auto.create.topics": False,
     "enable.partition.eof": True,  # tells the end offset beyond markers and gaps that hold no record
     "check.crcs": True,
-    "isolation.level": "read_uncommitted",
+    "isolation.level": "read_committed",
     "fetch.wait.max.ms": 100,
     "fetch.message.max.bytes": 4 << 20,
     "fetch.max.bytes": 16 << 20,
@@ -101,7 +102,7 @@ class ConfluentSource:
         parts, newest_ms = self._sort(messages)
         if self._standing.due():
             self._ask_ends()
-        behind = self._standing.behind({})
+        behind = self._standing.behind()
         backlog = bool(parts) and any(behind.values()) and self._now_ms() - newest_ms > self._window_ms
         return Poll(parts, self._standing.idle(), backlog, behind)
 
@@ -203,7 +204,9 @@ class ConfluentSource:
     def _ask(self, partitions: Iterable[int], spec: Any, timeout_s: float) -> dict[int, int]:
         """Freshly asked offsets; raises KafkaException when an answer does not come in time."""
         asked = {self._at(partition): spec for partition in sorted(partitions)}
-        answers = self._admin.list_offsets(asked, request_timeout=timeout_s) if asked else {}
+        if not asked:
+            return {}
+        answers = self._admin.list_offsets(asked, isolation_level=_COMMITTED, request_timeout=timeout_s)
         return {at.partition: answer.result().offset for at, answer in answers.items()}
 
     def _bounds(self, partition: int) -> tuple[int, int]:

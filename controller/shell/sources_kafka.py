@@ -32,7 +32,7 @@ _FETCH: Final = {
     "max_partition_fetch_bytes": 4 << 20,
     "max_poll_records": 50_000,  # the default of 500 costs more than the records
     "check_crcs": True,
-    "isolation_level": "read_uncommitted",
+    "isolation_level": "read_committed",  # of the end offsets too
 }
 _NEVER_BY_ITSELF: Final = {
     "group_id": None,
@@ -97,7 +97,7 @@ class KafkaSource:
             self._ask()  # before a fetch, which leaves no client when it fails: the lag is true all the same
         if self._consumer is not None:
             parts, newest_ms = self._fetch(timeout_s)
-        behind = self._standing.behind(self._high())
+        behind = self._standing.behind()
         backlog = bool(parts) and any(behind.values()) and self._now_ms() - newest_ms > self._window_ms
         return Poll(parts, self._standing.idle(), backlog, behind)
 
@@ -227,11 +227,6 @@ class KafkaSource:
         partition = min((topic_partition.partition for topic_partition in named), default=0)
         asked = self._standing.positions.get(partition, 0)
         return OffsetLost(partition, asked, earliest.get(partition, -1), latest.get(partition, -1))
-
-    def _high(self) -> dict[int, int]:
-        if self._consumer is None:
-            return {}
-        return {partition: self._consumer.highwater(self._at(partition)) or 0 for partition in self._standing.positions}
 
     def _all(self) -> list[Any]:
         return [self._at(partition) for partition in self._standing.positions]

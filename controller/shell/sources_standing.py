@@ -65,10 +65,9 @@ class Standing:
         now = self._monotonic()
         return frozenset(partition for partition, since in self._at_end_since.items() if now - since >= wait_s)
 
-    def behind(self, high: Mapping[int, int]) -> dict[int, int]:
-        """Offsets left in each partition; `high` holds end offsets known from elsewhere (fetch responses)."""
-        ends = {partition: max(self._ends.get(partition, 0), high.get(partition, 0)) for partition in self.positions}
-        return {partition: max(0, ends[partition] - position) for partition, position in self.positions.items()}
+    def behind(self) -> dict[int, int]:
+        """Offsets left in each partition, by the last answer."""
+        return {partition: max(0, self._ends.get(partition, 0) - at) for partition, at in self.positions.items()}
 
     def at_end(self) -> bool:
         """Whether every position is at the end offset of the last answer."""

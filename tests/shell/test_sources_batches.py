@@ -1,4 +1,4 @@
-"""What producers may do to a batch, compress it, is undone by both clients of a real broker."""
+"""What producers may do with batches, compress or abort them, and what both clients of a real broker make of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,3 +44,65 @@ def test_every_codec_is_read(
     wait_until(all_came, f"records in {codec}")
     source.close()
     assert came == sent
+
+
+def transactional(bootstrap: str, topic: str) -> Producer:
+    made = producer(bootstrap, transactional_id=topic)
+    made.init_transactions()
+    return made
+
+
+@each_client
+def test_what_a_transaction_aborts_never_comes(
+    kind: Callable[..., Source], kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic(partitions=1)
+    writer = transactional(kafka_bootstrap, topic)
+    for value, end in (
+        (b"aborted", writer.abort_transaction),
+        (b"committed", writer.commit_transaction),
+        (b"aborted too", writer.abort_transaction),
+    ):
+        writer.begin_transaction()
+        writer.produce(topic, value)
+        writer.flush()
+        end()
+    source = kind(Kafka(kafka_bootstrap, topic), window_ms=3_600_000, idle_after_s=None)
+    source.start(None, "earliest")
+    assert read(source) == [b"committed"]
+    source.close()
+
+
+@each_client
+def test_an_open_transaction_is_beyond_the_end(
+    kind: Callable[..., Source], kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic(partitions=1)
+    plain, writer = producer(kafka_bootstrap), transactional(kafka_bootstrap, topic)
+    plain.produce(topic, b"before")
+    plain.flush()
+    writer.begin_transaction()
+    writer.produce(topic, b"in it")
+    writer.flush()
+    plain.produce(topic, b"behind it")
+    plain.flush()
+    source = kind(Kafka(kafka_bootstrap, topic), window_ms=3_600_000, idle_after_s=None)
+    assert source.start(None, "latest") == {0: 1}
+    source.start(None, "earliest")
+    assert read(source) == [b"before"]
+    assert source.poll(0.1).behind == {0: 0}
+    writer.commit_transaction()
+    assert read(source) == [b"in it", b"behind it"]
+    source.close()
+
+
+def read(source: Source) -> list[bytes]:
+    """Everything up to the end."""
+    came: list[bytes] = []
+
+    def ended() -> bool:
+        came.extend(record.value for part in source.poll(0.1).parts for record in part.records)
+        return source.caught_up()
+
+    wait_until(ended, "the end")
+    return came

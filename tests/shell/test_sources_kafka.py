@@ -55,9 +55,6 @@ class Client:
         self._answer(f"position {at.partition}")
         return self.at[at]
 
-    def highwater(self, at: Any) -> int:
-        return 1
-
     def close(self, autocommit: bool, timeout_ms: int) -> None:
         self.at = {}
 

@@ -117,6 +117,9 @@ class RedisPublisher:
             except redis.exceptions.NoScriptError:  # Redis was restarted, or its scripts were flushed
                 reply = self._client.eval(SCRIPT, *operands)
         except redis.RedisError as error:
+            # The next try asks for the address anew: after a failover behind one name, the old primary keeps its
+            # connections, as a replica that takes nothing.
+            self._client.connection_pool.disconnect()
             raise _named(error, self._client) from error
         accepted, version, epoch = (int(part) for part in reply)
         return accepted, version, epoch

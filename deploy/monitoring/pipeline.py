@@ -1,7 +1,7 @@
 """The page of the data's way: from Kafka into windows, from decisions into Redis."""
 
 from deploy.monitoring.panels import Dashboard, Panel, Row
-from deploy.monitoring.queries import RATE, gauge, quantiles, rate, rise, told
+from deploy.monitoring.queries import RATE, S, gauge, quantiles, rate, rise, told
 
 _FAULTY = ((0, "no", "green"), (1, "yes", "red"))
 
@@ -20,7 +20,8 @@ _NOW = (
 
 _IN = (
     Panel("Events", "By what became of them", "lines", rate("events", "result"), "ops"),
-    Panel("Refused rows", "By reason", "lines", rate("events_rejected", "reason"), "ops"),
+    Panel("Refused rows", "By reason; future: ahead of the daemon's clock", "lines", rate("events_rejected", "reason")
+          + told(f'sum(rate(trimtab_events_total{{{S}, result="future"}}[{RATE}]))', "future"), "ops"),
     Panel("Bytes", "Of record values", "lines", rate("received_bytes"), "Bps"),
     Panel("Lag by partition", "One that stands out has a producer or broker of its own to ask", "lines",
           gauge("lag_records", "{{partition}}")),

@@ -105,7 +105,6 @@ class Metrics:
         self._change = tuple(Series(gauge(f"relative_change{end}_ratio")) for end in ("_low", "", "_high"))
         self._margin = tuple(Series(gauge(f"guardrail_margin{end}_ratio")) for end in ("_low", ""))
         self._tripped = counter("guardrail_trips")
-        self._pick = {name: gauge(name) for name in _PICKED}
         self._carryover = Series(gauge("carryover_ratio"))
         self._decisions = counter("decisions")
         self._step_s, self._decision_s = histogram("step_seconds"), histogram("decision_seconds")
@@ -117,6 +116,8 @@ class Metrics:
         self._commit_s = histogram("journal_commit_seconds")
         for name, age_s in _AGES.items():  # asked for at each scrape: a daemon that hangs grows old all the same
             gauge(name).set_function(lambda age_s=age_s: self._aged(age_s))  # type: ignore[misc]  # mypy infers no lambda with a default
+        for name, field in _PICKED.items():
+            gauge(name).set_function(lambda field=field: self._picked(field))  # type: ignore[misc]  # as above
         Info("trimtab_build", BY_NAME["build"].text, registry=registry).info({"clock": clock, **build})
         self._at_zero()
 
@@ -227,9 +228,6 @@ class Metrics:
         deal = state.control.deals[carry.deal]
         counts = np.bincount(deal.buckets, minlength=len(deal.arms)) / self._plan.buckets
         self._share.set({(name,): share for name, share in zip(deal.names, counts.tolist(), strict=True)})
-        if carry.pick is not None:
-            for name, field in _PICKED.items():
-                self._pick[name].set(getattr(carry.pick, field))
         known = carry.carryover
         rows = zip(self._plan.metrics, known.score, known.information, strict=False)
         self._carryover.set({(m.name,): score / weight for m, score, weight in rows if weight > 0.0})
@@ -258,6 +256,11 @@ class Metrics:
             variance = np.diagonal(decision.changes.covariance[m, 0]).tolist()
             for a, name in enumerate(decision.deal.names[1:]):
                 yield name, metric.name, float(decision.changes.change[m, 0, a]), math.sqrt(max(variance[a], 0.0))
+
+    def _picked(self, field: str) -> float:
+        """A number of the best vector known; NaN while there is none."""
+        pick = None if self._state is None else self._state.control.carry.pick
+        return math.nan if pick is None else float(getattr(pick, field))
 
     def _aged(self, age_ms: Callable[[State, int], float]) -> float:
         """An age in s on the daemon's clock; NaN before there is a state."""

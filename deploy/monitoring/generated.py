@@ -25,7 +25,8 @@ overflow or future; `reason` is a key of `controller.core.events.REASONS`; `stag
 hold, paused or rolled_back; `outcome` is dealt, kept, no_data, backlog or frozen; `part` is start, source, redis or
 dead letters.
 
-Ages are told on the daemon's clock: the wall, or the events' own under `--clock events`. The `process_*` metrics of
+Ages are told on the daemon's clock: the wall, or the events' own under `--clock events`. An age before there is
+anything to be old, and what is said of the best vector known while there is none, are NaN. The `process_*` metrics of
 prometheus_client (processor, memory, start) are there as well.
 
 {daemon}

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 
+from controller.core.control import Choice, carrying
 from controller.core.operate import Command
 from controller.core.rollout import MOVES
 from controller.core.step import start
@@ -176,6 +177,24 @@ def test_ages_grow_on_the_wall_clock_without_a_step() -> None:
     assert value("trimtab_assignment_age_seconds") == 1060
     assert value("trimtab_assignment_remaining_seconds") == math.inf
     assert math.isnan(value("trimtab_watermark_age_seconds") or 0.0)
+
+
+def test_the_best_vector_s_numbers_are_there_only_while_there_is_one() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, PLAN, {})
+    state = start(PLAN)
+    best = Choice({"all": (1.0,)}, 0.08, 0.01, 0.97, 0.99, 0.002)
+
+    def seen(pick: Choice | None) -> float:
+        metrics.show(msgspec.structs.replace(state, control=carrying(state.control, pick=pick)))
+        value = registry.get_sample_value("trimtab_expected_gain_ratio")
+        assert value is not None
+        return value
+
+    assert math.isnan(seen(None))
+    assert seen(best) == 0.08
+    assert registry.get_sample_value("trimtab_expected_regret_ratio") == 0.002
+    assert math.isnan(seen(None))
 
 
 def test_the_journal_s_size_is_read_at_each_scrape(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def run_daemon(
         now_ms = int(time.time() * 1000)
         recorder, state = Recorder.take_over(plan, journal, _publisher(study), now_ms, clock, reading, server.url)
         board.recall(journal)
+        metrics.recall(journal)
         log.info("study %s: epoch %d, stage %s, clock %s, journal %s", plan.study, recorder.epoch,
                  state.control.carry.stage, clock, study.journal)  # fmt: skip
         daemon = Daemon(

@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Literal
@@ -24,10 +25,12 @@ from controller.core.rollout import MOVES
 from controller.core.step import Effect, State, event_clock_ms
 from controller.core.step import Info as StepInfo
 from controller.core.windows import RESULTS
+from controller.shell.journal import Journal
 from controller.shell.metrics_catalog import BY_NAME
 
 MAX_UNKNOWN = 100  # component names with a series of their own: a producer can invent any number
 OTHER = "(other)"
+MAX_TRIPS = 100  # looked at when a daemon starts
 PARTS = ("start", "source", "redis", "dead letters")  # of the daemon, each of which may keep it from being ready
 Z95 = NormalDist().inv_cdf(0.975)
 
@@ -104,7 +107,8 @@ class Metrics:
         self._share, self._arm_events = Series(gauge("arm_share_ratio")), Series(gauge("arm_events"))
         self._change = tuple(Series(gauge(f"relative_change{end}_ratio")) for end in ("_low", "", "_high"))
         self._margin = tuple(Series(gauge(f"guardrail_margin{end}_ratio")) for end in ("_low", ""))
-        self._tripped = counter("guardrail_trips")
+        self._tripped, self._trip_age = counter("guardrail_trips"), gauge("guardrail_trip_age_seconds")
+        self._tripped_ms: dict[str, int] = {}  # by metric, the daemon's clock
         self._carryover = Series(gauge("carryover_ratio"))
         self._decisions = counter("decisions")
         self._step_s, self._decision_s = histogram("step_seconds"), histogram("decision_seconds")
@@ -127,6 +131,7 @@ class Metrics:
             self._events.labels(result)
         for guardrail in self._plan.guardrails:
             self._tripped.labels(guardrail.metric)
+            self._trip_age.labels(guardrail.metric).set_function(partial(self._aged, self._since(guardrail.metric)))
         for reason in REASONS:
             self._rejected.labels(reason)
         for component in self._plan.components:
@@ -140,6 +145,11 @@ class Metrics:
         """Show the size of the journal at `path` from now on."""
         self._journal.set_function(lambda: sum(_size(file) for file in (path, path.with_name(f"{path.name}-wal"))))
         self._free.set_function(lambda: shutil.disk_usage(path.parent).free)
+
+    def recall(self, journal: Journal) -> None:
+        """When guardrails tripped before this start; the newest trips are enough to alert on."""
+        newest = journal.last(MAX_TRIPS, ("guardrail_tripped",))
+        self._tripped_ms = {trip.body["metric"]: trip.at_ms for trip in newest}
 
     def polled(self, size: int, lag: Mapping[int, int], unknown: Mapping[str, int], capped: Mapping[str, int]) -> None:
         """A poll's bytes, the lag by partition, the components that the study does not use, and those capped."""
@@ -186,6 +196,7 @@ class Metrics:
         for effect in effects:
             if isinstance(effect, Record) and effect.kind == "guardrail_tripped":
                 self._tripped.labels(effect.body["metric"]).inc()
+                self._tripped_ms[effect.body["metric"]] = effect.at_ms
         for decision in info.decisions:
             self._decided(state, decision)
         if info.decisions:
@@ -256,6 +267,10 @@ class Metrics:
             variance = np.diagonal(decision.changes.covariance[m, 0]).tolist()
             for a, name in enumerate(decision.deal.names[1:]):
                 yield name, metric.name, float(decision.changes.change[m, 0, a]), math.sqrt(max(variance[a], 0.0))
+
+    def _since(self, metric: str) -> Callable[[State, int], float]:
+        """The age of a metric's last trip; endless where there was none."""
+        return lambda _, now_ms: now_ms - self._tripped_ms.get(metric, -math.inf)
 
     def _picked(self, field: str) -> float:
         """A number of the best vector known; NaN while there is none."""

@@ -39,6 +39,7 @@ FAMILIES = (
     Family("guardrail_margin_ratio", "gauge", "Room under a guardrail; negative: broken", ("arm", "metric", "limit")),
     Family("guardrail_margin_low_ratio", "gauge", "Lower end of its 95 % interval", ("arm", "metric", "limit")),
     Family("guardrail_trips", "counter", "Guardrails that an arm broke surely enough to be stopped", ("metric",)),
+    Family("guardrail_trip_age_seconds", "gauge", "Since the last trip, in earlier runs too; +Inf: never", ("metric",)),
     Family("expected_gain_ratio", "gauge", "Expected gain in the objective of the best vector known"),
     Family("expected_gain_sd_ratio", "gauge", "Its standard deviation"),
     Family("feasible_probability_ratio", "gauge", "P(the best vector known keeps every guardrail)"),

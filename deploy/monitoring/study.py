@@ -27,9 +27,11 @@ _WHAT = (
     Panel("Traffic by arm", "Share of the buckets in the newest table", "stacked", gauge("arm_share_ratio", "{{arm}}"),
           "percentunit", 12, 8),
     Panel("Events by arm", "Accepted, in the newest window decided on", "bars", gauge("arm_events", "{{arm}}"),
-          "short", 8, 8),
-    Panel("Decisions", "By outcome", "stacked", rise("decisions", "outcome"), "short", 8, 8),
-    Panel("Guardrails tripped by metric", "", "stacked", rise("guardrail_trips", "metric"), "short", 8, 8),
+          "short", 6, 8),
+    Panel("Decisions", "By outcome", "stacked", rise("decisions", "outcome"), "short", 6, 8),
+    Panel("Guardrails tripped by metric", "", "stacked", rise("guardrail_trips", "metric"), "short", 6, 8),
+    Panel("Since the last trip", "Of each guardrail, on the daemon's clock", "lines",
+          gauge("guardrail_trip_age_seconds", "{{metric}}"), "s", 6, 8),
 )  # fmt: skip
 
 _WHY = (

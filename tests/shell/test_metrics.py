@@ -1,6 +1,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -9,9 +10,12 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 
 from controller.core.control import Choice, carrying
+from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.rollout import MOVES
-from controller.core.step import start
+from controller.core.step import seeded, start, step
+from controller.core.windows import Batch
+from controller.shell.journal import Entry, Journal
 from controller.shell.metrics import MAX_UNKNOWN, OTHER, PARTS, Metrics, Series
 from controller.shell.metrics_catalog import FAMILIES
 from tests.shell.loop import HOUR_MS, PLAN, START_MS, Rig, World
@@ -195,6 +199,29 @@ def test_the_best_vector_s_numbers_are_there_only_while_there_is_one() -> None:
     assert seen(best) == 0.08
     assert registry.get_sample_value("trimtab_expected_regret_ratio") == 0.002
     assert math.isnan(seen(None))
+
+
+def test_a_guardrail_s_last_trip_is_told_across_restarts(tmp_path: Path) -> None:
+    rail, now_s = PLAN.guardrails[0].metric, 1000.0
+
+    def daemon() -> tuple[Metrics, Callable[[], float | None]]:
+        registry = CollectorRegistry()
+        metrics = Metrics(registry, PLAN, {}, "wall", lambda: now_s)
+        metrics.show(start(PLAN))
+        return metrics, lambda: registry.get_sample_value("trimtab_guardrail_trip_age_seconds", {"metric": rail})
+
+    metrics, age_s = daemon()
+    assert age_s() == math.inf
+    tripped = [Record(at_ms, "guardrail_tripped", {"metric": rail, "arm": "e1"}) for at_ms in (940_000, 970_000)]
+    state, _, info = step(PLAN, start(PLAN), Batch(()), 1_000_000, seeded(PLAN.seed))
+    metrics.stepped(state, info, tripped, [], 0.1)
+    assert age_s() == 30
+    with Journal.open(tmp_path / "x.journal", PLAN.study) as journal:
+        journal.claim(1, [Entry(record.at_ms, record.kind, record.body) for record in tripped])
+        metrics, age_s = daemon()
+        metrics.recall(journal)
+    now_s = 1060.0
+    assert age_s() == 90
 
 
 def test_the_journal_s_size_is_read_at_each_scrape(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from controller.shell.tls import Renewed
+
 SILENT_S = 10.0  # a client that says nothing for so long is let go
 MOST_AT_ONCE = 64  # connections; more are answered with 503
 STARTED_S = 10.0  # how long a server may take to listen
@@ -83,15 +85,13 @@ def serve(host: str, port: int, app: ASGIApp, cert: Path | None = None, key: Pat
         limit_concurrency=MOST_AT_ONCE,
         timeout_keep_alive=int(SILENT_S),
         timeout_graceful_shutdown=2,
-        ssl_certfile=None if cert is None else str(cert),
-        ssl_keyfile=None if key is None else str(key),
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise CertificateRefused(f"admin.cert_file {cert}, admin.key_file {key}: {error}") from error
-    if config.ssl is not None:
-        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    config.load()
+    if cert is not None:
+        try:
+            config.ssl = Renewed(lambda: _showing(cert, key))
+        except OSError as error:  # ssl's errors are OSErrors
+            raise CertificateRefused(f"admin.cert_file {cert}, admin.key_file {key}: {error}") from error
     server, listener = uvicorn.Server(config), _listener(host, port)
     thread = threading.Thread(target=server.run, args=([listener],), name="trimtab-admin", daemon=True)
     thread.start()
@@ -99,6 +99,13 @@ def serve(host: str, port: int, app: ASGIApp, cert: Path | None = None, key: Pat
     while not server.started and thread.is_alive() and time.monotonic() < deadline_s:
         time.sleep(0.005)
     return Server(server, thread, listener, config.ssl is not None)
+
+
+def _showing(cert: Path, key: Path | None) -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.load_cert_chain(cert, key)
+    return made
 
 
 def _listener(host: str, port: int) -> socket.socket:

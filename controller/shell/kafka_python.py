@@ -7,7 +7,7 @@ from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 
 from controller.shell.connections import Kafka
-from controller.shell.tls import context, require_password
+from controller.shell.tls import Renewed, context, require_password
 
 
 def client_options(kafka: Kafka, password: str | None) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def client_options(kafka: Kafka, password: str | None) -> dict[str, Any]:
         "security_protocol": kafka.security.upper(),
     }
     if kafka.security.endswith("ssl"):
-        options["ssl_context"] = context("kafka", kafka.tls)
+        options["ssl_context"] = Renewed(lambda: context("kafka", kafka.tls))
     if kafka.sasl_mechanism is not None:
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.username

@@ -1,8 +1,10 @@
 """TLS by the files that the study names, which are looked at before a client gets them: its own words tell nothing."""
 
+import contextlib
 import ssl
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from controller.shell.connections import SECRETS, Tls
 
@@ -11,6 +13,34 @@ Section = Literal["kafka", "redis"]
 
 class CannotConnect(Exception):
     """A certificate, a key or a password that the study asks for cannot be used; the message names its place."""
+
+
+class Renewed(ssl.SSLContext):
+    """Secures each connection by what `make` reads from the files at that moment: they are renewed while a daemon runs.
+
+    While they cannot be used, as between the writing of a certificate and of its key, by what was last read. Raises
+    what `make` raises at first.
+    """
+
+    def __new__(cls, make: Callable[[], ssl.SSLContext]) -> Self:
+        """Any protocol will do: its own settings are never used."""
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, make: Callable[[], ssl.SSLContext]) -> None:
+        self._make, self._made = make, make()
+
+    def wrap_socket(self, *socket: Any, **options: Any) -> ssl.SSLSocket:
+        """As its base does, for clients that own their sockets."""
+        return self._newest().wrap_socket(*socket, **options)
+
+    def wrap_bio(self, *buffers: Any, **options: Any) -> ssl.SSLObject:
+        """As its base does, for asyncio."""
+        return self._newest().wrap_bio(*buffers, **options)
+
+    def _newest(self) -> ssl.SSLContext:
+        with contextlib.suppress(CannotConnect, OSError):  # ssl's errors are OSErrors
+            self._made = self._make()
+        return self._made
 
 
 def context(section: Section, tls: Tls) -> ssl.SSLContext:

@@ -1,5 +1,6 @@
 """Image, compose file and manifests pass their validators, and say of themselves what the code expects."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 import yaml
 
 from controller.shell.config import load
+from controller.shell.publisher import RedisPublisher, connect
 from tests.services import prometheus_server
 from tests.services.needed import need
+from tests.services.redis_server import MakeRedis
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MANIFESTS = [
@@ -30,6 +33,20 @@ def ran(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_image_s_recipe_is_clean() -> None:
     ran(str(Path(sys.executable).with_name("hadolint")), str(DEPLOY / "Dockerfile"))
+
+
+@pytest.mark.parametrize("database", [0, 1])
+def test_the_permissions_in_the_readme_are_enough(redis_server: MakeRedis, database: int) -> None:
+    """The line is read as `on a for b and the channel c, and d for a database other than 0`."""
+    line = next(line for line in (DEPLOY / "README.md").read_text().splitlines() if "+evalsha" in line)
+    commands, keys, channels, other_database = re.findall(r"`([^`]+)`", line)
+    more = other_database.split() if database else []
+    server = redis_server()
+    with connect(server.url, None) as admin, connect(f"redis://tab@127.0.0.1:{server.port}/{database}", "words") as own:
+        admin.execute_command("ACL", "SETUSER", "tab", "on", ">words", *commands.split(), *more, keys, channels)
+        publisher = RedisPublisher(own, "feed")
+        assert publisher.publish(b'{"version": 1}', 1).accepted
+        assert publisher.stored() == (1, 0)
 
 
 def test_compose_is_valid_and_the_daemon_is_locked_down() -> None:

@@ -146,6 +146,18 @@ def test_it_speaks_tls_where_it_has_a_certificate(site: Site, tmp_path: Path) ->
         server.close()
 
 
+def test_a_certificate_that_was_renewed_is_shown_with_the_next_connection(site: Site, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    server = serve("127.0.0.1", 0, app(site), cert, key)
+    try:
+        first = ssl.get_server_certificate(server.address)
+        assert first == cert.read_text()
+        certificate(tmp_path)
+        assert ssl.get_server_certificate(server.address) == cert.read_text() != first
+    finally:
+        server.close()
+
+
 def test_a_certificate_that_cannot_be_used_is_named(site: Site, tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
     with pytest.raises(CertificateRefused, match=r"admin\.cert_file .*cert\.pem, admin\.key_file .*none\.pem"):

@@ -281,8 +281,17 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
             "window.lateness: below window.length + window.grace, a vector that no longer gains what it did is not "
             "noticed: at least two windows must be open to be held against those before"
         )
-    found += [*_large(plan), *_thin(plan), *_forgetful(plan)]
+    found += [*_short_lived(plan), *_large(plan), *_thin(plan), *_forgetful(plan)]
     return (*found, *_strict(plan))
+
+
+def _short_lived(plan: Plan) -> Iterator[str]:
+    renewed_ms = plan.window.length_ms + plan.window.grace_ms
+    if 3 * plan.window.validity_ms < 4 * renewed_ms:  # the alert fires when three quarters of a table's life are over
+        yield (
+            f"window.validity: below {4 * renewed_ms // 3} ms, a third more than window.length + window.grace, a "
+            "table is near its end in every window, and the alert TrimtabTableExpires fires though all is well"
+        )
 
 
 def _strict(plan: Plan) -> Iterator[str]:

@@ -239,6 +239,12 @@ def test_warnings_tell_of_what_is_legal_but_wasteful(tmp_path: Path) -> None:
     ]
 
 
+def test_warnings_tell_of_tables_that_are_old_before_the_next(tmp_path: Path) -> None:
+    (short,) = read(tmp_path, SMALL.replace('"1h"', '"1h"\nvalidity = "86m"')).warnings
+    assert short.startswith("window.validity: below 5200000 ms, a third more than window.length + window.grace")
+    assert read(tmp_path, SMALL.replace('"1h"', '"1h"\nvalidity = "87m"')).warnings == ()
+
+
 def test_warnings_tell_of_much_state_and_of_thin_arms(tmp_path: Path) -> None:
     short = SMALL.replace('"1h"', '"1m"\nlateness = "6h"') + "[traffic]\nbuckets = 100000\n"
     large, forgetful = read(tmp_path, short).warnings

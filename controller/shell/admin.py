@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from controller.shell.tls import Renewed
 
-SILENT_S = 10.0  # a client that says nothing for so long is let go
+SILENT_S = 10.0  # a client that neither asks, nor goes on asking, nor reads for so long is let go
 MOST_AT_ONCE = 64  # connections; more are answered with 503
 STARTED_S = 10.0  # how long a server may take to listen
 
@@ -51,16 +51,30 @@ class Server:
 
 
 class _Impatient(H11Protocol):
-    """uvicorn lets go of a connection that is silent after an answer; this one also before its first request."""
+    """Ends a connection on which nothing has happened for a while.
+
+    uvicorn's own timer is called off by the first byte of a next request, and never ends who does not read an answer.
+    """
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._first = asyncio.get_running_loop().call_later(SILENT_S, self._let_go)
+        self._look_later(self._where())
 
-    def _let_go(self) -> None:
-        asked: object = self.cycle
-        if asked is None and not self.transport.is_closing():
-            self.transport.close()
+    def _where(self) -> tuple[object, bool]:
+        """The newest request, and whether it is answered; no request is equal to another."""
+        asked: Any = self.cycle
+        return asked, asked is not None and asked.response_complete
+
+    def _look_later(self, before: tuple[object, bool]) -> None:
+        asyncio.get_running_loop().call_later(SILENT_S, self._look, before)
+
+    def _look(self, before: tuple[object, bool]) -> None:
+        now = self._where()
+        if now != before:
+            self._look_later(now)
+            return
+        self.transport.close()  # waits for what is not read yet
+        asyncio.get_running_loop().call_later(SILENT_S, self.transport.abort)
 
 
 def serve(host: str, port: int, app: ASGIApp, cert: Path | None = None, key: Path | None = None) -> Server:

@@ -3,8 +3,10 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import msgspec
@@ -78,6 +80,37 @@ def test_a_client_that_stops_talking_is_let_go(
     with socket.create_connection(interface.server.address, 10) as client:
         client.sendall(said)
         assert client.recv(1) == b"", "the server hangs up"
+
+
+def test_a_client_that_stops_talking_after_an_answer_is_let_go(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "SILENT_S", 0.05)
+    with socket.create_connection(interface.server.address, 5) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\nG")
+        while client.recv(4096):
+            pass
+
+
+def test_a_client_that_keeps_asking_is_kept(interface: Interface, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "SILENT_S", 0.2)
+    client = HTTPConnection(*interface.server.address, timeout=5)
+    client.connect()
+    client.auto_open = 0  # a connection that was let go is not made again
+    for _ in range(8):
+        client.request("GET", "/livez")
+        assert client.getresponse().read() == b'{"live":true}'
+        time.sleep(0.1)
+    client.close()
+
+
+def test_a_client_that_does_not_read_its_answers_is_let_go(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "SILENT_S", 0.05)
+    asked = 1_000_000 * b"GET /console/console.js HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with socket.create_connection(interface.server.address, 5) as client, pytest.raises(ConnectionError):
+        client.sendall(asked)
 
 
 def test_a_port_that_is_taken_is_named(interface: Interface, site: Site) -> None:

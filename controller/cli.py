@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import json
 import logging
 import os
@@ -34,14 +35,14 @@ class Unwritable(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 misused."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal of another encoding shows "?" for what it has no sign for
     args = list(sys.argv[1:] if argv is None else argv)
     commands = {entry.name: entry for entry in entry_points(group="trimtab.commands")}
     if not args or args[0] in ("-h", "--help", "help"):
-        print(_overview(commands))
-        return 0 if args else MISUSED
+        return _carried_out("help", lambda _: _said(_overview(commands), 0 if args else MISUSED), args)
     if args[0] == "--version":
-        print(f"trimtab {code_version()}")
-        return 0
+        return _carried_out("--version", lambda _: _said(f"trimtab {code_version()}", 0), args)
     if args[0] not in commands:
         close = difflib.get_close_matches(args[0], commands, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -55,10 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _carried_out(args[0], command, args[1:])
 
 
+def _said(what: str, status: int) -> int:
+    print(what)
+    return status
+
+
 def _carried_out(name: str, command: Run, args: list[str]) -> int:
     try:
-        status = command(args)
-        sys.stdout.flush()  # here, where a pipe that was closed can still be answered
+        try:
+            status = command(args)
+        finally:
+            sys.stdout.flush()  # here, where a pipe that was closed can still be answered
     except ConfigError as error:
         print(f"trimtab {name}: {error}", file=sys.stderr)
         return MISUSED
@@ -246,7 +254,7 @@ def report(argv: list[str]) -> int:
         return 0
     page, out = pages.page(found), Path(args.out or f"{journal.stem}.html")
     if args.out == "-":
-        print(page)
+        sys.stdout.buffer.write(page.encode())  # it says of itself that it is UTF-8
         return 0
     _written(out, page)
     print(f"{out} ({len(page.encode()) / 1024:.0f} KB): {found.verdict.headline}")
@@ -261,7 +269,7 @@ def _write_figures(folder: Path, figures: dict[str, str]) -> None:
 def _written(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Unwritable(f"{path}: {error.strerror}; name another place by --out or --figures") from error
 

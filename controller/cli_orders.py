@@ -88,7 +88,7 @@ def _send(order: Run, argv: list[str]) -> int:
     study = config.load(Path(args.study))
     own(study)
     if verb == "choose":
-        command = _chosen(study, args)
+        command = _chosen(study, args.point, command)
     return _answered(args, verb, orders.to_study(study, command, _user(), args.wait, _tell(verb)))
 
 
@@ -107,11 +107,11 @@ def _answered(args: argparse.Namespace, verb: str, found: Any) -> int:
     return 0 if found.applied and not found.said.startswith("refused") else FAILED
 
 
-def _chosen(study: Study, args: argparse.Namespace) -> Command:
+def _chosen(study: Study, point: str, order: Command) -> Command:
     from controller.shell import fingerprint, offers
 
     fingerprint.single_threaded()
-    return offers.choice(study, args.point, args.who, args.why)
+    return offers.choice(study, point, order.who, order.why)
 
 
 def _user() -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from controller import cli
 from controller.shell.fingerprint import single_threaded
-from controller.shell.journal import Journal
+from controller.shell.journal import Entry, Journal
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
 from simulators.study import WAIVER, Services, study_text
@@ -274,6 +274,15 @@ def test_a_reason_of_another_encoding_keeps_no_pause_from_being_given(
     assert "argument --candidate: found '\\udcff'; expected a name in UTF-8" in refused.err
 
 
+def test_a_reason_of_another_encoding_keeps_no_choice_from_being_given(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path
+) -> None:
+    done = Done(capsys, "choose", str(study), "file", "--who", "ren\udce9", "--why", "d\udce9p", "--wait", "0s")
+    assert "choose: waits in the inbox" in done.out
+    with Journal.read_only(journal) as book:
+        assert book.inbox()[0].command == {"command": "choose", "who": "ren?", "why": "d?p"}
+
+
 def test_a_path_that_cannot_be_looked_at_is_named(
     capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path
 ) -> None:
@@ -289,10 +298,13 @@ def test_a_path_that_cannot_be_looked_at_is_named(
     assert "admin.tokens_file: found" in Done(capsys, "check", "--offline", str(study)).err
 
 
-def test_a_full_disk_is_no_traceback(journal: Path) -> None:
-    command = f'"{sys.executable}" -m controller.cli verify "{journal}" --json > /dev/full'
+@pytest.mark.parametrize(
+    ("argv", "name"), [("verify JOURNAL --json", "verify"), ("--help", "help"), ("--version", "--version")]
+)
+def test_a_full_disk_is_no_traceback(journal: Path, argv: str, name: str) -> None:
+    command = f'"{sys.executable}" -m controller.cli {argv} > /dev/full'.replace("JOURNAL", f'"{journal}"')
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stderr == "trimtab verify: standard output: No space left on device\n"
+    assert done.stderr == f"trimtab {name}: standard output: No space left on device\n"
     assert done.returncode == 1
 
 
@@ -361,6 +373,26 @@ def test_a_reader_that_hangs_up_is_no_traceback(journal: Path) -> None:
     for _ in range(3):
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize("argv", ["--help", "--version", "status --help"])
+def test_a_reader_of_help_that_hangs_up_is_no_traceback(argv: str) -> None:
+    command = f'"{sys.executable}" -m controller.cli {argv} | true'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+
+
+def test_an_encoding_without_a_sign_for_something_is_no_traceback(journal: Path, tmp_path: Path) -> None:
+    with Journal.open(journal, None) as book:
+        book.claim(2, [Entry(START_MS, "stage_changed", {"from": "a", "to": "b", "why": "\u2212 \u4e0a"})])
+    page, poor = tmp_path / "x.html", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for argv, said in ((["--text"], b"a -> b: ? ?"), (["--out", str(page)], b"x.html"), (["--out", "-"], b"")):
+        command = [sys.executable, "-m", "controller.cli", "report", str(journal), *argv]
+        done = subprocess.run(command, capture_output=True, env=os.environ | poor, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert said in done.stdout
+    assert done.stdout == page.read_bytes()
+    assert "\u2212 \u4e0a" in page.read_text("utf-8")
 
 
 def test_addresses() -> None:

@@ -12,16 +12,18 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPException
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from controller.shell.board import StudyView
 from controller.shell.journal import Journal
 from controller.shell.messages import Order, OrderState
 
 TOKEN, CA = "TRIMTAB_ADMIN_TOKEN", "TRIMTAB_ADMIN_CA"
 ASK_S = 0.1  # how often it is asked whether an order was taken
 _TIMEOUT_S: Final = 5.0
+_Found = TypeVar("_Found")
 
 
 class Unreachable(Exception):
@@ -64,7 +66,8 @@ class Remote:
 
     def study(self) -> dict[str, Any]:
         """Where the study stands. Raises `Unreachable`, `Refused`."""
-        return self._ask("/api/v1/study")
+        found: dict[str, Any] = msgspec.to_builtins(self._ask("/api/v1/study", StudyView))
+        return found
 
     def order(self, order: Order, wait_s: float) -> OrderState:
         """Leave an order, and wait so long for what becomes of it. Raises `Unreachable`, `Refused`.
@@ -72,28 +75,31 @@ class Remote:
         Once it is left neither is raised: it is in the journal, and whoever gave it again would give it twice.
         """
         deadline_s = time.monotonic() + wait_s
-        state = msgspec.convert(self._ask("/api/v1/orders", msgspec.json.encode(order)), OrderState)
+        state = self._ask("/api/v1/orders", OrderState, msgspec.json.encode(order))
         while not state.applied and time.monotonic() < deadline_s:
             time.sleep(ASK_S)
             with suppress(Unreachable, Refused):
-                state = msgspec.convert(self._ask(f"/api/v1/orders/{state.id}"), OrderState)
+                state = self._ask(f"/api/v1/orders/{state.id}", OrderState)
         return state
 
-    def _ask(self, path: str, body: bytes | None = None) -> dict[str, Any]:
+    def _ask(self, path: str, kind: type[_Found], body: bytes | None = None) -> _Found:
         headers = {"content-type": "application/json"} if body else {}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}"
         try:
             request = urllib.request.Request(self.url + path, body, headers)  # POST where there is a body
             with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
-                found: dict[str, Any] = json.load(answer)
+                found = answer.read()
         except urllib.error.HTTPError as error:
             with error:
                 raise Refused(f"{self.url}: {_said(error)}", error.code) from error
-        # urllib's own errors are OSErrors; what is no JSON, or half an address, a ValueError or an HTTPException
+        # urllib's own errors are OSErrors; half an address, or half an answer, a ValueError or an HTTPException
         except (OSError, ValueError, HTTPException) as error:
             raise Unreachable(f"no daemon answers at {self.url}: {_reason(error)}") from error
-        return found
+        try:
+            return msgspec.json.decode(found, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Unreachable(f"what answers at {self.url} does not speak this interface: {error}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -59,7 +59,7 @@ def page(found: Findings) -> str:
     )
     environment.filters |= {"moment": moment, "signed": told, "interval": interval, "count": count, "weight": weight}
     folder = Path(__file__).with_name("report_page")
-    style = Markup(figures.classes() + (folder / "report.css").read_text())
+    style = Markup(figures.classes() + (folder / "report.css").read_text(encoding="utf-8"))
     plan = "" if found.plan is None else msgspec.json.format(msgspec.json.encode(found.plan), indent=2).decode()
     template = environment.get_template("report.html.j2")
     return template.render(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from controller import cli
@@ -81,6 +81,17 @@ def test_what_does_not_answer_is_told_from_what_refuses(tmp_path: Path) -> None:
             Remote(address, {}).study()
     with pytest.raises(Refused, match=f"{CA}: .*none.pem"):
         Remote("https://127.0.0.1:1", {CA: str(tmp_path / "none.pem")})
+
+
+@pytest.mark.parametrize("said", ["{}", "[1]", "<html>", "\xff", '{"study": 3}'])
+def test_what_answers_something_else_is_no_daemon(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    server = serve("127.0.0.1", 0, Response(said.encode("latin-1")))
+    try:
+        for argv in (["status", server.url], ["pause", server.url, "--why", "x"]):
+            assert cli.main(argv) == 1
+            assert f"what answers at {server.url} does not speak this interface" in capsys.readouterr().err
+    finally:
+        server.close()
 
 
 def test_a_certificate_is_trusted_by_the_environment_only(tmp_path: Path) -> None:

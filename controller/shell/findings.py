@@ -18,12 +18,12 @@ from controller.core.step import State
 from controller.core.surface import Surface, surface
 from controller.core.windows import Cell
 from controller.shell.board import HistoryEntry, history_entry
-from controller.shell.effects import ArmEffects, Effect, Measured, arm_effects, effect, measured
+from controller.shell.effects import ArmEffects, Measured, arm_effects, effect, measured
 from controller.shell.journal import Journal, Recorded, check_chain
 from controller.shell.journal_file import JournalRefused
 from controller.shell.recorder import restored
 from controller.shell.story import SENTENCES
-from controller.shell.verdict import Verdict, judged
+from controller.shell.verdict import Step, Verdict, judged
 
 DAY_MS = 86_400_000
 MAX_DECISIONS = 1500  # in the log, one by one: two months of hourly windows; older ones by day
@@ -64,13 +64,6 @@ class PlanChange(msgspec.Struct, frozen=True):
     changed: tuple[str, ...]
 
 
-class Step(msgspec.Struct, frozen=True):
-    """What the candidate gained while it had a share of the traffic, its confirm test first."""
-
-    share: float
-    gain: Effect
-
-
 class SegmentEffects(msgspec.Struct, frozen=True):
     """What the vector does in one segment."""
 
@@ -95,6 +88,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     began_ms: int = 0
     decided_through_ms: int = 0
     sealed_through_ms: int = 0
+    objective: dict[str, float] = {}  # what gains are of, now
     theta: Theta | None = None  # the vector that the report is about
     measured: Measured | None = None
     steps: tuple[Step, ...] = ()
@@ -130,6 +124,7 @@ class _Story:
         self.first_ms = 0
         self.carry: dict[str, Any] = {}
         self.shares: tuple[str, list[dict[str, float]]] = ("", [])  # a candidate, and what it gained at each share
+        self.proof: tuple[str, dict[str, float]] = ("", {})  # a candidate, and what it gained in its confirm test
         self._every = 1  # decisions between two points of the curve
 
     def take(self, entry: Recorded) -> None:
@@ -140,9 +135,11 @@ class _Story:
         elif told is not None:
             self.counts["events"] += 1
             self.events.append(told)
-        self.carry = entry.body.get("carry", self.carry)
+        before, self.carry = self.carry.get("stage"), entry.body.get("carry", self.carry)
         if self.carry.get("candidate") and self.carry.get("shares"):
             self.shares = (self.carry["candidate"]["arm"], self.carry["shares"])
+            if before == "confirm":  # which a ramp that was paused and resumed no longer knows
+                self.proof = (self.shares[0], self.shares[1][0])
         match entry.kind:
             case "study_started" | "plan_changed":
                 self._planned(entry)
@@ -191,7 +188,7 @@ class _Story:
 
 
 _TOLD = frozenset(SENTENCES) | {"decided"}
-_READ = tuple(_TOLD | {"sealed"})
+_READ = tuple(_TOLD | {"sealed", "breaker_tripped"})
 
 
 def findings(path: Path, progress: Progress = lambda done, total: None) -> Findings:
@@ -206,14 +203,15 @@ def findings(path: Path, progress: Progress = lambda done, total: None) -> Findi
         head, study = journal.head(), journal.study()
         state, lacks = _state(journal)
         story = _read(journal.entries(_READ), head.seq, progress)
-    plan = story.plan
+    plan, carry = story.plan, msgspec.convert(story.carry, Carry)
+    vector, steps = carry.candidate or carry.pick, _behind(carry, story)
     found = Findings(
         study=study,
         journal=str(path),
         entries=head.seq,
         head=head.hash.hex(),
         chain="whole" if broken is None else str(broken),
-        verdict=judged(plan, _carry(story), None, None, story.outcomes),
+        verdict=judged(plan, carry, None, None, story.outcomes, steps, untold=bool(lacks)),
         lacks=lacks,
         plan=plan,
         plan_digest=story.plan_digest,
@@ -221,6 +219,14 @@ def findings(path: Path, progress: Progress = lambda done, total: None) -> Findi
         starts=tuple(story.starts),
         started=story.counts["starts"],
         began_ms=story.first_ms,
+        decided_through_ms=carry.decided_through_ms,
+        sealed_through_ms=carry.sealed_through_ms,
+        objective={} if plan is None else tuned(plan, carry).objective,
+        theta=None if vector is None else vector.theta,
+        steps=steps,
+        vectors=carry.arms,
+        banned=len(carry.banned),
+        notice=carry.notice,
         curve=tuple(story.curve),
         decisions=tuple(story.decisions),
         decided=story.counts["decided"],
@@ -240,10 +246,6 @@ def _state(journal: Journal) -> tuple[State | None, str]:
         return None, str(error)
 
 
-def _carry(story: _Story) -> Carry | None:
-    return msgspec.convert(story.carry, Carry) if story.carry else None
-
-
 def _read(entries: Iterable[Recorded], total: int, progress: Progress) -> _Story:
     story = _Story()
     for entry in entries:
@@ -256,38 +258,40 @@ def _read(entries: Iterable[Recorded], total: int, progress: Progress) -> _Story
 def _with_state(found: Findings, plan: Plan, state: State, story: _Story) -> Findings:
     control, cells = state.control, state.windows.cells
     carry, plan = control.carry, tuned(plan, control.carry)
-    vector = carry.candidate or carry.pick
-    theta = {ALL: tuple(w.baseline for w in plan.weights)} if vector is None else vector.theta
+    theta = found.theta or {ALL: tuple(w.baseline for w in plan.weights)}
     seen = measured(plan, control, cells)
     around = surface(plan, control, cells, theta) if carry.decided_through_ms else None
     steps = _steps(plan, control, cells, story)
     return msgspec.structs.replace(
         found,
-        verdict=judged(plan, carry, seen, around, found.outcomes, [(step.share, step.gain) for step in steps]),
-        decided_through_ms=carry.decided_through_ms,
-        sealed_through_ms=carry.sealed_through_ms,
-        theta=None if vector is None else vector.theta,
+        verdict=judged(plan, carry, seen, around, found.outcomes, steps),
         measured=seen,
         steps=steps,
         segments=_by_segment(plan, control, cells),
         surface=around,
-        vectors=carry.arms,
-        banned=len(carry.banned),
-        notice=carry.notice,
     )
 
 
 def _steps(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], story: _Story) -> tuple[Step, ...]:
-    """The shares that are behind the candidate, its confirm test first, and the one that it has now."""
-    candidate = control.carry.candidate
-    behind = story.shares[1] if candidate is not None and candidate.arm == story.shares[0] else []
-    steps = [Step(step["share"], effect(step["gain"], step["se"])) for step in behind]
+    """The shares that are behind the candidate and the one that it has now."""
+    carry, steps = control.carry, _behind(control.carry, story)
     cell, trial = trial_sums(control, cells), control.trial
-    if candidate is not None and trial is not None and cell is not None:
-        now = float(np.mean(trial.buckets == 1))
-        if not steps or abs(steps[-1].share - now) > 1e-9:
-            steps.append(Step(now, effect(*measured_gain(plan, trial, cell))))
-    return tuple(steps)
+    if carry.candidate is None or trial is None or cell is None:
+        return steps
+    now, confirm = float(np.mean(trial.buckets == 1)), carry.stage == "confirm"
+    if steps and steps[-1].confirm == confirm and abs(steps[-1].share - now) <= 1e-9:
+        return steps
+    return (*steps, Step(now, effect(*measured_gain(plan, trial, cell)), confirm))
+
+
+def _behind(carry: Carry, story: _Story) -> tuple[Step, ...]:
+    """What the candidate gained in its confirm test, and at each share that is behind it since."""
+    again = carry.stage == "confirm" and not carry.shares  # a test that a pause has ended begins afresh
+    if carry.candidate is None or carry.candidate.arm != story.shares[0] or again:
+        return ()
+    (arm, proven), steps = story.proof, story.shares[1]
+    first = [proven] if arm == story.shares[0] and proven not in steps else []
+    return tuple(Step(s["share"], effect(s["gain"], s["se"]), s == proven) for s in (*first, *steps))
 
 
 def _by_segment(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[SegmentEffects, ...]:

@@ -9,7 +9,7 @@ from controller.core.tradeoffs import Offer, Tradeoffs, tradeoffs
 from controller.shell.config import Study
 from controller.shell.journal import Journal
 from controller.shell.recorder import last_plan, restored
-from controller.shell.story import moment, thetas
+from controller.shell.story import moment, terms, thetas
 
 STUDY_FILE = "file"  # in place of a number: the study file's own objective again
 
@@ -71,6 +71,5 @@ def lines(study: Study, found: Tradeoffs) -> list[str]:
 
 def _told(offer: Offer) -> Iterator[str]:
     gains = ", ".join(f"{name} {gain:+.2%} +- {offer.sd[name]:.2%}" for name, gain in offer.gain.items())
-    objective = " ".join(f"{coefficient:+.3g} {metric}" for metric, coefficient in offer.objective.items())
     yield f"{offer.label:>7}  {gains}, P(keeps every guardrail) {offer.p_feasible:.0%}"
-    yield f"         {thetas(offer.theta)}; best for {objective}"
+    yield f"         {thetas(offer.theta)}; best for {terms(offer.objective)}"

@@ -188,6 +188,8 @@ def text(found: Findings) -> list[str]:
     """The report as lines for a terminal."""
     v = found.verdict
     told = [f"study {found.study}: {v.headline}", *(f"  {one}" for one in v.sentences)]
+    if found.lacks:
+        told.append(f"  told from the ledger alone, without measurements and surfaces: {found.lacks}")
     for row in vector_rows(found):
         values = ", ".join(f"{segment} {weight(value)}" for segment, value in row.values)
         told.append(f"  {row.name}: {values} (baseline {weight(row.baseline)})")

@@ -62,8 +62,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             f"P(keeps every guardrail) {percent_of(pick['p_feasible'], '', 0)}"
         )
     if found["objective"]:
-        terms = " ".join(f"{coefficient:+.3g} {metric}" for metric, coefficient in found["objective"].items())
-        told.append(f"objective by an operator's choice: {terms}")
+        told.append(f"objective by an operator's choice: {terms(found['objective'])}")
     if found["awaiting_approval"]:
         told.append("an operator's approval is awaited: trimtab approve STUDY.toml")
     if found["noise"]:
@@ -130,13 +129,22 @@ def thetas(theta: Mapping[str, Sequence[float]]) -> str:
     return "; ".join(f"{segment} ({', '.join(f'{w:.4g}' for w in weights)})" for segment, weights in theta.items())
 
 
+def terms(objective: Mapping[str, float]) -> str:
+    """An objective for people: "+1 watch +0.3 shares"."""
+    return " ".join(f"{coefficient:+.3g} {metric}" for metric, coefficient in objective.items())
+
+
 def _at(ms: int) -> str:
     return moment(ms) if ms else "before any event"  # a run on the events' clock has no time until then
 
 
 def _order(order: dict[str, Any]) -> str:
     why = f" ({order['why']})" if order.get("why") else ""
-    return f"{order['command']} by {order['who']}{why}"
+    goal = ""
+    if order["command"] == "choose":
+        chosen = order.get("objective")
+        goal = f", for {terms(chosen)}" if chosen else ", back to the study file's objective"
+    return f"{order['command']} by {order['who']}{why}{goal}"
 
 
 def _lost(body: dict[str, Any]) -> str:

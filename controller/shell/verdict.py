@@ -6,13 +6,21 @@ from typing import Literal
 import msgspec
 
 from controller.core.advance import GATE_BETTER, GATE_FEASIBLE
-from controller.core.control import Carry
+from controller.core.control import Carry, tuned
 from controller.core.plan import Plan
 from controller.core.surface import Surface
 from controller.shell.effects import Effect, Margin, Measured, effect, margins
-from controller.shell.story import moment
+from controller.shell.story import moment, terms
 
 Answer = Literal["promoted", "in progress", "nothing", "stopped", "not begun"]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What the candidate gained while it had a share of the traffic."""
+
+    share: float
+    gain: Effect
+    confirm: bool = False  # in its confirm test, not in the ramp
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -28,11 +36,12 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def judged(
     plan: Plan | None,
-    carry: Carry | None,
+    carry: Carry,
     seen: Measured | None,
     around: Surface | None,
     outcomes: Mapping[str, int],
-    steps: Sequence[tuple[float, Effect]] = (),
+    steps: Sequence[Step] = (),
+    untold: bool = False,
 ) -> Verdict:
     """The verdict.
 
@@ -43,20 +52,25 @@ def judged(
         around: what is believed of the vector.
         outcomes: decisions by outcome.
         steps: what the candidate gained at each share of the traffic so far.
+        untold: whether what is measured cannot be read, so that `seen` and `around` are missing for that.
     """
-    if plan is None or carry is None or not carry.decided_through_ms:
+    if plan is None or not carry.decided_through_ms:
         return Verdict("not begun", "This study has decided nothing yet.", ())
     through = f"{sum(outcomes.values())} windows were decided on, the last ends {moment(carry.decided_through_ms)} UTC."
     if carry.stage in ("paused", "rolled_back"):
         return _stopped(carry, through)
+    chosen = ", as an operator chose" if carry.objective else ""
+    last = (f"Gains are in the objective {terms(tuned(plan, carry).objective)}{chosen}.", through)
     if carry.candidate is not None:
-        return _tested(carry, seen, steps, through)
+        return _tested(plan, carry, seen, steps, last, untold)
     if carry.pick is not None:
-        return _exploring(plan, carry, around, through)
-    return _nothing(carry, seen, through)
+        return _exploring(plan, carry, around, last)
+    return _nothing(carry, seen, last)
 
 
-def _tested(carry: Carry, seen: Measured | None, steps: Sequence[tuple[float, Effect]], through: str) -> Verdict:
+def _tested(
+    plan: Plan, carry: Carry, seen: Measured | None, steps: Sequence[Step], last: tuple[str, ...], untold: bool
+) -> Verdict:
     assert carry.candidate is not None
     name, gain, basis = carry.candidate.arm, None, ""
     rails: tuple[Margin, ...] = ()
@@ -64,9 +78,11 @@ def _tested(carry: Carry, seen: Measured | None, steps: Sequence[tuple[float, Ef
         gain, rails = seen.effects.gain, seen.effects.margins
         basis = f"{name} against control, all traffic of its test at the present share ({seen.events:,} events)"
     elif steps:
-        gain = steps[-1][1]
-        basis = f"{name} against control at {steps[-1][0]:.0%} of the traffic: the present share is new"
-    told = "nothing is measured of it yet" if gain is None else f"it gains {interval(gain)} in the objective"
+        gain = steps[-1].gain
+        since = "what is measured since is not told here" if untold else "the present share is new"
+        basis = f"{name} against control at {steps[-1].share:.0%} of the traffic: {since}"
+    nothing = "what it gains is not told here" if untold else "nothing is measured of it yet"
+    told = nothing if gain is None else f"it gains {interval(gain)} in the objective"
     match carry.stage:
         case "hold":
             answer: Answer = "promoted"
@@ -79,13 +95,13 @@ def _tested(carry: Carry, seen: Measured | None, steps: Sequence[tuple[float, Ef
             said = f"{name} is confirmed and awaits an operator's approval: {told}."
         case _:
             answer = "in progress"
-            said = f"{name} is being tested on fresh data and is not confirmed: {told} so far."
-    proven = () if not steps else (f"In its confirm test, on fresh data, it gained {interval(steps[0][1])}.",)
-    told_too = (*proven, *_guarded(rails), f"Why this stage: {carry.reason}.", through)
+            said = f"{name} is being tested on fresh data and is not confirmed: {told}{' so far' if gain else ''}."
+    proven = tuple(f"In its confirm test, on fresh data, it gained {interval(s.gain)}." for s in steps if s.confirm)
+    told_too = (*proven, *_guarded(plan, rails, untold), f"Why this stage: {carry.reason}.", *last)
     return Verdict(answer, said, told_too, gain, basis, rails)
 
 
-def _exploring(plan: Plan, carry: Carry, around: Surface | None, through: str) -> Verdict:
+def _exploring(plan: Plan, carry: Carry, around: Surface | None, last: tuple[str, ...]) -> Verdict:
     pick = carry.pick
     assert pick is not None
     gain = effect(pick.gain_mean, pick.gain_sd)
@@ -104,7 +120,7 @@ def _exploring(plan: Plan, carry: Carry, around: Surface | None, through: str) -
     )
     basis = "what the posterior expects of it, from all exploring; chosen as the best, so it may disappoint"
     answer: Answer = "in progress" if sure else "nothing"
-    return Verdict(answer, said, (chances, f"Why this stage: {carry.reason}.", through), gain, basis, rails)
+    return Verdict(answer, said, (chances, f"Why this stage: {carry.reason}.", *last), gain, basis, rails)
 
 
 def expected_margins(plan: Plan, around: Surface) -> tuple[Margin, ...]:
@@ -114,7 +130,7 @@ def expected_margins(plan: Plan, around: Surface) -> tuple[Margin, ...]:
     return margins(msgspec.structs.replace(plan, guardrails=believed), by_metric)
 
 
-def _nothing(carry: Carry, seen: Measured | None, through: str) -> Verdict:
+def _nothing(carry: Carry, seen: Measured | None, last: tuple[str, ...]) -> Verdict:
     said = "This study has found nothing: no vector is known to be better than the baseline and inside the guardrails."
     tried = f"{carry.arms} vectors were dealt, {len(carry.banned)} of them stopped or not confirmed."
     whole = (
@@ -122,7 +138,7 @@ def _nothing(carry: Carry, seen: Measured | None, through: str) -> Verdict:
         if seen is None
         else (f"All exploring traffic together, against control: {interval(seen.effects.gain)} in the objective.",)
     )
-    return Verdict("nothing", said, (tried, *whole, f"Why this stage: {carry.reason}.", through))
+    return Verdict("nothing", said, (tried, *whole, f"Why this stage: {carry.reason}.", *last))
 
 
 def _stopped(carry: Carry, through: str) -> Verdict:
@@ -134,9 +150,15 @@ def _stopped(carry: Carry, through: str) -> Verdict:
     return Verdict("stopped", said, (f"Why: {carry.reason}.", left, through))
 
 
-def _guarded(rails: tuple[Margin, ...]) -> tuple[str, ...]:
+def _guarded(plan: Plan, rails: tuple[Margin, ...], untold: bool) -> tuple[str, ...]:
+    if not plan.guardrails:
+        return ("The study has no guardrail.",)
     if not rails:
-        return ("No guardrail is measured at the present share.",)
+        return (
+            "What the guardrails' metrics do is not told here."
+            if untold
+            else "No guardrail is measured at the present share.",
+        )
     words = {"kept": "is kept", "unsure": "is not surely kept", "broken": "is broken"}
     return tuple(
         f"The guardrail on {rail.metric} ({'at least' if rail.side == 'min' else 'at most'} {signed(rail.limit)}) "

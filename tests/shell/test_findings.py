@@ -7,10 +7,13 @@ import pytest
 from controller.core import checkpoint
 from controller.core.plan import Plan, digest
 from controller.shell import findings as module
+from controller.shell.effects import effect
 from controller.shell.findings import Findings, findings
 from controller.shell.journal import Entry, Journal
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
+from controller.shell.report import text
+from controller.shell.verdict import interval
 from tests.core.loop import PLAN as HAND
 from tests.core.loop import Loop, at_stage, indifferent, varied
 from tests.shell.loop import PLAN, START_MS, World
@@ -98,6 +101,57 @@ def test_a_paused_study_says_who_and_why(tmp_path: Path) -> None:
     assert "pause by test: a sale" in found.verdict.sentences[0]
 
 
+def test_a_step_of_a_ramp_that_was_resumed_is_not_the_confirm_test(tmp_path: Path) -> None:
+    loop = at_stage("ramp")
+    (proven,) = loop.carry.shares
+    loop.window()
+    loop.order("pause", "a sale")
+    loop.order("resume")
+    while len(loop.carry.shares) < 1 or loop.carry.stage != "ramp":
+        loop.window()
+    (resumed,) = loop.carry.shares
+    found = findings(journalled(loop, tmp_path / "j"))
+    assert [step.share for step in found.steps if step.confirm] == [proven.share]
+    assert [step.share for step in found.steps[:2]] == [proven.share, resumed.share]
+    (said,) = (s for s in found.verdict.sentences if s.startswith("In its confirm test"))
+    assert f"it gained {interval(effect(proven.gain, proven.se))}." in said
+
+
+def test_a_confirm_test_that_begins_afresh_does_not_know_the_one_before(tmp_path: Path) -> None:
+    loop = Loop(varied(rollout={"require_approval": True}))
+    while not loop.carry.awaiting_approval:
+        loop.window()
+    loop.order("pause")
+    loop.order("resume")
+    loop.windows(2)
+    assert (loop.carry.stage, loop.carry.shares) == ("confirm", ())
+    found = findings(journalled(loop, tmp_path / "j"))
+    assert found.measured is not None
+    assert [(step.gain, step.confirm) for step in found.steps] == [(found.measured.effects.gain, True)]
+
+
+def test_the_objective_that_gains_are_in_is_told(tmp_path: Path) -> None:
+    loop = at_stage("explore")
+    loop.windows(3)
+    before = findings(journalled(loop, tmp_path / "j"))
+    assert before.objective == {"watch": 1.0}
+    assert "Gains are in the objective +1 watch." in before.verdict.sentences[-2]
+    chosen = {"watch": 0.5, "ctr": 0.5}
+    loop.order("choose", "growth", theta={"all": (1.0, 2.0, 0.0)}, objective=chosen)
+    loop.window()
+    after = findings(journalled(loop, tmp_path / "k"))
+    assert after.objective == chosen
+    assert "in the objective +0.5 watch +0.5 ctr, as an operator chose." in after.verdict.sentences[-2]
+    assert after.events[-2].what == "choose by test (growth), for +0.5 ctr +0.5 watch: stage is confirm"
+
+
+def test_a_study_without_guardrails_is_told_to_have_none(tmp_path: Path) -> None:
+    loop = Loop(varied(guardrails=()))
+    loop.until("confirm")
+    loop.windows(2)
+    assert "The study has no guardrail." in findings(journalled(loop, tmp_path / "j")).verdict.sentences
+
+
 def test_segments_are_told_apart(tmp_path: Path) -> None:
     loop = Loop(varied(segments=("new", "old")))
     loop.until("confirm")
@@ -161,8 +215,32 @@ def test_a_checkpoint_of_another_version_leaves_the_ledgers_story(tmp_path: Path
         journal.commit(2, put={"control": b"of another time"})
     found = findings(tmp_path / "j")
     assert "its checkpoint is not of this version of Trimtab" in found.lacks
+    assert any(found.lacks in line for line in text(found))
     assert (found.verdict.answer, found.surface, found.measured) == ("promoted", None, None)
     assert found.decided == len(loop.decisions())
+    carry = loop.carry
+    assert (found.decided_through_ms, found.sealed_through_ms) == (carry.decided_through_ms, carry.sealed_through_ms)
+    assert (found.vectors, found.banned, found.notice) == (carry.arms, len(carry.banned), carry.notice)
+    assert (found.theta, found.objective) == (carry.candidate.theta, {"watch": 1.0})
+    assert [step.share for step in found.steps] == [step.share for step in carry.shares] != []
+    assert found.verdict.gain == found.steps[-1].gain
+    assert found.verdict.basis.endswith("what is measured since is not told here")
+    assert not any("is measured" in said for said in found.verdict.sentences)
+
+
+def test_what_the_newest_state_knows_stands_in_the_ledger_too(tmp_path: Path) -> None:
+    loop = at_stage("hold")
+    loop.windows(2)
+    path = journalled(loop, tmp_path / "j")
+    whole = findings(path)
+    with Journal.open(path, None) as journal:
+        journal.claim(2)
+        journal.commit(2, put={"control": b"of another time"})
+    alone = findings(path)
+    for name in ("decided_through_ms", "sealed_through_ms", "theta", "vectors", "banned", "notice", "objective"):
+        assert getattr(alone, name) == getattr(whole, name)
+    assert alone.steps == whole.steps[: len(alone.steps)]
+    assert len(alone.steps) == 3, "the last is not in it: the stage that began then has none behind it"
 
 
 def test_a_broken_ledger_is_said(tmp_path: Path) -> None:

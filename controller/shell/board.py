@@ -123,6 +123,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     gain_mean: float | None = None
     gain_sd: float | None = None
     p_feasible: float | None = None
+    objective: dict[str, float] | None = None  # that an operator had chosen; null: the study file's
 
 
 class History(msgspec.Struct, frozen=True):
@@ -190,6 +191,7 @@ def history_entry(at_ms: int, kind: str, body: dict[str, Any]) -> HistoryEntry |
         pick.get("gain_mean"),
         pick.get("gain_sd"),
         pick.get("p_feasible"),
+        carry.get("objective"),
     )
 
 

@@ -6,6 +6,7 @@ Colours come from CSS variables, so that one figure serves light and dark pages;
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import groupby
 
 import msgspec
 import numpy as np
@@ -101,30 +102,36 @@ def percent(value: float) -> str:
 def gain_curve(decisions: Sequence[HistoryEntry]) -> str:
     """Expected gain of the best vector known by window, with its 95 % band and the stages.
 
-    "" without two decisions that knew one.
+    It is broken where none was known, and where the objective is another from there on. "" without two decisions that
+    knew one.
     """
-    known = [
-        (d.window_end_ms or 0, d.gain_mean, Z95 * (d.gain_sd or 0.0)) for d in decisions if d.gain_mean is not None
+    runs = [
+        [(d.window_end_ms or 0, d.gain_mean or 0.0, Z95 * (d.gain_sd or 0.0)) for d in run]
+        for (unknown, _), run in groupby(decisions, key=lambda d: (d.gain_mean is None, d.objective))
+        if not unknown
     ]
+    known = [point for run in runs for point in run]
     if len(known) < 2:
         return ""
+    start_ms, end_ms = decisions[0].window_end_ms or 0, decisions[-1].window_end_ms or 0
     low, high = min(0.0, *(m - r for _, m, r in known)), max(0.0, *(m + r for _, m, r in known))
-    x, y = _Axis(known[0][0], known[-1][0], 56, 708), _Axis(low, high, 232, 12)
+    x, y = _Axis(start_ms, end_ms, 56, 708), _Axis(low, high, 232, 12)
     parts = [line for t in ticks(low, high, 5) for line in _level(y(t), percent(t), 56, 708, t == 0)]
-    parts.append(
-        _tag(
-            "path",
-            class_="band",
-            d=_path([*((x(t), y(m + r)) for t, m, r in known), *((x(t), y(m - r)) for t, m, r in reversed(known))])
-            + "Z",
-        )
-    )
-    parts.append(_tag("path", class_="curve", d=_path((x(t), y(m)) for t, m, _ in known)))
+    for run in runs:
+        there, back = [(x(t), y(m + r)) for t, m, r in run], [(x(t), y(m - r)) for t, m, r in reversed(run)]
+        parts.append(_tag("path", class_="band", d=_path([*there, *back]) + "Z"))
+        parts.append(_tag("path", class_="curve", d=_path((x(t), y(m)) for t, m, _ in run)))
+        if len(run) == 1:  # no line shows it
+            parts.append(_tag("circle", class_="dot", cx=x(run[0][0]), cy=y(run[0][1]), r=2))
     parts += _stages(decisions, x)
-    parts += _hours(known[0][0], known[-1][0], x)
-    last = known[-1]
+    parts += _hours(start_ms, end_ms, x)
+    last, said = known[-1], ""
+    if decisions[-1].gain_mean is None:
+        lost_ms = next(d.window_end_ms or 0 for d in decisions if (d.window_end_ms or 0) > last[0])
+        said, fits = f"none known since {moment(lost_ms)[:16]}", x(lost_ms) < 480
+        parts.append(_text(said, x(lost_ms) + (4 if fits else -4), 24, "start" if fits else "end"))
     label = f"Expected gain over time, {len(known)} decisions; the last: {last[1]:+.2%}, plus or minus {last[2]:.2%}"
-    return _svg(720, 272, label, parts)
+    return _svg(720, 272, label + (f"; {said}" if said else ""), parts)
 
 
 def _level(y: float, said: str, start: float, end: float, zero: bool = False) -> list[str]:

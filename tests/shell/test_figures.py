@@ -2,6 +2,7 @@ import math
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from controller.core.surface import Curve, Slice
@@ -54,6 +55,24 @@ def test_the_curve_leaves_out_what_was_not_known_and_marks_stages() -> None:
     assert ">explore<" in figure
     assert ">confirm<" in figure
     assert figures.gain_curve([decision(0, None), decision(1)]) == ""
+
+
+def test_the_curve_is_broken_where_none_was_known_and_ends_where_none_is() -> None:
+    known = {0, 1, 2, 6, 10, 11}
+    figure = figures.gain_curve([decision(h, 0.05 if h in known else None) for h in range(24)])
+    curves = [e.attrib["d"] for e in drawn(figure).iter() if e.attrib.get("class") == "curve"]
+    assert [curve.count("L") + 1 for curve in curves] == [3, 1, 2]
+    assert figure.count("<circle") == 1, "a single decision is a dot"
+    ends = [float(curve.strip("M").split("L")[-1].split()[0]) for curve in curves]
+    assert ends[-1] == pytest.approx(56 + (708 - 56) * 11 / 23, abs=0.1), "the axis goes on to the newest decision"
+    assert figure.count("none known since 1970-01-01 12:00") == 2, "to be seen and to be heard"
+
+
+def test_the_curve_is_broken_where_the_objective_is_another() -> None:
+    chosen = [msgspec.structs.replace(decision(h), objective={"ctr": 1.0}) for h in range(5, 9)]
+    figure = figures.gain_curve([*(decision(h) for h in range(5)), *chosen])
+    curves = [e.attrib["d"] for e in drawn(figure).iter() if e.attrib.get("class") == "curve"]
+    assert [curve.count("L") + 1 for curve in curves] == [5, 4]
 
 
 def test_an_interval_stays_on_its_scale_and_shades_what_is_beyond() -> None:

@@ -46,7 +46,8 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 let drawn = null;
 
-// decisions: oldest first, with window_end_ms, stage, gain_mean, gain_sd.
+// decisions: oldest first, with window_end_ms, stage, gain_mean, gain_sd, objective. The curve is broken where none was
+// known, and where the objective is another from there on.
 export function gainOverTime(box, decisions) {
   if (drawn) drawn.destroy();
   drawn = null;
@@ -56,18 +57,22 @@ export function gainOverTime(box, decisions) {
     return;
   }
   box.textContent = "";
-  const data = [known.map((one) => one.window_end_ms / 1000), known.map((one) => (one.gain_mean - 1.96 * one.gain_sd) * 100),
-    known.map((one) => (one.gain_mean + 1.96 * one.gain_sd) * 100), known.map((one) => one.gain_mean * 100)];
+  const points = decisions.flatMap((one, index) => {
+    const s = one.window_end_ms / 1000, another = index && JSON.stringify(one.objective) !== JSON.stringify(decisions[index - 1].objective);
+    return [...(another ? [[s - 0.001, null, 0]] : []), [s, one.gain_mean, one.gain_sd]];
+  });
+  const line = (sds) => points.map(([, mean, sd]) => (mean == null ? null : (mean + sds * sd) * 100));
+  const data = [points.map(([s]) => s), line(-1.96), line(1.96), line(0)];
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") }, font: "12px system-ui, sans-serif" };
-  const line = colour("--accent"), none = { stroke: "transparent", points: { show: false } };
+  const accent = colour("--accent"), none = { stroke: "transparent", points: { show: false } };
   drawn = new uPlot({
     width: Math.max(240, box.clientWidth), height: 250, tzDate: (s) => uPlot.tzDate(new Date(s * 1000), "UTC"),
     cursor: { show: false }, legend: { show: false },
     scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(0, high)] } },
     axes: [{ ...axis, space: 64, values: (_, ticks) => days(ticks) }, { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => `${tick > 0 ? "+" : ""}${tick}%`) }],
-    series: [{}, none, none, { stroke: line, width: 2, points: { show: known.length < 40, size: 5, fill: line } }],
+    series: [{}, none, none, { stroke: accent, width: 2, points: { show: known.length < 40, size: 5, fill: accent } }],
     bands: [{ series: [2, 1], fill: colour("--accent-soft") }],
-    hooks: { drawClear: [(plot) => zeroLine(plot)], draw: [(plot) => stageLines(plot, known)] },
+    hooks: { drawClear: [(plot) => zeroLine(plot)], draw: [(plot) => stageLines(plot, decisions), (plot) => ending(plot, decisions)] },
   }, data, box);
 }
 
@@ -116,5 +121,20 @@ function stageLines(plot, decisions) {
       last = x;
     }
   });
+  ctx.restore();
+}
+
+// Where the curve ends before the decisions do.
+function ending(plot, decisions) {
+  const last = decisions.findLastIndex((one) => one.gain_mean != null);
+  if (last === decisions.length - 1) return;
+  const { ctx, bbox } = plot, scale = devicePixelRatio || 1, lost = decisions[last + 1].window_end_ms;
+  const said = `none known since ${new Date(lost).toISOString().slice(5, 16).replace("T", " ")}`, x = plot.valToPos(lost / 1000, "x", true);
+  ctx.save();
+  ctx.font = `${11 * scale}px system-ui, sans-serif`;
+  ctx.fillStyle = colour("--soft");
+  const fits = x + 4 * scale + ctx.measureText(said).width < bbox.left + bbox.width;
+  ctx.textAlign = fits ? "left" : "right";
+  ctx.fillText(said, x + (fits ? 4 : -4) * scale, bbox.top + 12 * scale);
   ctx.restore();
 }

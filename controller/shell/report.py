@@ -79,12 +79,22 @@ def page(found: Findings) -> str:
 
 def drawn(found: Findings) -> dict[str, str]:
     """The figures as files: name -> SVG."""
-    made = {"gain": figures.gain_curve(found.curve)}
+    made = [("gain", figures.gain_curve(found.curve))]
     for metric, panels in slice_rows(found):
-        made |= {f"slice-{_plain(metric)}-{_plain(weight_)}": figure for weight_, figure in panels}
+        made += [(f"slice-{_plain(metric)}-{_plain(weight_)}", figure) for weight_, figure in panels]
     rows = metric_rows(found)
-    made |= {f"metric-{_plain(row.name)}{_side(row, rows)}": row.figure for row in rows}
-    return {f"{name}.svg": figures.alone(figure) for name, figure in made.items() if figure}
+    made += [(f"metric-{_plain(row.name)}{_side(row, rows)}", row.figure) for row in rows]
+    named: dict[str, str] = {}
+    for name, figure in made:
+        if figure:
+            named[_free(name, named)] = figure
+    return {f"{name}.svg": figures.alone(figure) for name, figure in named.items()}
+
+
+def _free(name: str, taken: Mapping[str, str]) -> str:
+    """The name, or its first with a number that no figure has: two metrics may differ in what a file cannot hold."""
+    numbered = (name, *(f"{name}-{n}" for n in range(2, len(taken) + 2)))
+    return next(one for one in numbered if one not in taken)
 
 
 def _side(row: MetricRow, rows: list[MetricRow]) -> str:
@@ -223,4 +233,4 @@ def totals(found: Findings) -> Mapping[str, int]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+    return re.sub(r"[^\w-]+", "_", name)

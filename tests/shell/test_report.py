@@ -9,9 +9,10 @@ from msgspec import structs
 from playwright.sync_api import Browser
 
 from controller import cli
+from controller.core.estimate import Metric
 from controller.core.safety import Guardrail
 from controller.shell.findings import Findings, findings
-from controller.shell.report import drawn, metric_rows, page, text
+from controller.shell.report import drawn, metric_rows, page, slice_rows, text
 from tests.core.loop import Loop, at_stage, indifferent, varied
 from tests.shell.test_findings import journalled
 
@@ -92,6 +93,17 @@ def test_the_figures_are_files_of_their_own(held: Findings) -> None:
     assert {"gain.svg", "slice-watch-p_watch.svg", "slice-ctr-p_share.svg", "metric-objective.svg"} <= made.keys()
     for figure in made.values():
         assert ET.fromstring(figure).tag.endswith("svg")
+
+
+def test_every_figure_has_a_file_whatever_its_metric_is_called(tmp_path: Path) -> None:
+    names = {"\u70b9\u51fb": "clicks", "\u89c2\u770b": "watch_s", "a b": "watch_s", "a/b": "clicks"}
+    metrics = tuple(Metric(name, component, "impressions") for name, component in names.items())
+    loop = Loop(varied(metrics=metrics, objective=dict.fromkeys(names, 1.0), guardrails=()))
+    loop.windows(2)
+    found = findings(journalled(loop, tmp_path / "j"))
+    made, slices = drawn(found), [panel for _, panels in slice_rows(found) for panel in panels]
+    assert len(made) == len(slices) + len(metric_rows(found)) + ("gain.svg" in made)
+    assert {"metric-\u70b9\u51fb.svg", "metric-a_b.svg", "metric-a_b-2.svg"} <= made.keys()
 
 
 def test_a_study_without_a_vector_has_a_page_too(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Contro
             unit_hash=UnitHash(plan.salt, plan.buckets),
             form=plan.form,
             weights=tuple(weight.name for weight in plan.weights),
-            fallback=_fallback(carry, deal),
+            fallback=fallback(carry, deal),
             arms=deal.arms,
             buckets=tuple(deal.buckets.tolist()),
         )
@@ -229,7 +229,7 @@ def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Contro
     ), table
 
 
-def _fallback(carry: Carry, deal: Deal) -> str:
+def fallback(carry: Carry, deal: Deal) -> str:
     """The arm that serves an expired table: the vector held, where the table has it, else control."""
     if carry.stage == "hold" and carry.candidate is not None and carry.candidate.arm in deal.names:
         return carry.candidate.arm

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from controller.assignment import Stage
-from controller.core.control import Choice, Control, Vector, tuned
+from controller.core.control import Choice, Control, Vector, fallback, tuned
 from controller.core.evidence import deal_sums
 from controller.core.ledger import Record
 from controller.core.operate import Command, Verb, apply
@@ -86,7 +86,8 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     notice: str
     epoch: int
     version: int
-    valid_until_ms: int | None
+    valid_until_ms: int | None  # from then on clients serve the fallback
+    fallback: str  # the arm
     decided_through_ms: int
     sealed_through_ms: int
     next_decision_ms: int  # when the window after that is settled
@@ -221,6 +222,7 @@ def _view(
         epoch=carry.epoch,
         version=carry.version,
         valid_until_ms=carry.valid_until_ms,
+        fallback=fallback(carry, control.deals[carry.deal]),
         decided_through_ms=carry.decided_through_ms,
         sealed_through_ms=carry.sealed_through_ms,
         next_decision_ms=carry.decided_through_ms + window.length_ms + window.grace_ms,

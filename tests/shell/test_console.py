@@ -15,7 +15,8 @@ from controller.shell.api import Site
 from controller.shell.board import Board, StudyView
 from controller.shell.health import Health
 from controller.shell.journal import Journal
-from tests.core.loop import Loop, at_stage
+from controller.shell.story import moment
+from tests.core.loop import Loop, at_stage, varied
 from tests.shell.interface import ANN, TOKENS, serving
 from tests.shell.test_findings import journalled
 
@@ -34,7 +35,7 @@ class Console(NamedTuple):
 @contextmanager
 def console(browser: Browser, loop: Loop, path: Path, **changes: Any) -> Iterator[Console]:
     """The console of a run by hand as an operator sees it; `changes` are of its view."""
-    board, errors = Board(loop.plan, "wall"), []
+    board, errors = Board(loop.plan, "wall"), list[str]()
     with Journal.read_only(journalled(loop, path)) as journal:
         board.recall(journal)
     board.show(loop.state, {}, core.event_clock_ms(loop.state))
@@ -82,3 +83,74 @@ def test_the_curve_has_no_line_where_no_vector_was_known(browser: Browser, tmp_p
         assert line == [None if gain is None else pytest.approx(100 * gain) for gain in gains]
         told = [decision(0, 0.01), decision(1, 0.01), decision(2, 0.05, {"ctr": 1.0})]
         assert [y is None for y in shown.page.evaluate(DRAWN, told)[3]] == [False, False, True, False]
+
+
+def test_an_expired_table_is_not_shown_as_live_traffic(browser: Browser, tmp_path: Path) -> None:
+    loop = at_stage("explore")
+    loop.windows(2)
+    until = loop.carry.valid_until_ms
+    with console(browser, loop, tmp_path / "j", now_ms=until + 3_600_000) as shown:
+        for part in ("headline", "faults"):
+            shown.says(part, f"The table expired at {moment(until)[:16]} UTC: clients serve control")
+        shown.says("traffic", "control, the baseline: 100")
+        expect(shown.page.locator("#traffic")).not_to_contain_text("exploring")
+        shown.board.study = replace(seen(shown.board), now_ms=until)
+        shown.says("headline", "Exploring 4 vectors on 40")
+        shown.says("traffic", "exploring: 40")
+
+
+def test_segments_come_before_those_who_are_in_none(browser: Browser, tmp_path: Path) -> None:
+    loop = Loop(varied(segments=("constructor", "new")))
+    loop.windows(1)
+    with console(browser, loop, tmp_path / "j") as shown:
+        options = shown.page.locator("#segment option")
+        expect(options).to_have_text(["constructor", "new", "no segment"])
+        arm = seen(shown.board).arms[1]
+        for segment in ("constructor", "new", "all"):
+            shown.page.locator("#segment").select_option(segment)
+            expect(shown.page.locator("#arms tbody tr").nth(1)).to_contain_text(f"{arm.theta[segment][1]:.4g}")
+
+
+def test_until_the_next_decision_the_headline_names_what_has_the_traffic(browser: Browser, tmp_path: Path) -> None:
+    loop = at_stage("hold")
+    loop.windows(2)
+    held = loop.carry.candidate.arm
+    loop.order("choose", theta={"all": (1.0, 2.0, 0.0)}, objective={"watch": 0.5, "ctr": 0.5})
+    with console(browser, loop, tmp_path / "j") as shown:
+        new = loop.carry.candidate.arm
+        shown.says("headline", f"The test of {new} begins at the next decision; {held} still on 90")
+    loop.order("choose")
+    with console(browser, loop, tmp_path / "k") as shown:
+        shown.says("headline", f"Exploring begins at the next decision; {held} still on 90")
+    resumed = at_stage("ramp")
+    resumed.window()
+    resumed.order("pause")
+    resumed.order("resume")
+    with console(browser, resumed, tmp_path / "l") as shown:
+        shown.says("headline", "begins at the next decision; all traffic is on control")
+
+
+def test_what_is_not_there_is_said_as_it_is(browser: Browser, tmp_path: Path) -> None:
+    with console(browser, Loop(), tmp_path / "j") as shown:
+        shown.says("glance", "no event has come; 0 records behind")
+        shown.says("glance", "no guardrail has been measured yet")
+    loop = Loop(varied(guardrails=()))
+    loop.windows(2)
+    with console(browser, loop, tmp_path / "k") as shown:
+        shown.says("glance", "the study has no guardrail")
+
+
+def test_the_keyboard_stays_where_it_was_when_an_order_changes_the_buttons(browser: Browser, tmp_path: Path) -> None:
+    loop = at_stage("explore")
+    with console(browser, loop, tmp_path / "j") as shown:
+        page, board = shown.page, shown.board
+        page.locator("#act-rollback").focus()
+        loop.order("pause")
+        board.show(loop.state, {}, core.event_clock_ms(loop.state))
+        shown.says("headline", "Paused")
+        expect(page.locator("#act-rollback")).to_be_focused()
+        page.locator("#act-resume").focus()
+        loop.order("resume")
+        board.show(loop.state, {}, core.event_clock_ms(loop.state))
+        shown.says("headline", "Exploring")
+        expect(page.locator("#act-pause")).to_be_focused()

@@ -43,8 +43,16 @@ function renew(id, made, basis) {
   const key = JSON.stringify(basis);
   if (rendered.get(id) === key) return false;
   rendered.set(id, key);
+  const held = el(id).contains(document.activeElement) ? document.activeElement.id : "";
   el(id).replaceChildren(...made());
+  if (held) hold(held);
   return true;
+}
+
+// Focus on a button made anew, or on the first that can be pressed where it no longer can.
+function hold(id) {
+  const own = el(id);
+  (own && !own.disabled ? own : el("buttons").querySelector(":enabled"))?.focus();
 }
 
 function text(id, said) {
@@ -122,9 +130,9 @@ function show() {
   const last = history.decisions.at(-1);
   text("why", last ? `Last decision, window to ${parts.time(last.window_end_ms)} UTC: ${last.what}` : "No window has been decided on yet.");
   reveal("notice", view.notice);
-  reveal("faults", [...Object.entries(view.faults).map(([part, fault]) => `${part}: ${fault}`), ...hanging()].join("; "));
+  reveal("faults", [...(parts.expired(view) ? [`${parts.expiry(view)}, until the daemon publishes the next`] : []), ...Object.entries(view.faults).map(([part, fault]) => `${part}: ${fault}`), ...hanging()].join("; "));
   buttons();
-  renew("traffic", () => parts.traffic(view), view.arms.map((arm) => [arm.arm, arm.role, arm.share]));
+  renew("traffic", () => parts.traffic(view), [view.arms.map((arm) => [arm.arm, arm.role, arm.share]), parts.expired(view)]);
   text("rows", parts.rowsSaid(view));
   renew("glance", () => parts.glance(view), [view.measured, view.pick, view.decided_through_ms, view.now_ms, view.behind]);
   renew("metrics", () => parts.metricRows(view), [view.measured, view.objective]);
@@ -140,10 +148,11 @@ function hanging() {
 }
 
 function showArms() {
-  const segments = Object.keys(view.arms[0].theta).concat(...view.arms.map((arm) => Object.keys(arm.theta)));
-  const names = [...new Set(segments)];
+  const segments = new Set(view.arms.flatMap((arm) => Object.keys(arm.theta)));
+  segments.delete("all"); // what whoever is in no segment gets: of a vector the baseline
+  const names = [...segments, "all"];
   el("segment-label").hidden = names.length < 2;
-  renew("segment", () => names.map((name) => h("option", {}, name)), names);
+  renew("segment", () => names.map((name) => h("option", { value: name }, name === "all" ? "no segment" : name)), names);
   const segment = el("segment").value || "all";
   renew("arms", () => parts.arms(view, segment), [view.arms, segment]);
   el("served-part").hidden = !view.served.some((arm) => arm.effects);
@@ -228,7 +237,7 @@ function acted(said) {
 
 el("confirm-form").addEventListener("submit", send);
 el("confirm-no").addEventListener("click", () => el("confirm").close());
-el("confirm").addEventListener("close", () => document.getElementById(`act-${asked?.command}`)?.focus());
+el("confirm").addEventListener("close", () => hold(`act-${asked?.command}`));
 el("segment").addEventListener("change", showArms);
 for (const radio of document.querySelectorAll("input[name=show]")) radio.addEventListener("change", showHistory);
 el("sign-in").addEventListener("submit", (event) => {

@@ -42,27 +42,34 @@ const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 const byRole = (view, role) => view.arms.filter((arm) => arm.role === role);
 const total = (arms) => arms.reduce((sum, arm) => sum + arm.share, 0);
 
-// Exactly what live traffic gets, in one sentence.
+export const expired = (view) => view.valid_until_ms != null && view.valid_until_ms < view.now_ms;
+export const expiry = (view) => (expired(view) ? `The table expired at ${time(view.valid_until_ms)} UTC: clients serve ${view.fallback}` : "");
+
+// Exactly what live traffic gets, in one sentence. An order moves the stage at once, and the traffic at the next decision.
 export function headline(view) {
+  if (expired(view)) return expiry(view);
   const exploring = byRole(view, "explore"), own = view.candidate && view.arms.find((arm) => arm.arm === view.candidate.arm);
-  const beside = exploring.length ? `; ${plural(exploring.length, "vector")} explored on ${share(total(exploring))}` : "";
-  const on = own ? share(own.share) : "none";
+  const others = [...byRole(view, "candidate"), ...byRole(view, "promoted")].filter((arm) => arm !== own).map((arm) => `${arm.arm} still on ${share(arm.share)}`);
+  const explored = exploring.length ? [`${plural(exploring.length, "vector")} explored on ${share(total(exploring))}`] : [];
+  const begins = (what) => `${what} begins at the next decision; ${[...others, ...explored].join(", ") || "all traffic is on control"}`;
+  const on = own && share(own.share), beside = explored.map((said) => `; ${said}`).join("");
   switch (view.stage) {
-    case "explore": return exploring.length ? `Exploring ${plural(exploring.length, "vector")} on ${share(total(exploring))} of traffic` : "Exploring begins at the next decision; all traffic is on control";
+    case "explore": return exploring.length ? `Exploring ${plural(exploring.length, "vector")} on ${share(total(exploring))} of traffic${others.length ? `; ${others.join(", ")} until the next decision` : ""}` : begins("Exploring");
     case "verify": return "A/A check: every arm serves the baseline";
-    case "confirm": return view.awaiting_approval ? `${view.candidate.arm} is confirmed and awaits approval` : `Testing ${view.candidate.arm} on ${on} of traffic${beside}`;
-    case "ramp": return `Ramping up ${view.candidate.arm}: ${on} of traffic${beside}`;
-    case "hold": return `Holding ${view.candidate.arm} on ${on} of traffic`;
+    case "confirm": return view.awaiting_approval ? `${view.candidate.arm} is confirmed and awaits approval` : own ? `Testing ${own.arm} on ${on} of traffic${beside}` : begins(`The test of ${view.candidate.arm}`);
+    case "ramp": return own ? `Ramping up ${own.arm}: ${on} of traffic${beside}` : begins(`The ramp of ${view.candidate.arm}`);
+    case "hold": return own ? `Holding ${own.arm} on ${on} of traffic` : begins(`Holding ${view.candidate.arm}`);
     case "paused": return "Paused: all traffic is on control";
     default: return "Rolled back: all traffic is on control";
   }
 }
 
-export const mood = (view) => (view.stage === "paused" || view.stage === "rolled_back" ? "frozen" : view.awaiting_approval ? "waits" : view.stage === "hold" ? "held" : "");
+export const mood = (view) => (view.stage === "paused" || view.stage === "rolled_back" || expired(view) ? "frozen" : view.awaiting_approval ? "waits" : view.stage === "hold" ? "held" : "");
 
 export function traffic(view) {
+  const now = expired(view) ? view.arms.filter((arm) => arm.arm === view.fallback).map((arm) => ({ ...arm, share: 1 })) : view.arms;
   const groups = [["control", "control, the baseline"], ["promoted", "promoted"], ["candidate", "candidate, in its test"], ["explore", "exploring"]]
-    .map(([role, name]) => ({ role, name, arms: byRole(view, role) })).filter((group) => group.arms.length);
+    .map(([role, name]) => ({ role, name, arms: now.filter((arm) => arm.role === role) })).filter((group) => group.arms.length);
   const bar = h("div", { class: "bar", "aria-hidden": "true" });
   for (const group of groups) {
     for (const arm of group.arms) {
@@ -99,7 +106,8 @@ export function glance(view) {
   const what = measured && (measured.what === "candidate" ? `${measured.arm} against control` : "exploring traffic against control");
   const margins = measured ? measured.effects.margins : [];
   const broken = margins.filter((one) => one.state === "broken"), unsure = margins.filter((one) => one.state === "unsure");
-  const guard = !margins.length ? ["none measured", "", "no guardrail has been measured yet"]
+  const guard = measured && !margins.length ? ["none", "", "the study has no guardrail"]
+    : !margins.length ? ["none measured", "", "no guardrail has been measured yet"]
     : broken.length ? [`${broken.length} of ${margins.length} broken`, "bad", broken.map((one) => one.metric).join(", ")]
     : unsure.length ? [`${margins.length - unsure.length} of ${margins.length} sure`, "warn", `not sure yet: ${unsure.map((one) => one.metric).join(", ")}`]
     : [`all ${margins.length} kept`, "good", `nearest: ${nearest(margins)}`];
@@ -131,7 +139,7 @@ function fresh(view) {
   const late = view.now_ms - view.next_decision_ms;
   const decided = view.decided_through_ms ? `${time(view.decided_through_ms).slice(5)} UTC` : "nothing yet";
   const overdue = view.decided_through_ms && late > view.window_ms / 2;
-  const next = !view.decided_through_ms ? "the first window is not over yet" : overdue ? `the next is ${span(late)} overdue` : `next in ${span(late)}`;
+  const next = view.watermark_ms == null ? "no event has come" : !view.decided_through_ms ? "the first window is not over yet" : overdue ? `the next is ${span(late)} overdue` : `next in ${span(late)}`;
   return tile("Decided through", decided, `${next}; ${count(view.behind)} records behind`, overdue ? "warn" : "");
 }
 
@@ -183,7 +191,7 @@ export function arms(view, segment) {
   const weightHeads = view.weights.map((weight) => h("th", { scope: "col" }, weight.name, weight.fixed ? " (fixed)" : ""));
   const head = h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Arm"), h("th", { scope: "col", class: "number" }, "Traffic"), h("th", { scope: "col", class: "number" }, "Events"), ...weightHeads, h("th", { scope: "col" }, "Objective so far")));
   const rows = view.arms.map((arm) => {
-    const theta = arm.theta[segment] ?? arm.theta.all;
+    const theta = Object.hasOwn(arm.theta, segment) ? arm.theta[segment] : arm.theta.all;
     return h("tr", {}, h("th", { scope: "row" }, h("span", { class: `dot ${arm.role}` }), arm.arm, arm.role === "control" ? "" : h("span", { class: "note" }, ` ${arm.role}`)),
       h("td", { class: "number" }, share(arm.share)), h("td", { class: "number" }, count(arm.events)),
       ...theta.map((value, k) => h("td", {}, h("span", { class: "value" }, number(value)), view.weights[k].fixed ? null : place(view.weights[k], value))),

@@ -15,12 +15,12 @@ from rich.text import Text
 from controller.core.control import Carry, Choice
 from controller.core.decide import Decision
 from controller.core.plan import Plan
+from controller.shell.effects import Z95
+from controller.shell.story import spread
 from simulators.closed_loop import START_MS, Turn
 from simulators.kinds import AnyScenario, AnyWorld, over_time, true_changes
 from simulators.report import vector_line
 from simulators.worlds import gain, margins
-
-Z95 = 1.96
 
 
 class View(Protocol):
@@ -105,6 +105,7 @@ class Screen:
         """Every arm's estimated change against control, with its 95 % interval."""
         metrics = self._plan.metrics
         table = Table("arm", "buckets", *(self._heading(metric.name) for metric in metrics), box=None, pad_edge=True)
+        table.caption = "change and half of its 95 % interval"
         if decision.changes is None:
             return table
         buckets = np.bincount(decision.deal.buckets, minlength=len(decision.deal.arms))
@@ -138,7 +139,7 @@ class Screen:
 def expected(choice: Choice) -> str:
     """What the posterior expects of a vector."""
     return (
-        f"gain {choice.gain_mean:+.2%} +- {Z95 * choice.gain_sd:.2%}, P(better) {choice.p_better:.0%}, "
+        f"gain {spread(choice.gain_mean, choice.gain_sd)}, P(better) {choice.p_better:.0%}, "
         f"P(guardrails kept) {choice.p_feasible:.0%}"
     )
 

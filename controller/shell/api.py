@@ -307,7 +307,11 @@ def _is_address(host: str) -> bool:
 
 
 def _loopback(peer: str) -> bool:
-    return _is_address(peer) and ipaddress.ip_address(peer).is_loopback
+    if not _is_address(peer):
+        return False
+    address = ipaddress.ip_address(peer)
+    mapped = getattr(address, "ipv4_mapped", None)  # a socket for both versions tells the fourth's callers so
+    return (mapped or address).is_loopback
 
 
 def _with_headers(inner: ASGIApp, tls: bool) -> ASGIApp:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from controller.core import replan
 from controller.core.operate import Command
 from controller.core.step import seeded
-from controller.core.tradeoffs import Offer, Tradeoffs, tradeoffs
+from controller.core.tradeoffs import NOW, Offer, Tradeoffs, tradeoffs
 from controller.shell.config import Study
 from controller.shell.journal import Journal
 from controller.shell.recorder import last_plan, restored
-from controller.shell.story import moment, terms, thetas
+from controller.shell.story import moment, spread, terms, thetas
 
 STUDY_FILE = "file"  # in place of a number: the study file's own objective again
 
@@ -70,6 +70,7 @@ def lines(study: Study, found: Tradeoffs) -> list[str]:
 
 
 def _told(offer: Offer) -> Iterator[str]:
-    gains = ", ".join(f"{name} {gain:+.2%} +- {offer.sd[name]:.2%}" for name, gain in offer.gain.items())
+    gains = ", ".join(f"{name} {spread(gain, offer.sd[name])}" for name, gain in offer.gain.items())
+    why = "chosen for" if offer.label == NOW else "best for"  # since then another may have become the best
     yield f"{offer.label:>7}  {gains}, P(keeps every guardrail) {offer.p_feasible:.0%}"
-    yield f"         {thetas(offer.theta)}; best for {terms(offer.objective)}"
+    yield f"         {thetas(offer.theta)}; {why} {terms(offer.objective)}"

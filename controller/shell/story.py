@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from controller.shell.effects import Z95
 from controller.shell.journal import Journal
 
 _CARRYING = ("daemon_started", "decided", "sealed", "operator", "breaker_tripped")  # entries that hold the choices
@@ -57,8 +58,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["pick"]:
         pick = found["pick"]
         told.append(
-            f"best known: {thetas(pick['theta'])}, expected gain {percent_of(pick['gain_mean'])} "
-            f"+- {percent_of(pick['gain_sd'], sign='')}, "
+            f"best known: {thetas(pick['theta'])}, expected gain {spread(pick['gain_mean'], pick['gain_sd'])}, "
             f"P(keeps every guardrail) {percent_of(pick['p_feasible'], '', 0)}"
         )
     if found["objective"]:
@@ -92,7 +92,10 @@ def live(seen: dict[str, Any]) -> list[str]:
 
 def pulse(seen: dict[str, Any]) -> list[str]:
     """What only a running daemon knows."""
+    until = seen["valid_until_ms"]
     shares = ", ".join(f"{arm['arm']} {arm['share']:.0%}" for arm in seen["arms"])
+    if until is not None and until < seen["now_ms"]:
+        shares = f"the table expired at {moment(until)} UTC: clients serve {seen['fallback']}"
     faults = "; ".join(f"{part}: {fault}" for part, fault in sorted(seen["faults"].items()))
     return [
         f"the daemon answers: {f'not ready: {faults}' if faults else 'ready'}, {seen['behind']} records behind",
@@ -155,6 +158,13 @@ def _lost(body: dict[str, Any]) -> str:
 def percent_of(value: float | None, sign: str = "+", digits: int = 2) -> str:
     """A share of 1 as a percentage; "unknown" where there is none."""
     return "unknown" if value is None else f"{value:{sign}.{digits}%}"  # what is not finite is null in the ledger
+
+
+def spread(mean: float | None, sd: float | None) -> str:
+    """What is expected, as in "+8.71% (95 % interval +4.26% to +13.16%)"."""
+    if mean is None or sd is None:
+        return f"{percent_of(mean)} (how surely is unknown)"
+    return f"{mean:+.2%} (95 % interval {mean - Z95 * sd:+.2%} to {mean + Z95 * sd:+.2%})"
 
 
 SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from controller.shell.access import Rate
-from controller.shell.api import HEADERS, MAX_BODY, MAX_WAITING
+from controller.shell.admin import PortTaken, serve
+from controller.shell.api import HEADERS, MAX_BODY, MAX_WAITING, app
 from controller.shell.journal import Journal
 from tests.shell.interface import ANN, BOB, Interface, blank_site, serving, serving_world
 from tests.shell.loop import World, entries
@@ -75,6 +76,18 @@ def test_where_no_token_is_configured_this_machine_may_look_and_not_act(world: W
         assert proxied.status == 401, "a proxy on this machine speaks for somebody else"
         assert "none is configured" in proxied.json["error"]
         assert inbox(world.path) == []
+
+
+def test_this_machine_may_look_by_a_socket_for_both_versions(tmp_path: Path) -> None:
+    try:
+        server = serve("::", 0, app(blank_site(tmp_path / "none.journal")))
+    except PortTaken:
+        pytest.skip("this machine has no version 6")
+    try:
+        answer = Interface(server, f"http://127.0.0.1:{server.address[1]}").ask("/api/v1/me")
+        assert (answer.status, answer.json["name"]) == (200, "loopback")
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,10 @@ def test_a_choice_is_carried_out_told_and_made_again(tmp_path: Path, one_thread:
         world.product.settle_window()
         rig.settle()
     assert [arm.role for arm in world.table.arms][:2] == ["control", "candidate"]
-    now = offered(study).now
-    assert now is not None
-    assert now.theta == last.theta
+    after = offered(study)
+    assert after.now is not None
+    assert after.now.theta == last.theta
+    assert [line for line in offers.lines(study, after) if "; chosen for " in line] == [offers.lines(study, after)[-2]]
     rig.drop()
     verdict = verify(world.path)
     assert verdict.ok, verdict

@@ -9,7 +9,7 @@ from controller.core.rollout import MOVES
 from controller.shell.journal import Entry, Journal
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
-from controller.shell.story import answer, current, lines, moment, timeline
+from controller.shell.story import answer, current, lines, moment, pulse, spread, timeline
 from tests.shell.loop import PLAN, START_MS, World
 
 
@@ -80,7 +80,7 @@ def test_every_stage_can_be_told(tmp_path: Path, stage: str) -> None:
     told = "\n".join(lines(current(path)))
     assert f"study feed: {stage} (so)" in told
     assert "c3: all (1, 2.5)" in told
-    assert "expected gain +3.10% +- unknown, P(keeps every guardrail) 90%" in told
+    assert "expected gain +3.10% (how surely is unknown), P(keeps every guardrail) 90%" in told
     assert ("approval is awaited" in told) == (stage == "confirm")
     assert "commands that wait for a daemon: 1" in told
 
@@ -120,6 +120,20 @@ def _answered(world: World, command: object) -> str:
     seq = rig.journal.applied(id_)
     assert seq is not None
     return answer(rig.journal, seq)
+
+
+def test_what_clients_serve_is_told() -> None:
+    arms = [{"arm": "control", "share": 0.6}, {"arm": "e1", "share": 0.4}]
+    seen = {"arms": arms, "faults": {}, "behind": 0, "fallback": "control", "now_ms": START_MS}
+    for until in (None, START_MS, START_MS + 1):
+        assert pulse(seen | {"valid_until_ms": until})[1] == "traffic: control 60%, e1 40%"
+    expired = pulse(seen | {"valid_until_ms": START_MS - 1})[1]
+    assert expired == f"traffic: the table expired at {moment(START_MS - 1)} UTC: clients serve control"
+
+
+def test_an_interval_is_called_one() -> None:
+    assert spread(0.0871, 0.0227) == "+8.71% (95 % interval +4.26% to +13.16%)"
+    assert spread(None, 0.1) == "unknown (how surely is unknown)"
 
 
 def test_moments_are_for_people() -> None:

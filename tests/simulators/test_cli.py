@@ -48,6 +48,7 @@ def test_demo_tells_a_pipe_a_line_a_window(capsys: Output) -> None:
     assert demo(["--world", "quick", "--hours", "2"]) == 0
     printed = capsys.readouterr()
     assert [line.split()[:2] for line in printed.err.splitlines()] == [["window", "1/2"], ["window", "2/2"]]
+    assert "(95 % interval " in printed.err.partition("best known: ")[0], "beside the reason's standard deviation"
     for part in ("recommended   p_click=1 ", "true gain     ", "guardrail     ctr limit -2.00%: ", "trimtab verify /"):
         assert part in printed.out
 

@@ -44,7 +44,7 @@ from simulators.feed.people import People, people_of
 from simulators.feed.product import COMPONENTS, Feed
 from simulators.feed.response import Chances, marginals
 from simulators.feed.targets import HOURLY_IMPRESSIONS
-from simulators.feed.watch import expected_s
+from simulators.feed.watch import PASSED_S, expected_s
 from simulators.worlds import Floats, Theta, weights_of
 
 PEOPLE, PAGES = 4_000, 16  # of the sample: standard errors of about .1 % for changes of a few per cent
@@ -60,7 +60,7 @@ class Requests(msgspec.Struct, frozen=True, eq=False):
     candidates: NDArray[np.int32]
     predictions: Singles  # (7, N, c)
     chances: Singles  # (7, N, c) if examined
-    watch_s: Singles  # (N, c) if seen
+    watch_s: Singles  # (N, c) if examined
     enjoyment: Singles  # (N, c)
     leaves: Singles  # (N, c)
 
@@ -169,7 +169,7 @@ def page_means(shelf: Shelf, people: People, of: Requests, weights: Singles) -> 
     columns = [
         seen.sum(axis=1),
         *((seen * EXAMINED * _picked(p, order)).sum(axis=1) for p in of.chances),
-        (seen * shown["watch_s"]).sum(axis=1),
+        (seen * (EXAMINED * shown["watch_s"] + (1.0 - EXAMINED) * PASSED_S)).sum(axis=1),
         ends.sum(axis=1),
         (ends * back).sum(axis=1),
     ]

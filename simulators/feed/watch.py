@@ -14,6 +14,7 @@ PASSED, PASSED_SD = 1.16, 0.53  # log seconds without a click
 EARLY, EARLY_SD = 1.85, 1.0  # clicked, no long view
 LONG, LONG_SLOPE, LONG_SD = 1.43, 0.578, 0.45  # a long view: LONG + LONG_SLOPE log(duration)
 MOST_S = 3_600.0
+PASSED_S = float(np.exp(PASSED + PASSED_SD**2 / 2))  # mean, also of what is seen and not examined
 
 
 def watched(duration_s: Singles, seen: Bits, signals: Bits, rng: np.random.Generator) -> Singles:
@@ -36,8 +37,8 @@ def _laws(duration_s: Singles, click: Bits, long_view: Bits) -> tuple[Singles, S
 
 
 def expected_s(duration_s: Singles, click: Singles, long_view: Singles, both: Singles) -> Singles:
-    """Mean seconds of an item that is seen, given P(click), P(long view) and P(both)."""
+    """Mean seconds of an item that is examined, given P(click), P(long view) and P(both)."""
     neither = np.float32(1.0) - click - long_view + both
     long_s = np.float32(np.exp(LONG + LONG_SD**2 / 2)) * duration_s ** np.float32(LONG_SLOPE)
-    early_s, passed_s = (np.float32(np.exp(m + s**2 / 2)) for m, s in ((EARLY, EARLY_SD), (PASSED, PASSED_SD)))
-    return np.asarray(long_view * long_s + (click - both) * early_s + neither * passed_s)
+    early_s = np.float32(np.exp(EARLY + EARLY_SD**2 / 2))
+    return np.asarray(long_view * long_s + (click - both) * early_s + neither * np.float32(PASSED_S))

@@ -8,8 +8,10 @@ import pytest
 from pyarrow import parquet
 
 from simulators.feed.crowd import feed_population
+from simulators.feed.pages import EXAMINED
 from simulators.feed.ranking_log import truth_path, write
 from simulators.feed.targets import SIGNALS
+from simulators.feed.watch import PASSED_S
 from tests.simulators.feed.small import BOUNDS, GREEDY, SMALL, serving
 
 
@@ -84,6 +86,15 @@ def test_labels_follow_the_true_probabilities(log: tuple[pa.Table, pa.Table]) ->
             bounds = np.quantile(p, [low, high])
             of = (p >= bounds[0]) & (p <= bounds[1])
             assert abs(y[of].mean() - p[of].mean()) < 4 * np.sqrt(p[of].mean() / of.sum())
+
+
+def test_watch_time_follows_the_true_mean_where_an_item_was_examined(log: tuple[pa.Table, pa.Table]) -> None:
+    rows, true = log
+    position, watch_s = numbers(rows, "position"), numbers(rows, "watch_s")
+    for place, examined in enumerate(EXAMINED):
+        at = position == place
+        mean = examined * numbers(true, "true_watch_s")[at] + (1 - examined) * PASSED_S
+        assert abs(watch_s[at].mean() - mean.mean()) < 4 * watch_s[at].std() / np.sqrt(at.sum()), place
 
 
 def test_predictions_are_wrong_in_the_ways_they_are_meant_to_be(log: tuple[pa.Table, pa.Table]) -> None:

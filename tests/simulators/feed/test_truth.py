@@ -1,5 +1,7 @@
 """The truth of a feed, against an independent model of the same people, and against its own traffic run for weeks."""
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from simulators.feed.shipped import CLICKBAIT, FEEDS, SHORTVIDEO, best_of
 from simulators.feed.targets import RETURN_GAP_DAYS
 from simulators.feed.traffic import Shard, page_values, span
 from simulators.feed.truth import Truth, truth_of
+from simulators.feed.watch import EARLY, EARLY_SD, LONG, LONG_SD, LONG_SLOPE, PASSED, PASSED_SD
 from simulators.scenarios import Swap
 from simulators.worlds import Floats, gain, margins
 from tests.simulators.feed.small import GREEDY, SMALL
@@ -54,11 +57,29 @@ def visited(truth: Truth, person: int, theta: Floats, into: Floats, rng: np.rand
         for place, c in enumerate(page):
             enjoyed.append(float(request.enjoyment[person, c]))
             into[0] += 1
+            signals = np.zeros(7, np.bool_)
             if rng.random() < EXAMINED[place]:
-                into[1:8] += rng.random(7) < request.chances[:, person, c]
-            into[NAMES.index("watch_s")] += request.watch_s[person, c]
+                signals = responded(request.chances[:, person, c], truth.feed.law.stray, rng)
+            into[1:8] += signals
+            duration_s = float(truth.shelf.items.duration_s[request.candidates[person, c]])
+            into[NAMES.index("watch_s")] += watched_s(duration_s, bool(signals[0]), bool(signals[1]), rng)
             if rng.random() < request.leaves[person, c]:
                 return float(np.mean(enjoyed))
+
+
+def responded(chances: NDArray[np.float32], stray: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """The signals of one item that was examined: a long view by whether it was clicked, the others apart."""
+    came = rng.random(7) < chances
+    stay = (chances[1] - (1 - chances[0]) * stray) / chances[0]
+    came[1] = rng.random() < (stay if came[0] else stray)
+    return np.asarray(came)
+
+
+def watched_s(duration_s: float, click: bool, long_view: bool, rng: np.random.Generator) -> float:
+    """Seconds of one item that was seen; one that was not examined has no signals, so it was passed over."""
+    if long_view:
+        return math.exp(rng.normal(LONG + LONG_SLOPE * math.log(duration_s), LONG_SD))
+    return math.exp(rng.normal(EARLY, EARLY_SD) if click else rng.normal(PASSED, PASSED_SD))
 
 
 @pytest.mark.parametrize("theta", [SMALL.baseline, GREEDY], ids=["baseline", "greedy"])
@@ -70,6 +91,10 @@ def test_levels_are_those_of_people_who_live_them(theta: Floats) -> None:
         k = NAMES.index(name)
         se = runs[:, k].std(ddof=1) / np.sqrt(len(runs))
         assert abs(runs[:, k].mean() - told[:, k].mean()) < 4 * se + 0.012 * told[:, k].mean(), name
+    for name in ("clicks", "long_views", "watch_s"):  # of an impression: how often people come is not in it
+        k = NAMES.index(name)
+        made, mean = runs[:, k] / runs[:, 0], told[:, k].mean() / told[:, 0].mean()
+        assert abs(made.mean() - mean) < 4 * made.std(ddof=1) / np.sqrt(len(runs)) + 0.002 * mean, name
 
 
 def run(truth: Truth, theta: Floats, people: People, days: int) -> Floats:

@@ -24,19 +24,19 @@ SHARDS = 4  # people are dealt to them; each has streams of randomness of its ow
 
 
 class Component(msgspec.Struct, frozen=True):
-    """A component of the feed's events."""
+    """A component of the feed's events: a "count" of what is shown, a "part" of it or of the visits, an "amount"."""
 
     name: str
-    law: Literal["count", "amount"]
+    law: Literal["count", "part", "amount"]
 
 
 COUNTED = tuple(f"{signal}s" for signal in SIGNALS)  # clicks, long_views, likes, ...
 COMPONENTS = (
     Component("impressions", "count"),
-    *(Component(name, "count") for name in COUNTED),
+    *(Component(name, "part") for name in COUNTED),
     Component("watch_s", "amount"),
     Component("visits", "count"),
-    Component("returned", "count"),
+    Component("returned", "part"),
 )
 
 

@@ -16,13 +16,16 @@ from controller.core.windows import Batch, PartBatch
 from controller.shell.journal import Journal
 from simulators.catalog import QUICK, SCENARIOS, WORLDS
 from simulators.closed_loop import START_MS, Turn, run
-from simulators.events import Delivery, population
+from simulators.events import Delivery
 from simulators.faults import FAULTS, parse, summary
+from simulators.feed.scenario import FeedScenario
+from simulators.kinds import population
 from simulators.scenarios import Scenario, over_time
 from simulators.study import study_of
 from simulators.traffic import Traffic
 from simulators.wire import arrow_batch, decoded
 from simulators.worlds import HOUR_MS, World, true_change
+from tests.simulators.feed.small import SMALL
 
 THREE = msgspec.structs.replace(WORLDS["three"], events_per_hour=30_000.0)
 BUSY = msgspec.structs.replace(QUICK, events_per_hour=60_000.0, units=200_000, volume_swing=1.0)
@@ -268,6 +271,16 @@ def test_bots_raise_no_alarm(play: Play) -> None:
     found = play(BUSY, 5, "bots:share=0.2")
     assert found.moves == []
     assert not [entry for entry in found.entries if entry.kind in ("breaker_tripped", "guardrail_tripped")]
+
+
+def test_bots_on_a_feed_see_and_never_engage() -> None:
+    people = population(SMALL, 3, "bots:", 2)
+    traffic = Traffic(FeedScenario(SMALL), people, 2, START_MS, faults=[parse("bots:share=0.3", SMALL)])
+    rows = traffic.until(None, START_MS, START_MS + HOUR_MS, beat=False)
+    bots = rows.ids.astype("U1") > "f"  # no hexadecimal character
+    assert bots.mean() == pytest.approx(0.3, abs=0.03)
+    totals = dict(zip((c.name for c in SMALL.quantities), rows.values[bots].sum(axis=0), strict=True))
+    assert {name for name, total in totals.items() if total > 0} == {"impressions", "visits"}
 
 
 def test_an_id_has_one_unit_whatever_goes_wrong() -> None:

@@ -219,14 +219,14 @@ class Exploded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Bots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A few units send a share of all events: they see as much as everyone a visit, and never engage."""
 
-    share: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.1
+    share: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.1  # at most one bot's event beside each
     units: Count = 20
     at: Hour = 0.0
     hours: Positive = inf
 
     def rows(self, rows: Rows, moment: Moment, rng: np.random.Generator) -> Rows:
         """See `OnRows`."""
-        odds = min(1.0, self.share / (1.0 - self.share))
+        odds = self.share / (1.0 - self.share)
         once = np.zeros(len(rows), np.bool_)
         once[np.unique(rows.ids, return_index=True)[1]] = True  # a copy's bot would bear the id of its original's
         seen = taken(rows, once & _now(self.at, self.hours, rows, moment) & (rng.random(len(rows)) < odds))

@@ -334,6 +334,7 @@ def test_the_same_seed_gives_the_same_faults(play: Play) -> None:
         ("lost:share", "fault lost: 'share'; write share="),
         ("lost:share=2", r"fault lost:share=2: Expected `float` <= 1.0 - at `\$.share`"),
         ("lost:share=some", r"fault lost:share=some: Expected `float`, got `str` - at `\$.share`"),
+        ("bots:share=.6", r"fault bots:share=.6: Expected `float` <= 0.5 - at `\$.share`"),
         ("exploded:quantity=likes", "the world sends no 'likes'; it sends impressions, clicks, watch_s"),
     ],
 )

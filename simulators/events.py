@@ -350,10 +350,10 @@ def event_ids(seed: int, begin_ms: int, row: NDArray[np.integer]) -> NDArray[np.
 
 
 def delivered(rows: Rows, delivery: Delivery, rng: np.random.Generator) -> Rows:
-    """Delay some rows and send some twice; a copy takes its own way."""
+    """Delay some rows, on top of when they are sent, and send some twice; a copy takes its own way."""
     n = len(rows)
     late, twice = rng.random(n) < delivery.late_share, rng.random(n) < delivery.duplicate_share
     delay, again = (rng.exponential(delivery.late_mean_ms, n).astype(np.int64) for _ in range(2))
-    once = msgspec.structs.replace(rows, arrival_ms=rows.ts_ms + late * delay)
+    once = msgspec.structs.replace(rows, arrival_ms=rows.arrival_ms + late * delay)
     copies = msgspec.structs.replace(once, arrival_ms=once.arrival_ms + again)
     return joined(once, taken(copies, twice))

@@ -12,6 +12,7 @@ from simulators.events import (
     Rows,
     Served,
     arrived,
+    delivered,
     exposures,
     heartbeats,
     joined,
@@ -156,6 +157,15 @@ def test_some_events_travel_late_and_some_twice(people: Population) -> None:
     original = taken(rows, first[np.searchsorted(distinct, copies.ids)])
     assert np.array_equal(copies.values, original.values)
     assert np.array_equal(copies.unit, original.unit)  # so they travel in one partition
+
+
+def test_what_is_sent_later_travels_from_then_on(people: Population) -> None:
+    sent = exposures(QUICK, people, served(QUICK), START_MS, START_MS + HOUR_MS)
+    sent = msgspec.structs.replace(sent, arrival_ms=sent.ts_ms + HOUR_MS)
+    rows = delivered(sent, Delivery(late_share=0.1, duplicate_share=0.0), np.random.default_rng(0))
+    way_ms = rows.arrival_ms - sent.arrival_ms
+    assert way_ms.min() == 0
+    assert (way_ms > 0).mean() == pytest.approx(0.1, abs=0.01)
 
 
 def test_what_arrives_and_what_is_still_on_its_way_are_all_there_is(people: Population) -> None:

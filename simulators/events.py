@@ -120,15 +120,14 @@ def exposures(
     """All events whose exposure lies in [begin, end), served by one table; copies and late ones included.
 
     What is `late` of an exposure follows in events of its own; a `wild` span lies within one hour (`wildness`). Raises
-    `ValueError` when the span would hold more events than ids can tell apart (4 million; 1.3 million with `late`).
+    `ValueError` when the span would hold more events than ids can tell apart (4 million, late ones included).
     """
     effects = _effects(world, served)  # (A, S, 1 + Q)
     ts_ms, unit = _visits(world, people, begin_ms, end_ms, float(effects[..., 0].max()))
     segment = _segments(world, people, unit, begin_ms)
     kept = _thinned(world, people, served, effects[..., 0], unit, segment, begin_ms)
     ts_ms, unit, segment = ts_ms[kept], unit[kept], segment[kept]
-    if len(ts_ms) >= 2**_ROW_BITS // (6 if late else 2):
-        raise ValueError(f"{len(ts_ms)} events in one span of {end_ms - begin_ms} ms: use shorter spans")
+    _refuse_beyond_ids(len(ts_ms))
     rates = _rates(world, people, served, effects[..., 1:], ts_ms, unit, segment)
     if wild:
         noise = wildness(world, people.seed, served.arm_of, len(served.theta), begin_ms // HOUR_MS * HOUR_MS)
@@ -270,28 +269,30 @@ def wildness(world: World, seed: int, arm_of: NDArray[np.integer], arms: int, ho
 
 
 def _followed_up(world: World, seed: int, late: Late, rows: Rows, rates: Floats, begin_ms: int) -> Rows:
-    """The late quantity in events that follow their exposure: one for its long pieces, one for its short ones."""
-    q, n = world.index(late.quantity), len(rows)
+    """The late quantity in events that follow their exposure: one for each of its pieces, half of them long."""
+    q = world.index(late.quantity)
     quantity, rng = world.quantities[q], _rng(seed, _LATE, begin_ms)
-    parent = rows.values[:, world.index(str(quantity.of))]
-    long = rng.binomial(parent.astype(np.int64), 0.5).astype(np.float64)
-    until_h = (rows.ts_ms // HOUR_MS + 1 + LATENESS_H) - rows.ts_ms / HOUR_MS
-    first = msgspec.structs.replace(rows, values=rows.values * (np.arange(len(world.quantities)) != q))
-    for part, (number, size) in enumerate(((long, 1.0 + late.spread), (parent - long, 1.0 - late.spread))):
-        rate = size * rates[q]
-        amount = np.round(rate * pieces(quantity, number, rng), 3)
-        mean_h = late.mean_h * rate / quantity.rate
-        delay_h = -mean_h * np.log1p(-rng.random(n) * -np.expm1(-until_h / mean_h))  # exponential, cut off
-        values = np.zeros_like(rows.values)
-        values[:, q] = amount
-        more = msgspec.structs.replace(
-            rows,
-            ids=event_ids(seed, begin_ms, np.arange(n) + (part + 1) * n),
-            arrival_ms=rows.ts_ms + (delay_h * HOUR_MS).astype(np.int64),
-            values=values,
-        )
-        first = joined(first, taken(more, amount > 0))
-    return first
+    number = rows.values[:, world.index(str(quantity.of))].astype(np.int64)
+    _refuse_beyond_ids(len(rows) + int(number.sum()))
+    visit = np.repeat(np.arange(len(rows)), number)  # of every piece
+    rate = rates[q, visit] * np.where(rng.random(len(visit)) < 0.5, 1.0 + late.spread, 1.0 - late.spread)
+    amount = np.round(rate * pieces(quantity, np.ones(len(visit)), rng), 3)
+    until_h = ((rows.ts_ms // HOUR_MS + 1 + LATENESS_H) - rows.ts_ms / HOUR_MS)[visit]
+    mean_h = late.mean_h * rate / quantity.rate
+    delay_h = -mean_h * np.log1p(-rng.random(len(visit)) * -np.expm1(-until_h / mean_h))  # exponential, cut off
+    here = np.arange(len(world.quantities)) == q
+    more = msgspec.structs.replace(
+        taken(rows, visit),
+        ids=event_ids(seed, begin_ms, len(rows) + np.arange(len(visit))),
+        arrival_ms=rows.ts_ms[visit] + (delay_h * HOUR_MS).astype(np.int64),
+        values=amount[:, None] * here,
+    )
+    return joined(msgspec.structs.replace(rows, values=rows.values * ~here), taken(more, amount > 0))
+
+
+def _refuse_beyond_ids(rows: int) -> None:
+    if rows >= 2 ** (_ROW_BITS - 1):  # heartbeats are numbered from the other end
+        raise ValueError(f"{rows} events in one span: use shorter spans")
 
 
 def _rate_table(world: World, people: Population, q: int, first_hour: int, hours: int) -> Floats:

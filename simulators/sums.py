@@ -2,7 +2,8 @@
 
 Sums of events are drawn from their own laws, so they are exact given a rate: visits are Poisson, a count of at least
 one per visit is n + Poisson(n (rate - 1)), a part of n is Binomial(n, rate), an amount is a sum of n pieces. Rates are
-those of `simulators.events` with one difference: the season stands still within an hour.
+those of `simulators.events` with two differences: the season stands still within an hour, and a visit's late pieces do
+not share the minute of their exposure (a tenth of the variance of what has arrived at the hour's end, nothing later).
 `tests/simulators/test_sums.py` holds both, and the closed form, beside one another.
 
 Notation: B buckets, S segments, G1 = 1 + segments (1 without any), Q quantities, C components, A arms.

@@ -121,6 +121,13 @@ def test_late_amounts_follow_their_exposures_as_the_sums_do() -> None:
         assert rows.values[age_h < age, q].sum() / rows.values[:, q].sum() == pytest.approx(expected, abs=0.02)
 
 
+def test_more_late_events_than_ids_are_refused() -> None:
+    scenario = SCENARIOS["late"]
+    world = msgspec.structs.replace(scenario.world, volume_swing=1.0, events_per_hour=1_100_000.0)
+    with pytest.raises(ValueError, match="use shorter spans"):
+        exposures(world, population(world, 0, "l:"), everyone(world), START_MS, START_MS + HOUR_MS, late=scenario.late)
+
+
 def test_in_a_bad_hour_buckets_and_arms_go_wild() -> None:
     scenario = SCENARIOS["badhour"]
     people = population(scenario.world, 0, "b:")

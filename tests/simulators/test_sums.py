@@ -141,6 +141,29 @@ def test_late_amounts_arrive_until_the_lateness_and_the_long_ones_last() -> None
     assert lift[0] < lift[-1] - 0.4 * truth  # what has come so far is biased towards nothing
 
 
+def test_what_has_arrived_of_late_amounts_is_as_noisy_as_by_events() -> None:
+    late = SCENARIOS["late"].late
+    world = msgspec.structs.replace(SCENARIOS["late"].world, events_per_hour=60_000.0)
+    plan = study_of(world).plan
+    deal = Deal(1, "explore", (baseline(plan),), np.zeros(plan.buckets, np.int16))
+    served = Served(1, deal.names, deal.buckets, (baseline(plan).theta,))
+    shown, watch = (names(plan)[1].index(name) for name in ("impressions", "watch_s"))
+    noise = []  # of watch time by impression, relative, over buckets
+    for seed in range(6):
+        cells = arrivals(world, crowd(world, seed, plan.salt), deal, *names(plan), BEGIN_MS, late=late)
+        people = population(world, seed, plan.salt)
+        rows = exposures(world, people, served, BEGIN_MS, BEGIN_MS + HOUR_MS, late=late)
+        bucket, columns = people.bucket[rows.unit], rows.values.T
+        impressions = np.bincount(bucket, columns[world.index("impressions")], world.buckets)
+        for age, cell in enumerate(cells):
+            here = columns[world.index("watch_s")] * (rows.arrival_ms < BEGIN_MS + (1 + age) * HOUR_MS)
+            made = np.bincount(bucket, here, world.buckets) / impressions
+            drawn = cell.sums[0, :, watch] / cell.sums[0, :, shown]
+            noise.append([np.var(each / each.mean()) for each in (made, drawn)])
+    by_events, by_sums = np.mean(np.reshape(noise, (-1, LATENESS_H + 1, 2)), axis=0).T
+    assert by_events == pytest.approx(by_sums, rel=0.2)  # a tenth at age 0: a visit's share its minute
+
+
 def test_a_heavy_tail_has_its_moments() -> None:
     amount = next(q for q in SCENARIOS["heavy"].world.quantities if q.law == "amount")
     assert (amount.tail, amount.cv) == ("lognormal", 6.0)

@@ -53,7 +53,7 @@ FIGURES: dict[str, Callable[[Scores], float | None]] = {
         )
     },
     "score_later": lambda s: float(np.mean(_later(s))) if _later(s) else None,
-    "infeasible_later": lambda s: float(np.mean(np.array(_later(s)) == 0.0)) if _later(s) else None,
+    "infeasible_later": lambda s: 1.0 - float(np.mean(s.feasible[23:])) if _later(s) else None,
     "promoted_good": _of_promotions(lambda s: [float(p.good) for p in s.promotions]),
     "claim_bias": _of_promotions(lambda s: [p.claimed - p.gain for p in s.promotions]),
     "claim_bias_then": _of_promotions(lambda s: [p.claimed - p.gain_then for p in s.promotions]),

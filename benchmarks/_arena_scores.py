@@ -53,6 +53,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     controller: str
     seed: int
     series: tuple[float | None, ...]  # score at every check
+    feasible: tuple[bool, ...]  # whether its pick was; no pick yet is the baseline, which is and scores 0
     score_24: float | None
     score_end: float | None
     strict_24: float | None
@@ -93,6 +94,7 @@ def scored(run: Run) -> Scores:
     arms = [truth(scenario, h, [theta for _, theta in hour.arms]) for h, hour in enumerate(run.hours)]
     mixtures = [_shares(hour) @ change for hour, change in zip(run.hours, arms, strict=True)]
     series = [_score(scenario, h, change, common, SLACK) for h, change in enumerate(picks)]
+    feasible = tuple(_feasible(scenario.world, change, SLACK) for change in picks)
     served = {h: _score(scenario, h, mixtures[h], common, SLACK) for h in {23, last} if h <= last}
     found = _exposures(scenario, run.hours, arms)
     held_from = _held_from(series[: scenario.jump_hour])
@@ -104,6 +106,7 @@ def scored(run: Run) -> Scores:
         controller=run.controller,
         seed=run.seed,
         series=tuple(series),
+        feasible=feasible,
         score_24=series[23] if last >= 23 else None,
         score_end=series[-1],
         strict_24=_score(scenario, 23, picks[23], common, 0.0) if last >= 23 else None,
@@ -111,7 +114,7 @@ def scored(run: Run) -> Scores:
         served_24=served.get(23),
         served_end=served[last],
         regret=_regret(scenario, mixtures, common),
-        feasible_end=float(_feasible(scenario.world, picks[-1], SLACK)),
+        feasible_end=float(feasible[-1]),
         strict_feasible_end=float(_feasible(scenario.world, picks[-1], 0.0)),
         held=None if series[0] is None else float(held_from is not None),
         held_from_h=held_from,

@@ -1,6 +1,7 @@
 """The arena's figures for people: one table of what was won, one of what it cost; a loss is shown as a loss.
 
-"24 h on" is the mean score of all checks from the 24th hour on, "infeasible" the share of them that score 0.
+"24 h on" is the mean score of all checks from the 24th hour on, "infeasible" the share of them whose pick is
+beyond a limit.
 """
 
 from collections.abc import Sequence

@@ -30,6 +30,10 @@ def test_the_optimum_scores_one_and_the_baseline_nothing() -> None:
     assert quick([BEST] * 24).score_24 == pytest.approx(1.0)
     nothing = quick([None] * 24)
     assert (nothing.score_24, nothing.feasible_end, nothing.held) == (0.0, 1.0, 0.0)
+    found = quick([None] * 23 + [BROKEN])
+    assert found.feasible == (True,) * 23 + (False,)
+    (line,) = [one for one in lines([nothing], frozenset()) if one.scenario == "quick"]
+    assert line.figures["infeasible_later"] == (0.0, None)  # where nothing is picked no limit is broken
 
 
 def test_an_infeasible_vector_scores_nothing() -> None:
@@ -190,7 +194,9 @@ def test_regret_is_what_the_served_mixture_lacks() -> None:
 
 def test_a_pick_that_is_infeasible_now_and_then_is_told_by_all_checks() -> None:
     series = (0.0,) * 23 + (0.8, 0.0, 0.8, 0.0)
-    (line,) = [one for one in lines([made("trimtab", 0, series=series)], frozenset()) if one.scenario == "quick"]
-    assert (line.figures["score_later"], line.figures["infeasible_later"]) == ((0.4, None), (0.5, None))
+    feasible = (True,) * 23 + (True, False, True, True)  # the last one is no pick yet
+    run = made("trimtab", 0, series=series, feasible=feasible)
+    (line,) = [one for one in lines([run], frozenset()) if one.scenario == "quick"]
+    assert (line.figures["score_later"], line.figures["infeasible_later"]) == ((0.4, None), (0.25, None))
     (line,) = [one for one in lines([made("trimtab", 0, series=(0.5,))], frozenset()) if one.scenario == "quick"]
     assert line.figures["score_later"] is None

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from kafka.admin import KafkaAdminClient
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient, OffsetSpec
 from kafka.errors import KafkaError
 
 from tests.services.install import FORMATTED, JVM_OPTIONS, java
@@ -116,7 +117,7 @@ class MakeTopic(Protocol):
 
 
 def create_topic(bootstrap: str, name: str, partitions: int = 4, config: Mapping[str, str] | None = None) -> str:
-    """Make a topic and wait until each partition has a leader; returns its name.
+    """Make a topic and wait until each partition's leader answers as such; returns its name.
 
     Raises:
         kafka.errors.KafkaError: the broker is away, the name is taken, a setting is unknown.
@@ -125,6 +126,7 @@ def create_topic(bootstrap: str, name: str, partitions: int = 4, config: Mapping
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         admin.create_topics({name: options}, wait_for_metadata=True)
+        admin.list_partition_offsets({TopicPartition(name, p): OffsetSpec.EARLIEST for p in range(partitions)})
     finally:
         admin.close()
     return name

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,14 +25,20 @@ def inputs_of(rows: Rows, table_rows: int) -> Inputs:
     return Inputs(f.dense.shape[1], f.sparse.shape[1] + len(f.bags), table_rows, rows.labels.shape[1])
 
 
+def base_rates(rows: Rows) -> NDArray[np.float64]:
+    """(k,) of each head among its observed rows, which count by their weights; half a row more of either label."""
+    labels, weight = np.asarray(rows.labels, np.float64), np.asarray(rows.weight, np.float64)[:, None]
+    share = weight * (len(weight) / (float(weight.sum()) or 1.0))
+    positives, observed = np.nansum(share * labels, axis=0), (share * ~np.isnan(labels)).sum(axis=0)
+    return np.asarray((positives + 0.5) / (observed + 1.0))
+
+
 def log_odds(rows: Rows) -> Tensor:
-    """(k,) of each head's base rate among its observed rows: what a network says before it has learned anything.
+    """(k,) of each head's base rate: what a network says before it has learned anything.
 
     Begun with even odds instead, a short training is spent on finding out that a rare head is rare.
     """
-    labels = np.asarray(rows.labels)
-    positives, observed = np.nansum(labels, axis=0, dtype=np.float64), (~np.isnan(labels)).sum(axis=0)
-    rates = (positives + 0.5) / (observed + 1.0)
+    rates = base_rates(rows)
     return torch.tensor(np.log(rates / (1 - rates)), dtype=torch.float32, device=device())
 
 

@@ -27,12 +27,13 @@ _SMALLEST_SD = 1e-14  # of the mean: what is less is rounding
 
 
 class DenseCode(msgspec.Struct, frozen=True):
-    """(value after `transform` - mean) / sd; missing is 0."""
+    """(value after `transform` - mean) / sd; missing is 0. A quantile is interpolated between knots of known rank."""
 
     field: Field
     mean: float
     sd: float
     knots: tuple[float, ...] = ()
+    ranks: tuple[float, ...] = ()  # of the knots: the mean of those that its repetitions have, in [0, 1]
 
 
 class SparseCode(msgspec.Struct, frozen=True):
@@ -117,12 +118,27 @@ class Learner:
 
     def _dense_code(self, field: Field) -> DenseCode:
         if field.transform == "quantile":
-            sample = self.sample[field.name]
-            knots = np.quantile(sample, np.linspace(0, 1, KNOTS + 1)) if len(sample) else np.zeros(1)
-            return DenseCode(field, 0.5, float(np.sqrt(1 / 12)), tuple(np.unique(knots).tolist()))
+            return _quantile_code(field, np.sort(self.sample[field.name]))
         count, mean, squares = self.moments[field.name]
-        sd = float(np.sqrt(squares / max(count, 1)))
-        return DenseCode(field, float(mean), sd if sd > _SMALLEST_SD * max(1.0, abs(mean)) else 1.0)
+        return DenseCode(field, float(mean), _spread(float(np.sqrt(squares / max(count, 1))), float(mean)))
+
+
+def _quantile_code(field: Field, sample: Floats) -> DenseCode:
+    """Of sorted values. Many may be equal: a knot has the mean rank of its values, its neighbours the ranks beyond."""
+    if not len(sample):
+        return DenseCode(field, 0.0, 1.0, (0.0,), (0.0,))
+    at = np.unique(np.quantile(sample, np.linspace(0, 1, KNOTS + 1)))
+    first, last = np.searchsorted(sample, at) / len(sample), np.searchsorted(sample, at, "right") / len(sample)
+    knots = np.stack((np.nextafter(at, -np.inf), at, np.nextafter(at, np.inf)), axis=1).ravel()
+    ranks = np.stack((first, (first + last) / 2, last), axis=1).ravel()
+    coded = np.interp(sample, knots, ranks)
+    mean = float(coded.mean())
+    return DenseCode(field, mean, _spread(float(coded.std()), mean), tuple(knots.tolist()), tuple(ranks.tolist()))
+
+
+def _spread(sd: float, mean: float) -> float:
+    """A standard deviation to divide by; 1 where the values are all the same."""
+    return sd if sd > _SMALLEST_SD * max(1.0, abs(mean)) else 1.0
 
 
 def _with(moments: Floats, values: Floats) -> Floats:
@@ -158,7 +174,8 @@ def _stacked(columns: Sequence[Array], n: int, dtype: type) -> Array:
 
 def _standard(values: Floats, code: DenseCode) -> Floats:
     if code.field.transform == "quantile":
-        values = np.where(np.isnan(values), np.nan, np.interp(values, code.knots, np.linspace(0, 1, len(code.knots))))
+        ranks = code.ranks or np.linspace(0, 1, len(code.knots))  # models kept from before knots had ranks
+        values = np.where(np.isnan(values), np.nan, np.interp(values, code.knots, ranks))
     elif code.field.transform == "log":
         values = _logged(values)
     return np.clip(np.nan_to_num((values - code.mean) / code.sd, nan=0.0), -FARTHEST, FARTHEST)

@@ -149,8 +149,10 @@ def _parted(
 
 
 def _training(sources: Sources, schema: Schema, split: Split, cuts: Cuts | None) -> Iterator[tuple[pa.Table, int]]:
+    """What networks are trained on: of rows without any label nothing is to be learned."""
     for table, first, part in _parted(sources, schema, split, cuts):
-        yield table.filter(pa.array(part == 0)), first
+        observed = ~np.isnan([labels(table, head, schema, first) for head in schema.heads]).all(axis=0)
+        yield table.filter(pa.array((part == TRAIN) & observed)), first
 
 
 def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:

@@ -61,11 +61,16 @@ def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iter
         return _of_kinds(path, schema, _parquet(path, [name for name in wanted if name not in truths]))
     if source.layout == "libsvm":
         _require(path, wanted, (LABEL, INDICES, *(field.name for field in schema.of("dense"))))
-        return _numbered(path, _libsvm(path, schema))
+        return _numbered(path, _libsvm(path, schema, labels))
     delimiter = "\t" if source.layout in ("tsv", "criteo", "kdd12") else ","
     fixed = {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
     if source.layout == "kdd12":
-        return map(_two_rows, _numbered(path, _delimited(path, delimiter, fixed, [*KDD12])))
+        if labels:
+            return map(_two_rows, _numbered(path, _delimited(path, delimiter, fixed, [*KDD12])))
+        counts = ("click", "impression")  # which the lines to be scored need not have
+        with _opened(path) as lines:
+            counted = next(iter(lines), "").count(delimiter) + 1 >= len(KDD12)
+        fixed = fixed if counted else tuple(name for name in KDD12 if name not in counts)
     return _numbered(path, _delimited(path, delimiter, fixed, wanted))
 
 
@@ -135,8 +140,8 @@ def _opened(path: Path) -> TextIO:
     return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
 
 
-def _libsvm(path: Path, schema: Schema) -> Iterator[pa.Table]:
-    """Lines `label index:value ...`; libfm's are the same.
+def _libsvm(path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
+    """Lines `label index:value ...`; libfm's are the same. Where labels are not asked for a line may have none.
 
     A dense field is named by its index; the column `indices` lists a line's other indices whose value is not 0.
     """
@@ -144,13 +149,17 @@ def _libsvm(path: Path, schema: Schema) -> Iterator[pa.Table]:
     with _opened(path) as lines:
         numbered = enumerate(lines, 1)
         while chunk := [(number, line) for number, line in islice(numbered, CHUNK_ROWS) if line.strip()]:
-            yield _libsvm_table(path, chunk, dense)
+            yield _libsvm_table(path, chunk, dense, labels)
 
 
-def _libsvm_table(path: Path, chunk: Sequence[tuple[int, str]], dense: Sequence[str]) -> pa.Table:
+def _libsvm_table(path: Path, chunk: Sequence[tuple[int, str]], dense: Sequence[str], labels: bool) -> pa.Table:
     columns: dict[str, list[object]] = {name: [] for name in (LABEL, INDICES, *dense)}
     for number, line in chunk:
         label, *pairs = line.split("#")[0].split()
+        if ":" in label:
+            if labels:
+                raise DataError(f"{path}, line {number}: found {label!r} where a label belongs")
+            label, pairs = "", [label, *pairs]
         values = dict(pair.rpartition(":")[::2] for pair in pairs)
         if "" in values:
             raise DataError(f"{path}, line {number}: found {pairs[0]!r} where index:value belongs")

@@ -9,7 +9,7 @@ import numpy as np
 
 from nas.architecture import Architecture
 from nas.baselines import NAMES, Baseline
-from nas.batches import Batch, inputs_of
+from nas.batches import Batch, base_rates, inputs_of
 from nas.compare import Floats, Gap, paired_gap
 from nas.design_file import Design, head_weights_of
 from nas.environment import device
@@ -59,7 +59,7 @@ def opened(design: Design, folder: Path, say: Callable[[str], None] = lambda _: 
     """
     value = design.value()
     parts = prepare(design.sources, design.schema, design.tables.split, folder / "data", say)
-    rates = tuple(np.nanmean(np.asarray(parts.train.labels, np.float64), axis=0).tolist())
+    rates = tuple(base_rates(parts.train).tolist())
     return Workplace(design, folder, parts, value, head_weights_of(design.tables, value, rates))
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from nas.columns import labels
 from nas.encoding import FARTHEST, encode, learned
@@ -83,6 +84,34 @@ def test_hashed_and_quantile_fields() -> None:
     assert abs(coded.dense.mean()) < 0.01
     assert abs(coded.dense.std() - 1) < 0.01
     assert set(np.unique(coded.sparse)) <= {1, 2, 3}
+
+
+def test_a_quantile_is_a_rank_also_where_values_repeat() -> None:
+    schema = Schema(fields=(Field(name="spent", kind="dense", transform="quantile"),), heads=SCHEMA.heads)
+    rng = np.random.default_rng(4)
+    spent = np.where(rng.random(2000) < 0.9, 0.0, rng.exponential(10.0, 2000))
+    table = pa.table({"spent": spent, "click": [0.0] * 2000, "like": [0.0] * 2000, "true_like": [0.5] * 2000})
+    code = learned([(table, 0)], schema)
+    coded = encode(table, code, 0).dense[:, 0]
+    assert abs(coded.mean()) < 1e-5
+    assert abs(coded.std() - 1.0) < 1e-3
+    ranks = stats.rankdata(spent) / 2000
+    np.testing.assert_allclose(coded * code.dense[0].sd + code.dense[0].mean, ranks, atol=0.02)
+    assert encode(pa.table({"spent": pa.array([None], pa.float64())}), code, 0).dense[0, 0] == 0.0
+
+
+def test_a_vocabulary_is_of_rows_that_are_trained_on(tmp_path: Path) -> None:
+    n = 300
+    city = ["seen"] * n
+    click: list[float | None] = [float(i % 2) for i in range(n)]
+    for row in range(0, n, 5):
+        city[row], click[row] = "never shown", None
+    table = world(n)
+    for name, values in (("city", city), ("click", click), ("like", click)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+    source = Sources(whole=parquet_file(tmp_path, table))
+    found = prepare(source, SCHEMA, Split(by="time", valid=0.2, test=0.2), tmp_path / "prepared")
+    assert found.encoding.sparse[0].values == ("seen",)
 
 
 @pytest.mark.parametrize(

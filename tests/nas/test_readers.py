@@ -105,6 +105,27 @@ def test_libsvm_takes_dense_by_index_and_the_rest_as_a_bag(tmp_path: Path) -> No
         read(Source("libsvm", (str(tmp_path / "bad.txt"),)), schema)
 
 
+def test_kdd12_lines_to_be_scored_are_one_row_each_with_their_counts_or_without(tmp_path: Path) -> None:
+    lines = [[str(ad)] * 10 for ad in range(3)]
+    for name, counts in (("counted.tsv", ["2", "5"]), ("plain.tsv", [])):
+        (tmp_path / name).write_text("".join("\t".join([*counts, *line]) + "\n" for line in lines))
+        found = pa.concat_tables(Source("kdd12", (str(tmp_path / name),)).chunks(kdd12(), labels=False))
+        assert found["ad"].to_pylist() == ["0", "1", "2"]
+
+
+def test_libsvm_lines_to_be_scored_may_have_no_label(tmp_path: Path) -> None:
+    schema = Schema(
+        fields=(Field(name="1", kind="dense"), Field(name="indices", kind="multi")),
+        heads=(Head(name="y", label="label"),),
+    )
+    for name, text in (("with.txt", "+1 1:0.5 7:1\n"), ("without.txt", "1:0.5 7:1\n")):
+        (tmp_path / name).write_text(text)
+        found = pa.concat_tables(Source("libsvm", (str(tmp_path / name),)).chunks(schema, labels=False))
+        assert (found["1"].to_pylist(), found["indices"].to_pylist()) == (["0.5"], [["7"]])
+    with pytest.raises(DataError, match=r"line 1: found '1:0\.5' where a label belongs"):
+        read(Source("libsvm", (str(tmp_path / "without.txt"),)), schema)
+
+
 def test_a_ranking_log_is_understood_by_its_prefixes(tmp_path: Path) -> None:
     log = pa.table(
         {

@@ -1,5 +1,6 @@
 """Steps of training: where a network begins, and that a step recorded on a GPU is the step taken plainly."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -7,9 +8,10 @@ import torch
 from nas import steps
 from nas.architecture import module_of
 from nas.baselines import NAMES, Baseline, Name
-from nas.batches import Batch, inputs_of, log_odds, probabilities
+from nas.batches import Batch, base_rates, inputs_of, log_odds, probabilities
+from nas.encoding import Coded
 from nas.recipe import Recipe
-from nas.rows import Parts
+from nas.rows import Parts, Rows
 from nas.space import SMALL, drawn
 from nas.train import fit
 from tests.nas.files import parts
@@ -48,3 +50,15 @@ def test_a_recorded_step_is_a_plain_one(data: Parts, monkeypatch: pytest.MonkeyP
     recorded = fit(architecture, RECIPE, data, rows=5000).record.best.valid.loss
     monkeypatch.setattr(steps, "Recorded", lambda step: step)
     assert fit(architecture, RECIPE, data, rows=5000).record.best.valid.loss == pytest.approx(recorded, abs=1e-4)
+
+
+def test_a_network_begins_at_the_rate_of_rows_by_their_weights() -> None:
+    labels = np.array([[1.0], [0.0], [np.nan], [1.0]], np.float32)
+    rows = Rows(
+        Coded(np.zeros((4, 0), np.float32), np.zeros((4, 0), np.int32), ()), labels, labels,
+        np.array([1.0, 98.0, 50.0, 1.0], np.float32), np.zeros(4, np.uint64), np.zeros(4),
+    )  # fmt: skip
+    mean = 150.0 / 4
+    assert base_rates(rows).tolist() == pytest.approx([(2.0 / mean + 0.5) / (100.0 / mean + 1.0)])
+    even = msgspec.structs.replace(rows, weight=np.full(4, 0.01, np.float32))
+    assert base_rates(even).tolist() == pytest.approx([2.5 / 4.0])

@@ -4,7 +4,6 @@ A killed search goes on where its journal ends; results are joined by their numb
 seed gives the same bits with any number of workers. A worker computes with one thread.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -30,6 +29,7 @@ from nas.supernet import Supernet
 from nas.supernet_train import AnotherSupernet, SupernetRecord, read_supernet
 from nas.trace import costs
 from nas.train import TRACED_ROWS, fit
+from nas.whole import replaced
 
 JOURNAL = "search.jsonl"
 MAX_ADAPTATION = 0.02  # of one training
@@ -162,20 +162,24 @@ def _evaluated(tasks: dict[int, Genotype], worker: Worker, pool: ProcessPoolExec
         yield future.result()
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """Lines of a journal without a torn last one; none where a kill came before the first was written."""
+    held = path.read_bytes() if path.exists() else b""
+    return held[: held.rfind(b"\n") + 1].splitlines()
+
+
 class _Journal:
-    """Results of a search, a JSON line each, below a line that says what they are of. A torn last line is dropped."""
+    """Results of a search, a JSON line each, below a line that says what they are of."""
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.results = path, dict[int, Evaluated]()
         first = msgspec.json.encode(header)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(first + b"\n")
-        whole = path.read_bytes()
-        lines = whole[: whole.rfind(b"\n") + 1].splitlines()
-        if not lines or hashlib.sha256(lines[0]).digest() != hashlib.sha256(first).digest():
+        lines = whole_lines(path) or [first]
+        if lines[0] != first:
             raise AnotherSearch(f"{path}: of another plan, supernet, data or latency table; name another folder")
-        path.write_bytes(b"".join(line + b"\n" for line in lines))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as part:
+            part.write_bytes(b"".join(line + b"\n" for line in lines))
         for line in lines[1:]:
             one = msgspec.json.decode(line, type=Evaluated)
             self.results[one.index] = one

@@ -17,6 +17,7 @@ from nas.network import DIRECTION_SD, EMBEDDING_SD, Forward, Network
 from nas.optimiser import Moments, moments_of, pieces, step_rows, step_slice
 from nas.space import Space, widest
 from nas.weights import DIRECTION, TABLE, Cuts, Inputs, Weight, slots_of, weights_of
+from nas.whole import replaced
 
 CLIP = 1.0  # the longest gradient of one network
 
@@ -165,10 +166,16 @@ def _usual_fan_in(weight: Weight, space: Space) -> float:
     return max(1.0, weight.fan_in * usual)
 
 
-def save(supernet: Supernet, path: Path) -> None:
-    """Write a supernet's state, whole or not at all."""
-    torch.save(supernet.state(), path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+def save(supernet: Supernet, path: Path, progress: str) -> None:
+    """Write a supernet and where its training is, in one file: after a kill they are of the same step."""
+    with replaced(path) as part:
+        torch.save({**supernet.state(), "progress": progress}, part)
+
+
+def progress_in(path: Path) -> str | None:
+    """Where the training of a supernet's file is; None in one of an earlier version."""
+    found: str | None = torch.load(path, mmap=True, weights_only=True, map_location="cpu").get("progress")
+    return found
 
 
 def loaded(path: Path, space: Space, inputs: Inputs) -> Supernet:

@@ -16,14 +16,16 @@ from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.sampling import Strategy, paths
 from nas.space import Space, widest
-from nas.supernet import Supernet, key_of, loaded, save
+from nas.supernet import Supernet, key_of, loaded, progress_in, save
 from nas.weights import Inputs
+from nas.whole import replaced
 
 WARMUP = 0.02  # of the rows at most go through the full path first
 CHECKPOINTS = 20  # over a training
 HOPELESS = 100  # steps that were none, before any was made
 SCHEMA = 2  # of a supernet: which weights there are, and where in them a network's slice lies
-SUPERNET, RECORD, STATE = "supernet.pt", "supernet.json", "state.json"
+SUPERNET, RECORD = "supernet.pt", "supernet.json"
+STATE = "state.json"  # where supernets of before had their progress, which now lies in their file
 
 
 class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +92,7 @@ def train_supernet(
         with torch.random.fork_rng():
             _train_until(min(plan.rows, state.done + every), state, plan, supernet, parts)
         state.seconds += time.perf_counter() - began
-        save(supernet, folder / SUPERNET)
-        _write(folder / STATE, msgspec.json.encode(state))
+        save(supernet, folder / SUPERNET, msgspec.json.encode(state).decode())
         _refuse_none_made(state, plan, folder)
         say(state.done, plan.rows, float(np.mean(state.losses[-20:] or [np.nan])))
     record = SupernetRecord(
@@ -106,7 +107,8 @@ def train_supernet(
         environment=environment(),
         schema=SCHEMA,
     )
-    _write(folder / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=2))
+    with replaced(folder / RECORD) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
     return supernet, record
 
 
@@ -144,7 +146,7 @@ def _refuse_none_made(state: _State, plan: SupernetPlan, folder: Path) -> None:
     """Nothing was learned, so nothing is kept: a design that was changed begins in the same folder."""
     if state.losses or (state.skipped < HOPELESS and state.done < plan.rows):
         return
-    (folder / STATE).unlink()
+    (folder / SUPERNET).unlink()
     norms = ", ".join(plan.space.norms)
     raise ValueError(
         f"supernet: none of its first {state.skipped} steps could be made, the gradients of every sampled network had "
@@ -185,10 +187,14 @@ def read_supernet(folder: Path) -> tuple[Supernet, SupernetRecord]:
 
 
 def _state(folder: Path, name: str) -> _State:
-    if not (folder / STATE).exists():
+    path, before = folder / SUPERNET, folder / STATE
+    if not path.exists():
+        return _State(name)
+    held = progress_in(path) or (before.read_text() if before.exists() else None)
+    if held is None:
         return _State(name)
     try:
-        found = msgspec.json.decode((folder / STATE).read_bytes(), type=_State)
+        found = msgspec.json.decode(held, type=_State)
     except msgspec.MsgspecError:
         found = _State("of an earlier version")
     if found.name != name:
@@ -196,8 +202,3 @@ def _state(folder: Path, name: str) -> _State:
             f"{folder}: holds a supernet of another space, recipe, value or data; name another folder"
         )
     return found
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.with_suffix(".part").write_bytes(data)
-    path.with_suffix(".part").replace(path)

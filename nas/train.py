@@ -25,6 +25,7 @@ from nas.steps import Steps, optimisers_of
 from nas.trace import Costs, costs
 from nas.value import ValueModel
 from nas.weights import Inputs
+from nas.whole import replaced
 
 RECORD_SCHEMA = 1
 TRACED_ROWS = 2
@@ -155,10 +156,13 @@ def traced_costs(model: nn.Module, parts: Parts) -> Costs:
 
 
 def write_run(folder: Path, record: Record, model: nn.Module) -> None:
-    """Write a run's record and weights."""
+    """Write a run's weights, then its record: where there is one, the run is whole and the weights are its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), folder / MODEL)
-    (folder / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
+    (folder / RECORD).unlink(missing_ok=True)  # of the run before it was gone on with
+    with replaced(folder / MODEL) as part:
+        torch.save(model.state_dict(), part)
+    with replaced(folder / RECORD) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
 
 
 def read_run(folder: Path, inputs: Inputs) -> Run:
@@ -234,8 +238,8 @@ def _checkpoint(
         "best": progress.best,
         "progress": msgspec.json.encode((progress.rows, progress.worse, progress.seconds, progress.checks)).decode(),
     }
-    torch.save(state, folder / f"{CHECKPOINT}.part")
-    (folder / f"{CHECKPOINT}.part").replace(folder / CHECKPOINT)
+    with replaced(folder / CHECKPOINT) as part:
+        torch.save(state, part)
 
 
 def _resumed(folder: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> _Progress:

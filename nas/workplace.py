@@ -24,7 +24,7 @@ from nas.prepare import prepare
 from nas.rows import Parts, Rows
 from nas.schema import DataError
 from nas.score import write_encoding
-from nas.search import JOURNAL, Header, search
+from nas.search import JOURNAL, Header, search, whole_lines
 from nas.supernet_train import AnotherSupernet, SupernetRecord, read_supernet, train_supernet
 from nas.supernet_train import Say as SupernetSay
 from nas.trace import costs
@@ -101,11 +101,11 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
 def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
     """What a search has found so far."""
     path = place.folder / "search" / JOURNAL
-    if not path.exists():
+    lines = whole_lines(path)
+    if not lines:
         raise DataError(f"{path}: there is no search; `trimtab nas search` makes one")
-    first, *rest = path.read_bytes().splitlines()
-    found = [msgspec.json.decode(line, type=Evaluated) for line in rest]
-    return msgspec.json.decode(first, type=Header).plan.rules, sorted(found, key=lambda one: one.index)
+    found = [msgspec.json.decode(line, type=Evaluated) for line in lines[1:]]
+    return msgspec.json.decode(lines[0], type=Header).plan.rules, sorted(found, key=lambda one: one.index)
 
 
 def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None]) -> Evaluated:

@@ -106,7 +106,10 @@ def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Captu
     assert "`trimtab nas search` makes one" in failed(capsys, 2, "retrain", design, "--out", tmp_path)
     (tmp_path / "search").mkdir()
     journal = design.with_suffix(".nas") / "search" / "search.jsonl"
-    (tmp_path / "search" / "search.jsonl").write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    header, first = journal.read_bytes().splitlines(keepends=True)[:2]
+    (tmp_path / "search" / "search.jsonl").write_bytes(header[:-1])
+    assert "`trimtab nas search` makes one" in failed(capsys, 2, "retrain", design, "--finalists", 1, "--out", tmp_path)
+    (tmp_path / "search" / "search.jsonl").write_bytes(header + first[:-9])  # torn by a kill
     assert "nothing is evaluated yet" in failed(capsys, 2, "retrain", design, "--finalists", 1, "--out", tmp_path)
     assert "`trimtab nas retrain` makes some" in failed(capsys, 2, "evaluate", design, "--out", tmp_path)
     assert "`trimtab nas retrain` makes one" in failed(capsys, 2, "export", design, tmp_path)

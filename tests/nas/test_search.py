@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from nas.batches import Batch
 from nas.evolution import Evaluated, Limit, Rules, front
@@ -81,6 +82,28 @@ def test_a_killed_search_resumes_to_the_same_front(trained: Path, whole: list[Ev
     assert bits(front(PLAN.rules, found)) == bits(front(PLAN.rules, whole))
 
 
+def test_a_kill_while_a_journal_is_begun_or_gone_on_with_loses_nothing(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, journal, write = msgspec.structs.replace(PLAN, evaluations=4), tmp_path / JOURNAL, Path.write_bytes
+
+    def killed(self: Path, data: bytes) -> int:
+        write(self, data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    for _ in range(2):  # before there is a journal, and with a whole one
+        before = journal.read_bytes() if journal.exists() else b""
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "write_bytes", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(trained, tmp_path, plan)
+        assert (journal.read_bytes() if journal.exists() else b"") == before
+        found = run(trained, tmp_path, plan)
+    for torn in (b"", journal.read_bytes()[:50]):  # an earlier version may have left these
+        journal.write_bytes(torn)
+        assert bits(run(trained, tmp_path, plan)) == bits(found)
+
+
 def test_a_journal_of_another_search_is_refused(trained: Path, whole: list[Evaluated], tmp_path: Path) -> None:
     run(trained, tmp_path, msgspec.structs.replace(PLAN, evaluations=4))
     with pytest.raises(AnotherSearch, match="name another folder"):
@@ -124,6 +147,36 @@ def test_every_strategy_trains_and_resumes_to_the_same_bits(strategy: str, train
     assert read_supernet(tmp_path / "whole")[1] == record
 
 
+def as_before(folder: Path) -> None:
+    """A supernet's folder as an earlier version wrote it: where its training is, in a file apart."""
+    held = torch.load(folder / "supernet.pt", weights_only=True)
+    (folder / STATE).write_text(held.pop("progress"))
+    torch.save(held, folder / "supernet.pt")
+
+
+@pytest.mark.parametrize("after", range(1, 5))
+def test_a_supernet_killed_between_any_two_files_resumes_to_the_same_bits(
+    after: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, plan = opened(trained / "prepared"), msgspec.structs.replace(SUPERNET, rows=2000)
+    _, whole = train_supernet(plan, data, tmp_path / "whole")
+    replace, calls = Path.replace, count(1)
+
+    def killed(self: Path, target: Path) -> Path:
+        found = replace(self, target)
+        if next(calls) == after:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_supernet(plan, data, tmp_path / "parts")
+    if after % 2:
+        as_before(tmp_path / "parts")
+    assert train_supernet(plan, data, tmp_path / "parts")[1].digest == whole.digest
+
+
 def test_steps_that_are_none_are_counted(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, calls = Borrowed.step, count()
 
@@ -134,6 +187,7 @@ def test_steps_that_are_none_are_counted(trained: Path, tmp_path: Path, monkeypa
     plan = msgspec.structs.replace(SUPERNET, rows=1280)
     _, record = train_supernet(plan, opened(trained / "prepared"), tmp_path)
     assert (record.rows, record.skipped) == (1280, 5)
+    as_before(tmp_path)
     (tmp_path / STATE).write_text('["as it was before", 0, 0.0, []]')
     with pytest.raises(AnotherSupernet, match="name another folder"):
         train_supernet(plan, opened(trained / "prepared"), tmp_path)

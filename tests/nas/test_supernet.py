@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nas.network import Network
 from nas.space import widest
-from nas.supernet import Supernet, key_of, loaded, save
+from nas.supernet import Supernet, key_of, loaded, progress_in, save
 from nas.trace import costs
 from nas.weights import TABLE, Inputs, size, slots_of, weights_of
 from tests.nas.networks import INPUTS, TINY, features, filled, genotype
@@ -109,7 +109,8 @@ def test_a_stored_supernet_is_the_same(tmp_path: Path) -> None:
     borrowed = supernet.borrow(found, given)
     borrowed.logits().sum().backward()
     borrowed.step(0.01)
-    save(supernet, path)
+    save(supernet, path, "half")
+    assert progress_in(path) == "half"
     again = loaded(path, TINY, INPUTS)
     assert again.digest() == supernet.digest()
     assert torch.equal(again.cut(found).eval()(*given), supernet.cut(found).eval()(*given))

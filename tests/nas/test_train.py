@@ -11,7 +11,7 @@ from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.space import NASREC, SMALL, drawn
-from nas.train import AnotherRun, Check, Record, fit, on_test_rows, read_run
+from nas.train import RECORD, AnotherRun, Check, Record, fit, on_test_rows, read_run
 from nas.value import ValueModel
 from tests.nas.files import parts
 
@@ -91,6 +91,31 @@ def test_a_pruned_run_goes_on_to_the_same_bits(data: Parts, tmp_path: Path) -> N
     assert msgspec.structs.asdict(stored.record) == msgspec.structs.asdict(rest.record)
     given = Batch(data.valid.take(slice(0, 9))).features
     assert torch.equal(stored.model(*given), rest.model.eval()(*given))
+
+
+def test_where_there_is_a_record_the_run_is_whole(data: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = inputs_of(data.train, data.encoding.table_rows)
+    fit(GENOTYPE, RECIPE, data, rows=1000, rungs=(512,), folder=tmp_path, report=lambda check: True)
+    save, write = torch.save, Path.write_bytes
+
+    def half_a_model(state: object, path: Path) -> None:
+        save(state, path)
+        if "model" in path.name:
+            write(path, path.read_bytes()[:100])
+            raise KeyboardInterrupt
+
+    def half_a_record(self: Path, held: bytes) -> int:
+        write(self, held[:100])
+        raise KeyboardInterrupt
+
+    for where, what, killed in ((torch, "save", half_a_model), (Path, "write_bytes", half_a_record)):
+        with monkeypatch.context() as patched:
+            patched.setattr(where, what, killed)
+            with pytest.raises(KeyboardInterrupt):
+                fit(GENOTYPE, RECIPE, data, rows=1000, rungs=(512,), folder=tmp_path)
+        assert not (tmp_path / RECORD).exists()
+    whole = fit(GENOTYPE, RECIPE, data, rows=1000, rungs=(512,), folder=tmp_path).record
+    assert read_run(tmp_path, inputs).record == whole
 
 
 def test_a_checkpoint_of_another_run_is_refused(data: Parts, tmp_path: Path) -> None:

@@ -60,12 +60,16 @@ def trace(model: nn.Module, features: Sequence[Tensor]) -> tuple[Traced, ...]:
 
 
 def costs(model: nn.Module, features: Sequence[Tensor]) -> Costs:
-    """A model's costs, from its trace."""
+    """A model's costs, from its trace.
+
+    FLOPs are what one more row adds: what is computed once a batch, of weights alone (FinalMLP's gates), is none of a
+    row's; shared among the few rows of a trace, it would count for far more than among those of a served batch.
+    """
     rows = len(features[0])
-    found = trace(model, features)
+    found, doubled = trace(model, features), trace(model, [torch.cat((each, each)) for each in features])
     table = {id(p): p.numel() for name, p in model.named_parameters() if _is_table(name)}
     return Costs(
-        flops=sum(op.flops for op in found) / rows,
+        flops=(sum(op.flops for op in doubled) - sum(op.flops for op in found)) / rows,
         embedding_bytes=sum(4 * prod(op.result) for op in found if op.kind == "embedding") / rows,
         parameters=sum(p.numel() for p in model.parameters() if id(p) not in table),
         table_parameters=sum(table.values()),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from nas.baselines import NAMES, Baseline, Name, built
 from nas.genotype import Block, Genotype, Operator
 from nas.network import Network
 from nas.trace import UnknownOperator, costs, trace
@@ -99,6 +100,15 @@ def test_costs_do_not_depend_on_the_batch() -> None:
     network = Network(genotype, INPUTS)
     found = [costs(network, features(INPUTS, n)).flops for n in (1, 2, 64)]
     assert found == pytest.approx([found[0]] * 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_costs_of_a_baseline_do_not_depend_on_the_batch(name: Name) -> None:
+    network = built(Baseline(name=name, width=16, embedding=D), INPUTS, 0.0)
+    small, large = (costs(network, features(INPUTS, n)).flops for n in (2, 256))
+    assert small == large
+    traced = sum(op.flops for op in trace(network, features(INPUTS, 2))) / 2
+    assert (small == traced) == (name != "finalmlp")  # of which two gates read no row
 
 
 def test_the_trace_says_which_operand_is_a_weight() -> None:

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 
 pytest.importorskip("torch", reason="pip install 'trimtab[nas]'")
 
-from benchmarks import nas
+from benchmarks import _nas_trees, nas
 from benchmarks._nas_data import Bench, bench, prepared
 from benchmarks._nas_quality import _picks
 from benchmarks._nas_ranking import kendall, ranking, rankings
@@ -20,6 +20,8 @@ from benchmarks._nas_scale import SHORT, AnotherScale, claim
 from benchmarks._nas_stage import OutOfTime, Stage, workers
 from benchmarks.nas import Results, main
 from nas.baselines import NAMES
+from nas.batches import training
+from nas.rows import Rows
 from nas.space import SMALL, drawn
 
 TINY = msgspec.structs.replace(
@@ -47,6 +49,25 @@ def test_the_log_is_split_by_time_and_what_chooses_a_network_was_shown(folder: P
     assert not np.isnan(parts.valid.labels).any()
     assert np.isnan(parts.test.labels).any()
     assert not np.isnan(parts.test.truth).any()
+
+
+def test_trees_learn_from_the_rows_that_networks_see(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Rows] = []
+
+    def learned(train: Rows, valid: Rows, test: Rows, head: int) -> tuple[_nas_trees.Floats, int, int]:
+        seen.append(train)
+        return np.full(len(test), 0.5), 15, 1
+
+    monkeypatch.setattr(_nas_trees, "predicted", learned)
+    context = bench(TINY, folder)
+    train, size = context.parts.train, TINY.recipe.batch_size
+    _nas_trees.trees(context, 0)
+    batches = list(training(train, size, 0, 0, TINY.rows))
+    theirs = np.concatenate([batch.features[0].numpy() for batch in batches])
+    ours = np.asarray(seen[0].features.dense)
+    assert np.array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
+    assert len(train) > 2 * len(ours)
+    assert np.median(seen[0].time) == pytest.approx(np.median(train.time), abs=0.1 * np.ptp(train.time))
 
 
 def test_a_ranking_by_hand() -> None:

@@ -1,10 +1,10 @@
 """Quality: searched networks beside every baseline, at a quarter, a half and all of the best baseline's FLOPs.
 
-One trainer, the same rows, learning rates and seeds for everyone; baselines have a front of widths of their own. What
-is compared is chosen on validation rows; the test rows are read once, at the end. Random search has the supernet, the
-evaluations and the finalists of evolution; beside both stands random search without a supernet, from the networks that
-were trained alone for the ranking: as many of them as the rows of a search pay for. Without that ranking, evolution is
-measured alone.
+One trainer, the same rows, learning rates and seeds for everyone; baselines have a front of widths and embeddings of
+their own. What is compared is chosen on validation rows; the test rows are read once, at the end. Random search has the
+supernet, the evaluations and the finalists of evolution; beside both stands random search without a supernet, from the
+networks that were trained alone for the ranking: as many of them as the rows of a search pay for. Without that ranking,
+evolution is measured alone.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,12 @@ from nas.evolution import Evaluated, Rules
 from nas.finalists import ENLARGED, enlarged, next_finalist
 from nas.genotype import Genotype, digest
 from nas.search import SearchPlan, adaptation, search
+from nas.space import SMALL
 from nas.supernet_train import SupernetPlan, train_supernet
 
 Method = Literal["evolution", "random"]
 METHODS: tuple[Method, ...] = ("evolution", "random")
+EMBEDDINGS = (16, 8, 4)  # of baselines
 LEVELS = (0.25, 0.5, 1.0)  # of the best baseline's FLOPs
 Key = tuple[int, Method, float]  # number of a search, its method, a level
 DRAWS = 2000  # of random searches among the networks trained alone
@@ -88,10 +90,18 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 def baselines(bench: Bench) -> dict[str, Training]:
-    """Every baseline, width and rate, with the first seed."""
-    embedding = max(bench.scale.space.embeddings)
+    """Every baseline, width, embedding and rate, with the first seed.
+
+    Searches choose among embeddings too, and most FLOPs of some baselines (xDeepFM) go with these, not with the width.
+    In the short measurement baselines have one, as wide as its searches': three would take most of its few minutes.
+    """
+    largest = max(bench.scale.space.embeddings)
+    embeddings = (largest,) if bench.scale.space == SMALL else EMBEDDINGS
     architectures = {
-        f"{name}-{width}": Baseline(name=name, width=width, embedding=embedding)
+        f"{name}-{width}" + (f"-e{embedding}" if embedding != largest else ""): Baseline(
+            name=name, width=width, embedding=embedding
+        )
+        for embedding in embeddings
         for name in NAMES
         for width in bench.scale.widths
     }

@@ -13,13 +13,13 @@ pytest.importorskip("torch", reason="pip install 'trimtab[nas]'")
 
 from benchmarks import _nas_trees, nas
 from benchmarks._nas_data import Bench, bench, prepared
-from benchmarks._nas_quality import _picks
+from benchmarks._nas_quality import _picks, baselines
 from benchmarks._nas_ranking import kendall, ranking, rankings
 from benchmarks._nas_runs import Candidate
-from benchmarks._nas_scale import SHORT, AnotherScale, claim
+from benchmarks._nas_scale import MIDDLE, SHORT, AnotherScale, claim
 from benchmarks._nas_stage import OutOfTime, Stage, workers
 from benchmarks.nas import Results, main
-from nas.baselines import NAMES
+from nas.baselines import NAMES, Baseline
 from nas.batches import training
 from nas.rows import Rows
 from nas.space import SMALL, drawn
@@ -110,6 +110,18 @@ def test_workers_compute_what_one_process_does(tmp_path: Path) -> None:
         late = Stage(10, tmp_path, 0, Console(quiet=True), pool)
         with pytest.raises(OutOfTime):
             late.each("sums", int, _sum, {"six": 6})
+
+
+def test_every_baseline_has_small_embeddings_too(folder: Path) -> None:
+    short = bench(TINY, folder)
+    middle = msgspec.structs.replace(short, scale=MIDDLE)
+    found = {one.name: one.architecture for one in baselines(middle).values()}
+    for name in NAMES:
+        assert found[f"{name}-256"] == Baseline(name=name, width=256, embedding=16)
+        assert found[f"{name}-256-e8"] == Baseline(name=name, width=256, embedding=8)
+        assert found[f"{name}-256-e4"] == Baseline(name=name, width=256, embedding=4)
+    assert len(found) == 3 * len(NAMES)
+    assert len(baselines(short)) == len(NAMES)
 
 
 def test_a_pick_is_the_best_finalist_that_fits() -> None:

@@ -131,7 +131,7 @@ def _gaps(gaps: Sequence[Versus], best: str) -> tuple[Table, Table, Table]:
     over, heads, value = (
         Table("model", "minus", *columns, title=title)
         for columns, title in (
-            (("logloss", "KL"), f"gaps, paired over requests and seeds; best baseline by validation: {best}"),
+            (("logloss", "KL"), f"gaps, paired over people and seeds; best baseline by validation: {best}"),
             ([*gaps[0].kl_by_head], "KL gaps by head, in thousandths"),
             ([*gaps[0].captured], "value captured: gaps"),
         )

@@ -1,6 +1,7 @@
 """What the test rows say of trainings: read once, and kept by request.
 
-Gaps are paired over requests: candidates of one request are shown to one person, so they are no independent rows.
+Gaps are paired over people: candidates of one request are shown to one person, who makes many, so neither rows nor
+requests are independent.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._nas_data import Bench
+from benchmarks._nas_data import Bench, person_of
 from benchmarks._nas_runs import Candidate, Training, run_of
 from benchmarks._nas_stage import Stage
 from benchmarks._nas_value import THETAS
@@ -132,12 +133,21 @@ def _mean(values: list[float]) -> float | None:
 
 def versus(bench: Bench, one: Candidate, other: Candidate) -> Versus:
     """The gaps of one model to another, of as many seeds as each has."""
+    request, shown = np.asarray(bench.parts.test.request), ~np.isnan(bench.parts.test.labels).any(axis=1)
+    person = person_of(bench, np.unique(request))
+    asked, rows = np.unique(request[shown], return_counts=True)  # requests have unlike numbers of rows that were shown
     losses, kl, captured = (
         [_read(bench, model, what) for model in (one, other)] for what in ("logloss", "kl", "captured")
     )
+    ours, theirs = (part * rows.mean() / rows for part in losses)
+
+    def over_people(first: Floats, second: Floats) -> Gap:
+        return paired_gap(first, second, group=person)
+
     names = [head.name for head in bench.parts.encoding.schema.heads]
     return Versus(
-        one.name, other.name, paired_gap(*losses), paired_gap(*(part.mean(2) for part in kl)),
-        {name: paired_gap(*(part[..., j] for part in kl)) for j, name in enumerate(names)},
-        {name: paired_gap(*(part[..., j] for part in captured)) for j, name in enumerate(THETAS)},
+        one.name, other.name, paired_gap(ours, theirs, rows.astype(np.float64), person_of(bench, asked)),
+        over_people(*(part.mean(2) for part in kl)),
+        {name: over_people(*(part[..., j] for part in kl)) for j, name in enumerate(names)},
+        {name: over_people(*(part[..., j] for part in captured)) for j, name in enumerate(THETAS)},
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Co-training: value captured with losses weighted by what the value model needs, beside equal weights.
 
-The same network, seeds and rows for every weighting; intervals are paired over the requests of the test rows and over
+The same network, seeds and rows for every weighting; intervals are paired over the people of the test rows and over
 seeds. What is captured is read off the true probabilities of all candidates of a request, shown or not.
 """
 
@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._nas_data import Bench
+from benchmarks._nas_data import Bench, person_of
 from benchmarks._nas_stage import Stage
 from nas.baselines import Baseline
 from nas.batches import probabilities
@@ -62,13 +62,14 @@ def trainings(bench: Bench) -> dict[str, Training]:
 def captured(stage: Stage[Bench]) -> list[Captured]:
     """Every theta with every weighting."""
     found = stage.each("value captured", list[list[float]], shares_of, trainings(stage.bench))
+    person = person_of(stage.bench, np.unique(stage.bench.parts.test.request))
     lines = []
     for number, name in enumerate(THETAS):
         equal = _runs(found, Training(EQUAL, "", (), 0), number, stage)
         lines.append(Captured(name, EQUAL, float(equal.mean()), None))
         for weighting in (BY_VALUE, BY_RATE):
             runs = _runs(found, Training(weighting, name, (), 0), 0, stage)
-            lines.append(Captured(name, weighting, float(runs.mean()), paired_gap(runs, equal)))
+            lines.append(Captured(name, weighting, float(runs.mean()), paired_gap(runs, equal, group=person)))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Whether one model is better than another: a paired interval over rows and seeds.
+"""Whether one model is better than another: a paired interval over rows, or people, and seeds.
 
 Rows of one data set are as hard for one model as for another, so differences row by row are far less noisy than either
 model's own metric; and a model is its training seed's too. Drawing a handful of seeds anew claims too often (with five,
@@ -29,8 +29,13 @@ class Gap(msgspec.Struct, frozen=True):
         return self.low > 0 or self.high < 0
 
 
-def paired_gap(first: Floats, second: Floats, weight: Floats | None = None) -> Gap:
+def paired_gap(
+    first: Floats, second: Floats, weight: Floats | None = None, group: NDArray[np.int64] | None = None
+) -> Gap:
     """Of per-row losses (seeds, n) of two models on the same rows, which count by `weight` (n,), alike without it.
+
+    `group` (n,) numbers what rows belong to, each its own without it: rows of one person are alike, so that people are
+    drawn, of whom each brings the sum of their rows' differences from the mean (Liang and Zeger 1986).
 
     Variance: of the rows' differences, plus each model's over its seeds (Welch 1947; Satterthwaite 1946). With one seed
     a model, the gap is between these two trainings and says nothing of others.
@@ -39,8 +44,11 @@ def paired_gap(first: Floats, second: Floats, weight: Floats | None = None) -> G
     share = np.full(n, 1.0 / n) if weight is None else weight / weight.sum()
     difference = first.mean(0) - second.mean(0)
     mean = float(share @ difference)
-    rows = float((share**2) @ (difference - mean) ** 2) * n / (n - 1)  # of a ratio of sums, by linearisation
-    parts = [(rows, n - 1)]
+    residual = share * (difference - mean)  # of a ratio of sums, by linearisation
+    if group is not None:
+        residual = np.bincount(np.unique(group, return_inverse=True)[1], weights=residual)
+    count = len(residual)
+    parts = [(float(residual @ residual) * count / (count - 1), count - 1)]
     for model in (first, second):
         seeds = len(model)
         if seeds > 1:

@@ -6,13 +6,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from pyarrow import parquet
 from rich.console import Console
 from scipy.stats import kendalltau
 
 pytest.importorskip("torch", reason="pip install 'trimtab[nas]'")
 
 from benchmarks import _nas_trees, nas
-from benchmarks._nas_data import Bench, bench, prepared
+from benchmarks._nas_data import LOG, Bench, bench, person_of, prepared
 from benchmarks._nas_quality import _picks, baselines
 from benchmarks._nas_ranking import kendall, ranking, rankings
 from benchmarks._nas_runs import Candidate
@@ -23,6 +24,7 @@ from nas.baselines import NAMES, Baseline
 from nas.batches import training
 from nas.rows import Rows
 from nas.space import SMALL, drawn
+from nas.splits import hashed
 
 TINY = msgspec.structs.replace(
     SHORT, hours=2, requests_per_hour=900.0, rows=1000, supernet_rows=2000, nets=4, strategies=("single-any",),
@@ -68,6 +70,17 @@ def test_trees_learn_from_the_rows_that_networks_see(folder: Path, monkeypatch: 
     assert np.array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
     assert len(train) > 2 * len(ours)
     assert np.median(seen[0].time) == pytest.approx(np.median(train.time), abs=0.1 * np.ptp(train.time))
+
+
+def test_the_person_of_a_request_is_known(folder: Path) -> None:
+    context = bench(TINY, folder)
+    log = parquet.read_table(folder / LOG, columns=["request", "unit"])
+    units = dict(zip(hashed(log["request"]).tolist(), log["unit"].to_pylist(), strict=True))
+    request = np.unique(context.parts.test.request)
+    person = person_of(context, request)
+    names = np.unique(log["unit"].to_pylist())
+    assert names[person].tolist() == [units[one] for one in request.tolist()]
+    assert len(np.unique(person)) < len(request)
 
 
 def test_a_ranking_by_hand() -> None:

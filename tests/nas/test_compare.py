@@ -40,6 +40,23 @@ def test_a_gap_by_weight_is_the_one_between_weighted_means_and_as_sure_as_it_var
     assert paired_gap(first, second, np.full(400, 3.0)).high == pytest.approx(alike.high)
 
 
+def test_a_gap_over_people_is_as_sure_as_people_differ() -> None:
+    rng = np.random.default_rng(4)
+    gaps, told = [], []
+    for _ in range(300):
+        person = np.repeat(np.arange(150), rng.integers(1, 20, 150))
+        second = rng.exponential(1.0, (1, len(person)))
+        first = second + rng.normal(0, 0.3, 150)[person] + rng.normal(0, 0.3, (1, len(person)))
+        gap = paired_gap(first, second, group=person)
+        gaps.append(gap.mean)
+        told.append([(one.high - one.low) / 2 / 1.97 for one in (gap, paired_gap(first, second))])
+    by_person, by_row = np.mean(told, axis=0)
+    assert by_person == pytest.approx(np.std(gaps), rel=0.1)
+    assert by_row < by_person / 2
+    alone = paired_gap(first, second, group=np.arange(len(person))[::-1])
+    assert alone.high == pytest.approx(paired_gap(first, second).high)
+
+
 def test_the_interval_of_a_mean_is_that_of_theory() -> None:
     values = np.random.default_rng(1).normal(3.0, 1.0, 500)
     gap = bootstrap_statistic(lambda index: float(values[index].mean()), 500)

@@ -26,11 +26,10 @@ def inputs_of(rows: Rows, table_rows: int) -> Inputs:
 
 
 def base_rates(rows: Rows) -> NDArray[np.float64]:
-    """(k,) of each head among its observed rows, which count by their weights; half a row more of either label."""
+    """(k,) of each head among its observed rows, which count by their weights; NaN where none has any."""
     labels, weight = np.asarray(rows.labels, np.float64), np.asarray(rows.weight, np.float64)[:, None]
-    share = weight * (len(weight) / (float(weight.sum()) or 1.0))
-    positives, observed = np.nansum(share * labels, axis=0), (share * ~np.isnan(labels)).sum(axis=0)
-    return np.asarray((positives + 0.5) / (observed + 1.0))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(weight * labels, axis=0) / (weight * ~np.isnan(labels)).sum(axis=0))
 
 
 def log_odds(rows: Rows) -> Tensor:
@@ -38,7 +37,8 @@ def log_odds(rows: Rows) -> Tensor:
 
     Begun with even odds instead, a short training is spent on finding out that a rare head is rare.
     """
-    rates = base_rates(rows)
+    observed = (~np.isnan(np.asarray(rows.labels))).sum(axis=0)
+    rates = (np.nan_to_num(base_rates(rows), nan=0.5) * observed + 0.5) / (observed + 1.0)
     return torch.tensor(np.log(rates / (1 - rates)), dtype=torch.float32, device=device())
 
 

@@ -27,13 +27,12 @@ _SMALLEST_SD = 1e-14  # of the mean: what is less is rounding
 
 
 class DenseCode(msgspec.Struct, frozen=True):
-    """(value after `transform` - mean) / sd; missing is 0. A quantile is interpolated between knots of known rank."""
+    """(value after `transform` - mean) / sd; missing is 0."""
 
     field: Field
     mean: float
     sd: float
-    knots: tuple[float, ...] = ()
-    ranks: tuple[float, ...] = ()  # of the knots: the mean of those that its repetitions have, in [0, 1]
+    knots: tuple[float, ...] = ()  # of a quantile: evenly many rows lie between two, so what is frequent repeats
 
 
 class SparseCode(msgspec.Struct, frozen=True):
@@ -118,22 +117,23 @@ class Learner:
 
     def _dense_code(self, field: Field) -> DenseCode:
         if field.transform == "quantile":
-            return _quantile_code(field, np.sort(self.sample[field.name]))
+            return _quantile_code(field, self.sample[field.name])
         count, mean, squares = self.moments[field.name]
         return DenseCode(field, float(mean), _spread(float(np.sqrt(squares / max(count, 1))), float(mean)))
 
 
 def _quantile_code(field: Field, sample: Floats) -> DenseCode:
-    """Of sorted values. Many may be equal: a knot has the mean rank of its values, its neighbours the ranks beyond."""
-    if not len(sample):
-        return DenseCode(field, 0.0, 1.0, (0.0,), (0.0,))
-    at = np.unique(np.quantile(sample, np.linspace(0, 1, KNOTS + 1)))
-    first, last = np.searchsorted(sample, at) / len(sample), np.searchsorted(sample, at, "right") / len(sample)
-    knots = np.stack((np.nextafter(at, -np.inf), at, np.nextafter(at, np.inf)), axis=1).ravel()
-    ranks = np.stack((first, (first + last) / 2, last), axis=1).ravel()
-    coded = np.interp(sample, knots, ranks)
+    knots = np.quantile(sample, np.linspace(0, 1, KNOTS + 1)) if len(sample) else np.zeros(1)
+    coded = _ranks(sample, knots) if len(sample) else np.zeros(1)
     mean = float(coded.mean())
-    return DenseCode(field, mean, _spread(float(coded.std()), mean), tuple(knots.tolist()), tuple(ranks.tolist()))
+    return DenseCode(field, mean, _spread(float(coded.std()), mean), tuple(knots.tolist()))
+
+
+def _ranks(values: Floats, knots: Floats) -> Floats:
+    """In [0, 1]; a knot that repeats, as a frequent value's does, has the mean of its ranks."""
+    distinct, index = np.unique(knots, return_inverse=True)
+    places = np.linspace(0, 1, len(knots)) if len(knots) > 1 else np.zeros(1)
+    return np.interp(values, distinct, np.bincount(index, weights=places) / np.bincount(index))
 
 
 def _spread(sd: float, mean: float) -> float:
@@ -174,8 +174,7 @@ def _stacked(columns: Sequence[Array], n: int, dtype: type) -> Array:
 
 def _standard(values: Floats, code: DenseCode) -> Floats:
     if code.field.transform == "quantile":
-        ranks = code.ranks or np.linspace(0, 1, len(code.knots))  # models kept from before knots had ranks
-        values = np.where(np.isnan(values), np.nan, np.interp(values, code.knots, ranks))
+        values = np.where(np.isnan(values), np.nan, _ranks(values, np.array(code.knots)))
     elif code.field.transform == "log":
         values = _logged(values)
     return np.clip(np.nan_to_num((values - code.mean) / code.sd, nan=0.0), -FARTHEST, FARTHEST)

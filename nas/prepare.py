@@ -20,7 +20,7 @@ from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
 from nas.splits import PARTS, TRAIN, Cuts, Split, hashed, part_of, time_cuts
 
-FORMAT = 1  # of prepared folders
+FORMAT = 2  # of prepared folders
 _ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"
 Say = Callable[[str], None]
 
@@ -162,7 +162,8 @@ def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:
     for j, head in enumerate(schema.heads):
         if np.isnan(np.asarray(mapped(folder / "valid").labels)[:, j]).all():
             raise DataError(f"head {head.name!r}: no validation row has a {head.label!r}; change the split")
-    observed = np.asarray(mapped(folder / "train").labels)
+    train = mapped(folder / "train")
+    observed = np.asarray(train.labels)[np.asarray(train.weight) > 0]
     for j, head in enumerate(schema.heads):
         for value in (0, 1):
             if not (observed[:, j] == value).any():

@@ -58,7 +58,8 @@ def test_a_network_begins_at_the_rate_of_rows_by_their_weights() -> None:
         Coded(np.zeros((4, 0), np.float32), np.zeros((4, 0), np.int32), ()), labels, labels,
         np.array([1.0, 98.0, 50.0, 1.0], np.float32), np.zeros(4, np.uint64), np.zeros(4),
     )  # fmt: skip
-    mean = 150.0 / 4
-    assert base_rates(rows).tolist() == pytest.approx([(2.0 / mean + 0.5) / (100.0 / mean + 1.0)])
-    even = msgspec.structs.replace(rows, weight=np.full(4, 0.01, np.float32))
-    assert base_rates(even).tolist() == pytest.approx([2.5 / 4.0])
+    assert base_rates(rows).tolist() == [0.02]
+    assert torch.sigmoid(log_odds(rows)).tolist() == pytest.approx([(0.02 * 3 + 0.5) / 4])
+    assert base_rates(msgspec.structs.replace(rows, weight=np.full(4, 0.01, np.float32))).tolist() == pytest.approx(
+        [2 / 3]
+    )

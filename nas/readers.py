@@ -20,6 +20,7 @@ from nas.schema import DataError, Schema
 CHUNK_ROWS = 50_000
 BLOCK_BYTES = 8 << 20  # of a text file that are parsed at once
 INDICES, LABEL = "indices", "label"  # columns of a libsvm file
+UNLABELLED = {"criteo": CRITEO[1:], "kdd12": KDD12[2:]}  # of rows that are only scored: their own test files' columns
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -64,13 +65,10 @@ def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iter
         return _numbered(path, _libsvm(path, schema, labels))
     delimiter = "\t" if source.layout in ("tsv", "criteo", "kdd12") else ","
     fixed = {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
-    if source.layout == "kdd12":
-        if labels:
-            return map(_two_rows, _numbered(path, _delimited(path, delimiter, fixed, [*KDD12])))
-        counts = ("click", "impression")  # which the lines to be scored need not have
-        with _opened(path) as lines:
-            counted = next(iter(lines), "").count(delimiter) + 1 >= len(KDD12)
-        fixed = fixed if counted else tuple(name for name in KDD12 if name not in counts)
+    if source.layout == "kdd12" and labels:
+        return map(_two_rows, _numbered(path, _delimited(path, delimiter, fixed, [*KDD12])))
+    if source.layout in UNLABELLED and not labels and _width(path, delimiter) < len(fixed):
+        fixed = UNLABELLED[source.layout]
     return _numbered(path, _delimited(path, delimiter, fixed, wanted))
 
 
@@ -135,34 +133,42 @@ def _header(path: Path, delimiter: str) -> tuple[str, ...]:
     return names
 
 
+def _width(path: Path, delimiter: str) -> int:
+    with _opened(path) as lines:
+        return next(iter(lines), "").count(delimiter) + 1
+
+
 def _opened(path: Path) -> TextIO:
     """A file of text; a mark of byte order at its beginning is no part of it."""
     return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
 
 
 def _libsvm(path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
-    """Lines `label index:value ...`; libfm's are the same. Where labels are not asked for a line may have none.
+    """Lines `label index:value ...`; libfm's are the same.
 
-    A dense field is named by its index; the column `indices` lists a line's other indices whose value is not 0.
+    A dense field is named by its index; the column `indices` lists a line's other indices whose value is not 0. Where
+    labels are not asked for a line may have none, or nothing at all: it has a score like every other.
     """
     dense = [field.name for field in schema.of("dense")]
     with _opened(path) as lines:
         numbered = enumerate(lines, 1)
-        while chunk := [(number, line) for number, line in islice(numbered, CHUNK_ROWS) if line.strip()]:
+        rows = ((number, said) for number, line in numbered if (said := line.split("#")[0].split()) or not labels)
+        while chunk := [*islice(rows, CHUNK_ROWS)]:
             yield _libsvm_table(path, chunk, dense, labels)
 
 
-def _libsvm_table(path: Path, chunk: Sequence[tuple[int, str]], dense: Sequence[str], labels: bool) -> pa.Table:
+def _libsvm_table(path: Path, chunk: Sequence[tuple[int, list[str]]], dense: Sequence[str], labels: bool) -> pa.Table:
     columns: dict[str, list[object]] = {name: [] for name in (LABEL, INDICES, *dense)}
-    for number, line in chunk:
-        label, *pairs = line.split("#")[0].split()
+    for number, said in chunk:
+        label, *pairs = said or [""]
         if ":" in label:
             if labels:
                 raise DataError(f"{path}, line {number}: found {label!r} where a label belongs")
             label, pairs = "", [label, *pairs]
         values = dict(pair.rpartition(":")[::2] for pair in pairs)
         if "" in values:
-            raise DataError(f"{path}, line {number}: found {pairs[0]!r} where index:value belongs")
+            wrong = next(pair for pair in pairs if not pair.rpartition(":")[0])
+            raise DataError(f"{path}, line {number}: found {wrong!r} where index:value belongs")
         columns[LABEL].append({"-1": "0", "+1": "1"}.get(label, label))
         for name in dense:
             columns[name].append(values.pop(name, "0"))

@@ -111,6 +111,10 @@ def test_kdd12_lines_to_be_scored_are_one_row_each_with_their_counts_or_without(
         (tmp_path / name).write_text("".join("\t".join([*counts, *line]) + "\n" for line in lines))
         found = pa.concat_tables(Source("kdd12", (str(tmp_path / name),)).chunks(kdd12(), labels=False))
         assert found["ad"].to_pylist() == ["0", "1", "2"]
+    for line in (CRITEO, CRITEO[1:]):
+        (tmp_path / "c.tsv").write_text("\t".join(line) + "\n")
+        (table,) = Source("criteo", (str(tmp_path / "c.tsv"),)).chunks(criteo(), labels=False)
+        assert table[CRITEO[1]].to_pylist() == [CRITEO[1]]
 
 
 def test_libsvm_lines_to_be_scored_may_have_no_label(tmp_path: Path) -> None:
@@ -122,6 +126,12 @@ def test_libsvm_lines_to_be_scored_may_have_no_label(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         found = pa.concat_tables(Source("libsvm", (str(tmp_path / name),)).chunks(schema, labels=False))
         assert (found["1"].to_pylist(), found["indices"].to_pylist()) == (["0.5"], [["7"]])
+    (tmp_path / "gaps.txt").write_text("7:1\n\n# nothing\n8:1\n")
+    found = pa.concat_tables(Source("libsvm", (str(tmp_path / "gaps.txt"),)).chunks(schema, labels=False))
+    assert found["indices"].to_pylist() == [["7"], [], [], ["8"]]
+    (tmp_path / "gaps.txt").write_text("1 7:1\n\n# nothing\n0 8:1 oops\n")
+    with pytest.raises(DataError, match="line 4: found 'oops'"):
+        read(Source("libsvm", (str(tmp_path / "gaps.txt"),)), schema)
     with pytest.raises(DataError, match=r"line 1: found '1:0\.5' where a label belongs"):
         read(Source("libsvm", (str(tmp_path / "without.txt"),)), schema)
 

@@ -305,10 +305,10 @@ def _plain(units: Any) -> Any:
         units = units.combine_chunks()
     if hasattr(units, "buffers"):  # an Arrow array
         kind = str(units.type)
-        texts = next(
-            (f"large_{name}" for name in ("string", "binary") if name in kind), None
-        )  # of a dictionary, a view
-        return units if kind in _ARROW_WIDTHS or texts is None else units.cast(texts)
+        if kind in _ARROW_WIDTHS:
+            return units
+        texts = [f"large_{name}" for name in ("string", "binary") if name in kind]  # of a dictionary, a view
+        return units.cast(texts[0]) if texts else units
     return units.to_numpy() if hasattr(units, "to_numpy") else units  # a pandas series
 
 

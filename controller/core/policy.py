@@ -337,11 +337,9 @@ def _searched(view: _View, unit: Floats, draws: int, risk: float, banned: Floats
         p = np.append(p, 1.0 - belief.feasible[borne])
         gain, violation = np.append(gain, more_gain, axis=1), np.append(violation, more_violation, axis=1)
         best = [_order(*own)[0] for own in zip(gain, violation, strict=True)]
-        unit = (
-            apart(around(path.told.places.unit[best], NEAR_BEST * draws, rng), view.posterior.baseline, banned)
-            if best
-            else unit
-        )
+        if best:
+            near = around(path.told.places.unit[best], NEAR_BEST * draws, rng)
+            unit = apart(near, view.posterior.baseline, banned)
     return _Drawn(path.told.places.unit, p, gain, violation)
 
 

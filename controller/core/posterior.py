@@ -156,9 +156,7 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
 
     def project(self, m: int, new: Places) -> tuple[Floats, Floats]:
         """Mean (k,) and V (n, k) of process m."""
-        cross = kernel(
-            self.hypers[m], self.baseline, new, self.seen
-        ).T  # in the order of columns, to be solved in place
+        cross = kernel(self.hypers[m], self.baseline, new, self.seen).T  # by columns, so that it is solved in place
         V = solve_triangular(self.lower[m], cross, lower=True, overwrite_b=True, check_finite=False)
         return V.T @ self.whitened[m], V
 

@@ -74,7 +74,7 @@ def read(record: bytes) -> list[pa.RecordBatch]:
             batches = [_trusted(batch) for batch in stream]
     except Undecodable:
         raise
-    except (pa.ArrowException, OSError, MemoryError, ValueError, struct.error) as error:
+    except (pa.ArrowException, OSError, MemoryError, ValueError, IndexError, struct.error) as error:
         raise Undecodable("malformed", str(error)) from error
     rows = sum(batch.num_rows for batch in batches)
     if rows > min(MAX_ROWS, size):  # a batch without buffers can claim any number
@@ -138,11 +138,11 @@ def _columns(batch: pa.RecordBatch, offset: NDArray[np.int64], plan: EventPlan) 
 
 
 def _unpacked(record: bytes) -> int:
-    """Bytes of a record's buffers once they are decompressed; at least as many as it has. Raises `struct.error`.
+    """Bytes of a record's buffers once they are decompressed; at least as many as it has.
 
     Arrow decompresses all of a batch as it reads it, columns that nobody asked for too. Every compressed buffer begins
     with its size (Arrow's "Columnar format", "Buffer compression"), which is read here from its place in the message's
-    metadata, a flatbuffer that Arrow has verified.
+    metadata, a flatbuffer that Arrow has verified. Raises `struct.error` and `IndexError` where it leads nowhere.
     """
     if _ZSTD not in record and _LZ4 not in record:
         return len(record)

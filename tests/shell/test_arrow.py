@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -280,6 +281,17 @@ def _streams() -> list[bytes]:
         layouts.append(rows.set_column(at, name, rows.column(name).dictionary_encode()))
         layouts.append(rows.set_column(at, name, rows.column(name).cast(pa.string_view())))
     return [*(stream(layout) for layout in layouts), stream(rows, compression="lz4")]
+
+
+@pytest.mark.parametrize("error", [IndexError, struct.error])
+def test_metadata_that_cannot_be_followed_is_one_rejection(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: pa.ipc.Message) -> int:
+        raise error
+
+    monkeypatch.setattr(arrow, "_claimed", lost)
+    assert reasons(as_arrow(stream(table([event(0)]), compression="zstd"))) == ["malformed"]
 
 
 @pytest.mark.parametrize("seed", range(4))

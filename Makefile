@@ -4,7 +4,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Compiling all of PyTorch's modules takes a minute; those that are used are compiled when they are.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # Two processes, each with services of its own; one where all tests share the Redis that was named: every test empties it.
 PYTEST_ARGS ?= --numprocesses $(if $(TRIMTAB_TEST_REDIS),0,2) --dist loadfile --no-loadscope-reorder
 EXTRAS ?=
@@ -29,7 +30,7 @@ format: .venv/.developer
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-services: .venv/.developer
+services: .venv/.created
 	$(BIN)/python -m tests.services.install
 
 .venv/.installed: pyproject.toml .venv/.created

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,27 +12,16 @@ import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from controller.core.rows import MAX_RECORD
 from controller.shell.connections import Kafka
-from controller.shell.sources import ARROW, OffsetLost, Poll, Record, Source, SourceUnavailable
+from controller.shell.sources import ARROW, OffsetLost, Record, Source, SourceUnavailable
 from controller.shell.sources_confluent import ConfluentSource
 from controller.shell.sources_kafka import KafkaSource
-from controller.shell.sources_ndjson import CannotResume, NdjsonSource
+from controller.shell.sources_ndjson import NdjsonSource
 from tests.memory_source import MemorySource, MemoryTopic
 from tests.services.kafka_broker import MakeTopic
+from tests.shell.reading import Clock, drain, until, values
 
-DEADLINE_S = 20.0
 HEADERS = [("trace", b""), ("content-type", ARROW)]
-
-
-class Clock:
-    """A clock for durations that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Log(Protocol):
@@ -175,33 +163,6 @@ def opened() -> Iterator[Callable[[Source], Source]]:
     yield note
     for source in sources:
         source.close()
-
-
-def drain(source: Source) -> tuple[dict[int, list[Record]], dict[int, int]]:
-    """Everything that is there now: records and next offsets by partition."""
-    records: dict[int, list[Record]] = {}
-    ahead: dict[int, int] = {}
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        for part in source.poll(0.2).parts:
-            records.setdefault(part.partition, []).extend(part.records)
-            assert part.next_offset > ahead.get(part.partition, -1)
-            ahead[part.partition] = part.next_offset
-        if source.caught_up():
-            return {partition: found for partition, found in records.items() if found}, ahead
-        assert time.monotonic() < deadline, (records, source.health())
-
-
-def until(source: Source, holds: Callable[[Poll], bool]) -> Poll:
-    """The first poll of which something holds."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds(poll := source.poll(0.1)):
-        assert time.monotonic() < deadline, (poll, source.health())
-    return poll
-
-
-def values(records: list[Record]) -> list[bytes]:
-    return [record.value for record in records]
 
 
 def test_start_resolves_offsets_and_fetches_nothing(log: Log, opened: Any) -> None:
@@ -402,65 +363,3 @@ def test_a_memory_topic_that_is_down_and_comes_back() -> None:
     topic.append(0, b"one")
     assert values(source.poll(0).parts[0].records) == [b"one"]
     assert source.health() is None
-
-
-def test_a_file_keeps_half_lines_until_they_are_whole_or_settled(tmp_path: Path) -> None:
-    clock = Clock()
-    path = tmp_path / "events.ndjson"
-    path.write_bytes(b'{"a":1}\n\n{"b"')
-    source = NdjsonSource(str(path), monotonic=clock)
-    source.start(None, "earliest")
-    assert [part.records for part in source.poll(0).parts] == [[Record(0, b'{"a":1}', False)]]
-    assert source.poll(0).parts == ()
-    assert not source.caught_up()
-    with path.open("ab") as file:
-        file.write(b':2}\n{"c":3}')
-    assert [part.records for part in source.poll(0).parts] == [[Record(9, b'{"b":2}', False)]]
-    assert source.poll(0).parts == ()
-    clock.now += 1.0
-    assert [part.records for part in source.poll(0).parts] == [[Record(17, b'{"c":3}', False)]]
-    assert source.caught_up()
-    path.write_bytes(b"")
-    with pytest.raises(OffsetLost, match=r"partition 0: offset 24 .* holds 0 to 0"):
-        source.poll(0)
-    source.close()
-
-
-def test_the_end_of_a_line_that_is_too_long_is_no_line(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "events.ndjson"
-    longest = MAX_RECORD + (6 << 20)
-    path.write_bytes(b"x" * longest + b'{"tail":1}\n{"next":2}\n')
-    source = NdjsonSource(str(path), monotonic=clock)
-    source.start(None, "earliest")
-    records = drain(source)[0][0]
-    assert [(record.offset, len(record.value)) for record in records] == [(0, MAX_RECORD + 1), (longest + 11, 10)]
-    with path.open("ab") as file:
-        file.write(b"y" * longest)
-    for _ in range(longest // (4 << 20) + 2):
-        assert source.poll(0).parts == ()
-    assert not source.caught_up(), "a restart would read the line from its beginning"
-    clock.now += 1.0
-    (part,) = source.poll(0).parts
-    assert [(record.offset, len(record.value)) for record in part.records] == [(longest + 22, MAX_RECORD + 1)]
-    assert (part.next_offset, source.caught_up()) == (2 * longest + 22, True)
-    source.close()
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SourceUnavailable, match=r"absent\.ndjson: No such file"):
-        NdjsonSource(str(tmp_path / "absent.ndjson")).start(None, "earliest")
-
-
-def test_standard_input_is_read_once_and_cannot_be_resumed() -> None:
-    reading, writing = os.pipe()
-    source = NdjsonSource("-", descriptor=reading)
-    assert source.start(None, "latest") == {0: 0}
-    os.write(writing, b"one\ntw")
-    assert [part.records for part in source.poll(0.1).parts] == [[Record(0, b"one", False)]]
-    assert source.poll(0.01).parts == ()
-    os.write(writing, b"o")
-    os.close(writing)
-    assert values(drain(source)[0][0]) == [b"two"]
-    with pytest.raises(CannotResume, match="cannot be read again from byte 7: replay a file instead"):
-        source.start({0: 7}, "earliest")
-    os.close(reading)

@@ -46,10 +46,14 @@ class Processes:
         if seen != self.seen:
             self.seen, self.unit = seen, np.concatenate((self.brief.baseline[None], known.unit[-NEWEST:]))
             mean, sd = (part[-NEWEST:] for part in _outcomes(self.brief, known))
-            nothing = np.zeros((1, mean.shape[1]))
+            # The baseline gains nothing, and is as far below every limit as the limit is wide.
+            nothing = PERCENT * np.array([[0.0, *(limit.sign * limit.limit for limit in self.brief.goal.limits)]])
             with quiet(self.brief.seed):
                 self.model = _fitted(
-                    self.unit, np.concatenate((nothing, mean)), np.concatenate((nothing + EXACT, sd)), self.model
+                    self.unit,
+                    np.concatenate((nothing, mean)),
+                    np.concatenate((np.full_like(nothing, EXACT), sd)),
+                    self.model,
                 )
         return bool(len(known.unit))
 

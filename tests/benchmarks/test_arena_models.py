@@ -45,3 +45,12 @@ def test_a_model_proposes_and_recommends_what_the_measurements_say(name: str) ->
 def test_a_model_keeps_the_baseline_where_nothing_gains(name: str) -> None:
     tried = measured(np.random.default_rng(0).uniform(0.1, 0.4, (8, 2)))
     assert tuner(name).recommend(tried) is None
+
+
+@pytest.mark.parametrize("name", ["scbo", "qlognei"])
+def test_the_baseline_is_known_to_gain_nothing_and_to_keep_its_whole_margin(name: str) -> None:
+    peer = tuner(name)
+    peer.recommend(measured(np.random.default_rng(0).uniform(0.1, 0.9, (12, 2))))
+    mean, sd = peer.processes.posterior(BRIEF.baseline[None])  # type: ignore[attr-defined]
+    assert mean[0] == pytest.approx([0.0, -2.0], abs=0.05)
+    assert (sd < 0.05).all()

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
@@ -185,7 +186,7 @@ def status(argv: list[str]) -> int:
     parser.add_argument("study", metavar="STUDY", help=EITHER)
     args = parser.parse_args(argv)
     from controller.shell import story
-    from controller.shell.client import Remote
+    from controller.shell.client import Remote, word
 
     if is_url(args.study):
         seen = Remote(args.study, os.environ).study()
@@ -194,23 +195,10 @@ def status(argv: list[str]) -> int:
     study = config.load(Path(args.study))
     own(study)
     found = story.current(study.journal)
-    live = _live(study)
-    show(args.json, found | {"live": live}, story.lines(found) + ([] if live is None else story.pulse(live)))
+    live, silent = word(study.journal, study.plan.study)
+    more = story.silence(found, silent, time.time_ns() // 1_000_000) if live is None else story.pulse(live)
+    show(args.json, found | {"live": live, "silent": silent}, story.lines(found) + more)
     return 0
-
-
-def _live(study: Study) -> dict[str, Any] | None:
-    """What the daemon that wrote the journal last says now; None where it does not answer, or not to this caller."""
-    from controller.shell.client import Refused, Unreachable, of_journal
-    from controller.shell.journal import Journal
-
-    with Journal.read_only(study.journal) as journal:
-        remote = of_journal(journal)
-    try:
-        seen = None if remote is None else remote.study()
-    except (Unreachable, Refused):
-        return None
-    return seen if seen is not None and seen.get("study") == study.plan.study else None
 
 
 def token(argv: list[str]) -> int:

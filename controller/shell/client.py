@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -121,3 +122,27 @@ def of_journal(journal: Journal) -> Remote | None:
     last = journal.newest(("daemon_started",))
     url = "" if last is None else str(last.body["about"].get("admin", ""))
     return Remote(url, os.environ) if url else None
+
+
+def word(path: Path, study: str) -> tuple[dict[str, Any] | None, str]:
+    """What the daemon that wrote the journal last says now of its study; None, and why, where it says nothing."""
+    try:
+        with Journal.read_only(path) as journal:
+            remote = of_journal(journal)
+        seen = None if remote is None else _let_in(remote)
+    except (Unreachable, Refused) as error:
+        return None, str(error)
+    if seen is None:
+        return None, "no daemon is asked: the journal names no address of one"
+    if seen["study"] != study:
+        return None, f"the daemon at the address in the journal runs another study, {seen['study']}"
+    return seen, ""
+
+
+def _let_in(remote: Remote) -> dict[str, Any]:
+    try:
+        return remote.study()
+    except Refused as error:
+        if error.status == 401 and not remote.has_token:
+            raise Refused(f"a daemon answers at {remote.url} but asks for a token: set {TOKEN}", 401) from error
+        raise Refused(f"a daemon answers, but refuses to tell: {error}", error.status) from error

@@ -5,11 +5,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from controller.shell.effects import Z95
-from controller.shell.journal import Journal
+import msgspec
 
-_CARRYING = ("daemon_started", "decided", "sealed", "operator", "breaker_tripped")  # entries that hold the choices
+from controller.core.control import tuned
+from controller.core.plan import Plan
+from controller.core.rollout import TESTS
+from controller.shell.effects import Z95, measured
+from controller.shell.journal import Journal
+from controller.shell.journal_file import JournalRefused
+from controller.shell.recorder import restored
+
+_ISSUING = ("daemon_started", "decided", "operator", "breaker_tripped")  # entries that may bring a table
+_CARRYING = (*_ISSUING, "sealed")  # entries that hold the choices
 _ANSWERS = ("operator", "operator_refused")
+
+
+class Table(msgspec.Struct, frozen=True):
+    """What a published table says of its own end."""
+
+    version: int
+    valid_until_ms: int | None  # from then on clients serve the fallback
+    fallback: str  # the arm
 
 
 def current(path: Path) -> dict[str, Any]:
@@ -20,6 +36,8 @@ def current(path: Path) -> dict[str, Any]:
         waiting = len(journal.inbox())
         decided = journal.count("decided")
         head, study = journal.head(), journal.study()
+        table, clock = _table(journal), _clock(journal)
+        found, untold = _measured(journal) if carry.get("candidate") else (None, "")
     shown = ("stage", "reason", "epoch", "version", "decided_through_ms", "sealed_through_ms", "awaiting_approval")
     return {
         "study": study,
@@ -29,13 +47,48 @@ def current(path: Path) -> dict[str, Any]:
         "windows_decided": decided,
         "commands_waiting": waiting,
         **{name: carry.get(name) for name in shown},
+        "table": table,
+        "clock": clock,
         "candidate": carry.get("candidate"),
+        "measured": found,
+        "untold": untold,
+        "steps": carry.get("shares", []),
         "objective": carry.get("objective"),
         "pick": carry.get("pick"),
         "noise": carry.get("noise", []),
         "notice": carry.get("notice", ""),
         "banned": len(carry.get("banned", ())),
     }
+
+
+def _table(journal: Journal) -> dict[str, Any] | None:
+    """The journal's last table: of the newest entry that brought one."""
+    entry = journal.newest(_ISSUING)
+    while entry is not None and not entry.body.get("table"):
+        entry = journal.newest(_ISSUING, through=entry.seq - 1)
+    if entry is None:
+        return None
+    table: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(entry.body["table"], type=Table))
+    return table
+
+
+def _clock(journal: Journal) -> str:
+    last = journal.newest(("daemon_started",))
+    return "" if last is None else str(last.body.get("about", {}).get("clock", ""))
+
+
+def _measured(journal: Journal) -> tuple[dict[str, Any] | None, str]:
+    """What is measured on live traffic, as `board.StudyView` has it, or why that cannot be read."""
+    planned = journal.newest(("study_started", "plan_changed"))
+    try:
+        state = restored(journal)
+        plan = None if planned is None else msgspec.convert(planned.body["plan"], Plan)
+    except (JournalRefused, msgspec.ValidationError) as error:
+        return None, str(error)
+    if plan is None or state is None:
+        return None, ""
+    seen = measured(tuned(plan, state.control.carry), state.control, state.windows.cells)
+    return None if seen is None else msgspec.to_builtins(seen), ""
 
 
 def answer(journal: Journal, seq: int) -> str:
@@ -55,12 +108,9 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
     if found["candidate"]:
         told.append(f"{found['stage']} vector {found['candidate']['arm']}: {thetas(found['candidate']['theta'])}")
+        told += under_test(found)
     if found["pick"]:
-        pick = found["pick"]
-        told.append(
-            f"best known: {thetas(pick['theta'])}, expected gain {spread(pick['gain_mean'], pick['gain_sd'])}, "
-            f"P(keeps every guardrail) {percent_of(pick['p_feasible'], '', 0)}"
-        )
+        told.append(_best(found["pick"], found["candidate"]))
     if found["objective"]:
         told.append(f"objective by an operator's choice: {terms(found['objective'])}")
     if found["awaiting_approval"]:
@@ -83,6 +133,7 @@ def live(seen: dict[str, Any]) -> list[str]:
     ]
     if seen["candidate"]:
         told.append(f"{seen['stage']} vector {seen['candidate']['arm']}: {thetas(seen['candidate']['theta'])}")
+        told += under_test(seen)
     if seen["awaiting_approval"]:
         told.append("an operator's approval is awaited: trimtab approve, or trimtab reject")
     if seen["notice"]:
@@ -90,12 +141,65 @@ def live(seen: dict[str, Any]) -> list[str]:
     return told + pulse(seen)
 
 
+def _best(pick: Mapping[str, Any], candidate: Mapping[str, Any] | None) -> str:
+    """What is believed of the best vector; `candidate`: the one under test, whose own gain stands above."""
+    which = (
+        "" if candidate is None else ", the same vector" if pick["theta"] == candidate["theta"] else ", another vector"
+    )
+    return (
+        f"best known{which}: {thetas(pick['theta'])}, expected gain {spread(pick['gain_mean'], pick['gain_sd'])}, "
+        f"P(keeps every guardrail) {percent_of(pick['p_feasible'], '', 0)}"
+    )
+
+
+def under_test(seen: Mapping[str, Any]) -> list[str]:
+    """What live traffic shows of a candidate under test. `seen`: of `current` or, as JSON, `board.StudyView`."""
+    if seen["stage"] not in TESTS:
+        return []
+    name, found = seen["candidate"]["arm"], seen["measured"]
+    if found is None or found["arm"] != name:
+        return [_not_measured(name, seen)]
+    effects = found["effects"]
+    gain = f"{name} gains {interval(effects['gain'])} in the objective, against control ({found['events']:,} events)"
+    return [gain, *map(_guarded, effects["margins"])] if effects["margins"] else [gain, "the study has no guardrail"]
+
+
+def _not_measured(name: str, seen: Mapping[str, Any]) -> str:
+    if seen.get("untold"):
+        return f"what {name} gains is not told here: {seen['untold']}"
+    if not seen["steps"]:
+        return f"nothing is measured of {name} yet"
+    last = seen["steps"][-1]
+    gained = f"{name} gained {spread(last['gain'], last['se'])} in the objective at {last['share']:.0%} of the traffic"
+    return f"{gained}; nothing is measured of it at the present share yet"
+
+
+def _guarded(rail: Mapping[str, Any]) -> str:
+    state = {"kept": "kept", "unsure": "not sure", "broken": "broken"}[rail["state"]]
+    side = "at least" if rail["side"] == "min" else "at most"
+    return f"guardrail {rail['metric']} ({side} {rail['limit']:+.2%}): {state}, {interval(rail['effect'])}"
+
+
+def silence(found: Mapping[str, Any], why: str, now_ms: int) -> list[str]:
+    """What is known where no daemon tells it: why none does, and what clients serve by the journal's last table."""
+    table = found["table"]
+    if table is None or table["valid_until_ms"] is None or found["clock"] != "wall":
+        return [why]
+    if table["valid_until_ms"] < now_ms:
+        return [why, _expired(table)]
+    return [why, f"the table holds until {moment(table['valid_until_ms'])} UTC, then clients serve {table['fallback']}"]
+
+
+def _expired(table: Mapping[str, Any]) -> str:
+    return f"the table expired at {moment(table['valid_until_ms'])} UTC: clients serve {table['fallback']}"
+
+
 def pulse(seen: dict[str, Any]) -> list[str]:
     """What only a running daemon knows."""
     until = seen["valid_until_ms"]
     shares = ", ".join(f"{arm['arm']} {arm['share']:.0%}" for arm in seen["arms"])
     if until is not None and until < seen["now_ms"]:
-        shares = f"the table expired at {moment(until)} UTC: clients serve {seen['fallback']}"
+        shares = _expired(seen)
     faults = "; ".join(f"{part}: {fault}" for part, fault in sorted(seen["faults"].items()))
     return [
         f"the daemon answers: {f'not ready: {faults}' if faults else 'ready'}, {seen['behind']} records behind",
@@ -165,6 +269,14 @@ def spread(mean: float | None, sd: float | None) -> str:
     if mean is None or sd is None:
         return f"{percent_of(mean)} (how surely is unknown)"
     return f"{mean:+.2%} (95 % interval {mean - Z95 * sd:+.2%} to {mean + Z95 * sd:+.2%})"
+
+
+def interval(effect: Mapping[str, float | None]) -> str:
+    """An `effects.Effect` as JSON, told as `spread` tells it."""
+    change, low, high = effect["change"], effect["low"], effect["high"]
+    if change is None or low is None or high is None:
+        return "an amount that cannot be measured"
+    return f"{change:+.2%} (95 % interval {low:+.2%} to {high:+.2%})"
 
 
 SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ from starlette.types import Receive, Scope, Send
 from controller import cli
 from controller.shell.admin import serve
 from controller.shell.api import app
-from controller.shell.client import CA, TOKEN, Refused, Remote, Unreachable, of_journal
+from controller.shell.client import CA, TOKEN, Refused, Remote, Unreachable, of_journal, word
 from controller.shell.journal import Journal
 from controller.shell.messages import Order
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
+from controller.shell.story import moment
 from simulators.study import Services, study_text
 from tests.services.process import free_port
 from tests.shell.interface import ANN, BOB, Interface, blank_site, serving, serving_world, site_of
@@ -195,7 +197,9 @@ def test_status_has_the_daemons_word_where_one_answers(
         assert "study quick: explore (the study begins)" in capsys.readouterr().out
         monkeypatch.setenv(TOKEN, "wrong")
         assert cli.main(["status", str(study)]) == 0
-        assert "the daemon answers" not in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "the daemon answers" not in said
+        assert f"a daemon answers, but refuses to tell: {interface.url}: this token is not known" in said
         assert cli.main(["status", interface.url]) == 1
         assert "this token is not known" in capsys.readouterr().err
     assert cli.main(["status", str(study)]) == 0
@@ -210,3 +214,35 @@ def test_a_token_is_made_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ann operator sha256:" in out
     assert cli.main(["token", "a b"]) == 1
     assert "'a b' is no name; accepted: 1 to 64 of the letters" in capsys.readouterr().err
+
+
+def test_status_says_why_no_daemon_does(
+    world: World, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(TOKEN, raising=False)
+    with serving_world(world) as (_, interface):
+        assert word(world.path, "quick") == (None, "no daemon is asked: the journal names no address of one")
+        known(world, interface)
+        asked = f"a daemon answers at {interface.url} but asks for a token: set {TOKEN}"
+        assert cli.main(["status", str(study)]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == asked
+        assert cli.main(["status", str(study), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["live"], told["silent"]) == (None, asked)
+        monkeypatch.setenv(TOKEN, ANN)
+        seen, silent = word(world.path, "quick")
+        assert (seen is not None, silent) == (True, "")
+        assert word(world.path, "slow")[1] == "the daemon at the address in the journal runs another study, quick"
+    assert word(world.path, "quick") == (None, f"no daemon answers at {interface.url}: Connection refused")
+
+
+def test_status_names_a_table_that_expired_with_its_daemon(
+    tmp_path: Path, study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Journal.open(tmp_path / "quick.journal", PLAN.study) as journal:
+        Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall", admin=f"http://127.0.0.1:{free_port()}")
+    assert cli.main(["status", str(study)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].startswith("no daemon answers at http://127.0.0.1:")
+    until = moment(START_MS + PLAN.window.validity_ms)
+    assert told[-1] == f"the table expired at {until} UTC: clients serve control"

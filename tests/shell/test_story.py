@@ -1,16 +1,33 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from controller.core.operate import Command
-from controller.core.rollout import MOVES
+from controller.core.rollout import MOVES, TESTS
+from controller.shell.board import Board
+from controller.shell.effects import measured
 from controller.shell.journal import Entry, Journal
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
-from controller.shell.story import answer, current, lines, moment, pulse, spread, timeline
+from controller.shell.story import (
+    answer,
+    current,
+    interval,
+    lines,
+    live,
+    moment,
+    pulse,
+    silence,
+    spread,
+    timeline,
+    under_test,
+)
+from tests.core.loop import at_stage
 from tests.shell.loop import PLAN, START_MS, World
+from tests.shell.test_findings import journalled
 
 
 def test_a_journal_that_no_daemon_has_used_says_so(tmp_path: Path) -> None:
@@ -80,6 +97,8 @@ def test_every_stage_can_be_told(tmp_path: Path, stage: str) -> None:
     told = "\n".join(lines(current(path)))
     assert f"study feed: {stage} (so)" in told
     assert "c3: all (1, 2.5)" in told
+    assert "best known, the same vector: all (1, 2.5)" in told
+    assert ("nothing is measured of c3 yet" in told) == (stage in TESTS)
     assert "expected gain +3.10% (how surely is unknown), P(keeps every guardrail) 90%" in told
     assert ("approval is awaited" in told) == (stage == "confirm")
     assert "commands that wait for a daemon: 1" in told
@@ -129,6 +148,69 @@ def test_what_clients_serve_is_told() -> None:
         assert pulse(seen | {"valid_until_ms": until})[1] == "traffic: control 60%, e1 40%"
     expired = pulse(seen | {"valid_until_ms": START_MS - 1})[1]
     assert expired == f"traffic: the table expired at {moment(START_MS - 1)} UTC: clients serve control"
+
+
+def test_a_table_of_a_daemon_that_is_silent_is_told_on_the_wall_clock_alone() -> None:
+    table = {"version": 7, "valid_until_ms": START_MS, "fallback": "c3"}
+    found = {"clock": "wall", "table": table}
+    until = f"{moment(START_MS)} UTC"
+    assert silence(found, "why", START_MS) == ["why", f"the table holds until {until}, then clients serve c3"]
+    assert silence(found, "why", START_MS + 1) == ["why", f"the table expired at {until}: clients serve c3"]
+    for unknown in ({"clock": "events"}, {"table": None}, {"table": table | {"valid_until_ms": None}}):
+        assert silence(found | unknown, "why", START_MS + 1) == ["why"]
+
+
+def test_the_last_table_is_that_of_the_last_entry_with_one(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal.open(path, PLAN.study) as journal:
+        recorder, _ = Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall")
+        journal.commit(recorder.epoch, [Entry(START_MS, "decided", {"table": None, "carry": {"stage": "hold"}})] * 2)
+    found = current(path)
+    valid_ms = START_MS + PLAN.window.validity_ms
+    assert found["table"] == {"version": 1_000_001, "valid_until_ms": valid_ms, "fallback": "control"}
+    assert found["clock"] == "wall"
+
+
+def test_a_candidates_own_gain_and_guardrails_are_told(tmp_path: Path) -> None:
+    loop = at_stage("confirm")
+    loop.windows(2)
+    found = current(journalled(loop, tmp_path / "j"))
+    seen = measured(loop.plan, loop.state.control, loop.state.windows.cells)
+    assert seen is not None
+    assert found["measured"] == msgspec.to_builtins(seen)
+    told, name = lines(found), loop.carry.candidate.arm
+    gain = interval(found["measured"]["effects"]["gain"])
+    assert f"{name} gains {gain} in the objective, against control ({seen.events:,} events)" in told
+    (rail,) = (line for line in told if line.startswith("guardrail "))
+    ctr = found["measured"]["effects"]["margins"][0]["effect"]
+    assert rail == f"guardrail ctr (at least -5.00%): kept, {interval(ctr)}"
+    board = Board(loop.plan, "events")
+    board.show(loop.state, {}, 5)
+    assert under_test(found) == live(msgspec.to_builtins(board.study))[3:5], "the interface says the same"
+
+
+def test_a_share_that_is_new_is_told_by_the_one_before() -> None:
+    seen: dict[str, Any] = {"stage": "ramp", "candidate": {"arm": "c3"}, "measured": None, "steps": []}
+    assert under_test(seen) == ["nothing is measured of c3 yet"]
+    (told,) = under_test(seen | {"steps": [{"share": 0.2, "gain": 0.03, "se": 0.01}]})
+    assert told.startswith("c3 gained +3.00% (95 % interval +1.04% to +4.96%) in the objective at 20% of the traffic; ")
+    assert under_test(seen | {"untold": "another version"}) == ["what c3 gains is not told here: another version"]
+    assert under_test(seen | {"stage": "paused"}) == []
+
+
+def test_a_guardrail_is_told_as_it_stands() -> None:
+    effect = {"change": 0.01, "low": -0.01, "high": 0.03}
+    rails = [
+        {"metric": "ctr", "side": "max", "limit": 0.02, "state": s, "effect": effect} for s in ("unsure", "broken")
+    ]
+    found: dict[str, Any] = {"arm": "c3", "events": 1000, "effects": {"gain": effect, "margins": rails}}
+    seen = {"stage": "hold", "candidate": {"arm": "c3"}, "measured": found}
+    assert under_test(seen)[1:] == [
+        "guardrail ctr (at most +2.00%): not sure, +1.00% (95 % interval -1.00% to +3.00%)",
+        "guardrail ctr (at most +2.00%): broken, +1.00% (95 % interval -1.00% to +3.00%)",
+    ]
+    found["effects"]["margins"] = []
+    assert under_test(seen)[1:] == ["the study has no guardrail"]
 
 
 def test_an_interval_is_called_one() -> None:

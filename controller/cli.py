@@ -112,7 +112,9 @@ def run(argv: list[str]) -> int:
     study = config.load(args.study)
     _log_to_stderr()
     from controller.shell.assemble import run_daemon
+    from controller.shell.named_files import require_journal_place
 
+    require_journal_place(study)  # before the console opens
     registry = CollectorRegistry()
     with _stopped_by_signals() as stop:
         run_daemon(study, args.clock, args.start_at or usual, args.until_idle, args.events, args.listen, stop,
@@ -144,14 +146,16 @@ def check(argv: list[str]) -> int:
     """Check a study file, what its ratios need, and whether its journal, Kafka and Redis go with it."""
     parser = command_parser(check, json_too=True)
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
-    parser.add_argument("--offline", action="store_true", help="only the file")
+    parser.add_argument("--offline", action="store_true", help="only the file, and the files that it names")
     args = parser.parse_args(argv)
     study = config.load(args.study)
+    from controller.shell import named_files
     from controller.shell.advice import advice, told
     from controller.shell.assemble import probe
 
     edited, refused = _edits(study)
-    faults = refused | ({} if args.offline else probe(study))
+    faults = refused | named_files.faults(study)
+    faults |= {} if args.offline else probe(study) | faults
     seen = advice(study)
     found = {"study": study.plan.study, "warnings": list(study.warnings), "faults": faults,
              "edits": edited, "demands": list(study.demands), "seen": msgspec.to_builtins(seen)}  # fmt: skip
@@ -163,10 +167,18 @@ def check(argv: list[str]) -> int:
         *(f"at the next start changes {edit}" for edit in edited),
         *(f"asked for: {demand}" for demand in study.demands),
         *told(seen),
-        "the file " + ("lacks what is asked for" if study.demands else "is sound")
-        + ("" if args.offline or faults else ", Kafka and Redis answer"),
+        _closing(tuple(faults), bool(study.demands), args.offline),
     ])  # fmt: skip
     return FAILED if faults or study.demands else 0
+
+
+def _closing(faulty: Sequence[str], lacking: bool, offline: bool) -> str:
+    """The last word of `check`, which is of its exit status."""
+    lacks = "the file lacks what is asked for"
+    if faulty:
+        count = f"{len(faulty)} fault{'s' if len(faulty) > 1 else ''}: {', '.join(faulty)}"
+        return f"{count}; {lacks}" if lacking else count
+    return (lacks if lacking else "the file is sound") + ("" if offline else ", Kafka and Redis answer")
 
 
 def _edits(study: Study) -> tuple[list[str], dict[str, str]]:

@@ -182,6 +182,31 @@ def test_check_says_what_an_edit_would_change_of_a_running_study(
     assert "journal: the study file was changed where a journal cannot follow: seed: 0 before, 1 now" in done.out
 
 
+def test_the_last_word_of_a_check_is_of_its_faults(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    text = study.read_text()
+    study.write_text(text.replace('path = "quick.journal"', 'path = "."') + '\n[admin]\ntokens_file = "tokens"\n')
+    done = Done(capsys, "check", str(study), "--offline")
+    assert (done.status, done.out.splitlines()[-1]) == (1, "2 faults: journal, admin")
+    assert "journal: is a directory, expected the journal's file" in done.out
+    assert "admin: admin.tokens_file: found no such file: " in done.out
+    study.write_text(text.replace('path = "quick.journal"', 'path = "none/j"').replace(f', waiver = "{WAIVER}"', ""))
+    done = Done(capsys, "check", str(study), "--offline")
+    assert done.out.endswith("1 fault: journal; the file lacks what is asked for\n")
+    study.write_text(text)
+    assert Done(capsys, "check", str(study), "--offline").out.endswith("\nthe file is sound\n")
+
+
+def test_a_daemon_whose_journal_cannot_be_made_announces_no_console(
+    capsys: pytest.CaptureFixture[str], study: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study.write_text(study.read_text().replace('path = "quick.journal"', 'path = "none/j"'))
+    caplog.set_level("INFO")
+    done = Done(capsys, "run", str(study), "--listen", "127.0.0.1:0")
+    assert done.status == 1
+    assert f"trimtab run: journal.path: found no such folder: {study.parent / 'none'}; accepted: " in done.err
+    assert "console on" not in caplog.text
+
+
 def test_check_asks_for_what_a_ratio_needs(capsys: pytest.CaptureFixture[str], study: Path) -> None:
     study.write_text(study.read_text().replace(f', waiver = "{WAIVER}"', ""))
     done = Done(capsys, "check", str(study), "--offline")

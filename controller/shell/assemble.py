@@ -1,7 +1,6 @@
 """Puts a daemon together from a study, and asks its services whether they are there."""
 
 import os
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from controller.shell import fingerprint
-from controller.shell.access import Token, TokensRefused, address, load_tokens
+from controller.shell.access import Token, address, load_tokens
 from controller.shell.admin import Server, serve
 from controller.shell.api import Site, app
 from controller.shell.board import Board
@@ -90,18 +89,6 @@ def run_daemon(
         log.info("study %s: ended; rows read: %s", plan.study, metrics.tally())
 
 
-def admin_fault(study: Study) -> str | None:
-    """Why nobody could be let in: tokens that cannot be read, or a certificate that cannot be used; or None."""
-    admin = study.admin
-    try:
-        load_tokens(None if admin.tokens_file is None else Path(admin.tokens_file), os.environ)
-        if admin.cert_file is not None:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(admin.cert_file, admin.key_file)
-    except (TokensRefused, OSError) as error:  # ssl's errors are OSErrors
-        return str(error)
-    return None
-
-
 def _listening(study: Study, listen: tuple[str, int] | None, site: Site) -> Server:
     """The admin interface, serving; says who may come in."""
     admin = study.admin
@@ -124,10 +111,8 @@ def _who(tokens: tuple[Token, ...]) -> str:
 
 
 def probe(study: Study) -> dict[str, str]:
-    """What is wrong with the study's services, and with what its own interface needs, by part."""
+    """What is wrong with the study's services, by part."""
     faults = {}
-    if (fault := admin_fault(study)) is not None:
-        faults["admin"] = fault
     try:
         _publisher(study).stored()
     except (CannotConnect, PublisherUnavailable) as error:

@@ -1,4 +1,4 @@
-"""What `trimtab check` finds out from services that answer, and of who may come in."""
+"""What `trimtab check` finds out from services that answer."""
 
 from pathlib import Path
 
@@ -6,8 +6,7 @@ import pytest
 from confluent_kafka import Producer
 
 from controller.shell import config
-from controller.shell.access import TOKENS
-from controller.shell.assemble import admin_fault, probe
+from controller.shell.assemble import probe
 from simulators.catalog import world_named
 from simulators.study import Services, study_text
 from tests.services.kafka_broker import MakeTopic
@@ -59,18 +58,3 @@ def compressed(bootstrap: str, topic: str) -> str:
         producer.produce(topic, b"event" * 20, partition=1)
     producer.flush()
     return topic
-
-
-def test_what_keeps_everybody_out_is_found_before_the_daemon_starts(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = study_text(world_named("quick")) + '\n[admin]\ntokens_file = "tokens"\n'
-    study.write_text(text)
-    assert f"{tmp_path / 'tokens'}" in (admin_fault(config.load(study)) or "")
-    (tmp_path / "tokens").write_text("ann operator sha256:" + 64 * "0")
-    assert admin_fault(config.load(study)) is None
-    monkeypatch.setenv(TOKENS, "bob king x")
-    assert TOKENS in (admin_fault(config.load(study)) or "")
-    monkeypatch.delenv(TOKENS)
-    study.write_text(text + 'cert_file = "cert.pem"\nkey_file = "key.pem"\n')
-    assert "No such file" in (admin_fault(config.load(study)) or "")

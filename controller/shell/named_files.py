@@ -1,0 +1,80 @@
+"""The files that a study names, looked at without any service: what would end, or shut, its daemon at once."""
+
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+from controller.shell.access import TokensRefused, load_tokens
+from controller.shell.config import Study
+from controller.shell.connections import Tls
+from controller.shell.journal_file import JournalRefused
+from controller.shell.tls import CannotConnect, Section, context
+from controller.shell.toml_records import Mistake
+
+_FROM = "relative paths start at the study file"
+
+
+def faults(study: Study) -> dict[str, str]:
+    """What is wrong, by part."""
+    found = {part: str(mistake) for part, mistake in _absent(study)}
+    if (place := journal_place(study)) is not None:
+        found["journal"] = str(place)
+    if "admin" not in found and (fault := admin_fault(study)) is not None:
+        found["admin"] = fault
+    services: tuple[tuple[Section, Tls], ...] = (("kafka", study.kafka.tls), ("redis", study.redis.tls))
+    for part, tls in services:
+        if part not in found and tls != Tls() and (fault := _tls_fault(part, tls)) is not None:
+            found[part] = fault
+    return found
+
+
+def journal_place(study: Study) -> Mistake | None:
+    """Why no journal can be made where there is none yet, or None."""
+    folder = study.journal.absolute().parent
+    accepted = f"a file in a folder that is there and can be written to; {_FROM}"
+    if study.journal.exists():
+        return None
+    if not folder.is_dir():
+        said = f"what is no folder: {folder}" if folder.exists() else f"no such folder: {folder}"
+        return Mistake("journal.path", said, accepted)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Mistake("journal.path", f"a folder that cannot be written to: {folder}", accepted)
+    return None
+
+
+def require_journal_place(study: Study) -> None:
+    """Raise `JournalRefused` where no journal can be made and there is none yet."""
+    place = journal_place(study)
+    if place is not None:
+        raise JournalRefused(str(place))
+
+
+def admin_fault(study: Study) -> str | None:
+    """Why nobody could be let in: tokens that cannot be read, or a certificate that cannot be used; or None."""
+    admin = study.admin
+    try:
+        load_tokens(None if admin.tokens_file is None else Path(admin.tokens_file), os.environ)
+        if admin.cert_file is not None:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(admin.cert_file, admin.key_file)
+    except (TokensRefused, OSError) as error:  # ssl's errors are OSErrors
+        return str(error)
+    return None
+
+
+def _absent(study: Study) -> Iterator[tuple[str, Mistake]]:
+    """Of each part, the files that are not there."""
+    for part, table in (("admin", study.admin), ("kafka", study.kafka), ("redis", study.redis)):
+        for key in ("key_file", "cert_file", "ca_file", "tokens_file"):
+            path = getattr(table, key, None)
+            if path is not None and not Path(path).exists():
+                kind = "a file of tokens (trimtab token makes a line)" if key == "tokens_file" else "a file in PEM"
+                yield part, Mistake(f"{part}.{key}", f"no such file: {path}", f"{kind}; {_FROM}")
+
+
+def _tls_fault(part: Section, tls: Tls) -> str | None:
+    try:
+        context(part, tls)
+    except (CannotConnect, OSError) as error:
+        return str(error)
+    return None

@@ -158,9 +158,10 @@ def _stages(decisions: Sequence[HistoryEntry], x: _Axis) -> list[str]:
 
 
 def _hours(start_ms: int, end_ms: int, x: _Axis) -> list[str]:
-    """Times along the axis: days, or hours where there are few days."""
-    hour, span = 3_600_000, end_ms - start_ms
-    step = next((h for h in (1, 3, 6, 12, 24, 48, 168, 720, 2160) if span / (h * hour) <= 8), 8760) * hour
+    """Times along the axis: days, or hours and minutes where there are few of them."""
+    minute, hour, span = 60_000, 3_600_000, end_ms - start_ms
+    steps = [m * minute for m in (1, 5, 10, 15, 30)] + [h * hour for h in (1, 3, 6, 12, 24, 48, 168, 720, 2160)]
+    step = next((s for s in steps if span / s <= 8), 8760 * hour)
     parts = []
     for at in range(-(-start_ms // step) * step, end_ms + 1, step):
         day, clock = _moment(at)

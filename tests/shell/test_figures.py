@@ -11,6 +11,7 @@ from controller.shell.board import HistoryEntry
 from controller.shell.effects import UNKNOWN, Effect
 
 HOUR = 3_600_000
+DAY = 24 * HOUR
 
 
 def decision(hour: int, gain: float | None = 0.01, stage: str = "explore") -> HistoryEntry:
@@ -55,6 +56,20 @@ def test_the_curve_leaves_out_what_was_not_known_and_marks_stages() -> None:
     assert ">explore<" in figure
     assert ">confirm<" in figure
     assert figures.gain_curve([decision(0, None), decision(1)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("minutes", "times"),
+    [(4, ["00:00", "00:01", "00:02", "00:03", "00:04"]), (40, ["00:00", "00:05", "00:10", "00:15"]),
+     (50, ["00:00", "00:10", "00:20"]), (100, ["00:00", "00:15"]), (200, ["00:00", "00:30"]),
+     (400, ["00:00", "01:00"])],
+)  # fmt: skip
+def test_a_short_study_has_its_time_told(minutes: int, times: list[str]) -> None:
+    ends = (DAY, DAY + minutes * HOUR // 60)
+    figure = figures.gain_curve([msgspec.structs.replace(decision(0), window_end_ms=end) for end in ends])
+    told = [text for text in drawn(figure).itertext() if text[2:3] == ":"]
+    assert told[: len(times)] == times
+    assert len(told) <= 9
 
 
 def test_the_curve_is_broken_where_none_was_known_and_ends_where_none_is() -> None:

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
@@ -42,8 +42,10 @@ class WindowTable(msgspec.Struct, frozen=True):
 class MetricTable(msgspec.Struct, frozen=True):
     """One entry of `[metrics]`. `waiver`: why a ratio's denominator needs no guardrail of its own; see `demands`."""
 
-    numerator: str
-    denominator: str
+    ACCEPTED: ClassVar[str] = f'{{ numerator = COMPONENT, denominator = COMPONENT or "{BUCKETS}" }}'
+
+    numerator: Annotated[str, msgspec.Meta(description="a component of your events (`values`)")]
+    denominator: Annotated[str, msgspec.Meta(description=f'a component of your events (`values`), or "{BUCKETS}"')]
     response: Literal["immediate", "delayed"] = "immediate"
     waiver: str = ""
 

@@ -6,7 +6,7 @@ import json
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -51,8 +51,10 @@ def read_fields(
 ) -> tuple[dict[str, Any], list[Mistake]]:
     """Read the fields of record `kind` from `tree`, defaults filled in, and note every mistake.
 
-    A field with a mistake anywhere inside is absent from the dict. `secrets` maps the key path of a table to
-    the environment variable of its secret, for the message when someone writes a password into the file.
+    A field with a mistake anywhere inside is absent from the dict. Where a type does not say what would be accepted, a
+    record does by its class variable `ACCEPTED`, a field by the description of its `msgspec.Meta`. `secrets` maps the
+    key path of a table to the environment variable of its secret, for the message when someone writes a password into
+    the file.
     """
     reader = _Reader(secrets)
     return reader.fields(kind, tree, "") or {}, reader.mistakes
@@ -123,7 +125,7 @@ class _Reader:
 
     def fields(self, kind: type[msgspec.Struct], tree: object, path: str) -> dict[str, Any] | None:
         if not isinstance(tree, dict):
-            self._note(path, show(tree), "a table")
+            self._note(path, show(tree), _accepted(kind, tree))
             return None
         known = msgspec.structs.fields(kind)
         self._unknown(tree, [field.name for field in known], path)
@@ -201,10 +203,12 @@ def _custom(kind: type, value: object) -> object:
 def _accepted(kind: Any, value: object) -> str:
     if kind is Duration:
         return 'a duration with its unit (ms, s, m, h, d), such as "90s", "1h" or "1h30m", at most "366d"'
+    if get_origin(kind) is Annotated:  # says it itself
+        return str(next(note.description for note in get_args(kind)[1:] if isinstance(note, msgspec.Meta)))
     if get_origin(kind) is Literal:
         return names((json.dumps(choice) for choice in get_args(kind)), show(value) if isinstance(value, str) else "")
     if get_origin(kind) in (Union, types.UnionType):
         return _accepted(next(part for part in get_args(kind) if part is not type(None)), value)
     if get_origin(kind) is tuple:
         return "an array"
-    return _ACCEPTED.get(kind, "a table")
+    return str(getattr(kind, "ACCEPTED", _ACCEPTED.get(kind, "a table")))

@@ -49,12 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"trimtab: there is no command {args[0]!r}{hint}\n\n{_overview(commands)}", file=sys.stderr)
         return MISUSED
+    return _carried_out(args[0], lambda rest: _run(commands[args[0]], rest), args[1:])
+
+
+def _run(entry: EntryPoint, args: list[str]) -> int:
     try:
-        command: Run = commands[args[0]].load()
+        command: Run = entry.load()  # some bring in what takes seconds
     except ModuleNotFoundError as error:
-        print(f"trimtab {args[0]}: not installed: there is no module {error.name}", file=sys.stderr)
+        print(f"trimtab {entry.name}: not installed: there is no module {error.name}", file=sys.stderr)
         return FAILED
-    return _carried_out(args[0], command, args[1:])
+    return command(args)
 
 
 def _said(what: str, status: int) -> int:
@@ -374,7 +378,11 @@ def _progress(done: int, total: int) -> None:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    told = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    told.converter = time.gmtime  # UTC, as every time in its lines
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(told)
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # readiness says what matters, once
 
 

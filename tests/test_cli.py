@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -369,7 +370,8 @@ def test_a_command_is_answered_by_the_daemon_and_sigterm_ends_it(study: Path, tm
     options = ["--events", str(tmp_path / "events.ndjson"), "--listen", f"127.0.0.1:{port}"]
     log = tmp_path / "log"
     with log.open("wb") as out:
-        daemon = subprocess.Popen([*command, "run", str(study), *options], stdout=out, stderr=out)
+        elsewhere = os.environ | {"TZ": "Elsewhere-9"}
+        daemon = subprocess.Popen([*command, "run", str(study), *options], stdout=out, stderr=out, env=elsewhere)
         try:
             wait_until(lambda: b"reading from" in log.read_bytes(), "the daemon reads", 60)
             taken = process("run", str(study), *options)
@@ -390,6 +392,9 @@ def test_a_command_is_answered_by_the_daemon_and_sigterm_ends_it(study: Path, tm
             daemon.kill()
             daemon.wait()
     assert "study quick: epoch 1, stage explore, clock wall" in log.read_text()
+    at = datetime.fromisoformat(log.read_text().split(" ", 1)[0])
+    assert at.tzinfo is UTC
+    assert abs(datetime.now(UTC) - at) < timedelta(hours=1), "the log is in UTC wherever the daemon runs"
     assert "study quick: ended; rows read: 1 rejected as malformed" in log.read_text()
 
 
@@ -418,6 +423,21 @@ def test_an_encoding_without_a_sign_for_something_is_no_traceback(journal: Path,
         assert said in done.stdout
     assert done.stdout == page.read_bytes()
     assert "\u2212 \u4e0a" in page.read_text("utf-8")
+
+
+def test_an_interrupt_while_a_command_is_loaded_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "interrupted_command.py").write_text("raise KeyboardInterrupt")
+    (tmp_path / "lacking_command.py").write_text("import there_is_no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    entries_ = [EntryPoint(name, f"{name}_command:run", "trimtab.commands") for name in ("interrupted", "lacking")]
+    monkeypatch.setattr(cli, "entry_points", lambda group: entries_)
+    done = Done(capsys, "interrupted")
+    assert (done.status, done.out, done.err) == (130, "", "")
+    done = Done(capsys, "lacking")
+    assert done.status == 1
+    assert done.err == "trimtab lacking: not installed: there is no module there_is_no_such_module\n"
 
 
 def test_addresses() -> None:

@@ -26,7 +26,7 @@ from controller.shell.publisher import PublisherUnavailable
 from controller.shell.recorder import Recorder
 from controller.shell.records import decode_records
 from controller.shell.sources import At, OffsetLost, Poll, Source, SourceUnavailable
-from controller.shell.story import moment
+from controller.shell.story import in_utc
 
 Clock = Literal["wall", "events"]
 Turn = Literal["waiting", "quiet", "news"]  # for a service; nothing came; records came
@@ -232,7 +232,7 @@ class Daemon:
         self._metrics.stepped(self._state, info, effects, rejected, time.perf_counter() - started_s)
         for decision in info.decisions:
             stage = state.control.carry.stage
-            log.info("window %s: %s, stage %s, %s", moment(decision.end_ms), decision.outcome, stage, decision.why)
+            log.info("window %s: %s, stage %s, %s", in_utc(decision.end_ms), decision.outcome, stage, decision.why)
         return True
 
     def _decode(self, poll: Poll) -> tuple[Batch, list[DeadLetter]]:

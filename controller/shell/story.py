@@ -103,7 +103,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         return [f"study {found['study']}: no daemon has run yet"]
     told = [
         f"study {found['study']}: {found['stage']} ({found['reason']})",
-        f"decided through {moment(found['decided_through_ms'])}, {found['windows_decided']} windows, "
+        f"decided through {in_utc(found['decided_through_ms'])}, {found['windows_decided']} windows, "
         f"table version {found['version']}",
     ]
     if found["candidate"]:
@@ -129,7 +129,7 @@ def live(seen: dict[str, Any]) -> list[str]:
     """A daemon's own view (`board.StudyView` as JSON) as text."""
     told = [
         f"study {seen['study']}: {seen['stage']} ({seen['reason']})",
-        f"decided through {moment(seen['decided_through_ms'])}, table version {seen['version']}",
+        f"decided through {in_utc(seen['decided_through_ms'])}, table version {seen['version']}",
     ]
     if seen["candidate"]:
         told.append(f"{seen['stage']} vector {seen['candidate']['arm']}: {thetas(seen['candidate']['theta'])}")
@@ -187,11 +187,11 @@ def silence(found: Mapping[str, Any], why: str, now_ms: int) -> list[str]:
         return [why]
     if table["valid_until_ms"] < now_ms:
         return [why, _expired(table)]
-    return [why, f"the table holds until {moment(table['valid_until_ms'])} UTC, then clients serve {table['fallback']}"]
+    return [why, f"the table holds until {in_utc(table['valid_until_ms'])}, then clients serve {table['fallback']}"]
 
 
 def _expired(table: Mapping[str, Any]) -> str:
-    return f"the table expired at {moment(table['valid_until_ms'])} UTC: clients serve {table['fallback']}"
+    return f"the table expired at {in_utc(table['valid_until_ms'])}: clients serve {table['fallback']}"
 
 
 def pulse(seen: dict[str, Any]) -> list[str]:
@@ -229,6 +229,11 @@ def moment(ms: int | None) -> str:
         return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
     except (OverflowError, ValueError):  # events name any time, also one that no calendar has
         return f"{ms} ms"
+
+
+def in_utc(ms: int | None) -> str:
+    """`moment` with its zone."""
+    return f"{moment(ms)} UTC" if ms else moment(ms)
 
 
 def thetas(theta: Mapping[str, Sequence[float]]) -> str:

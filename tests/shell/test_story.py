@@ -15,6 +15,7 @@ from controller.shell.recorder import Recorder
 from controller.shell.story import (
     answer,
     current,
+    in_utc,
     interval,
     lines,
     live,
@@ -61,6 +62,7 @@ def test_where_a_study_stands_is_its_newest_choice(world: World) -> None:
     assert found["version"] == world.table.version
     assert found["decided_through_ms"] == world.table.decided_through_ms
     assert found["windows_decided"] == 4
+    assert f"decided through {moment(world.table.decided_through_ms)} UTC, 4 windows" in lines(found)[1]
     assert found["head"] == rig.journal.head().hash.hex()
     assert any(line.startswith("best known: all (") for line in lines(found))
 
@@ -216,6 +218,11 @@ def test_a_guardrail_is_told_as_it_stands() -> None:
 def test_an_interval_is_called_one() -> None:
     assert spread(0.0871, 0.0227) == "+8.71% (95 % interval +4.26% to +13.16%)"
     assert spread(None, 0.1) == "unknown (how surely is unknown)"
+
+
+def test_times_are_told_with_their_zone() -> None:
+    assert in_utc(None) == in_utc(0) == "nothing yet"
+    assert in_utc(1_700_000_000_000) == "2023-11-14 22:13:20 UTC"
 
 
 def test_moments_are_for_people() -> None:

@@ -4,7 +4,7 @@ import argparse
 import getpass
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def front(argv: list[str]) -> int:
     study = config.load(args.study)
     own(study)
     found = offers.offered(study)
-    show(args.json, msgspec.to_builtins(found), offers.lines(study, found))
+    stake = offers.at_stake(study)
+    show(args.json, msgspec.to_builtins(found) | {"at_stake": stake}, offers.lines(study, found, stake))
     return 0
 
 
@@ -87,9 +88,10 @@ def _send(order: Run, argv: list[str]) -> int:
         return _answered(args, verb, orders.to_address(args.study, command, args.wait))
     study = config.load(Path(args.study))
     own(study)
+    does: list[str] = []
     if verb == "choose":
-        command = _chosen(study, args.point, command)
-    return _answered(args, verb, orders.to_study(study, command, _user(), args.wait, _tell(verb)))
+        command, does = _chosen(study, args.point, command)
+    return _answered(args, verb, orders.to_study(study, command, _user(), args.wait, _tell(verb)), does)
 
 
 def _named(parser: argparse.ArgumentParser, candidate: str | None) -> str | None:
@@ -102,16 +104,20 @@ def _tell(verb: str) -> Callable[[str], None]:
     return lambda said: print(f"trimtab {verb}: {said}", file=sys.stderr)
 
 
-def _answered(args: argparse.Namespace, verb: str, found: Any) -> int:
-    show(args.json, {"command": verb, "said": found.said, "applied": found.applied}, [f"{verb}: {found.said}"])
-    return 0 if found.applied and not found.said.startswith("refused") else FAILED
+def _answered(args: argparse.Namespace, verb: str, found: Any, does: Sequence[str] = ()) -> int:
+    refused = found.said.startswith("refused")
+    does = () if refused else does
+    told = {"command": verb, "said": found.said, "applied": found.applied} | ({"does": list(does)} if does else {})
+    show(args.json, told, [f"{verb}: {found.said}", *(f"  {line}" for line in does)])
+    return 0 if found.applied and not refused else FAILED
 
 
-def _chosen(study: Study, point: str, order: Command) -> Command:
+def _chosen(study: Study, point: str, order: Command) -> tuple[Command, list[str]]:
     from controller.shell import fingerprint, offers
 
     fingerprint.single_threaded()
-    return offers.choice(study, point, order.who, order.why)
+    chosen = offers.choice(study, point, order.who, order.why)
+    return chosen, offers.consequences(chosen, offers.at_stake(study))
 
 
 def _user() -> str:

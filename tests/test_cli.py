@@ -274,6 +274,7 @@ def test_there_is_nothing_to_choose_from_before_the_first_decision(
 def test_a_choice_waits_for_a_daemon(capsys: pytest.CaptureFixture[str], study: Path, journal: Path) -> None:
     done = Done(capsys, "choose", str(study), "file", "--who", "me", "--wait", "0s")
     assert "choose: waits in the inbox" in done.out
+    assert "\n  goes on under the study file's own objective\n" in done.out
     with Journal.read_only(journal) as book:
         assert [waiting.command for waiting in book.inbox()] == [{"command": "choose", "who": "me"}]
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from controller.core import replan
 from controller.core.operate import Command
+from controller.core.rollout import TESTS
 from controller.core.step import seeded
 from controller.core.tradeoffs import NOW, Offer, Tradeoffs, tradeoffs
 from controller.shell.config import Study
 from controller.shell.journal import Journal
 from controller.shell.recorder import last_plan, restored
-from controller.shell.story import moment, spread, terms, thetas
+from controller.shell.story import in_utc, spread, terms, thetas
 
 STUDY_FILE = "file"  # in place of a number: the study file's own objective again
 
@@ -53,18 +56,46 @@ def choice(study: Study, point: str, who: str, why: str) -> Command:
     return Command("choose", who, why, own.theta, own.objective)
 
 
-def lines(study: Study, found: Tradeoffs) -> list[str]:
-    """A front as text."""
+def at_stake(study: Study) -> str:
+    """What a choice ends: the vector under test or promoted, as "c281, confirmed, in ramp at 50%"; "" without one.
+
+    Raises what `offered` raises, but `NoSuchOffer`.
+    """
+    with Journal.read_only(study.journal) as journal, journal.snapshot():
+        state = restored(journal)
+    if state is None:
+        return ""
+    carry, deal = state.control.carry, state.control.deals[state.control.carry.deal]
+    if carry.candidate is None or carry.stage not in TESTS:
+        return ""
+    name = carry.candidate.arm
+    held = deal.names.index(name) if name in deal.names else -1  # chosen or approved since the last decision
+    at = f" at {np.mean(deal.buckets == held):.0%}" if held > 0 else ""
+    awaits = "confirmed, awaits approval" if carry.awaiting_approval else "in its confirm test"
+    return f"{name}, " + {"confirm": awaits, "ramp": "confirmed, in ramp", "hold": "promoted, held"}[carry.stage] + at
+
+
+def consequences(order: Command, ended: str) -> list[str]:
+    """What a choice does, for people. `ended`: of `at_stake`, before it was given."""
+    ends = [f"ends: {ended}"] if ended else []
+    if order.theta is None or order.objective is None:
+        return [*ends, "goes on under the study file's own objective"]
+    return [*ends, f"puts to the test: {thetas(order.theta)}, for {terms(order.objective)}"]
+
+
+def lines(study: Study, found: Tradeoffs, stake: str = "") -> list[str]:
+    """A front as text. `stake`: of `at_stake`."""
     names = ", ".join(weight.name for weight in study.plan.weights)
     if not found.offers:
         return [
-            f"study {study.plan.study}, decided through {moment(found.decided_through_ms)}: no vector is known to gain "
+            f"study {study.plan.study}, decided through {in_utc(found.decided_through_ms)}: no vector is known to gain "
             "anything inside the guardrails yet"
         ]
     return [
-        f"study {study.plan.study}, decided through {moment(found.decided_through_ms)}; weights: {names}",
+        f"study {study.plan.study}, decided through {in_utc(found.decided_through_ms)}; weights: {names}",
         *(line for offer in found.offers for line in _told(offer)),
         *(() if found.now is None else _told(found.now)),
+        *([f"now: {stake}; choosing ends that"] if stake else []),
         f"trimtab choose {study.path} N puts a vector to the test and goes on under the objective it is the best for",
     ]
 

@@ -10,11 +10,13 @@ from controller.shell import config, offers
 from controller.shell.config import Study
 from controller.shell.offers import NoSuchOffer, choice, offered
 from controller.shell.recorder import PlanRefused
-from controller.shell.story import current
+from controller.shell.story import current, moment
 from controller.shell.story import lines as told
 from controller.shell.verify import verify
 from simulators.study import Services, study_text
+from tests.core.loop import at_stage
 from tests.shell.loop import START_MS, WORLD, World
+from tests.shell.test_findings import journalled
 
 NAMED = "\n[objectives.engagement]\nwatch = 1.0\n[objectives.traffic]\nctr = 2.0\n"
 
@@ -48,6 +50,7 @@ def test_objectives_that_were_only_just_named_have_a_front(explored: tuple[World
     assert offered(study) == found
     text = offers.lines(study, found)
     assert "weights: " in text[0]
+    assert f"decided through {moment(found.decided_through_ms)} UTC; " in text[0]
     assert sum(line.lstrip().startswith(offer.label) for offer in found.offers for line in text) == len(found.offers)
 
 
@@ -97,9 +100,14 @@ def test_a_choice_is_carried_out_told_and_made_again(tmp_path: Path, one_thread:
     assert found["candidate"]["theta"] == {name: list(row) for name, row in last.theta.items()}
     assert found["objective"] == last.objective
     assert any(line.startswith("objective by an operator's choice: ") for line in told(found))
+    name = found["candidate"]["arm"]
+    assert offers.at_stake(study) == f"{name}, in its confirm test", "no traffic before the next decision"
     for _ in range(2):
         world.product.settle_window()
         rig.settle()
+    stake = offers.at_stake(study)
+    assert stake == f"{name}, in its confirm test at 20%"
+    assert f"now: {stake}; choosing ends that" in offers.lines(study, offered(study), stake)
     assert [arm.role for arm in world.table.arms][:2] == ["control", "candidate"]
     after = offered(study)
     assert after.now is not None
@@ -108,3 +116,26 @@ def test_a_choice_is_carried_out_told_and_made_again(tmp_path: Path, one_thread:
     rig.drop()
     verdict = verify(world.path)
     assert verdict.ok, verdict
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"), [("explore", ""), ("confirm", "in its confirm test"), ("ramp", "confirmed, in ramp at "),
+                        ("hold", "promoted, held at ")],
+)  # fmt: skip
+def test_what_a_choice_ends_is_told(tmp_path: Path, stage: str, told: str) -> None:
+    loop, study = at_stage(stage), study_at(tmp_path)
+    journalled(loop, study.journal)
+    stake = offers.at_stake(study)
+    assert stake.startswith(f"{loop.carry.candidate.arm}, {told}" if told else "")
+    assert bool(stake) == bool(told)
+
+
+def test_what_a_choice_does_is_told() -> None:
+    chosen = Command("choose", "me", "", {"all": (1.0, 2.5)}, {"watch": 1.0, "ctr": 0.3})
+    tested = "puts to the test: all (1, 2.5), for +1 watch +0.3 ctr"
+    assert offers.consequences(chosen, "c3, confirmed, in ramp at 50%") == [
+        "ends: c3, confirmed, in ramp at 50%",
+        tested,
+    ]
+    assert offers.consequences(chosen, "") == [tested]
+    assert offers.consequences(Command("choose", "me"), "") == ["goes on under the study file's own objective"]

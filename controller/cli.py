@@ -191,7 +191,7 @@ def _edits(study: Study) -> tuple[list[str], dict[str, str]]:
     from controller.shell.recorder import PlanRefused, edits
 
     try:
-        return list(edits(study.plan, study.journal)), {}
+        return list(edits(study.plan, study.journal, study.unwritten)), {}
     except (JournalError, PlanRefused) as error:
         return [], {"journal": str(error).removeprefix(f"journal {study.journal}: ")}
 

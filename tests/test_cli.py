@@ -177,10 +177,12 @@ def test_check_says_what_an_edit_would_change_of_a_running_study(
     done = Done(capsys, "check", str(study), "--offline")
     assert done.status == 0
     assert "at the next start changes guardrails[0].min_change: -0.02 before, -0.01 now" in done.out
-    study.write_text(text.replace("seed = 0", "seed = 1"))
+    study.write_text(text.replace("seed = 0", "seed = 1").replace('length = "1h"', 'length = "2h"'))
     done = Done(capsys, "check", str(study), "--offline")
     assert done.status == 1
     assert "journal: the study file was changed where a journal cannot follow: seed: 0 before, 1 now" in done.out
+    assert "window.length: 1h before, 2h now; " in done.out
+    assert "window.validity: 3h before, 6h now (not in the file: it follows from other keys)" in done.out
 
 
 def test_the_last_word_of_a_check_is_of_its_faults(capsys: pytest.CaptureFixture[str], study: Path) -> None:

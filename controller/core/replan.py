@@ -15,6 +15,7 @@ from controller.assignment import ALL
 from controller.core import posterior
 from controller.core.belief import processes, scales
 from controller.core.control import Control, Theta, carrying, moved, tuned
+from controller.core.durations import written
 from controller.core.kernel import Hyper
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, Deal, without
@@ -107,15 +108,15 @@ def _differs(old: Any, new: Any, place: str) -> Iterator[str]:
             yield from _differs(*pair, f"{place}[{index}]")
     elif old != new:
         duration = place.endswith("_ms") and not place.startswith("objective")  # a metric's name may end so
-        name, unit = (place.removesuffix("_ms"), " ms") if duration else (place, "")
-        yield f"{name}: {_shown(old, unit)} before, {_shown(new, unit)} now"
+        name = place.removesuffix("_ms") if duration else place
+        yield f"{name}: {_shown(old, duration)} before, {_shown(new, duration)} now"
 
 
 def _listed(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def _shown(value: Any, unit: str) -> str:
+def _shown(value: Any, duration: bool) -> str:
     if _listed(value):
         return f"{len(value)} of them"
-    return "none" if value is None else f"{value!r}{unit}"
+    return "none" if value is None else written(value) if duration else repr(value)

@@ -9,6 +9,7 @@ import msgspec
 
 from controller.core.belief import MAX_ROWS
 from controller.core.control import HOUR_MS
+from controller.core.durations import written
 from controller.core.estimate import MIN_BUCKETS, Metric, at_cap
 from controller.core.events import Component
 from controller.core.offline import Prediction
@@ -41,7 +42,8 @@ LARGE_STATE = 2**30  # bytes of sums that are not sealed: a decision goes throug
 class Study(msgspec.Struct, frozen=True, kw_only=True):
     """A study file that was found sound.
 
-    `warnings` are things that work, but probably not as meant; `demands` what `trimtab check` wants in it besides.
+    `warnings` are things that work, but probably not as meant; `demands` what `trimtab check` wants in it besides;
+    `unwritten` keys that the file leaves to follow from others.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     admin: Admin = Admin()
     warnings: tuple[str, ...] = ()
     demands: tuple[str, ...] = ()
+    unwritten: tuple[str, ...] = ()
 
 
 class ConfigError(Exception):
@@ -92,7 +95,14 @@ def load(path: Path | str) -> Study:
         admin=_admin(table.admin, path.parent),
         warnings=_warnings(plan),
         demands=demands(table),
+        unwritten=tuple(_unwritten(table)),
     )
+
+
+def _unwritten(table: StudyTable) -> Iterator[str]:
+    for name, part in (("window", table.window), ("rollout", table.rollout), ("traffic", table.traffic)):
+        absent = [key for key, value in msgspec.structs.asdict(part).items() if value is None and key != "verify"]
+        yield from (f"{name}.{key}" for key in absent)
 
 
 def _nul(place: str, value: Any) -> Iterator[Mistake]:
@@ -217,51 +227,51 @@ def _contradictions(tables: Mapping[str, Any]) -> list[Mistake]:
     rollout = _rollout(tables["rollout"], window.length_ms)
     length, grace, lateness = window.length_ms, window.grace_ms, window.lateness_ms
     rules = (
-        ("window.grace", grace, grace < lateness, f"below window.lateness ({lateness} ms)"),
+        ("window.grace", grace, grace < lateness, f"below window.lateness ({written(lateness)})"),
         (
             "window.grace",
             grace,
             2 * grace < length,
-            f"below half of window.length ({length} ms), or no table serves most of a window, and no stage ends",
+            f"below half of window.length ({written(length)}), or no table serves most of a window, and no stage ends",
         ),
         (
             "window.dedupe",
             window.dedupe_ms,
             window.dedupe_ms <= lateness,
-            f"at most window.lateness ({lateness} ms)",
+            f"at most window.lateness ({written(lateness)})",
         ),
         (
             "window.validity",
             window.validity_ms,
             window.validity_ms >= length + grace,
-            f"at least window.length + window.grace ({length + grace} ms), or tables expire before the next",
+            f"at least window.length + window.grace ({written(length + grace)}), or tables expire before the next",
         ),
         (
             "rollout.explore_min",
             rollout.explore_min_ms,
             rollout.explore_min_ms >= length,
-            f"at least a window ({length} ms)",
+            f"at least a window ({written(length)})",
         ),
         (
             "rollout.explore_max",
             rollout.explore_max_ms,
             rollout.explore_max_ms >= rollout.explore_min_ms,
-            f"at least rollout.explore_min ({rollout.explore_min_ms} ms)",
+            f"at least rollout.explore_min ({written(rollout.explore_min_ms)})",
         ),
         (
             "rollout.confirm",
             rollout.confirm_ms,
             rollout.confirm_ms >= length,
-            f"at least a window ({length} ms)",
+            f"at least a window ({written(length)})",
         ),
         (
             "rollout.ramp_step",
             rollout.ramp_step_ms,
             rollout.ramp_step_ms >= length,
-            f"at least a window ({length} ms)",
+            f"at least a window ({written(length)})",
         ),
     )
-    return [Mistake(path, f"{value} ms", accepted) for path, value, sound, accepted in rules if not sound]
+    return [Mistake(path, written(value), accepted) for path, value, sound, accepted in rules if not sound]
 
 
 def _warnings(plan: Plan) -> tuple[str, ...]:
@@ -275,7 +285,9 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
         if name in delayed
     ]
     if plan.rollout.confirm_ms % DAY_MS:
-        found.append(f"rollout.confirm: {plan.rollout.confirm_ms} ms is not whole days; the hour biases the claim")
+        found.append(
+            f"rollout.confirm: {written(plan.rollout.confirm_ms)} is not whole days; the hour biases the claim"
+        )
     if plan.window.lateness_ms < plan.window.length_ms + plan.window.grace_ms:
         found.append(
             "window.lateness: below window.length + window.grace, a vector that no longer gains what it did is not "
@@ -289,7 +301,7 @@ def _short_lived(plan: Plan) -> Iterator[str]:
     renewed_ms = plan.window.length_ms + plan.window.grace_ms
     if 3 * plan.window.validity_ms < 4 * renewed_ms:  # the alert fires when three quarters of a table's life are over
         yield (
-            f"window.validity: below {4 * renewed_ms // 3} ms, a third more than window.length + window.grace, a "
+            f"window.validity: below {written(4 * renewed_ms // 3)}, a third more than window.length + window.grace, a "
             "table is near its end in every window, and the alert TrimtabTableExpires fires though all is well"
         )
 

@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from controller.core.durations import written
 from controller.shell.toml_records import Duration, Mistake, show, within
 
 SECRETS: Final = {"kafka": "TRIMTAB_KAFKA_PASSWORD", "redis": "TRIMTAB_REDIS_PASSWORD"}
@@ -78,7 +79,8 @@ def check_kafka(kafka: Kafka) -> Iterator[Mistake]:
                 show(kafka.topic),
                 "another topic than kafka.topic, which would feed on itself",
             )
-    yield from within("kafka.idle_after", kafka.idle_after, kafka.idle_after >= 1_000, 'at least "1s"', "ms")
+    if kafka.idle_after < 1_000:
+        yield Mistake("kafka.idle_after", written(kafka.idle_after), 'at least "1s"')
     yield from _sasl(kafka)
     yield from _tls("kafka", kafka.tls, kafka.security.endswith("ssl"), 'kafka.security "ssl" or "sasl_ssl"')
 

@@ -175,19 +175,26 @@ def _writer(journal: Journal) -> str:
     return "unknown" if last is None else str(last.body.get("about", {}).get("version", "unknown"))
 
 
-def edits(plan: Plan, path: Path) -> tuple[str, ...]:
+def edits(plan: Plan, path: Path, unwritten: Sequence[str] = ()) -> tuple[str, ...]:
     """What the next start would enter as changed by an operator; () without a journal at `path`.
+
+    `unwritten`: keys that the study file leaves to follow from others; they are marked.
 
     Raises `PlanRefused` where it would be refused, and what `Journal.read_only` raises.
     """
     if not path.exists():
         return ()
     with Journal.read_only(path) as journal:
-        before = last_plan(plan, journal)
-    return () if before is None else replan.differences(before, plan)
+        before = last_plan(plan, journal, unwritten)
+    return () if before is None else _marked(replan.differences(before, plan), unwritten)
 
 
-def last_plan(plan: Plan, journal: Journal) -> Plan | None:
+def _marked(changed: tuple[str, ...], unwritten: Sequence[str]) -> tuple[str, ...]:
+    mark = " (not in the file: it follows from other keys)"
+    return tuple(line + mark * (line.partition(":")[0] in unwritten) for line in changed)
+
+
+def last_plan(plan: Plan, journal: Journal, unwritten: Sequence[str] = ()) -> Plan | None:
     """The plan that the journal was last run under, None before its first start; refuses a plan that cannot follow."""
     last = journal.newest(("study_started", "plan_changed"))
     if last is None:
@@ -198,7 +205,7 @@ def last_plan(plan: Plan, journal: Journal) -> Plan | None:
         raise PlanRefused(
             f"journal {journal.path}: its plan is not of this version of Trimtab ({error}); start a new journal"
         ) from error
-    refused = replan.refused(replan.differences(before, plan))
+    refused = _marked(replan.refused(replan.differences(before, plan)), unwritten)
     if refused:
         raise PlanRefused(
             f"journal {journal.path}: the study file was changed where a journal cannot follow: {'; '.join(refused)}. "

@@ -14,6 +14,7 @@ import msgspec
 
 from controller.assignment import ALL, Form
 from controller.core.belief import MAX_ROWS
+from controller.core.durations import written
 from controller.core.estimate import BUCKETS
 from controller.core.rows import MAX_VALUE
 from controller.core.safety import Guardrail, SafetyPlan
@@ -170,7 +171,8 @@ def _seed(seed: int) -> Iterator[Mistake]:
 
 def _window(window: WindowTable) -> Iterator[Mistake]:
     day_ms = 86_400_000
-    yield from within("window.length", window.length, 1_000 <= window.length <= 7 * day_ms, 'from "1s" to "7d"', "ms")
+    if not 1_000 <= window.length <= 7 * day_ms:
+        yield Mistake("window.length", written(window.length), 'from "1s" to "7d"')
 
 
 def _weights(weights: tuple[Weight, ...]) -> Iterator[Mistake]:

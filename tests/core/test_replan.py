@@ -34,7 +34,7 @@ def bounded(name: str, **bounds: float) -> Plan:
         (varied(objective={"ctr": 1.0}), "objective: {'watch': 1.0} before, {'ctr': 1.0} now"),
         (varied(safety={"risk": 0.1}), "safety.risk: 0.3 before, 0.1 now"),
         (varied(traffic={"explore_arms": 2}), "traffic.explore_arms: 4 before, 2 now"),
-        (varied(rollout={"confirm_ms": 24 * HOUR}), "rollout.confirm: 10800000 ms before, 86400000 ms now"),
+        (varied(rollout={"confirm_ms": 24 * HOUR}), "rollout.confirm: 3h before, 1d now"),
         (bounded("p_watch", high=5.0), "weights[1].high: 10.0 before, 5.0 now"),
     ],
 )
@@ -50,7 +50,7 @@ def test_what_keeps_the_past_s_meaning_may_change(plan: Plan, told: str) -> None
         (varied(weights=PLAN.weights[:2]), "weights: 3 of them before, 2 of them now"),
         (bounded("p_watch", baseline=2.0), "weights[1].baseline: 1.0 before, 2.0 now"),
         (varied(weights=(*PLAN.weights[:2], Weight("other", -1.0, 1.0, 0.0))), "weights[2].name: 'p_share' before"),
-        (varied(window={"length_ms": 2 * HOUR}), "window.length: 3600000 ms before, 7200000 ms now"),
+        (varied(window={"length_ms": 2 * HOUR}), "window.length: 1h before, 2h now"),
         (varied(salt="x:"), "traffic.salt: 'hand:' before, 'x:' now"),
         (varied(buckets=60), "traffic.buckets: 120 before, 60 now"),
         (varied(segments=("a",)), "segments.values: 0 of them before, 1 of them now"),

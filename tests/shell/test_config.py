@@ -231,6 +231,7 @@ def test_warnings_tell_of_what_is_legal_but_wasteful(tmp_path: Path) -> None:
     free = SMALL.replace("fixed = true", "").replace("min_change = -0.005", "max_change = 0")
     delayed = free.replace('"buckets" }', '"buckets", response = "delayed" }') + '[rollout]\nconfirm = "5h"\n'
     texts = read(tmp_path, delayed).warnings
+    assert any(text.startswith("rollout.confirm: 5h is not whole days") for text in texts)
     assert [text.split(":")[0] for text in texts] == [
         "weights",
         "objective.watch",
@@ -241,7 +242,7 @@ def test_warnings_tell_of_what_is_legal_but_wasteful(tmp_path: Path) -> None:
 
 def test_warnings_tell_of_tables_that_are_old_before_the_next(tmp_path: Path) -> None:
     (short,) = read(tmp_path, SMALL.replace('"1h"', '"1h"\nvalidity = "86m"')).warnings
-    assert short.startswith("window.validity: below 5200000 ms, a third more than window.length + window.grace")
+    assert short.startswith("window.validity: below 1h26m40s, a third more than window.length + window.grace")
     assert read(tmp_path, SMALL.replace('"1h"', '"1h"\nvalidity = "87m"')).warnings == ()
 
 

@@ -129,12 +129,20 @@ def test_segments_may_be_codes_of_any_integers(serving: Client, kind: str) -> No
     assert many.row.tolist() == serving.assign_many(["u1", "u2"], ["new", "other"]).row.tolist()
 
 
+def test_any_negative_code_means_no_segment(serving: Client) -> None:
+    codes = np.array([-1, -2, -3, np.iinfo(np.int64).min])
+    many = serving.assign_many(UNITS[:4], Coded(codes, ["new", "new"]))
+    assert many.version == 1_000_001
+    assert many.row.tolist() == serving.assign_many(UNITS[:4]).row.tolist()
+
+
 def test_an_expired_table_serves_its_fallback_arm_as_version_0(connect: Connect) -> None:
     publish(connect(), table(fallback="e1"))
     with client_of(connect()) as client:
         assert client.wait()
         last, gone = NOW + 1000, NOW + 1001
         assert client.assign("u1", now_ms=last).version == 1_000_001
+        assert client.assign_many(["u1"], now_ms=last).version == 1_000_001
         assert weights_of(client.assign("u1", "new", gone)) == ("e1", 0, [1.0, 4.0], UNKNOWN_BUCKET)
         many = client.assign_many(["u1", "u2"], ["new", "old"], gone)
         assert (many.version, many.arms[many.arm[0]]) == (0, "e1")

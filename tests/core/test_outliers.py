@@ -7,6 +7,7 @@ from controller.core.kernel import Floats, Hyper, Places, kernel
 from controller.core.outliers import (
     LEVELS,
     PRIOR,
+    SUSPECT,
     badness,
     discounted,
     inflated,
@@ -58,6 +59,15 @@ def test_a_lone_bad_hour_loses_its_weight_wherever_it_is() -> None:
         found = weights(spoiled(study(3), (float(hour),)))
         assert found[hour] < 0.01
         assert np.delete(found, hour).min() > 0.8
+
+
+def test_a_bad_hour_so_bad_that_its_neighbours_look_bad_too_is_judged_with_theirs_as_said() -> None:
+    """If they were set aside with it, nothing near would be left to contradict it, and it would keep its say."""
+    o = spoiled(study(1), (1.0,), 0.4)
+    bad, found = badness(o, rows_of_deals(o), 0, *precision(o, BASELINE, HYPERS, 0)), weights(o)
+    assert bad[[0, 2]].min() > SUSPECT
+    assert found[1] < 0.1
+    assert np.delete(found, 1).min() > 0.99
 
 
 def test_a_bad_hour_moves_the_posterior_no_more_than_its_absence() -> None:

@@ -75,6 +75,18 @@ def test_pooled_windows_are_calibrated_where_the_same_buckets_stray_in_both(last
     assert np.mean(np.array(p) < 0.1) > 0.02  # of pooled and single looks, which go together
 
 
+def test_buckets_that_stray_alike_in_both_windows_add_to_the_variance_of_the_two() -> None:
+    """The same window twice: rho is 1, but for the arms' own means; so twice the sum is nearly 4 V, and not 2 V."""
+    rng = np.random.default_rng(10)
+    window = ratio.counted(nobody(), rng.poisson(rng.gamma(20.0, 2.0, BUCKETS)), deal(rng))
+    spread = ratio._spread(window)
+    assert spread is not None
+    alone = ratio._size(window, spread, "e1").variance
+    both = ratio._together((window, window), (spread, spread), "e1")
+    assert both.variance > 2.0 * alone
+    assert both.variance == pytest.approx(2.0 * alone * (1.0 + (BUCKETS - ARMS) / BUCKETS))
+
+
 def test_it_sees_an_arm_that_loses_units_and_says_which() -> None:
     rng = np.random.default_rng(4)
     size, dealt = rng.gamma(4.0, 30.0, BUCKETS), deal(rng)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.evolution import Evaluated, Limit, Rules, Sizes, front, proposed
+from nas.evolution import Evaluated, Limit, Rules, Sizes, _chosen, _order, front, proposed
 from nas.genotype import Genotype, digest
 from nas.pareto import crowding, dominated, hypervolume, ranks
 from nas.space import FULL, SMALL, Space, misfits
@@ -74,6 +74,17 @@ def test_evolution_finds_a_better_front_than_chance_on_average() -> None:
         fronts = [np.array([[a.loss, a.sizes.flops / 8000] for a in front(RULES, one)]) for one in found]
         area.append([hypervolume(values, np.ones(2)) for values in fronts])
     assert np.mean(area, axis=0)[0] > np.mean(area, axis=0)[1]
+
+
+def test_the_old_die_however_fit() -> None:
+    """A tournament of all who live is won by the fittest of the newest, the fittest of all being older than those."""
+    rules = Rules(objectives=("loss",), population=4, tournament=4)
+    found = [
+        Evaluated(i, genotype(i), value, sizes(genotype(i)), 0, 0.0)
+        for i, value in enumerate([0.1, 0.9, 0.7, 0.5, 0.3, 0.8])
+    ]
+    for seed in range(10):
+        assert _chosen(rules, found, _order(rules, found), np.random.default_rng(seed)) == found[4].genotype
 
 
 def test_limits_bind_what_is_proposed_and_what_is_on_the_front() -> None:

@@ -33,6 +33,7 @@ RATES, SPREADS = np.array([0.386, 0.012]), np.array([0.01, 0.05])
 SEQUENCES = 6  # confirm, four shares of the ramp, hold: what a vector's budget is divided by
 ALPHA = safety.SafetyPlan().stop_alpha
 SHARES, STEP_H, CONFIRM_H = rollout.RolloutPlan(0, 0, 0, 0).ramp_shares, 2, 30  # the test, until its sample is sealed
+CONFIRM_SHARE = rollout.TrafficPlan().max_share_at_risk * (1.0 - rollout.BESIDE)  # the rest of it explores beside
 
 Course = Literal["one map, no past known", "one map", "confirm, ramp and hold"]
 COURSES: tuple[Course, ...] = ("one map, no past known", "one map", "confirm, ramp and hold")
@@ -121,7 +122,7 @@ def stops(job: Job) -> Stops:
 
 def _share(course: Course, t: int) -> float:
     if course != COURSES[2] or t < CONFIRM_H:
-        return 0.4
+        return CONFIRM_SHARE
     return SHARES[min((t - CONFIRM_H) // STEP_H, len(SHARES) - 1)]
 
 

@@ -1,4 +1,7 @@
-"""`python -m benchmarks NAME [--json]` measures one claim; `python -m benchmarks` lists them."""
+"""`python -m benchmarks NAME [--json]` measures one claim; `python -m benchmarks` lists them.
+
+The exit status is 1 where a claim with a number does not hold, or nothing could be measured.
+"""
 
 import sys
 from collections.abc import Sequence

@@ -30,16 +30,21 @@ class Figure(msgspec.Struct, frozen=True):
     error: float | None  # standard error
     n: int
     asked: str = ""
-    holds: bool | None = None  # None: nothing is asked
+    holds: bool | None = None  # None: nothing is asked, or there are too few runs to tell
 
 
 def share(case: str, what: str, hit: Sequence[bool], *, most: float = 1.0, least: float = 0.0) -> Figure:
-    """The share of independent runs in which something happened; it is to lie between `least` and `most`."""
+    """The share of independent runs in which something happened; it is to lie between `least` and `most`.
+
+    Of so few runs that a single one would break what is asked, nothing is said.
+    """
     n, value = len(hit), float(np.mean(hit)) if len(hit) else np.nan
     error = float(np.sqrt(value * (1.0 - value) / n)) if n else None
     if (least, most) == (0.0, 1.0):
         return Figure(case, what, value, error, n)
     asked = f">= {least:.1%}" if least > 0.0 else f"<= {most:.2%}"
+    if n * (1.0 - least if least > 0.0 else most) < 1.0:
+        return Figure(case, what, value, error, n, f"{asked}, too few to tell")
     return Figure(case, what, value, error, n, asked, bool(least <= value <= most))
 
 

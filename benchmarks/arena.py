@@ -6,7 +6,7 @@ controller believes. A peer whose library is not installed is named as missing; 
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from functools import partial
 from itertools import chain, product
@@ -26,7 +26,7 @@ from benchmarks._arena_table import tables
 from benchmarks._arena_worlds import SCENARIOS, entered, names
 from controller.shell.fingerprint import single_threaded
 from nas.processes import processes
-from simulators.arguments import positive, random_seed
+from simulators.arguments import new_file, positive, random_seed
 
 SHORT_WORLDS, SHORT_HOURS = ("quick", "drift"), 24
 Job = tuple[str, str, int]  # scenario, controller, seed
@@ -34,17 +34,24 @@ Outcome = Scores | tuple[str, str]  # a run's scores, or the controller's name a
 Work = Callable[[Job], Outcome]
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """Which seeds a run was of."""
+
+    first_seed: int
+    seeds: int
+
+
 class Earlier(msgspec.Struct, frozen=True):
     """What is read of a JSON that another run wrote."""
 
-    asked: dict[str, int]
+    asked: Asked
     lines: list[Line]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Play, print, and write JSON where asked."""
+    """Play, print, and write JSON where asked; status 1 where no controller could run."""
     options = _options(argv)
-    jobs = list(product(options.worlds, options.controllers, _seeds(vars(options))))
+    jobs = list(product(options.worlds, options.controllers, _seeds(options)))
     scores, missing = play(jobs, options.hours, options.cadence, options.jobs, options.runs)
     console = Console(stderr=True)
     with console.status("which limits can be told from the noise"):
@@ -55,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         options.json.write_bytes(_json(options, scores, made, compared, missing))
     if options.plot:
         plot(scores, hard, options.plot)
-    return 0
+    return int(not scores)
 
 
 def play(
@@ -144,11 +151,11 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cadence", type=positive, default=None, help="windows that every peer holds its vectors for")
     parser.add_argument("--jobs", type=positive, default=1, help="processes")
     parser.add_argument("--short", action="store_true", help="two worlds, one seed, 24 hours")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there")
     parser.add_argument(
-        "--runs", type=Path, metavar="FILE", help="runs are kept there, and those there are not made again"
+        "--runs", type=new_file, metavar="FILE", help="runs are kept there, and those there are not made again"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scores there, as .svg or .png")
+    parser.add_argument("--plot", type=new_file, metavar="FILE", help="draw the scores there, as .svg or .png")
     parser.add_argument("--peers-from", type=Path, metavar="FILE", help="JSON by other seeds, whose best peers count")
     options = parser.parse_args(argv)
     _refuse_files(parser, options)
@@ -161,19 +168,18 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     options.controllers = options.controllers or controllers
     options.seeds, options.hours = options.seeds or seeds, options.hours or hours
     if options.peers_from:
-        earlier = msgspec.json.decode(options.peers_from.read_bytes(), type=Earlier)
-        if set(_seeds(earlier.asked)) & set(_seeds(vars(options))):
+        try:
+            earlier = msgspec.json.decode(options.peers_from.read_bytes(), type=Earlier)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            parser.error(f"--peers-from {options.peers_from}: no JSON of the arena: {error}")
+        if set(_seeds(earlier.asked)) & set(_seeds(options)):
             parser.error(f"--peers-from {options.peers_from}: it has some of the seeds compared; others are needed")
         options.peers_from = best_peers(earlier.lines)
     return options
 
 
 def _refuse_files(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """What cannot be read or written is told before hours are played."""
-    for name in ("json", "runs", "plot"):
-        path = getattr(options, name)
-        if path is not None and not path.absolute().parent.is_dir():
-            parser.error(f"--{name} {path}: there is no folder {path.absolute().parent}")
+    """What cannot be read or drawn is told before hours are played."""
     if options.plot and options.plot.suffix not in (".png", ".svg"):
         parser.error(f"--plot {options.plot}: found the ending {options.plot.suffix!r}; expected .png or .svg")
     if options.peers_from and not options.peers_from.is_file():
@@ -187,5 +193,5 @@ def _worlds(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _seeds(asked: Mapping[str, int]) -> range:
-    return range(asked["first_seed"], asked["first_seed"] + asked["seeds"])
+def _seeds(asked: Asked | argparse.Namespace) -> range:
+    return range(asked.first_seed, asked.first_seed + asked.seeds)

@@ -6,7 +6,6 @@ their own; what is judged is the production code throughout. Each module `_calib
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -15,6 +14,7 @@ from rich.progress import track
 from benchmarks import _calibration_intervals, _calibration_promotions, _calibration_srm, _calibration_stops
 from benchmarks._calibration_figures import Figure, Job, Outcome, Spread, table
 from nas.processes import processes
+from simulators.arguments import new_file, positive
 
 CLAIMS: dict[str, Callable[[int | None, Spread], list[Figure]]] = {
     "promotions": _calibration_promotions.measured,
@@ -25,7 +25,7 @@ CLAIMS: dict[str, Callable[[int | None, Spread], list[Figure]]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure the claims asked for, print them, and write JSON where asked."""
+    """Measure the claims asked for, print them, and write JSON where asked; status 1 where one does not hold."""
     options = _options(argv)
     found, console = {}, Console(width=170)
     for claim in options.claims:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         console.print(table(claim, found[claim]))
         if options.json:
             options.json.write_bytes(msgspec.json.encode(found))
-    return 0
+    return int(any(figure.holds is False for figures in found.values() for figure in figures))
 
 
 def spread_over(count: int) -> Spread:
@@ -52,7 +52,7 @@ def spread_over(count: int) -> Spread:
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks calibration", description=__doc__)
     parser.add_argument("--claims", nargs="+", choices=CLAIMS, default=list(CLAIMS), help="default: all")
-    parser.add_argument("--studies", type=int, help="studies (runs) of each case instead of the default")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, after every claim")
+    parser.add_argument("--studies", type=positive, help="studies (runs) of each case instead of the default")
+    parser.add_argument("--jobs", type=positive, default=1, help="processes")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there, after every claim")
     return parser.parse_args(argv)

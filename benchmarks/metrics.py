@@ -30,6 +30,7 @@ from controller.shell.metrics import Metrics, OfStudy
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
 from controller.shell.sources_ndjson import NdjsonSource
+from simulators.arguments import positive
 from simulators.catalog import world_named
 from simulators.closed_loop import START_MS
 from simulators.events import exposures, population
@@ -62,8 +63,8 @@ def main(argv: Sequence[str]) -> int:
     """Measure and print; status 1 where the claim does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks metrics", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--events", type=int, default=400_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--events", type=positive, default=400_000)
+    parser.add_argument("--rounds", type=positive, default=3)
     options = parser.parse_args(argv)
     with single_threaded():
         runs = [measure(options.events) for _ in range(options.rounds)]

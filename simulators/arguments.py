@@ -1,6 +1,7 @@
-"""Numbers and worlds on the command line; what cannot be is named with what would be accepted."""
+"""Numbers, files and worlds on the command line; what cannot be is named with what would be accepted."""
 
 import argparse
+from pathlib import Path
 
 from simulators.catalog import product_named
 
@@ -24,6 +25,14 @@ def random_seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
+
+
+def new_file(text: str) -> Path:
+    """The path of a file to be written, in a folder that there is."""
+    folder = Path(text).absolute().parent
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no folder {folder}")
+    return Path(text)
 
 
 def world_name(text: str) -> str:

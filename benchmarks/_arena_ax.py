@@ -1,7 +1,8 @@
 """Ax as a controller of the arena: an experiment with a status quo, guardrails as outcome constraints relative to it.
 
-Metrics are levels over control's, 1 at the baseline; the estimates' errors are their known noise, the model and its
-acquisition are Ax's own choice. Needs the extra `peers`. https://ax.dev
+Metrics are levels over control's, 1 at the baseline; the estimates' errors are their known noise. The model and its
+acquisition are Ax's own choice; its history (`NEWEST`) and the ascent of the acquisition (`ASCENT`) are cut, for their
+time. Needs the extra `peers`. https://ax.dev
 """
 
 import logging

@@ -40,7 +40,7 @@ from simulators.worlds import HOUR_MS, Floats
 TRIMTAB = "trimtab"
 # A peer and for how many windows it holds its vectors: the better of 1 and 3 by score at 72 h, on seeds 100 and 101 of
 # quick, three and feed; `--cadence` tries another. SCBO was tried on quick, three and eight; qLogNEI, Ax and Vizier
-# have 3 for their time: dealing anew every window takes them 2 to 11 s of a core a window.
+# have 3 for their time, 1 was not tried: dealing anew every window takes them 2 to 11 s of a core a window.
 PEERS: dict[str, tuple[Callable[[Brief], Tuner], int]] = {
     "random": (Random, 3),
     "static50": (Static, 3),

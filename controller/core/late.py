@@ -28,6 +28,8 @@ PRIOR_ROWS = 4.0  # what is believed before any window is sealed counts as so ma
 PRIOR_CHANGE = 0.03
 PRIOR_SPREAD = 0.05  # size of changes before any is known: root mean square of an amount's, in the arena's worlds
 SPREAD_ROWS = 2.0  # that what is to come changes in a way of its own, by as much as changes do, counts as so many arms
+KNOWN = 2.0  # standard deviations above which changes are taken to be there, and not luck alone
+APART = 4.0  # times a change, at most, that what came and what is to come differ in theirs
 LEAST_SHOWN, MOST_SHOWN = 0.25, 1.5  # lambda below which a look says nothing; above which it is no lateness
 
 
@@ -120,7 +122,7 @@ def _without_luck(change: Floats, noise: Floats) -> Floats:
 
 def totals(metrics: tuple[Metric, ...], components: tuple[str, ...], sums: NDArray[np.int64]) -> Floats:
     """(2, M) numerators' and denominators' sums of a window (G1, B, C); 1 for a metric per bucket."""
-    by_name = dict(zip(components, sums.sum(axis=(0, 1)).astype(np.float64), strict=True)) | {BUCKETS: np.float64(1.0)}
+    by_name = dict(zip(components, sums.sum(axis=(0, 1), dtype=np.float64), strict=True)) | {BUCKETS: np.float64(1.0)}
     return np.array([[by_name[m.numerator] for m in metrics], [by_name[m.denominator] for m in metrics]])
 
 
@@ -154,16 +156,18 @@ def _expected(late: Late) -> tuple[Floats, Floats, Floats] | None:
     """lambda, tau and the standard error of lambda, (K, M) each; None where nothing is late.
 
     A regression of y on y*, both noisy (Fuller 1987, "Measurement error models", 1.2), with a prior of lambda = 1 and
-    of a tau as large as what is missing.
+    of a tau as large as what is missing. Where changes may be nothing but luck, the sum of their squares says neither
+    how large they are nor what part of them shows: twice its own error stands for it, and lambda stays near 1.
     """
     missing = np.maximum(late.missing, _so_far(late))
     if not missing.any():
         return None
     n, moments, noise = late.rows[0], late.rows[1:4], late.rows[4:]
     _, xy, xx = moments - noise
-    prior = PRIOR_ROWS * PRIOR_CHANGE**2
-    weight = np.maximum(xx, 0.0) + prior
-    shown = np.clip((xy + prior) / weight, 0.0, MOST_SHOWN)
+    luck = np.sqrt(2.0 / np.maximum(n, 1.0)) * noise[2]  # sd of xx where nothing changes
+    weight = np.maximum(xx, KNOWN * luck) + PRIOR_ROWS * PRIOR_CHANGE**2
+    least, most = np.maximum(1.0 - APART * missing, 0.0), np.minimum(1.0 + APART * missing, MOST_SHOWN)
+    shown = np.clip(1.0 + (xy - xx) / weight, least, most)
     square = np.stack((np.ones_like(shown), -2.0 * shown, shown**2))  # of y - lambda y*
     sampled = np.maximum((square * noise).sum(axis=0), 0.0)
     size = (np.maximum(xx, 0.0) + PRIOR_ROWS * PRIOR_SPREAD**2) / (n + PRIOR_ROWS)

@@ -106,6 +106,39 @@ def test_intervals_are_no_wider_than_errors_where_noise_is_as_large_as_changes(w
     assert 0.88 <= np.std(z) <= 1.08
 
 
+@pytest.mark.parametrize(("windows", "shown"), [(3, np.ones(3)), (20, np.ones(3)), (3, SHOWN), (20, SHOWN)])
+def test_a_window_says_something_also_where_noise_hides_all_changes(windows: int, shown: NDArray[np.float64]) -> None:
+    """What cannot be told must not come out as nothing that shows, and intervals cover all the same."""
+    z, mute = [], []
+    for seed in range(40):
+        world = World(seed, se=0.2, shown=shown)
+        known = world.taught(windows)
+        for _ in range(5):
+            truth, looks, _ = world.window()
+            found = late.foretold(known, looks[0], [(0, total(ARRIVED[0]))])
+            mute.append(np.isnan(found.change).all())
+            z += ((found.change[0, 0] - truth) / np.sqrt(np.diagonal(found.covariance[0, 0]))).tolist()
+    assert np.mean(mute) < (0.05 if shown[0] == 1.0 else 0.15)
+    assert 0.93 <= np.mean(np.abs(z)[np.isfinite(z)] < 1.96) <= 0.98
+
+
+def lam(missing: float, rows: NDArray[np.float64]) -> float:
+    expected = late._expected(Late({}, np.full((AGES, 1), missing), rows))
+    assert expected is not None
+    return float(expected[0][0, 0])
+
+
+def test_what_little_is_to_come_changes_little() -> None:
+    noise = np.array([100.0, 4.0, 3.0, 3.5, 4.4, 4.0, 4.0])[:, None, None] * np.ones((7, AGES, 1))
+    assert lam(0.002, noise) == 1.0 - late.APART * 0.002
+
+
+def test_where_changes_are_known_the_share_is_the_regression_with_its_prior() -> None:
+    rows = np.array([100.0, 1.0, 1.2, 2.5, 0.3, 0.2, 0.2])[:, None, None] * np.ones((7, AGES, 1))
+    prior = late.PRIOR_ROWS * late.PRIOR_CHANGE**2
+    assert lam(0.5, rows) == pytest.approx((1.2 - 0.2 + prior) / (2.5 - 0.2 + prior))
+
+
 def test_how_unsure_the_share_is_widens_changes_and_not_luck() -> None:
     known, look = World(5).taught(2), said(np.array([0.011, -0.009, 0.01, -0.01]), 0.01)
     one = late.foretold(known, look, [(0, total(0.5))])
@@ -188,6 +221,11 @@ def test_totals_are_those_of_the_metrics() -> None:
     sums = np.arange(12, dtype=np.int64).reshape(2, 3, 2)
     metrics = (Metric("ctr", "clicks", "shown"), Metric("watch", "shown", BUCKETS))
     assert late.totals(metrics, ("clicks", "shown"), sums).tolist() == [[30.0, 36.0], [36.0, 1.0]]
+
+
+def test_totals_of_what_was_held_for_long_do_not_wrap() -> None:
+    sums = np.full((1, 1000, 1), 2**62, np.int64)
+    assert late.totals((Metric("watch", "watch", BUCKETS),), ("watch",), sums)[0, 0] == 1000.0 * 2.0**62
 
 
 def tardy(hours: int) -> Loop:

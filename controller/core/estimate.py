@@ -25,6 +25,7 @@ MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth be
 UNFORETOLD = 0.01  # of a variance: a past that foretells more than the rest is too good to be true
 BORROWED = 120.0  # degrees of freedom of control's variance beside an arm's own
 LUCK = 2.0  # standard errors of a change that noise may explain
+LEAST_BELOW = 0.05  # share below the cap: with less of it a change says nothing of the uncapped one
 TINY = 1e-300  # against 0 / 0
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.1  # beyond it too little is known of the noise, and of what comes of dividing by it
@@ -106,7 +107,8 @@ def relative_changes(
             past = _by_metric(metrics, components, _groups(history))
             rest = _without_past(numerator, denominator, past, member, arm_of)
             level, unforetold = _levels(rest, denominator, member, arm_of)
-            variance = np.maximum(unforetold, UNFORETOLD * variance)
+            least = np.maximum(unforetold, UNFORETOLD * variance)
+            variance = np.where(variance == 0.0, 0.0, least)  # the past's own noise is none of an arm without any
         change, covariance = _against_control(level, variance, member.sum(axis=1))
         covariance = covariance + _cap_bias(metrics, components, _groups(sums), member)[..., None] * np.eye(arms - 1)
         relative_se = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
@@ -148,20 +150,29 @@ def combined_noise(
     numerator, denominator = _by_metric(metrics, components, sums.sum(axis=0, keepdims=True) / FIXED_POINT)
     member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
     with np.errstate(divide="ignore", invalid="ignore"):
-        whole = _combined(coefficients, numerator, denominator, member, arm_of)
+        still = _levels(numerator, denominator, member, arm_of)[1][:, 0, 1:] == 0.0
+        whole = _combined(coefficients, numerator, denominator, member, arm_of, still)
         if history is None:
             return whole
         past = _by_metric(metrics, components, history.sum(axis=0, keepdims=True))
         rest = _without_past(numerator, denominator, past, member, arm_of)
-        unforetold = _combined(coefficients, rest, denominator, member, arm_of)
+        unforetold = _combined(coefficients, rest, denominator, member, arm_of, still)
     too_little = unforetold.sum(axis=0) < UNFORETOLD * whole.sum(axis=0)
     return np.where(too_little, UNFORETOLD * whole, unforetold)
 
 
 def _combined(
-    coefficients: Floats, numerator: Floats, denominator: Floats, member: Floats, arm_of: NDArray[np.signedinteger]
+    coefficients: Floats,
+    numerator: Floats,
+    denominator: Floats,
+    member: Floats,
+    arm_of: NDArray[np.signedinteger],
+    still: NDArray[np.bool_],
 ) -> Floats:
-    """(M, A-1) what `combined_noise` says, of numerators and denominators (M, 1, B)."""
+    """(M, A-1) what `combined_noise` says, of numerators and denominators (M, 1, B).
+
+    `still`: (M, A-1) arms that show no noise of their own, as in `_against_control`.
+    """
     level, variance = (part[:, 0] for part in _levels(numerator, denominator, member, arm_of))  # (M, A)
     total, _, residual = _residuals(numerator, denominator, member, arm_of)
     influence = residual[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
@@ -176,7 +187,7 @@ def _combined(
     from_control, plain = (t * slope * (covariance @ (t * slope)) for t in (steady, np.ones_like(steady)))
     from_arm = scale[1:] * ((own * own.sum(axis=0)) @ member[1:].T)
     from_arm = _beside(from_arm, from_control * clusters[0] / clusters[1:], clusters[1:])
-    from_arm = np.where(variance[:, 1:] == 0.0, plain * clusters[0] / clusters[1:], from_arm)  # `_against_control`
+    from_arm = np.where(still, plain * clusters[0] / clusters[1:], from_arm)
     return np.asarray(from_arm + from_control)
 
 
@@ -213,8 +224,9 @@ def _cap_bias(
     """(M, G, A-1) square of how far the caps can keep each change from the uncapped metric's.
 
     If an arm makes every value y times as large, E min(y X, c) grows by y only where X < c: d log E / d log y = 1 - s,
-    where s is the share of the capped sum that events at the cap make up. So a capped change is too small by at most s
-    times itself, and by nothing where an arm changes how many events there are. A metric has two components.
+    where s is the share of the capped sum that events at the cap make up. So a capped change is 1 - s of the whole one
+    and misses at most s / (1 - s) times itself, and nothing where an arm changes how many events there are. A metric
+    has two components.
     """
     bound = {BUCKETS: np.zeros((sums.shape[0], member.shape[0] - 1))}
     for name in {name for metric in metrics for name in (metric.numerator, metric.denominator)} - {BUCKETS}:
@@ -223,7 +235,7 @@ def _cap_bias(
             total, capped = (sums[..., components.index(c)] @ member.T for c in (name, at_cap(name)))  # (G, A)
             mean = total / member.sum(axis=1)
             share = np.nan_to_num(capped[:, :1] / total[:, :1])
-            bound[name] = share * np.nan_to_num(mean[:, 1:] / mean[:, :1] - 1.0)
+            bound[name] = share / np.maximum(1.0 - share, LEAST_BELOW) * np.nan_to_num(mean[:, 1:] / mean[:, :1] - 1.0)
     return np.stack([bound[metric.numerator] ** 2 + bound[metric.denominator] ** 2 for metric in metrics])
 
 

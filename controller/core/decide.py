@@ -85,7 +85,7 @@ def decide(
 
 
 def _observed(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Control:
-    """The state that knows the window, and whether the deal's vectors carried traffic in it."""
+    """The state that knows the window, of a backlog too, and whether the deal's vectors carried traffic in it."""
     carry = control.carry
     events = served(control, seen, deal)
     window = [cell for (end, _), cell in sorted(seen.cells.items()) if end == seen.end_ms]
@@ -100,7 +100,7 @@ def _observed(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Con
         decided_through_ms=seen.end_ms,
         exposed_windows=carry.exposed_windows + int(exposed),
     )
-    return watched(plan, control, seen.cells)
+    return looked(plan, watched(plan, control, seen.cells), seen.cells)
 
 
 def _judged(
@@ -125,7 +125,7 @@ def _judged(
 def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: np.random.Generator) -> _Verdict:
     """What follows from data that can be trusted."""
     stage = control.carry.stage
-    control = looked(plan, followed_on(plan, control, seen, deal), seen.cells)
+    control = followed_on(plan, control, seen, deal)
     if stage == "verify":
         control = verified(plan, control, seen)
         if control.carry.stage != "explore":

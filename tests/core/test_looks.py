@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from controller.core import late
+from controller.core.evidence import trial_sums
 from controller.core.looks import looked
 from controller.core.replay import replay
 from controller.core.worst import Look, Looks
@@ -31,6 +33,29 @@ def test_each_window_of_a_test_is_known_by_itself() -> None:
     assert [look.end_ms for look in looks.windows] == sorted({look.end_ms for look in looks.windows})
     assert len(looks.windows) == 3
     assert all(abs(look.change[0] - looks.windows[0].change[0]) < 0.03 for look in looks.windows)
+
+
+def test_windows_of_a_backlog_are_known_as_well() -> None:
+    """The daemon is down for longer than the lateness: what was served is in the test's sums and looks."""
+    loop = Loop(plan=varied(rollout={"confirm_ms": 10 * HOUR}))
+    loop.until("confirm")
+    loop.windows(3)
+    first = loop.hour
+    rows = [row for hour in range(first, first + 3) for row in loop.rows(hour=hour)]
+    loop.poll([*rows, loop.settles(first + 2)], backlog=True)
+    loop.poll([loop.settles(first + 6)], backlog=True)
+    loop.hour = first + 7
+    loop.windows(1)
+    control = loop.state.control
+    sums = trial_sums(control, loop.state.windows.cells)
+    assert sums is not None
+    assert control.trial is not None
+    weight = late.totals(
+        loop.plan.metrics, ("impressions", "clicks", "watch_s"), sums.sums[:, control.trial.buckets == 0]
+    )
+    assert len(control.looks.windows) == 7
+    assert sum(look.weight[0] for look in control.looks.windows) == weight[0, 0]
+    assert {checked.outcome for checked in replay(journalled(loop.records))} == {"exact"}
 
 
 def test_one_bad_hour_does_not_stop_a_good_vector() -> None:

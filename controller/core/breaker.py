@@ -5,12 +5,16 @@ are wrong, or the study is too bold for what it may touch; going on would only e
 """
 
 import msgspec
+import numpy as np
 
 from controller.core import rollout, safety
 from controller.core.control import Control, Statistics, banning, carrying, issue, moved
+from controller.core.estimate import influences
 from controller.core.evidence import deal_changes, deal_sums
 from controller.core.plan import Plan
+from controller.core.rollout import OTHERS, Deal
 from controller.core.safety import BREAKER_ALPHA, Crossing
+from controller.core.windows import Cell
 
 MOST_BREAKS = 4  # windows with a trip: in the first one nothing is known yet, by the fourth the belief should know
 FORGIVEN = 24  # windows without one, after which it is counted anew: a day of sound deals
@@ -26,6 +30,11 @@ def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, .
     cell = deal_sums(msgspec.structs.replace(control, totals={}), recent, deal.id)
     if cell is None or len(deal.arms) < 2 or not plan.guardrails:
         return ()
+    found = _crossings(plan, deal, cell)
+    return tuple(c for c in found if _stands(plan, deal, cell, c))
+
+
+def _crossings(plan: Plan, deal: Deal, cell: Cell) -> tuple[Crossing, ...]:
     changes = deal_changes(plan, deal, cell)
     if changes.buckets[0] < safety.MIN_CLUSTERS:
         return ()
@@ -33,6 +42,22 @@ def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, .
     borne = tuple(rail.borne for rail in plan.guardrails)
     found = safety.crossings(borne, plan.metrics, changes, BREAKER_ALPHA, plan.safety.breaker_change)
     return tuple(c for c in found if changes.buckets[c.arm] >= safety.MIN_CLUSTERS)
+
+
+def _stands(plan: Plan, deal: Deal, cell: Cell, crossing: Crossing) -> bool:
+    """Whether an arm breaks a limit also without the one of its buckets that speaks most for it.
+
+    Where amounts have heavy tails one event can be most of an arm, and no variance between forty buckets tells.
+    """
+    names = tuple(component.name for component in plan.components)
+    arm_of = deal.buckets.astype(np.int64)
+    metric = next(metric for metric in plan.metrics if metric.name == crossing.metric)
+    error = influences((metric,), names, cell.sums, arm_of, len(deal.arms), deal.history)[0]
+    speaks = np.where(arm_of == crossing.arm, error * np.sign(crossing.change), -np.inf)
+    buckets = deal.buckets.copy()
+    buckets[np.argmax(speaks)] = OTHERS
+    rest = _crossings(plan, msgspec.structs.replace(deal, buckets=buckets), cell)
+    return any((c.arm, c.metric, c.limit) == (crossing.arm, crossing.metric, crossing.limit) for c in rest)
 
 
 def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], end_ms: int, now_ms: int) -> tuple[Control, bytes]:

@@ -17,7 +17,7 @@ from controller.core.worst import Looks, without_worst
 Floats = NDArray[np.float64]
 
 MIN_INFORMATION_SD = 0.005  # sequences are tuned to be tightest where a change is known to this s.e., or to the limit
-BREAKER_ALPHA = 1e-6  # per sequence: the breaker looks every minute at every arm and must never cry wolf
+BREAKER_ALPHA = 1e-6  # per sequence: the breaker looks every minute at every arm and must not cry wolf
 MIN_ATTRIBUTED = 200  # fewer events than this say nothing about a share
 MIN_CLUSTERS = 10  # buckets below which a variance between buckets is not worth believing
 SILENCE_ALPHA = 1e-9  # P(an arm is called silent that only had no luck), per arm and window
@@ -66,7 +66,7 @@ class SafetyPlan(msgspec.Struct, frozen=True):
     breaker_change: float = -0.3  # a margin surely below this trips the breaker within a window
     implausible_change: float = 0.5  # of a metric that a claim rests on: above it a person must look at the telemetry
     misattributed_share: float = 0.02  # of the attributed events of a window: above it the study freezes
-    rejected_share: float = 0.2  # of a window's events: above it the study freezes
+    rejected_share: float = 0.2  # of the events since the last decision: above it the study freezes
     srm_alpha: float = 5e-6  # P(a sound window is called a sample-ratio mismatch): .04 % of studies of 72 windows
 
 

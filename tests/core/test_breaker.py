@@ -145,6 +145,22 @@ def test_a_bad_arm_that_is_no_catastrophe_is_left_to_the_posterior() -> None:
     assert len(loop.table.arms) == 5
 
 
+def test_one_event_alone_trips_nothing_however_large() -> None:
+    plan = varied(guardrails=(Guardrail("watch", max_change=0.01),))
+    for many in (False, True):
+        loop = Loop(plan)
+        loop.windows(2)
+        rows = loop.rows(minute=20)
+        arm = loop.table.arms[2].arm
+        own = [k for k, row in enumerate(rows) if row.arm == arm]
+        for k in own if many else own[:1]:
+            impressions, clicks, watched = rows[k].values
+            rows[k] = rows[k]._replace(values=(impressions, clicks, watched * 100.0))
+        loop.poll(rows)
+        tripped_by = [record.body["arm"] for record in loop.records if record.kind == "guardrail_tripped"]
+        assert tripped_by == ([arm] if many else [])
+
+
 def test_it_looks_once_a_minute() -> None:
     loop = explored()
     bad = loop.table.arms[2].arm

@@ -37,9 +37,9 @@ def _look(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], end_
     cell = trial_sums(alone, {key: cell for key, cell in cells.items() if key[0] == end_ms})
     if cell is None or control.trial is None:
         return None
-    change = deal_changes(plan, control.trial, cell).change[:, 0, 0]
+    found = deal_changes(plan, control.trial, cell)
+    change, se = found.change[:, 0, 0], np.sqrt(found.covariance[:, 0, 0, 0])
     names = tuple(component.name for component in plan.components)
     weight, _ = late.totals(plan.metrics, names, cell.sums[:, control.trial.buckets == 0])
-    return Look(
-        end_ms, tuple(np.nan_to_num(change).tolist()), tuple(np.where(np.isfinite(change), weight, 0.0).tolist())
-    )
+    weight = np.where(np.isfinite(change), weight, 0.0)
+    return Look(end_ms, *(tuple(np.nan_to_num(row).tolist()) for row in (change, weight, se)))

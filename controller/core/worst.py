@@ -29,6 +29,7 @@ class Look(msgspec.Struct, frozen=True):
     end_ms: int
     change: tuple[float, ...]  # y_k
     weight: tuple[float, ...]  # w_k
+    se: tuple[float, ...] = ()  # of y_k; none: not known, in states of before
 
 
 class Looks(msgspec.Struct, frozen=True):
@@ -79,19 +80,21 @@ def without_worst(change: Floats, variance: Floats, looks: Looks, m: int, sign: 
 def bad(looks: Looks, metrics: Sequence[int]) -> Look | None:
     """The one window that in some of the metrics has nothing to do with the others; None where none or several are.
 
-    Each window's distance from the median is taken in units of its own noise, 1 / sqrt(w_k), and held against the
-    median of all distances: effects that swing with the hour of the day, and a world that drifts, widen that too.
+    Each window's distance from the median is taken in units of its noise, 1 / sqrt(w_k), and held against the median
+    of all distances: effects that swing with the hour of the day, and a world that drifts, widen that too. It is held
+    against the window's own standard error as well: where one huge amount makes a window, that is as large.
     """
     if len(looks.windows) < MIN_LOOKS:
         return None
     found: set[int] = set()
     for m in metrics:
-        y, w = (
-            np.array([row[m] for row in rows])
-            for rows in zip(*((k.change, k.weight) for k in looks.windows), strict=True)
+        y, w, se = (
+            np.array([row[m] if row else 0.0 for row in rows])
+            for rows in zip(*((k.change, k.weight, k.se) for k in looks.windows), strict=True)
         )
+        itself = np.abs(y - np.median(y)) > BAD * se
         distance = np.abs(y - np.median(y)) * np.sqrt(np.maximum(w, 0.0))
         usual = MAD_SD * float(np.median(distance))
         if np.isfinite(distance).all() and usual > 0.0:
-            found |= set(np.flatnonzero(distance > BAD * usual).tolist())
+            found |= set(np.flatnonzero(itself & (distance > BAD * usual)).tolist())
     return looks.windows[found.pop()] if len(found) == 1 else None

@@ -33,6 +33,7 @@ def test_each_window_of_a_test_is_known_by_itself() -> None:
     assert [look.end_ms for look in looks.windows] == sorted({look.end_ms for look in looks.windows})
     assert len(looks.windows) == 3
     assert all(abs(look.change[0] - looks.windows[0].change[0]) < 0.03 for look in looks.windows)
+    assert all(0.001 < look.se[0] < 0.01 for look in looks.windows)  # 1 % of noise a bucket, 24 buckets and more
 
 
 def test_windows_of_a_backlog_are_known_as_well() -> None:

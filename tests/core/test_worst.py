@@ -1,8 +1,10 @@
 """Without the window that speaks most against it, a change is what the others make of it."""
 
+import msgspec
 import numpy as np
 import pytest
 
+from controller.core.estimate import BUCKETS, Metric, relative_changes
 from controller.core.worst import Look, Looks, bad, without, without_worst
 
 
@@ -79,6 +81,24 @@ def test_no_window_is_bad_by_luck_nor_by_the_hour_of_the_day() -> None:
         for _ in range(667)
     )
     assert found <= 2
+
+
+def test_no_window_is_bad_for_one_huge_amount() -> None:
+    """100 tests of a day without any effect, amounts of a log-normal spread of 2: each window knows its own error."""
+    rng, arm_of, names = np.random.default_rng(6), np.repeat([0, 1], [600, 200]), ("watch",)
+    found, blind = 0, 0
+    for _ in range(100):
+        windows = []
+        for k in range(24):
+            amount = rng.lognormal(0.0, 2.0, (800, 3)).sum(axis=1)
+            sums = np.rint(amount * 1e6).astype(np.int64)[None, :, None]
+            said = relative_changes((Metric("watch", "watch", BUCKETS),), names, sums, arm_of, 2)
+            y, se = said.change[0, 0, 0], np.sqrt(said.covariance[0, 0, 0, 0])
+            windows.append(Look(k, (float(y),), (float(amount[:600].sum()),), (float(se),)))
+        found += bad(Looks(1, tuple(windows)), [0]) is not None
+        blind += bad(Looks(1, tuple(msgspec.structs.replace(k, se=()) for k in windows)), [0]) is not None
+    assert found <= 1
+    assert blind >= 5
 
 
 def test_looks_through_an_end() -> None:

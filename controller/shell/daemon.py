@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from controller.core.plan import Plan
 from controller.core.step import Effect, State
 from controller.core.windows import Batch, PartBatch, PartitionState
 from controller.shell.board import Board
-from controller.shell.dead_letters import DeadLetter, DeadLetters, DeadLettersUnavailable
+from controller.shell.dead_letters import DeadLetter, DeadLetters, DeadLettersUnavailable, bounded, chunk
 from controller.shell.health import Health
 from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics
@@ -84,7 +84,8 @@ class _Polled(NamedTuple):
 
     poll: Poll
     batch: Batch
-    letters: list[DeadLetter]  # of the rows that the decoder refused
+    letters: list[DeadLetter]  # of the rows that the decoder refused; what is stored is taken out
+    told: frozenset[DeadLetter] = frozenset()  # those stored of rows that the step refused
 
 
 class Daemon:
@@ -182,9 +183,9 @@ class Daemon:
         if not self._reading and not self._connected():
             return "waiting"
         polled = self._polled() if self._held is None else self._held
-        self._held = None if self._taken_in(polled) else polled
+        self._held = self._left_of(polled)
         if self._held is not None:
-            return "waiting"
+            return "news" if self._letters_backoff.due() else "waiting"
         return "news" if any(part.records for part in polled.poll.parts) else "quiet"
 
     def _connected(self) -> bool:
@@ -213,18 +214,24 @@ class Daemon:
         self._health.set("source", self._source.health())
         return _Polled(poll, *self._decode(poll))
 
-    def _taken_in(self, polled: _Polled) -> bool:
+    def _left_of(self, polled: _Polled) -> _Polled | None:
         """Let the step see a poll; its outcome counts, and its offsets move on, once its dead letters are stored.
 
-        So letters may be sent twice, but never get lost, whatever a command commits in between.
+        They are stored a chunk a turn, however many there are, so that stop and commands are looked at in between.
+        Until then what is left comes back. So letters may be sent twice, but never get lost.
         """
         if not self._letters_backoff.due():
-            return False
+            return polled
+        polled = polled._replace(letters=polled.letters[self._stored(polled.letters) :])
+        if polled.letters:
+            return polled
         started_s = time.perf_counter()
         now_ms = self._wall_ms() if self._clock == "wall" else None
         state, effects, info = core.step(self._plan, self._state, polled.batch, now_ms, self._rng)
-        if not self._sent(polled.letters + _ahead(polled.poll, info)):
-            return False
+        ahead = [letter for letter in bounded(_ahead(polled.poll, info)) if letter not in polled.told]
+        stored = self._stored(ahead)
+        if stored < len(ahead):
+            return polled._replace(told=polled.told.union(ahead[:stored]))
         self._state, self._dirty = state, self._dirty or bool(polled.batch.parts)
         if effects:
             self._commit(effects)
@@ -233,7 +240,7 @@ class Daemon:
         for decision in info.decisions:
             stage = state.control.carry.stage
             log.info("window %s: %s, stage %s, %s", in_utc(decision.end_ms), decision.outcome, stage, decision.why)
-        return True
+        return None
 
     def _decode(self, poll: Poll) -> tuple[Batch, list[DeadLetter]]:
         parts = []
@@ -253,20 +260,24 @@ class Daemon:
             capped.update(capped_rows(decoded.events, self._plan.events))
         self._metrics.polled(size, poll.behind, unknown, capped)
         self._board.polled(sum(poll.behind.values()))
-        return Batch(tuple(parts), poll.idle, poll.backlog), letters
+        return Batch(tuple(parts), poll.idle, poll.backlog), bounded(letters)
 
-    def _sent(self, letters: list[DeadLetter]) -> bool:
+    def _stored(self, letters: Sequence[DeadLetter]) -> int:
+        """Store a chunk; how many of the first letters need no more care."""
         if not letters or self._dead_letters is None:
-            return True
+            return len(letters)
+        now = chunk(letters)
         try:
-            self._dead_letters.send(letters)
+            self._dead_letters.send(now)
         except DeadLettersUnavailable as error:
+            if error.stored:
+                self._letters_backoff.succeeded()
             self._letters_backoff.failed()
             self._health.set("dead letters", str(error))
-            return False
+            return error.stored
         self._letters_backoff.succeeded()
         self._health.set("dead letters", None)
-        return True
+        return len(now)
 
     def _lose(self, lost: OffsetLost) -> None:
         """Records are gone that were never read: the study freezes, and reading goes on at the log's beginning.

@@ -1,6 +1,7 @@
 """Where rejected events go: a topic of their own, when the study names one."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
 from kafka import KafkaProducer
@@ -9,11 +10,14 @@ from kafka.errors import KafkaError
 from controller.shell.connections import Kafka
 from controller.shell.kafka_python import client_options, connect
 
+MAX_LETTERS = 10_000  # of a poll that are told one by one: some brokers store a thousand a second, and the poll waits
+MAX_CHUNK, MAX_CHUNK_BYTES = 1_000, 2**20  # letters to be stored at once: few enough for the time that a broker has
+
 
 class DeadLetter(NamedTuple):
     """One rejected event: which record it stood in, why it was refused, and its (possibly cut) bytes.
 
-    `rows`: how many it stands for, without bytes where there are very many in one record.
+    `rows`: how many it stands for, without bytes where there are very many in one record or poll.
     """
 
     partition: int
@@ -27,7 +31,7 @@ class DeadLetters(Protocol):
     """A place for what was rejected."""
 
     def send(self, letters: Sequence[DeadLetter]) -> None:
-        """Return when all are stored; raises DeadLettersUnavailable when they may not be (some may, then)."""
+        """Return when all are stored; raises DeadLettersUnavailable when they may not be."""
         ...
 
     def close(self) -> None:
@@ -36,7 +40,34 @@ class DeadLetters(Protocol):
 
 
 class DeadLettersUnavailable(Exception):
-    """The dead letters' topic did not take everything; sending again repeats some."""
+    """The dead letters' topic did not take everything; sending again repeats some.
+
+    `stored`: how many of the first letters are stored all the same.
+    """
+
+    def __init__(self, why: str, stored: int = 0) -> None:
+        super().__init__(why)
+        self.stored = stored
+
+
+def bounded(letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+    """A poll's first `MAX_LETTERS`; of the others one letter a partition and reason, with the first one's offset."""
+    more: dict[tuple[int, str], DeadLetter] = {}
+    for letter in letters[MAX_LETTERS:]:
+        key = letter.partition, letter.reason
+        first = more.setdefault(key, letter._replace(data=b"", rows=0))
+        more[key] = first._replace(rows=first.rows + letter.rows)
+    return [*letters[:MAX_LETTERS], *more.values()]
+
+
+def chunk(letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
+    """As many of the first letters as are stored at once, at least one where there is one."""
+    size = 0
+    for count, letter in enumerate(letters[:MAX_CHUNK]):
+        size += len(letter.data)
+        if count and size > MAX_CHUNK_BYTES:
+            return letters[:count]
+    return letters[:MAX_CHUNK]
 
 
 class KafkaDeadLetters:
@@ -65,15 +96,17 @@ class KafkaDeadLetters:
         """See `DeadLetters.send`."""
         if not letters:
             return
+        sent: list[Any] = []
         try:
             producer = self._connected()
-            sent = [producer.send(self._topic, letter.data, headers=self._headers(letter)) for letter in letters]
+            sent.extend(producer.send(self._topic, letter.data, headers=self._headers(letter)) for letter in letters)
             producer.flush(timeout=self._answer_s)
             for future in sent:
                 future.get(timeout=0)
         except KafkaError as error:
             raise DeadLettersUnavailable(
-                f"topic {self._topic!r} at {self._bootstrap}: {type(error).__name__}: {error}"
+                f"topic {self._topic!r} at {self._bootstrap}: {type(error).__name__}: {error}",
+                stored=sum(1 for _ in takewhile(lambda future: future.succeeded(), sent)),
             ) from error
 
     def close(self) -> None:

@@ -1,9 +1,13 @@
+import threading
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 
 from controller.core.events import MAX_REJECTED
 from controller.core.operate import Command
-from controller.shell.daemon import LAST_BACKOFF_S
+from controller.shell.daemon import LAST_BACKOFF_S, Clock
+from controller.shell.dead_letters import MAX_CHUNK, MAX_LETTERS, DeadLetter, DeadLettersUnavailable
 from tests.shell.loop import PARTITIONS, START_MS, Letters, Rig, World
 
 # --- offsets that are gone
@@ -166,3 +170,61 @@ def test_letters_that_come_through_late_are_sent_once_and_counted_once(world: Wo
     rig.settle()
     assert len(letters.sent) == 1
     assert rig.metric("events_rejected_total", reason="malformed") == 1
+
+
+class Slow(Letters):
+    """Stores the first `most` letters and says that it did not store the others; sets `called`."""
+
+    def __init__(self, most: int, called: threading.Event | None = None) -> None:
+        super().__init__()
+        self.most, self.called = most, called
+
+    def send(self, letters: Sequence[DeadLetter]) -> None:
+        self.sent += letters[: self.most]
+        if self.called is not None:
+            self.called.set()
+        if len(letters) > self.most:
+            raise DeadLettersUnavailable("slow", stored=self.most)
+
+
+@pytest.mark.parametrize("clock", ["events", "wall"])
+def test_letters_come_in_chunks_and_a_retry_goes_on_where_the_last_stopped(world: World, clock: Clock) -> None:
+    letters = Slow(400)
+    rig = world.start(dead_letters=letters, clock=clock)
+    rig.settle()
+    junk = [b"junk %d" % k for k in range(2500)]
+    if clock == "wall":  # rows that only the step refuses
+        world.product.serve(0.001)
+        event = msgspec.json.decode(world.topic.logs[0][-1].value) | {"ts_ms": START_MS + 3_600_000}
+        junk = [msgspec.json.encode(event | {"id": f"future {k}"}) for k in range(2500)]
+    for record in junk:
+        world.topic.append(0, record)
+    for _ in range(20):
+        rig.turn(LAST_BACKOFF_S)
+    assert [letter.data for letter in letters.sent] == junk, "in order, each once"
+    assert rig.health.faults == {}
+    refused = rig.metric("events_total", result="future") if clock == "wall" else rig.total("events_rejected_total")
+    assert refused == 2500
+
+
+def test_however_many_letters_there_are_stop_and_commands_are_looked_at_between_chunks(world: World) -> None:
+    stop = threading.Event()
+    letters = Slow(MAX_CHUNK, called=stop)
+    rig = world.start(dead_letters=letters)
+    rig.settle()
+    for _ in range(3 * MAX_CHUNK):
+        world.topic.append(0, b"junk")
+    rig.daemon.run(stop)
+    assert len(letters.sent) == MAX_CHUNK
+    assert rig.total("events_rejected_total") == 0, "the poll is left to the next start, with all its letters"
+
+
+def test_letters_of_a_poll_beyond_the_first_are_counted(world: World) -> None:
+    letters = Letters()
+    rig = world.start(dead_letters=letters)
+    rig.settle()
+    first = [world.topic.append(1, b"junk") for _ in range(MAX_LETTERS + 300)][MAX_LETTERS]
+    rig.settle()
+    assert len(letters.sent) == MAX_LETTERS + 1
+    assert letters.sent[-1] == DeadLetter(1, first, "malformed", b"", 300)
+    assert rig.total("events_rejected_total") == MAX_LETTERS + 300

@@ -195,6 +195,18 @@ def test_dead_letters_that_cannot_be_stored(kafka_bootstrap: str) -> None:
     wait_until(lambda: threading.active_count() <= threads, "the client's threads end")
 
 
+def test_dead_letters_that_came_through_before_one_that_did_not_are_told(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic(partitions=1)
+    letters = KafkaDeadLetters(Kafka(kafka_bootstrap, "events"), topic)
+    good = DeadLetter(0, 1, "malformed", b"x")
+    with pytest.raises(DeadLettersUnavailable, match="MessageSizeTooLarge") as failed:
+        letters.send([good, good, good._replace(data=bytes(2 << 20)), good])
+    assert failed.value.stored == 2
+    letters.close()
+
+
 def stored(bootstrap: str, topic: str) -> list[tuple[bytes, dict[str, bytes]]]:
     consumer: Any = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     consumer.assign([TopicPartition(topic, 0)])

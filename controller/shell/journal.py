@@ -56,11 +56,11 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """An operator's command that waits in the inbox."""
+    """An operator's command that waits in the inbox. Whether it is one at all is for the daemon to say."""
 
     id: int
     at_ms: int
-    command: dict[str, Any]
+    command: Any  # a JSON value
 
 
 class Journal:
@@ -243,7 +243,7 @@ class Journal:
         waiting = "SELECT id, at_ms, CAST(command AS BLOB) FROM inbox WHERE applied IS NULL ORDER BY id"
         with named_failures(self.path):
             return tuple(
-                Command(number, at_ms, msgspec.json.decode(body, type=dict[str, Any]))
+                Command(number, at_ms, msgspec.json.decode(body))
                 for number, at_ms, body in self._db.execute(waiting).fetchall()
             )
 

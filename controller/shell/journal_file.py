@@ -194,15 +194,30 @@ def check_rest(path: Path, db: sqlite3.Connection) -> None:
 def ledger_rows(
     path: Path, db: sqlite3.Connection, after: int = 0, kinds: tuple[str, ...] | None = None
 ) -> Iterator[Row]:
-    """Raw rows with seq > `after`, in order, a page at a time."""
+    """Raw rows with seq > `after`, in order, a page at a time; what can be read of one comes before its error."""
     of_kinds = "" if kinds is None else f" AND kind IN ({', '.join('?' * len(kinds))})"
     page = f"{chain.SELECT} WHERE seq > ?{of_kinds} ORDER BY seq LIMIT {PAGE}"
-    while rows := db.execute(page, (after, *(kinds or ()))).fetchall():
-        for row in map(Row._make, rows):
+    while True:
+        rows, error = _read(db.execute(page, (after, *(kinds or ()))))
+        for row in rows:
             if row.seq <= after:  # a damaged tree can hand out rows in a circle
                 raise JournalCorrupt(path, after + 1, f"missing: entry {row.seq} stands in its place")
             after = row.seq
             yield row
+        if error is not None:
+            raise error
+        if not rows:
+            return
+
+
+def _read(found: sqlite3.Cursor) -> tuple[list[Row], sqlite3.Error | None]:
+    """The rows up to the first that cannot be read, and why it cannot."""
+    rows: list[Row] = []
+    try:
+        rows.extend(map(Row._make, found))
+    except sqlite3.Error as error:
+        return rows, error
+    return rows, None
 
 
 def stored_head(path: Path, db: sqlite3.Connection) -> Head:

@@ -1,7 +1,9 @@
+import json
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from controller import assignment
 from controller.core.operate import Command
 from controller.shell.daemon import CHECK_S, FIRST_BACKOFF_S, LAST_BACKOFF_S, Backoff, Every
 from controller.shell.dead_letters import DeadLetter, DeadLettersUnavailable
-from controller.shell.journal import Journal
+from controller.shell.journal import Journal, check_chain
 from controller.shell.journal_file import Fenced, JournalFailed
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Superseded
@@ -218,6 +220,22 @@ def test_a_malformed_command_is_refused_and_recorded(world: World, command: dict
     assert refused["order"] == command
     assert refused["said"].startswith("refused: ")
     assert world.table.stage == "explore"
+
+
+@pytest.mark.parametrize("order", ["[]", "7", "null", '"pause"'])
+def test_an_order_that_is_no_object_is_refused_as_any_other(world: World, order: str) -> None:
+    rig = world.start()
+    rig.settle()
+    with closing(sqlite3.connect(world.path)) as db, db:
+        db.execute("INSERT INTO inbox(at_ms, command) VALUES (?, ?)", (START_MS, order))
+    id_ = rig.journal.send(Command("pause", "me", "after it"), START_MS)
+    rig.turn()
+    assert rig.journal.applied(id_) is not None, "the daemon goes on"
+    assert world.last("operator_refused")["order"] == json.loads(order)
+    assert check_chain(world.path) is None
+    rig.drop()
+    world.start().settle()
+    assert world.kinds().count("operator_refused") == 1
 
 
 def test_approve_is_refused_where_nothing_awaits_it(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -168,6 +169,39 @@ def test_any_damage_of_the_file_is_found_or_harmless(filled: Path) -> None:
         for extra in ("-wal", "-shm"):
             Path(f"{damaged}{extra}").unlink(missing_ok=True)
     assert 100 < named < 600
+
+
+def first_unreadable(path: Path) -> int | None:
+    """The first entry that is broken, read one by one."""
+    head = chain.NOTHING
+    with closing(sqlite3.connect(path)) as db:
+        try:
+            for row in map(chain.Row._make, db.execute(f"{chain.SELECT} ORDER BY seq")):
+                if row.seq != head.seq + 1 or chain.fault_after(head, row):
+                    break
+                head = row.head
+            else:
+                return None
+        except sqlite3.Error:
+            pass
+    return head.seq + 1
+
+
+def test_the_first_entry_of_a_destroyed_page_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "feed.journal"
+    with Journal.open(path, "feed") as journal:
+        journal.claim(1)
+        for k in range(60):
+            journal.commit(1, [entry(k, 1500)])
+    whole, named = path.read_bytes(), set()
+    for at in range(2 * 4096, len(whole), 4096):
+        path.write_bytes(whole[:at] + Random(at).randbytes(4096) + whole[at + 4096 :])
+        first, corrupt = first_unreadable(path), check_chain(path)
+        if first is not None:
+            assert corrupt is not None
+            assert corrupt.seq == first
+            named.add(first)
+    assert len(named) > 5, "not the first entry of all that are read at a time"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])

@@ -45,13 +45,14 @@ def read_ledger(journal: Path) -> Ledger:
 def recount(ledger: Ledger, topic: Mapping[int, Records]) -> Sums:
     """Sums of every sealed window, zeros left out. `topic`: partition -> (offset, value) from the study's start on."""
     sums: Sums = {}
+    ended = _ended(ledger)
     caps = {component["name"]: component["cap"] for component in ledger.plan["components"]}
     for partition, records in topic.items():
         for event, end in _counted(ledger, partition, records):
             if end not in ledger.sealed:
                 continue
             table = ledger.tables.get(event["version"])
-            if table is None:
+            if table is None or end - ledger.plan["window"]["length_ms"] >= ended[event["version"]]:
                 continue
             rule = table["unit_hash"]
             bucket = xxhash.xxh64_intdigest((rule["salt"] + event["unit"]).encode()) % rule["buckets"]
@@ -63,6 +64,13 @@ def recount(ledger: Ledger, topic: Mapping[int, Records]) -> Sums:
                 value = _counted_value(component, caps, event["values"])
                 cell[bucket, name] = cell.get((bucket, name), 0) + value
     return {key: {place: value for place, value in cell.items() if value} for key, cell in sums.items()}
+
+
+def _ended(ledger: Ledger) -> dict[int, float]:
+    """Version -> where windows begin that it cannot have served: the validity after the next table that has a time."""
+    times = {version: table["published_ms"] for version, table in ledger.tables.items()}
+    later = {v: [times[w] for w in sorted(times) if w > v and times[w]] for v in times}
+    return {v: after[0] + ledger.plan["window"]["validity_ms"] if after else math.inf for v, after in later.items()}
 
 
 def _counted(ledger: Ledger, partition: int, records: Records) -> Iterable[tuple[dict[str, Any], int]]:

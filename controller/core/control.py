@@ -98,7 +98,7 @@ class Control(msgspec.Struct, frozen=True, eq=False):
     carry: Carry
     deals: dict[int, Deal]
     versions: dict[int, int]  # version -> deal
-    replaced_ms: dict[int, int]  # version -> when another took its place
+    replaced_ms: dict[int, int]  # version -> when another took its place; 0: before any event, so none that has a time
     totals: dict[int, Cell]  # deal -> sums of its sealed windows
     moments: dict[int, float]  # deal -> sum over those of events x the window's middle in hours since 1970
     trial: Deal | None  # the test of the candidate: it and control alone, however often the arms beside them change
@@ -217,7 +217,7 @@ def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Contro
             buckets=tuple(deal.buckets.tolist()),
         )
     )
-    replaced = dict(control.replaced_ms)
+    replaced = {v: at or now_ms for v, at in control.replaced_ms.items()}
     if control.carry.version in control.versions:
         replaced[control.carry.version] = now_ms
     return msgspec.structs.replace(
@@ -239,3 +239,8 @@ def fallback(carry: Carry, deal: Deal) -> str:
 def tables(control: Control) -> dict[int, tuple[tuple[str, ...], NDArray[np.int16]]]:
     """version -> (arm names, bucket to arm), for attributing events."""
     return {v: (control.deals[d].names, control.deals[d].buckets) for v, d in control.versions.items()}
+
+
+def ended_ms(plan: Plan, control: Control) -> dict[int, int]:
+    """version -> time from which on its table cannot have served: a client may serve a replaced one for `validity`."""
+    return {v: at + plan.window.validity_ms for v, at in control.replaced_ms.items() if at}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core import late
-from controller.core.control import DAY_MS, HOUR_MS, Control, Evidence
+from controller.core.control import DAY_MS, HOUR_MS, Control, Evidence, ended_ms
 from controller.core.estimate import Changes, Metric, relative_changes
 from controller.core.parts import measured
 from controller.core.plan import Plan
@@ -34,8 +34,7 @@ def fold(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -> C
     control = _learnt(plan, control, end_ms, cells)
     carry = msgspec.structs.replace(control.carry, sealed_through_ms=end_ms)
     control = msgspec.structs.replace(control, carry=carry, totals=totals, moments=moments, tried=tried, sample=sample)
-    # A client may serve a replaced table for `validity`: later exposures cannot echo it.
-    gone = {v for v, at in control.replaced_ms.items() if at + plan.window.validity_ms <= end_ms}
+    gone = {v for v, ended in ended_ms(plan, control).items() if ended <= end_ms}  # what is to come begins later
     return _retire(plan, control, gone) if gone else control
 
 

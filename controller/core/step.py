@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from controller.core import breaker, distinct, ledger, operate, replan, windows
-from controller.core.control import Control, Statistics, initial, tables
+from controller.core.control import Control, Statistics, ended_ms, initial, tables
 from controller.core.decide import Decision, decide
 from controller.core.evidence import fold
 from controller.core.ledger import Cells, Record
@@ -152,6 +152,7 @@ def _ingest(plan: Plan, state: State, batch: Batch, now_ms: int | None) -> tuple
         tables(state.control),
         now_ms or 0,
         "events" if now_ms is None else "wall",
+        ended_ms(plan, state.control),
     )
     refused = sum(sum(part.rejected.values()) for part in batch.parts) + ingested.counts.get("future", 0)
     arrived = refused + sum(count for result, count in ingested.counts.items() if result != "future")

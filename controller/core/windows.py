@@ -6,6 +6,7 @@ watermark just before the row: every rule about time looks at it alone, so how a
 cut into batches, and how partitions interleave, cannot change a bit.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -152,8 +153,11 @@ def ingest(
     tables: Tables,
     now_ms: int,
     clock: Clock,
+    ended_ms: Mapping[int, int] | None = None,
 ) -> tuple[WindowsState, Ingested]:
     """Take in one poll.
+
+    `ended_ms`: version -> time from which on no window can begin that it served; only of those that were replaced.
 
     A row is put to the rules in this order, the first that speaks counts: future, expired, duplicate,
     fallback, unknown_version, misattributed, overflow. Every row but one in the future moves its
@@ -168,15 +172,22 @@ def ingest(
         taken.append((part.partition, arrived))
     state = msgspec.structs.replace(state, partitions=partitions)
     rows = _rows(plan, [arrived for _, arrived in taken if len(arrived.before_ms)])
-    after = state if rows is None else _taken_in(plan, events, state, rows, tables)
+    after = state if rows is None else _taken_in(plan, events, state, rows, tables, ended_ms or {})
     ingested = _ingested(plan, state, taken, rows)
     return msgspec.structs.replace(after, watermark_ms=watermark_ms(after, batch.idle)), ingested
 
 
-def _taken_in(plan: WindowPlan, events: EventPlan, state: WindowsState, rows: _Rows, tables: Tables) -> WindowsState:
+def _taken_in(
+    plan: WindowPlan,
+    events: EventPlan,
+    state: WindowsState,
+    rows: _Rows,
+    tables: Tables,
+    ended_ms: Mapping[int, int],
+) -> WindowsState:
     _expire(plan, state, rows)
     ids = _deduplicate(plan, state.ids, rows)
-    _attribute(tables, rows)
+    _attribute(tables, rows, {v: at + plan.length_ms for v, at in ended_ms.items()})
     cells = _added_up(events, state.cells, rows)
     units = _met(events, state, rows)
     quality = _quality(state.quality, rows)
@@ -214,7 +225,11 @@ def _deduplicate(plan: WindowPlan, ids: Index, rows: _Rows) -> Index:
     return ids
 
 
-def _attribute(tables: Tables, rows: _Rows) -> None:
+def _attribute(tables: Tables, rows: _Rows, last_ms: Mapping[int, int]) -> None:
+    """By the row alone: a version that the state still knows must not count where one that it has forgotten would not.
+
+    `last_ms`: version -> ends of windows from there on are beyond it.
+    """
     versions, code = codes(rows.events.version)
     for k, version in enumerate(versions):
         served = np.flatnonzero((code == k) & (rows.result == ACCEPTED))
@@ -227,6 +242,8 @@ def _attribute(tables: Tables, rows: _Rows) -> None:
             arm = np.array([names.index(a) if a in names else -1 for a in rows.events.arm_names], np.int16)
             wrong = arm[rows.events.arm[served]] != dealt[rows.events.bucket[served]]
             rows.result[served[wrong]] = MISATTRIBUTED
+            if version in last_ms:
+                rows.result[served[rows.end_ms[served] >= last_ms[version]]] = UNKNOWN_VERSION
 
 
 def _added_up(events: EventPlan, cells: dict[tuple[int, int], Cell], rows: _Rows) -> dict[tuple[int, int], Cell]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from controller.assignment import VERSIONS_PER_EPOCH, Arm, decode
-from controller.core.control import Control, Theta, Vector, carrying, initial, issue, moved, tables
+from controller.core.control import Control, Theta, Vector, carrying, ended_ms, initial, issue, moved, tables
 from controller.core.rollout import Deal, IllegalMove, nested
 from controller.core.windows import Cell
 from tests.core.loop import PLAN, START
@@ -42,6 +42,16 @@ def test_events_are_attributed_by_the_table_they_name() -> None:
     control, _ = issue(PLAN, control, deal(2), START)
     names = {version: names for version, (names, _) in tables(control).items()}
     assert names == {1: ("control",), 2: ("control", "v2"), 3: ("control", "v2")}
+
+
+def test_a_table_ends_its_validity_after_the_next_one_that_has_a_time() -> None:
+    control, _ = issue(PLAN, initial(PLAN), initial(PLAN).deals[1], 0)
+    control, _ = issue(PLAN, control, deal(1), 0)  # started again before any event
+    assert (set(control.replaced_ms), ended_ms(PLAN, control)) == ({1}, {})
+    control, _ = issue(PLAN, control, deal(2), START)
+    control, _ = issue(PLAN, control, deal(2), START + 1)
+    end = START + PLAN.window.validity_ms
+    assert ended_ms(PLAN, control) == {1: end, 2: end, 3: end + 1}
 
 
 def test_another_deal_begins_a_test_anew() -> None:

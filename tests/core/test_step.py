@@ -245,6 +245,26 @@ def test_late_events_change_what_is_believed_later() -> None:
     assert sums[0][end] == sums[1][end]
 
 
+def test_what_counts_under_a_replaced_table_does_not_depend_on_how_polls_are_cut() -> None:
+    sealed = []
+    for cut in (1, 1000):
+        loop = Loop(varied(PLAN, buckets=22, traffic={"explore_arms": 1}))
+        stale = loop.rows()[:2]
+        loop.window()
+        hours = (PLAN.window.validity_ms + 2 * PLAN.window.lateness_ms) // HOUR
+        rows = [
+            row._replace(unit=1_000_000 + 10 * hour + k, ts_ms=START + hour * HOUR + 30 * 60_000)
+            for hour in range(1, hours)
+            for k, row in enumerate(stale)
+        ]
+        for at in range(0, len(rows), cut):
+            loop.poll(rows[at : at + cut])
+        sealed.append({r.body["window_end_ms"]: r.body["sums_sha256"] for r in loop.records if r.kind == "sealed"})
+        counts = [info.ingested.counts for info in loop.infos]
+        assert sum(count["accepted"] for count in counts[2:]) == 2 * (PLAN.window.validity_ms // HOUR + 1)
+    assert sealed[0] == sealed[1]
+
+
 # Randomness and purity
 
 

@@ -253,6 +253,15 @@ def test_rows_kept_out_of_the_sums_still_register_their_id_and_move_the_watermar
     assert getattr(state.quality[2 * HOUR], result) == 1
 
 
+def test_a_version_counts_in_windows_that_begin_before_it_ended() -> None:
+    rows = [right(1, 2 * HOUR - 1), right(2, 2 * HOUR), Row(3, 3 * HOUR, version=8)]
+    batch = Batch((part(0, rows),), NO_IDLE)
+    for ended, unknown in [(2 * HOUR, 1), (HOUR + 1, 1), (HOUR, 2), (2 * HOUR + 1, 0)]:
+        _, info = ingest(PLAN, EVENTS, initial(), batch, TABLES, NOW, "events", {7: ended})
+        assert counts(info).get("unknown_version", 0) == unknown
+        assert counts(info)["accepted"] == 3 - unknown
+
+
 def test_the_wall_clock_refuses_the_future_and_names_the_row() -> None:
     limit = NOW + 5 * 60_000
     state, info = take(initial(), {3: [right(1, limit), right(2, limit + 1), right(3, NOW)]})

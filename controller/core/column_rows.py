@@ -67,7 +67,6 @@ def faults(columns: Columns, layout: Layout) -> Iterator[Fault]:
     yield from _wrong(columns, "unit")
     yield _too_long(columns.unit), "too_large"
     yield from _wrong(columns, "segment")
-    yield _named(columns.segment, _is_too_long), "too_large"
     yield from _wrong(columns, "bucket")
     yield (columns.bucket < -1) | (columns.bucket >= layout.buckets), "out_of_range"
     yield from _needed(columns, "values")

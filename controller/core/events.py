@@ -24,7 +24,7 @@ MAX_REJECTED = 64 * 2**10  # bytes of a rejected row that are kept
 REASONS = {
     "malformed": "not one JSON object (or lines of them), or not a readable Arrow stream",
     "not_utf8": "JSON that is not UTF-8",
-    "too_large": f"a record above {MAX_RECORD >> 20} MiB, or a text above {MAX_TEXT} characters",
+    "too_large": f"a record above {MAX_RECORD >> 20} MiB, or an id, unit or arm above {MAX_TEXT} characters",
     "missing_field": "no id, ts_ms, version or values; or no arm though a table served it (version above 0)",
     "wrong_type": "a field that is there with another type than the contract's",
     "bad_timestamp": f"ts_ms outside 0..{MAX_TIME_MS}",

@@ -70,19 +70,19 @@ def _first_fault(fields: Fields, layout: Layout) -> str | None:
         or _integer_fault(fields.version, MAX_VERSION, "out_of_range")
         or _text_fault(fields.arm)
         or _text_fault(fields.unit)
-        or _text_fault(fields.segment)
+        or _text_fault(fields.segment, limited=False)
         or _integer_fault(fields.bucket, layout.buckets - 1, "out_of_range", required=False)
         or _values_fault(fields.values, layout)
     )
 
 
-def _text_fault(raw: Raw, required: bool = False) -> str | None:
+def _text_fault(raw: Raw, required: bool = False, limited: bool = True) -> str | None:
     text = _read(raw)
     if text is None or text == "":
         return "missing_field" if required else None
     if not isinstance(text, str):
         return "wrong_type"
-    return "too_large" if len(text) > MAX_TEXT else None
+    return "too_large" if limited and len(text) > MAX_TEXT else None
 
 
 def _integer_fault(raw: Raw, high: int, reason: str, required: bool = True) -> str | None:

@@ -198,7 +198,7 @@ def _row_decoder(layout: Layout, extras: tuple[str, ...]) -> msgspec.json.Decode
             ("id", Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]),  # fields in the contract's order are
             ("ts_ms", Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]),  # found fastest
             ("unit", text, ""),
-            ("segment", text, ""),
+            ("segment", str | None, ""),  # however long: a name that is not the study's is none
             ("version", Annotated[int, Meta(ge=0, le=MAX_VERSION)]),
             ("arm", text, ""),
             ("values", values),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_VALUE = 9e9  # |value| <= this, so that a fixed-point value is below 2**53
-MAX_TEXT = 256  # characters of an id, a unit, a segment, an arm
+MAX_TEXT = 256  # characters of an id, a unit, an arm
 MAX_TIME_MS = 253_402_300_799_999  # the last ms of the year 9999
 MAX_VERSION = 2**63 - 1
 MAX_RECORD = 16 * 2**20  # bytes

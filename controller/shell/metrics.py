@@ -171,6 +171,9 @@ class Metrics:
             for sample in next(iter(counter.collect())).samples
             if sample.name.endswith("_total") and sample.value
         ]
+        partitions = {} if self._state is None else self._state.windows.partitions
+        if held := sum(part.held is not None for part in partitions.values()):
+            parts.append(f"{held} held, far ahead until the next event of the partition agrees")
         return ", ".join(parts) or "none"
 
     def stepped(

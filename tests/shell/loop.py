@@ -82,6 +82,7 @@ class Rig:
     registry: CollectorRegistry
     clock: Hand
     board: Board
+    metrics: Metrics
 
     def turn(self, seconds: float = 0.25) -> Turn:
         """A turn of the daemon's loop, so long after the one before that it looks into its inbox."""
@@ -137,7 +138,7 @@ def daemon_of(
         clock=clock, start_at=start_at, health=health, metrics=metrics, board=board, dead_letters=dead_letters,
         monotonic=hand, wall_ms=lambda: now_ms + int(hand.now_s * 1000),
     )  # fmt: skip
-    return Rig(daemon, journal, recorder, health, registry, hand, board)
+    return Rig(daemon, journal, recorder, health, registry, hand, board, metrics)
 
 
 def entries(path: Path, *kinds: str) -> list[Recorded]:

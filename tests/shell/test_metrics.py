@@ -257,6 +257,20 @@ def test_a_study_that_has_decided_nothing_shows_its_stage() -> None:
     assert b"trimtab_build_info" in generate_latest(registry)
 
 
+def test_the_tally_names_every_row_also_one_that_waits_for_the_next(world: World) -> None:
+    rig = running(world, windows=0)
+    world.product.serve(0.001)
+    rig.settle()
+    read = rig.metrics.tally()
+    event = msgspec.json.decode(world.topic.logs[0][-1].value)
+    world.topic.append(0, msgspec.json.encode(event | {"id": "far", "ts_ms": event["ts_ms"] + 48 * HOUR_MS}))
+    rig.settle()
+    assert rig.metrics.tally() == f"{read}, 1 held, far ahead until the next event of the partition agrees"
+    world.topic.append(0, msgspec.json.encode(event | {"id": "near"}))
+    rig.settle()
+    assert rig.metrics.tally().endswith(" accepted, 1 future")
+
+
 def test_series_hold_what_was_set_last_and_leave_out_what_is_not_known() -> None:
     registry = CollectorRegistry()
     series = Series(Gauge("g", "", ("a",), registry=registry))

@@ -22,22 +22,25 @@ class Admitted(msgspec.Struct, frozen=True, eq=False):
     before_ms: NDArray[np.int64]  # (n,) the partition's watermark before the row, EARLIEST when it had none
     watermark_ms: int | None  # after the rows
     held: Events | None  # a last row far ahead, kept until the next one tells whether it is to be believed
-    future: tuple[tuple[int, int], ...]  # (offset, ts_ms) of the rows refused
+    future: tuple[tuple[int, int, int], ...]  # (offset, ts_ms, place as in `windows.Refused`) of the rows refused
 
 
 def admitted(events: Events, held: Events | None, watermark_ms: int | None, now_ms: int, clock: Clock) -> Admitted:
     """Sort out the rows in the future, in offset order; a row `held` from the last batch comes first."""
+    own, first = events.offset, 0
     if held is not None:
-        events = joined([held, events])
+        events, first = joined([held, events]), 1
     start = EARLIEST if watermark_ms is None else watermark_ms
     take, keep_last = _believed(events, start, now_ms, clock)
     held = None
-    future: tuple[tuple[int, int], ...] = ()
+    future: tuple[tuple[int, int, int], ...] = ()
     if not take.all():
         refused = np.flatnonzero(~take)
         if keep_last:
             held, refused = rows(events, refused[-1:]), refused[:-1]
-        future = tuple(zip(events.offset[refused].tolist(), events.ts_ms[refused].tolist(), strict=True))
+        offset = events.offset[refused]
+        place = refused - first - np.searchsorted(own, offset)
+        future = tuple(zip(offset.tolist(), events.ts_ms[refused].tolist(), place.tolist(), strict=True))
         events = rows(events, np.flatnonzero(take))
     running = np.maximum(np.maximum.accumulate(events.ts_ms), start) if len(events.ts_ms) else events.ts_ms
     before = np.concatenate([np.array([start], np.int64), running])[: len(running)]

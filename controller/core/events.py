@@ -125,12 +125,28 @@ def decode(record_values: Sequence[bytes], offsets: Sequence[int], plan: EventPl
     return Decoded(events, in_order([*rejected, *untold]), parsed.unknown)
 
 
+def rows_at(record_value: bytes, places: Sequence[int], plan: EventPlan) -> list[bytes]:
+    """Rows of a JSON record, cut, by their places among those that `decode` lets pass."""
+    parsed = json_rows.parse([record_value], _layout(plan))
+    fault = np.zeros(len(parsed.record), np.int8)
+    _events(parsed.table, parsed.record, plan, fault)
+    lines = parsed.lines.get(0, [record_value])
+    passed = np.flatnonzero(fault == 0)
+    return [lines[passed[place]][:MAX_REJECTED] for place in places]
+
+
+def passed(columns: Columns, plan: EventPlan) -> NDArray[np.intp]:
+    """Positions of the rows that `from_columns` lets pass."""
+    layout = _layout(plan)
+    fault = _column_faults(columns, layout)
+    _events(column_rows.table(columns, layout, fault == 0), columns.offset, plan, fault)
+    return np.flatnonzero(fault == 0)
+
+
 def from_columns(columns: Columns, plan: EventPlan) -> Decoded:
     """Check rows that came as columns: the same rows as JSON give the same events, but that null means absent here."""
     layout = _layout(plan)
-    fault = np.zeros(columns.rows, np.int8)
-    for rows, reason in column_rows.faults(columns, layout):
-        _mark(fault, rows, reason)
+    fault = _column_faults(columns, layout)
     good = fault == 0
     unknown = {name: int(np.count_nonzero(rows & good)) for name, rows in columns.unknown.items()}
     table = column_rows.table(columns, layout, good)
@@ -142,6 +158,13 @@ def from_columns(columns: Columns, plan: EventPlan) -> Decoded:
         for row, data in zip(bad, columns.show(bad) if bad else [], strict=True)
     ]
     return Decoded(events, in_order([*rejected, *untold]), {name: rows for name, rows in unknown.items() if rows})
+
+
+def _column_faults(columns: Columns, layout: Layout) -> NDArray[np.int8]:
+    fault = np.zeros(columns.rows, np.int8)
+    for rows, reason in column_rows.faults(columns, layout):
+        _mark(fault, rows, reason)
+    return fault
 
 
 def _told(fault: NDArray[np.int8], offset: NDArray[np.int64]) -> tuple[NDArray[np.intp], list[Rejected]]:

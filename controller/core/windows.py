@@ -6,8 +6,8 @@ watermark just before the row: every rule about time looks at it alone, so how a
 cut into batches, and how partitions interleave, cannot change a bit.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -54,6 +54,7 @@ class PartBatch(msgspec.Struct, frozen=True, eq=False):
     events: Events
     rejected: dict[str, int]  # reason -> rows that the decoder refused
     next_offset: int  # where the next poll starts
+    last: bytes = b""  # the last row as it came, cut: on the events clock it may be held
 
 
 class Batch(msgspec.Struct, frozen=True, eq=False):
@@ -87,6 +88,7 @@ class PartitionState(msgspec.Struct, frozen=True, eq=False):
     watermark_ms: int | None  # None: no row taken yet
     next_offset: int
     held: Events | None = None  # one row that is far ahead of the events clock, until the next row judges it
+    held_row: bytes = b""  # as it came, cut
 
 
 class WindowsState(msgspec.Struct, frozen=True, eq=False):
@@ -103,12 +105,14 @@ class WindowsState(msgspec.Struct, frozen=True, eq=False):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A row that only the state could refuse."""
+    """A row that only the state could refuse. `row`: as it came, of one that an earlier poll brought."""
 
     partition: int
     offset: int
     ts_ms: int
     reason: Literal["future", "overflow"]
+    place: int = 0  # which one of its record's rows that the decoder let pass, from 0; below 0 with `row`
+    row: bytes = b""
 
 
 class Ingested(msgspec.Struct, frozen=True):
@@ -127,6 +131,14 @@ class Sealed(msgspec.Struct, frozen=True, eq=False):
     cells: dict[int, Cell]  # by version
     quality: Quality
     offsets: dict[int, int]  # partition -> next offset, when it was sealed
+
+
+class _Taken(NamedTuple):
+    """What came of a partition's rows, and its state before them."""
+
+    partition: int
+    rows: Admitted
+    known: PartitionState
 
 
 class _Rows(msgspec.Struct, frozen=True, eq=False):
@@ -164,14 +176,15 @@ def ingest(
     partition's watermark.
     """
     partitions = dict(state.partitions)
-    taken: list[tuple[int, Admitted]] = []
+    taken: list[_Taken] = []
     for part in batch.parts:
         known = partitions.get(part.partition, PartitionState(None, part.next_offset))
         arrived = admitted(part.events, known.held, known.watermark_ms, now_ms, clock)
-        partitions[part.partition] = PartitionState(arrived.watermark_ms, part.next_offset, arrived.held)
-        taken.append((part.partition, arrived))
+        row = b"" if arrived.held is None else part.last if len(part.events.offset) else known.held_row
+        partitions[part.partition] = PartitionState(arrived.watermark_ms, part.next_offset, arrived.held, row)
+        taken.append(_Taken(part.partition, arrived, known))
     state = msgspec.structs.replace(state, partitions=partitions)
-    rows = _rows(plan, [arrived for _, arrived in taken if len(arrived.before_ms)])
+    rows = _rows(plan, [part.rows for part in taken if len(part.rows.before_ms)])
     after = state if rows is None else _taken_in(plan, events, state, rows, tables, ended_ms or {})
     ingested = _ingested(plan, state, taken, rows)
     return msgspec.structs.replace(after, watermark_ms=watermark_ms(after, batch.idle)), ingested
@@ -316,24 +329,48 @@ def _quality(quality: dict[int, Quality], rows: _Rows) -> dict[int, Quality]:
     return quality
 
 
-def _ingested(plan: WindowPlan, state: WindowsState, taken: list[tuple[int, Admitted]], rows: _Rows | None) -> Ingested:
+def _ingested(plan: WindowPlan, state: WindowsState, taken: list[_Taken], rows: _Rows | None) -> Ingested:
     """`state` is the one before the batch, but for its partitions."""
-    future = [Refused(p, offset, ts, "future") for p, part in taken for offset, ts in part.future]
+    future = [_refused(part, "future", *row) for part in taken for row in part.rows.future]
     if rows is None:
         counts: dict[Result, int] = dict.fromkeys(RESULTS, 0)
         return Ingested(counts | {"future": len(future)}, tuple(future), (), ())
     totals = np.bincount(rows.result, minlength=len(RESULTS)).tolist()
     totals[FUTURE] = len(future)
-    partition = np.repeat([p for p, _ in taken], [len(part.before_ms) for _, part in taken])
-    overflow = [
-        Refused(int(partition[at]), int(rows.events.offset[at]), int(rows.events.ts_ms[at]), "overflow")
-        for at in np.flatnonzero(rows.result == OVERFLOW).tolist()
-    ]
+    overflow = [_refused(part, "overflow", *row) for part, at in _overflown(taken, rows) for row in _places(part, at)]
     hit = np.bincount(rows.window[rows.result == ACCEPTED], minlength=len(rows.ends))
     touched = tuple(sorted(end for end, count in zip(rows.ends, hit.tolist(), strict=True) if count))
     mark = state.watermark_ms
     amended = tuple(end for end in touched if mark is not None and end + plan.grace_ms <= mark)
     return Ingested(dict(zip(RESULTS, totals, strict=True)), (*future, *overflow), touched, amended)
+
+
+def _refused(part: _Taken, reason: Literal["future", "overflow"], offset: int, ts_ms: int, place: int) -> Refused:
+    return Refused(part.partition, offset, ts_ms, reason, place, part.known.held_row if place < 0 else b"")
+
+
+def _overflown(taken: list[_Taken], rows: _Rows) -> Iterator[tuple[_Taken, list[int]]]:
+    """Positions of a partition's rows that were refused for their sums."""
+    begin = 0
+    for part in taken:
+        end = begin + len(part.rows.before_ms)
+        yield part, np.flatnonzero(rows.result[begin:end] == OVERFLOW).tolist()
+        begin = end
+
+
+def _places(part: _Taken, at: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Offset, ts_ms and place of the rows at these positions of those that were not in the future."""
+    offset, ts_ms, known = part.rows.events.offset, part.rows.events.ts_ms, part.known.held
+    first = 0 if known is None or len(offset) == 0 or offset[0] != known.offset[0] else 1  # it was held, and believed
+    future: dict[int, list[int]] = {}
+    for there, _, place in part.rows.future:
+        future.setdefault(there, []).append(place)
+    for row in at:
+        here = int(offset[row])
+        place = row - first - int(np.searchsorted(offset[first:], here)) if row >= first else -1
+        for before in future.get(here, ()):
+            place += before <= place
+        yield here, int(ts_ms[row]), place
 
 
 def watermark_ms(state: WindowsState, idle: frozenset[int]) -> int | None:

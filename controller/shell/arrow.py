@@ -61,6 +61,19 @@ def decode_many(records: Sequence[bytes], offsets: Sequence[int], plan: EventPla
     return Decoded(rows, events.in_order(rejected), dict(unknown))
 
 
+def rows_at(record: bytes, places: Sequence[int], plan: EventPlan) -> list[bytes]:
+    """Rows of a record as JSON, cut, by their places among those that `decode` lets pass."""
+    shown: dict[int, bytes] = {}
+    begin = 0
+    for part in columns([(0, batch) for batch in read(record)], plan):
+        passed = events.passed(part, plan)
+        here = [place for place in places if begin <= place < begin + len(passed)]
+        rows = [int(passed[place - begin]) for place in here]
+        shown.update(zip(here, part.show(rows) if rows else [], strict=True))
+        begin += len(passed)
+    return [shown[place][: events.MAX_REJECTED] for place in places]
+
+
 def read(record: bytes) -> list[pa.RecordBatch]:
     """The batches of a stream, safe to work with, at least one row in all. Raises `Undecodable`."""
     if len(record) > MAX_RECORD:

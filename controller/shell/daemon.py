@@ -11,21 +11,29 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from controller.core import step as core
-from controller.core.events import MAX_REJECTED, capped_rows
+from controller.core.events import EventPlan, Events, capped_rows
 from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.plan import Plan
+from controller.core.rows import MAX_TOLD
 from controller.core.step import Effect, State
-from controller.core.windows import Batch, PartBatch, PartitionState
+from controller.core.windows import Batch, PartBatch, PartitionState, Refused
 from controller.shell.board import Board
-from controller.shell.dead_letters import DeadLetter, DeadLetters, DeadLettersUnavailable, bounded, chunk
+from controller.shell.dead_letters import (
+    MAX_LETTERS,
+    DeadLetter,
+    DeadLetters,
+    DeadLettersUnavailable,
+    bounded,
+    chunk,
+)
 from controller.shell.health import Health
 from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics
 from controller.shell.publisher import PublisherUnavailable
 from controller.shell.recorder import Recorder
-from controller.shell.records import decode_records
-from controller.shell.sources import At, OffsetLost, Poll, Source, SourceUnavailable
+from controller.shell.records import decode_records, rows_at
+from controller.shell.sources import At, Fetched, OffsetLost, Poll, Source, SourceUnavailable
 from controller.shell.story import in_utc
 
 Clock = Literal["wall", "events"]
@@ -228,7 +236,8 @@ class Daemon:
         started_s = time.perf_counter()
         now_ms = self._wall_ms() if self._clock == "wall" else None
         state, effects, info = core.step(self._plan, self._state, polled.batch, now_ms, self._rng)
-        ahead = [letter for letter in bounded(_ahead(polled.poll, info)) if letter not in polled.told]
+        refused = bounded(_ahead(polled.poll, info, self._plan.events))
+        ahead = [letter for letter in refused if letter not in polled.told]
         stored = self._stored(ahead)
         if stored < len(ahead):
             return polled._replace(told=polled.told.union(ahead[:stored]))
@@ -253,7 +262,8 @@ class Daemon:
             reasons: dict[str, int] = {}
             for row in decoded.rejected:
                 reasons[row.reason] = reasons.get(row.reason, 0) + row.rows
-            parts.append(PartBatch(part.partition, decoded.events, reasons, part.next_offset))
+            last = self._last(part, decoded.events)
+            parts.append(PartBatch(part.partition, decoded.events, reasons, part.next_offset, last))
             size += sum(len(record.value) for record in part.records)
             letters += [DeadLetter(part.partition, *msgspec.structs.astuple(row)) for row in decoded.rejected]
             unknown.update(decoded.unknown_components)
@@ -261,6 +271,14 @@ class Daemon:
         self._metrics.polled(size, poll.behind, unknown, capped)
         self._board.polled(sum(poll.behind.values()))
         return Batch(tuple(parts), poll.idle, poll.backlog), bounded(letters)
+
+    def _last(self, part: Fetched, events: Events) -> bytes:
+        """The last row as it came, where it may be held."""
+        if self._clock == "wall" or not len(events.offset):
+            return b""
+        of_record = events.offset == events.offset[-1]
+        record = next(record for record in reversed(part.records) if record.offset == events.offset[-1])
+        return rows_at(record, [int(of_record.sum()) - 1], self._plan.events)[0]
 
     def _stored(self, letters: Sequence[DeadLetter]) -> int:
         """Store a chunk; how many of the first letters need no more care."""
@@ -349,19 +367,21 @@ def _with_partitions(state: State, partitions: dict[int, PartitionState]) -> Sta
     return msgspec.structs.replace(state, windows=windows)
 
 
-def _ahead(poll: Poll, info: core.Info) -> list[DeadLetter]:
-    """The records of rows that were refused only when they met the clock or the sums: one letter a record.
-
-    Cut as the decoder cuts: a broker that takes a large record may refuse it with headers, for ever.
-    """
-    refused = dict.fromkeys((row.partition, row.offset, row.reason) for row in info.ingested.refused)
-    if not refused:
-        return []
-    values = {(part.partition, record.offset): record.value for part in poll.parts for record in part.records}
-    return [
-        DeadLetter(partition, offset, reason, values.get((partition, offset), b"")[:MAX_REJECTED])
-        for partition, offset, reason in refused
-    ]
+def _ahead(poll: Poll, info: core.Info, plan: EventPlan) -> list[DeadLetter]:
+    """The rows that were refused only when they met the clock or the sums, as the decoder cuts and counts them."""
+    refused: dict[tuple[int, int], list[Refused]] = {}
+    for row in info.ingested.refused:
+        refused.setdefault((row.partition, row.offset), []).append(row)
+    records = {(part.partition, record.offset): record for part in poll.parts for record in part.records if refused}
+    letters: Counter[DeadLetter] = Counter()
+    for (partition, offset), rows in refused.items():
+        told = rows[:MAX_TOLD] if len(letters) < MAX_LETTERS else []
+        now = [row.place for row in told if row.place >= 0]
+        shown = iter(rows_at(records[partition, offset], now, plan) if now else [])
+        for row in told:
+            letters[DeadLetter(partition, offset, row.reason, next(shown) if row.place >= 0 else row.row)] += 1
+        letters.update(DeadLetter(partition, offset, row.reason, b"") for row in rows[len(told) :])
+    return [letter._replace(rows=count) for letter, count in letters.items()]
 
 
 def readiness_log(metrics: Metrics) -> Callable[[dict[str, str]], None]:

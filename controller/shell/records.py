@@ -23,3 +23,8 @@ def decode_records(records: Sequence[Record], plan: EventPlan) -> Decoded:
         unknown.update(part.unknown_components)
     whole = events.concat([part.events for part in parts])
     return Decoded(whole, events.in_order(row for part in parts for row in part.rejected), dict(unknown))
+
+
+def rows_at(record: Record, places: Sequence[int], plan: EventPlan) -> list[bytes]:
+    """Rows of a record, cut as those that the decoder refuses, by their places among those that it lets pass."""
+    return (arrow.rows_at if record.arrow else events.rows_at)(record.value, places, plan)

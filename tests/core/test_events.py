@@ -26,6 +26,7 @@ from controller.core.events import (
     concat,
     decode,
     fixed_point,
+    rows_at,
 )
 from controller.core.rows import MAX_TOLD
 from controller.unit_hash import xxh64
@@ -457,3 +458,13 @@ def test_rows_that_contradict_themselves_are_counted_too() -> None:
     wrong = encoded(event(0) | {"bucket": 998})
     decoded = decode([b"\n".join([wrong] * (MAX_TOLD + 5))], [3], PLAN)
     assert [(row.reason, row.rows) for row in decoded.rejected[MAX_TOLD:]] == [("bucket_mismatch", 5)]
+
+
+def test_rows_of_a_record_are_found_by_their_place_among_those_that_pass() -> None:
+    good = [encoded(event(k)) for k in range(3)]
+    bad = [b"junk", encoded(event(7) | {"bucket": 9999}), encoded(event(8) | {"unit": None})]
+    record = b"\n".join([bad[0], good[0], bad[1], b"", good[1], bad[2], good[2]])
+    assert rows_at(record, [2, 0], PLAN) == [good[2], good[0]]
+    assert rows_at(good[1], [0], PLAN) == [good[1]]
+    long = encoded(event(1) | {"more": "x" * MAX_REJECTED})
+    assert rows_at(long, [0], PLAN) == [long[:MAX_REJECTED]]

@@ -6,7 +6,7 @@ import pytest
 from controller.core import codec, dedupe
 from controller.core.dedupe import Index
 from controller.core.persist import window_changes, window_restore
-from controller.core.windows import Batch, WindowsState, ingest, initial, seal
+from controller.core.windows import Batch, PartitionState, WindowsState, ingest, initial, seal
 from tests.core.stream import EVENTS, HOUR, PLAN, TABLES, Row, part, right
 
 NO_IDLE: frozenset[int] = frozenset()
@@ -123,3 +123,9 @@ def test_restored_arrays_are_read_only() -> None:
     with pytest.raises(ValueError, match="read-only"):
         next(iter(state.cells.values())).sums[0] = 1
     assert not any(run.hi.flags.writeable for run in state.ids.runs)
+
+
+def test_a_partition_that_an_older_version_wrote_is_read() -> None:
+    fields = msgspec.msgpack.decode(codec.encode(PartitionState(5, 17)))
+    del fields["held_row"]
+    assert codec.decode(msgspec.msgpack.encode(fields), PartitionState).held_row == b""

@@ -16,6 +16,7 @@ from controller.core.sums import LIMIT
 from controller.core.windows import (
     Batch,
     Ingested,
+    PartBatch,
     Sealed,
     WindowPlan,
     WindowsState,
@@ -26,7 +27,7 @@ from controller.core.windows import (
     watermark_ms,
 )
 from tests.core.naive_windows import NaiveWindows
-from tests.core.stream import ARMS, DAY, EVENTS, HOUR, PLAN, TABLES, Row, bucket, dense, part, right
+from tests.core.stream import ARMS, DAY, EVENTS, HOUR, PLAN, TABLES, Row, bucket, columns, dense, part, right
 
 NOW = 1_000_000 * HOUR
 NO_IDLE: frozenset[int] = frozenset()
@@ -268,6 +269,33 @@ def test_the_wall_clock_refuses_the_future_and_names_the_row() -> None:
     assert counts(info) == {"accepted": 2, "future": 1}
     assert [(r.partition, r.offset, r.ts_ms, r.reason) for r in info.refused] == [(3, 1, limit + 1, "future")]
     assert state.partitions[3].watermark_ms == limit
+
+
+def test_a_refused_row_is_named_by_its_place_among_its_records_rows() -> None:
+    big = 9 * 10**15
+    fill = [right(k, HOUR, values=(big, -big)) for k in range(LIMIT // (2 * big))]
+    full, _ = take(initial(), {0: fill})
+    late, over = NOW + 6 * 60_000, (big, big)
+    rows = [right(9001, late), right(9002, HOUR, values=over), right(9003, late), right(9004, late)]
+    rows.append(right(9005, HOUR, values=over))
+    events = msgspec.structs.replace(columns(rows), offset=np.array([70, 71, 71, 71, 71]))
+    batch = Batch((PartBatch(0, events, {}, 72),), NO_IDLE)
+    _, info = ingest(PLAN, EVENTS, full, batch, TABLES, NOW, "wall")
+    found = {(r.reason, r.offset, r.place) for r in info.refused}
+    assert found == {("future", 70, 0), ("future", 71, 1), ("future", 71, 2), ("overflow", 71, 0), ("overflow", 71, 3)}
+
+
+def test_a_held_row_keeps_its_bytes_until_it_is_judged() -> None:
+    def batch(first: int, rows: list[Row], last: bytes) -> Batch:
+        return Batch((msgspec.structs.replace(part(0, rows, first), last=last),), NO_IDLE)
+
+    state = initial()
+    for polled in (batch(0, [right(1, HOUR), right(2, 99 * DAY)], b"far"), batch(2, [], b"")):
+        state, _ = ingest(PLAN, EVENTS, state, polled, TABLES, NOW, "events")
+        assert state.partitions[0].held_row == b"far"
+    after, info = ingest(PLAN, EVENTS, state, batch(2, [right(3, HOUR)], b"near"), TABLES, NOW, "events")
+    assert [(r.offset, r.place, r.row) for r in info.refused] == [(1, -1, b"far")]
+    assert after.partitions[0].held_row == b""
 
 
 def test_the_events_clock_believes_two_rows_that_agree_and_holds_a_lone_one() -> None:

@@ -367,3 +367,11 @@ def test_very_many_refused_rows_of_a_record_are_counted_not_told() -> None:
         ("bad_timestamp", 1000, b""),
     ]
     assert len(decoded.events.offset) == 1
+
+
+def test_rows_of_a_record_are_found_by_their_place_among_those_that_pass() -> None:
+    rows = [event(k) for k in range(70_000)]
+    rows[1] = event(1) | {"id": None}
+    rows[2] = event(2) | {"unit": None}
+    found = arrow.rows_at(stream(table(rows)), [69_997, 0, 1], PLAN)
+    assert [json.loads(row)["id"] for row in found] == [rows[k]["id"] for k in (69_999, 0, 3)]

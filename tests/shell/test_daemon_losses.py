@@ -6,7 +6,8 @@ import pytest
 
 from controller.core.events import MAX_REJECTED
 from controller.core.operate import Command
-from controller.shell.daemon import LAST_BACKOFF_S, Clock
+from controller.core.rows import MAX_TOLD
+from controller.shell.daemon import COMMIT_S, LAST_BACKOFF_S, Clock
 from controller.shell.dead_letters import MAX_CHUNK, MAX_LETTERS, DeadLetter, DeadLettersUnavailable
 from tests.shell.loop import PARTITIONS, START_MS, Letters, Rig, World
 
@@ -115,19 +116,45 @@ def test_an_event_refused_by_the_clock_is_a_dead_letter_too(world: World) -> Non
     assert rig.metric("events_total", result="future") == 1
 
 
-def test_a_large_record_of_many_refused_events_is_one_letter_that_is_cut(world: World) -> None:
-    """Else an hour of a producer's wrong clock is sent as the square of its size, or never taken by the broker."""
+def test_rows_of_one_record_that_the_clock_refuses_are_a_letter_each(world: World) -> None:
+    """Not the record for each: an hour of a producer's wrong clock would be sent as the square of its size."""
     letters = Letters()
     rig = world.start(dead_letters=letters, clock="wall")
     rig.settle()
     world.product.serve(0.001)
-    event = msgspec.json.decode(world.topic.logs[0][-1].value) | {"ts_ms": START_MS + 3_600_000}
-    rows = [msgspec.json.encode(event | {"id": f"future {k}"}) for k in range(1000)]
-    offset = world.topic.append(0, b"\n".join(rows))
+    event = msgspec.json.decode(world.topic.logs[0][-1].value)
+    far = event | {"ts_ms": START_MS + 3_600_000}
+    rows = [msgspec.json.encode(far | {"id": f"future {k}", "more": "x" * MAX_REJECTED}) for k in range(2)]
+    rows += [msgspec.json.encode(far | {"id": f"future {k}"}) for k in range(2, MAX_TOLD + 300)]
+    good = [msgspec.json.encode(event | {"id": f"good {k}"}) for k in range(3)]
+    offset = world.topic.append(0, b"\n".join([good[0], b"junk", rows[0], good[1], *rows[1:], good[2]]))
     rig.settle()
-    (letter,) = letters.sent
-    assert (letter.offset, letter.reason, len(letter.data)) == (offset, "future", MAX_REJECTED)
-    assert rig.metric("events_total", result="future") == 1000
+    junk, *told, more = letters.sent
+    assert (junk.reason, junk.data) == ("malformed", b"junk")
+    assert told == [DeadLetter(0, offset, "future", row[:MAX_REJECTED]) for row in rows[:MAX_TOLD]]
+    assert more == DeadLetter(0, offset, "future", b"", 300)
+    assert rig.metric("events_total", result="future") == MAX_TOLD + 300
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_letter_of_an_event_that_was_held_has_the_event(world: World, restart: bool) -> None:
+    letters = Letters()
+    rig = world.start(dead_letters=letters)
+    world.product.serve(0.001)
+    rig.settle()
+    event = msgspec.json.decode(world.topic.logs[0][-1].value)
+    far = msgspec.json.encode(event | {"id": "far", "ts_ms": event["ts_ms"] + 48 * 3_600_000})
+    near = msgspec.json.encode(event | {"id": "near"})
+    offset = world.topic.append(0, b"\n".join([near, far]))
+    rig.settle()
+    rig.turn(COMMIT_S)
+    if restart:
+        rig.drop()
+        rig = world.start(dead_letters=letters)
+    assert letters.sent == []
+    world.topic.append(0, msgspec.json.encode(event | {"id": "next"}))
+    rig.settle()
+    assert letters.sent == [DeadLetter(0, offset, "future", far)]
 
 
 def test_while_dead_letters_wait_nothing_is_polled_and_nothing_is_lost(world: World) -> None:

@@ -99,8 +99,12 @@ class KafkaDeadLetters:
         sent: list[Any] = []
         try:
             producer = self._connected()
-            sent.extend(producer.send(self._topic, letter.data, headers=self._headers(letter)) for letter in letters)
-            producer.flush(timeout=self._answer_s)
+            try:
+                sent.extend(
+                    producer.send(self._topic, letter.data, headers=self._headers(letter)) for letter in letters
+                )
+            finally:  # also what came before a letter that the client itself refuses
+                producer.flush(timeout=self._answer_s)
             for future in sent:
                 future.get(timeout=0)
         except KafkaError as error:

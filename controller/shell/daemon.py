@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from controller.core import step as core
+from controller.core.clock import AHEAD_OF_EVENTS_MS
 from controller.core.events import EventPlan, Events, capped_rows
 from controller.core.ledger import Record
 from controller.core.operate import Command
@@ -273,8 +274,12 @@ class Daemon:
         return Batch(tuple(parts), poll.idle, poll.backlog), bounded(letters)
 
     def _last(self, part: Fetched, events: Events) -> bytes:
-        """The last row as it came, where it may be held."""
+        """The last row as it came, where it is far enough ahead to be held."""
         if self._clock == "wall" or not len(events.offset):
+            return b""
+        known = self._state.windows.partitions.get(part.partition)
+        mark = int(events.ts_ms[0]) if known is None or known.watermark_ms is None else known.watermark_ms
+        if events.ts_ms[-1] - mark <= AHEAD_OF_EVENTS_MS:
             return b""
         of_record = events.offset == events.offset[-1]
         record = next(record for record in reversed(part.records) if record.offset == events.offset[-1])

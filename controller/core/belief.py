@@ -40,7 +40,7 @@ class Believed(msgspec.Struct, frozen=True, eq=False):
     groups: tuple[int, ...]  # G'
     hour: float  # from which on what is chosen is to be good, for a day (`policy.AHEAD_H`)
     earlier: Floats  # (k, G', d) vectors that were dealt, newest last; those that lie in the cube
-    shares: Floats  # (G',) parts of the objective that come from each group
+    shares: Floats  # (M, G') what each group makes of each metric; the rest to 1 keeps the baseline
     unmeasured: tuple[str, ...]  # judged metrics that no deal has told anything of
 
 
@@ -78,7 +78,7 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
         groups=groups,
         hour=hour,
         earlier=dealt[inside],
-        shares=shares(plan, control, groups, plan.objective),
+        shares=_shares(plan, control, groups, judged),
         unmeasured=_unmeasured(plan, judged, process.factors, observations) if evidence else (),
     )
 
@@ -160,18 +160,17 @@ def _groups(plan: Plan, control: Control) -> tuple[int, ...]:
     return tuple(k for k in segments if control.history[k].any()) or tuple(segments) or (0,)
 
 
-def shares(plan: Plan, control: Control, groups: tuple[int, ...], objective: dict[str, float]) -> Floats:
-    """(G',) what each group makes of an objective: its parts of the numerators in the windows decided on.
+def _shares(plan: Plan, control: Control, groups: tuple[int, ...], judged: list[int]) -> Floats:
+    """(M, G') what each group makes of each metric: its part of the numerator in the windows decided on.
 
-    A relative change of all traffic is the sum of the groups' by these. What is missing to 1 is traffic of no group,
-    which keeps the baseline.
+    A metric's relative change in all traffic is the sum of the groups' by these. What is missing to 1 is traffic of no
+    group, which keeps the baseline. Metrics differ: who watches most need not be who clicks most.
     """
     names = [component.name for component in plan.components]
-    sums = np.abs(control.history.sum(axis=1))[:, [names.index(metric.numerator) for metric in plan.metrics]]  # (G1, M)
-    coefficient = np.abs([objective.get(metric.name, 0.0) for metric in plan.metrics])
-    counted = coefficient * (sums.sum(axis=0) > 0.0)
-    parts = (sums / np.maximum(sums.sum(axis=0), 1.0))[list(groups)] @ counted
-    return np.asarray(parts / counted.sum() if parts.any() else np.full(len(groups), 1.0 / len(groups)))
+    numerators = [names.index(plan.metrics[m].numerator) for m in judged]
+    sums = np.abs(control.history.sum(axis=1))[:, numerators].T  # (M, G1)
+    parts = (sums / np.maximum(sums.sum(axis=1, keepdims=True), 1.0))[:, list(groups)]
+    return np.where(parts.any(axis=1, keepdims=True), parts, 1.0 / len(groups))
 
 
 def points(plan: Plan, space: Space, groups: tuple[int, ...], theta: Theta) -> Floats:

@@ -248,6 +248,7 @@ def _proposed(
         previous=believed.earlier,
         banned=banned(plan, control, believed),
         rng=rng,
+        shares=believed.shares,
     )
     found = [
         Arm(f"e{control.carry.arms + k + 1}", "explore", theta_at(plan, believed.space, believed.groups, unit))

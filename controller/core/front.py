@@ -32,7 +32,7 @@ ROUNDS, ROUND_POINTS = 5, 240  # of local search
 
 
 class Point(msgspec.Struct, frozen=True, eq=False):
-    """A vector that is the best for some trade-off; what is expected of it, over groups by share."""
+    """A vector that is the best for some trade-off; what is expected of it, over all groups."""
 
     unit: Floats  # (G', d)
     mean: Floats  # (K,)
@@ -49,7 +49,11 @@ class Question(msgspec.Struct, frozen=True, eq=False):
     objectives: Floats  # (K, M) C
     groups: tuple[int, ...]  # G'
     hour: float
-    shares: Floats  # (K, G') what each group makes of each objective; the rest to 1 keeps the baseline
+    shares: Floats  # (M, G') what each group makes of each metric; the rest to 1 keeps the baseline
+
+    def parts(self, j: int) -> Floats:
+        """(K, M) coefficients of what group j adds to each objective."""
+        return np.asarray(self.objectives * self.shares[:, j])
 
 
 class _Pool(msgspec.Struct, frozen=True, eq=False):
@@ -133,8 +137,7 @@ def _trades(asked: Question, pools: list[_Pool]) -> Floats:
     reach = np.zeros(len(asked.objectives))
     for j, pool in enumerate(pools):
         feasible = p_kept(asked.goal, pool.mean, pool.sd) >= policy.MIN_FEASIBLE
-        gains = asked.objectives @ pool.mean[:, feasible]
-        reach += asked.shares[:, j] * gains.max(axis=1, initial=0.0)
+        reach += (asked.parts(j) @ pool.mean[:, feasible]).max(axis=1, initial=0.0)
     trades = lattice(len(reach)) / np.maximum(reach, policy.MIN_GAIN)
     return np.asarray(trades / trades.sum(axis=1, keepdims=True))
 
@@ -143,7 +146,7 @@ def _best(asked: Question, j: int, pool: _Pool, trades: Floats) -> NDArray[np.in
     """(T,) the best candidate of group j for each trade-off; 0, the baseline, where none is worth a rollout."""
     found = np.zeros(len(trades), np.intp)
     for t, trade in enumerate(trades):
-        coefficient = (trade * asked.shares[:, j]) @ asked.objectives
+        coefficient = trade @ asked.parts(j)
         worth = policy.worth(Goal(tuple(coefficient), asked.goal.limits), pool.mean, pool.sd)
         best = int(np.argmax(worth))
         found[t] = best if worth[best] >= policy.MIN_GAIN * np.abs(coefficient).sum() else 0
@@ -164,12 +167,12 @@ def _point(asked: Question, pools: list[_Pool], chosen: NDArray[np.intp], trade:
 def _valued(asked: Question, pools: list[_Pool], chosen: NDArray[np.integer]) -> tuple[Floats, Floats, float]:
     mean, feasible = np.zeros(len(asked.objectives)), 1.0
     for j, (pool, i) in enumerate(zip(pools, chosen, strict=True)):
-        mean += asked.shares[:, j] * (asked.objectives @ pool.mean[:, i])
+        mean += asked.parts(j) @ pool.mean[:, i]
         feasible *= float(p_kept(asked.goal, pool.mean[:, [i]], pool.sd[:, [i]])[0])
     unit, groups = np.stack([pool.unit[i] for pool, i in zip(pools, chosen, strict=True)]), np.array(asked.groups)
     sd = [
-        asked.posterior.sum_sd(np.outer(own, share), unit, groups, asked.hour, policy.AHEAD_H)
-        for own, share in zip(asked.objectives, asked.shares, strict=True)
+        asked.posterior.sum_sd(own[:, None] * asked.shares, unit, groups, asked.hour, policy.AHEAD_H)
+        for own in asked.objectives
     ]
     return mean, np.array(sd), feasible
 

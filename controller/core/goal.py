@@ -50,6 +50,11 @@ def goal_of(metrics: tuple[Metric, ...], objective: dict[str, float], guardrails
     return Goal(tuple(objective.get(metric.name, 0.0) for metric in metrics), tuple(limits))
 
 
+def part(goal: Goal, share: Floats) -> Goal:
+    """The goal of a group that makes these shares (M,) of the metrics: its sum is what it adds to the whole's."""
+    return Goal(tuple((np.array(goal.objective) * share).tolist()), goal.limits)
+
+
 def margins(goal: Goal, f: Floats) -> Floats:
     """(..., L, k) margins of (..., M, k) relative changes."""
     metric = [limit.metric for limit in goal.limits]

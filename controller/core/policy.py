@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from controller.core.candidates import around, initial, pool, rms_distance
-from controller.core.goal import TAIL_RISK, Goal, Limit, margins, outermost, p_kept, tolerant
+from controller.core.goal import TAIL_RISK, Goal, Limit, margins, outermost, p_kept, part, tolerant
 from controller.core.kernel import Floats
 from controller.core.posterior import Posterior, Told, further, paths
 
@@ -59,7 +59,7 @@ class Proposal(msgspec.Struct, frozen=True, eq=False):
 
 
 class Pick(msgspec.Struct, frozen=True, eq=False):
-    """The vector to be promoted if the study ended now. The gain is of the objective, over groups by share."""
+    """The vector to be promoted if the study ended now. The gain is of the objective, over all groups."""
 
     unit: Floats  # (G', d)
     gain_mean: float
@@ -137,6 +137,7 @@ def propose(
     previous: Floats,
     banned: Floats,
     rng: np.random.Generator,
+    shares: Floats | None = None,
 ) -> Proposal:
     """Vectors for the next deal's explore arms.
 
@@ -150,14 +151,16 @@ def propose(
         previous: (A', G', d) vectors dealt earlier, of which a share of the arms repeats the best.
         banned: (b, G', d) vectors that no arm may come near, in each group to that group's point.
         rng: the decision's randomness.
+        shares: (M, G') what each group makes of each metric in all traffic; equal parts when not given.
     """
+    goals = _parts(goal, groups, shares)
     if posterior.rows == 0:
         unit = np.stack([initial(posterior.baseline, arms, rng) for _ in groups], axis=1)
         first: list[Reason] = ["initial"] * arms
         return Proposal(unit, tuple(first))
     chosen = [
         _propose_group(
-            _view(posterior, goal, group, hour),
+            _view(posterior, goals[j], group, hour),
             arms,
             risk,
             apart(previous[:, j], posterior.baseline, banned[:, j]),
@@ -195,21 +198,22 @@ def recommend(
         candidates: (k, G', d) vectors dealt earlier; points around the best of them compete too, and in each
             group the baseline.
         rng: the decision's randomness.
-        shares: (G',) what each group makes of all traffic, of which the rest keeps the baseline; equal parts when not
-            given.
+        shares: (M, G') what each group makes of each metric in all traffic, of which the rest keeps the baseline; equal
+            parts when not given.
         banned: (b, G', d) vectors that the pick may not come near, in each group to that group's point.
     """
-    goal, share = tolerant(goal), np.full(len(groups), 1.0 / len(groups)) if shares is None else shares
+    goals = _parts(tolerant(goal), groups, shares)
     kept_off = np.empty((0, *candidates.shape[1:])) if banned is None else banned
     picks = [
-        _pick_group(_view(posterior, goal, group, hour), candidates[:, j], kept_off[:, j], rng)
+        _pick_group(_view(posterior, goals[j], group, hour), candidates[:, j], kept_off[:, j], rng)
         for j, group in enumerate(groups)
     ]
     unit = np.stack([u for u, _, _ in picks])
     if (unit == posterior.baseline).all() or any(belief.feasible[0] < MIN_FEASIBLE for _, belief, _ in picks):
         return None  # the latter: a group kept an infeasible baseline
-    gain = float(share @ [belief.gain[0] for _, belief, _ in picks])
-    sd = posterior.sum_sd(np.outer(goal.objective, share), unit, np.array(groups), hour, AHEAD_H)
+    gain = float(sum(belief.gain[0] for _, belief, _ in picks))
+    weights = np.array([own.objective for own in goals]).T  # (M, G')
+    sd = posterior.sum_sd(weights, unit, np.array(groups), hour, AHEAD_H)
     same = np.flatnonzero((candidates == unit).all(axis=(1, 2)))
     return Pick(
         unit=unit,
@@ -217,7 +221,7 @@ def recommend(
         gain_sd=sd,
         p_feasible=float(np.prod([belief.feasible[0] for _, belief, _ in picks])),
         p_better=float(ndtr(gain / max(sd, 1e-12))),
-        regret=float(share @ [regret for _, _, regret in picks]),
+        regret=sum(regret for _, _, regret in picks),
         index=int(same[0]) if len(same) else None,
     )
 
@@ -244,6 +248,12 @@ def worth(goal: Goal, mean: Floats, sd: Floats) -> Floats:
 def p_violation(posterior: Posterior, goal: Goal, unit: Floats, group: int, hour: float) -> Floats:
     """(k,) P(a guardrail is broken) at (k, d) points."""
     return 1.0 - _view(posterior, goal, group, hour).believe(unit).feasible
+
+
+def _parts(goal: Goal, groups: tuple[int, ...], shares: Floats | None) -> list[Goal]:
+    """Each group's goal: the objective is the sum over groups of what each of them makes of it, metric by metric."""
+    equal = np.full((len(goal.objective), len(groups)), 1.0 / len(groups))
+    return [part(goal, share) for share in (equal if shares is None else shares).T]
 
 
 def _believed(goal: Goal, mean: Floats, sd: Floats) -> _Belief:

@@ -23,7 +23,7 @@ from controller.core.windows import Cell
 
 STEPS = 33  # points of a slice
 SOBOL_POINTS = 512  # N: an index is known to some 0.03
-DRAWS = 2000  # for intervals of a difference
+NORMAL = 1.96  # standard deviations within which 95 % lie
 FLAT = 1e-12  # variance of an objective that no weight moves
 
 
@@ -61,7 +61,7 @@ class Worth(msgspec.Struct, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What is expected of the vector in a metric, over groups by their share of the objective."""
+    """What is expected of the vector in a metric, over groups by their shares of it."""
 
     metric: str
     mean: float
@@ -108,11 +108,11 @@ def total_effects(f_a: Floats, f_mixed: Floats) -> Floats:
 
 
 def _expected(plan: Plan, believed: Believed, unit: Floats) -> tuple[Expected, ...]:
-    posterior, groups, part = believed.posterior, np.array(believed.groups), believed.shares
-    mean = posterior.mean(unit, groups, believed.hour, AHEAD_H) @ part  # (M,)
+    posterior, groups, shares = believed.posterior, np.array(believed.groups), believed.shares
+    mean = (posterior.mean(unit, groups, believed.hour, AHEAD_H) * shares).sum(axis=1)  # (M,)
     metrics = [plan.metrics[m].name for m in judged_metrics(plan)]
     sd = [
-        posterior.sum_sd(np.outer(metric, part), unit, groups, believed.hour, AHEAD_H)
+        posterior.sum_sd(metric[:, None] * shares, unit, groups, believed.hour, AHEAD_H)
         for metric in np.eye(len(metrics))
     ]
     return tuple(Expected(name, float(m), s) for name, m, s in zip(metrics, mean, sd, strict=True))
@@ -137,29 +137,36 @@ def _slices(plan: Plan, believed: Believed, unit: Floats) -> list[Slice]:
 
 
 def _worth(plan: Plan, believed: Believed, unit: Floats, rng: np.random.Generator) -> list[Worth]:
-    d, coefficients = believed.space.d, np.array(believed.goal.objective)
-    share, gains = np.zeros(d), np.zeros((DRAWS, d))
+    found, shares = [], _effects(believed, rng)
+    for i, (free, share) in enumerate(zip(believed.space.free, shares.tolist(), strict=True)):
+        kept, sd = _kept(believed, unit, i)
+        found.append(Worth(plan.weights[free].name, share, kept, kept - NORMAL * sd, kept + NORMAL * sd))
+    return found
+
+
+def _effects(believed: Believed, rng: np.random.Generator) -> Floats:
+    """(d,) total effects on the objective, over groups by their parts of it."""
+    d, coefficients = believed.space.d, np.array(believed.goal.objective)[:, None] * believed.shares  # (M, G')
     both = qmc.Sobol(2 * d, rng=rng).random(SOBOL_POINTS)
     mixed = np.repeat(both[None, :, :d], d, axis=0)  # (d, N, d)
     for i in range(d):
         mixed[i, :, i] = both[:, d + i]
-    for k, (group, part) in enumerate(zip(believed.groups, believed.shares, strict=True)):
+    part, found = np.abs(coefficients).sum(axis=0), np.zeros(d)
+    for k, group in enumerate(believed.groups):
 
-        def f(at: Floats, group: int = group) -> Floats:
-            return np.asarray(coefficients @ believed.posterior.mean(at, group, believed.hour, AHEAD_H))
+        def f(at: Floats, group: int = group, own: Floats = coefficients[:, k]) -> Floats:
+            return np.asarray(own @ believed.posterior.mean(at, group, believed.hour, AHEAD_H))
 
-        share += (
-            part / believed.shares.sum() * total_effects(f(both[:, :d]), np.stack([f(points_) for points_ in mixed]))
-        )
-        back = np.repeat(unit[[k]], d + 1, axis=0)  # the vector itself last
-        back[np.arange(d), np.arange(d)] = believed.space.baseline_unit
-        drawn = believed.posterior.draw(back, group, believed.hour, rng, DRAWS, AHEAD_H)
-        drawn = np.einsum("m,smk->sk", coefficients, drawn)
-        gains += part * (drawn[:, [d]] - drawn[:, :d])
-    low, high = np.quantile(gains, (0.025, 0.975), axis=0)
-    kept = gains.mean(axis=0)
-    names = [plan.weights[free].name for free in believed.space.free]
-    return [
-        Worth(n, float(s), float(g), float(a), float(b))
-        for n, s, g, a, b in zip(names, share, kept, low, high, strict=True)
-    ]
+        found += part[k] / part.sum() * total_effects(f(both[:, :d]), np.stack([f(points_) for points_ in mixed]))
+    return found
+
+
+def _kept(believed: Believed, unit: Floats, i: int) -> tuple[float, float]:
+    """What the vector (G', d) gains by weight i, and how surely: what groups have in common is no luck of each."""
+    back = unit.copy()
+    back[:, i] = believed.space.baseline_unit[i]
+    weights = np.array(believed.goal.objective)[:, None] * believed.shares
+    signed, both = np.hstack((weights, -weights)), np.concatenate((unit, back))
+    groups, posterior = np.tile(believed.groups, 2), believed.posterior
+    mean = posterior.mean(both, groups, believed.hour, AHEAD_H)
+    return float((signed * mean).sum()), posterior.sum_sd(signed, both, groups, believed.hour, AHEAD_H)

@@ -9,7 +9,7 @@ import math
 import msgspec
 import numpy as np
 
-from controller.core.belief import Believed, banned, believe, judged_metrics, points, shares, theta_at
+from controller.core.belief import Believed, banned, believe, judged_metrics, points, theta_at
 from controller.core.control import HOUR_MS, Control, Theta, tuned
 from controller.core.evidence import live_evidence
 from controller.core.front import Question, front, valued
@@ -50,7 +50,7 @@ def tradeoffs(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], 
     objectives = _objectives(plan)
     if not objectives:
         return Tradeoffs(carry.decided_through_ms, (), None)
-    asked, offers = _question(plan, control, believed, objectives), []
+    asked, offers = _question(plan, believed, objectives), []
     for number, point in enumerate(front(asked, believed.earlier, banned(plan, control, believed), rng), 1):
         theta = theta_at(plan, believed.space, believed.groups, point.unit)
         digest = hashlib.sha256(msgspec.json.encode(theta, order="sorted")).hexdigest()
@@ -75,16 +75,15 @@ def _objectives(plan: Plan) -> dict[str, dict[str, float]]:
     return plan.objectives or named
 
 
-def _question(plan: Plan, control: Control, believed: Believed, objectives: dict[str, dict[str, float]]) -> Question:
+def _question(plan: Plan, believed: Believed, objectives: dict[str, dict[str, float]]) -> Question:
     judged = [plan.metrics[m].name for m in judged_metrics(plan)]
-    parts = np.stack([shares(plan, control, believed.groups, own) for own in objectives.values()])
     return Question(
         posterior=believed.posterior,
         goal=tolerant(believed.goal),
         objectives=np.array([[own.get(name, 0.0) for name in judged] for own in objectives.values()]),
         groups=believed.groups,
         hour=believed.hour,
-        shares=parts,
+        shares=believed.shares,
     )
 
 

@@ -41,7 +41,7 @@ def asked(
     shares: Floats | None = None,
 ) -> Question:
     known = condition(seen(), BASELINE, HYPERS) if posterior is None else posterior
-    parts = np.full((2, len(groups)), 1.0 / len(groups)) if shares is None else shares
+    parts = np.full((3, len(groups)), 1.0 / len(groups)) if shares is None else shares
     return Question(known, Goal((0.0,) * 3, (Limit(2, 1, limit),)), OBJECTIVES, groups, 0.0, parts)
 
 
@@ -127,6 +127,17 @@ def test_segments_choose_for_themselves_under_a_common_trade_off() -> None:
     assert len(found) >= 5
     for point in found:
         assert rms_distance(point.unit[:1], point.unit[1:, ::-1]).max() < 0.15
+
+
+def test_one_objective_of_several_metrics_weighs_each_by_its_own_shares() -> None:
+    posterior = condition(join([seen(1), seen(2)]), BASELINE, HYPERS)
+    shares = np.array([[0.98, 0.02], [0.02, 0.98], [0.5, 0.5]])
+    question = asked(posterior, groups=(1, 2), shares=shares)
+    both = Question(posterior, question.goal, np.array([[1.0, 1.0, 0.0]]), (1, 2), 0.0, shares)
+    (point,) = points(both)
+    change = np.stack([truth(unit[None])[:2, 0] for unit in point.unit])
+    assert point.mean[0] == pytest.approx((shares[:2].T * change).sum(), abs=0.01)
+    assert point.mean[0] > 0.07
 
 
 def test_what_is_banned_is_kept_away_from() -> None:

@@ -242,7 +242,7 @@ def test_a_gain_over_groups_is_as_sure_as_joint_draws_of_it() -> None:
     seen = join([observed(unit, change, group, se=0.02) for group in (1, 2)])
     hypers = (Hyper((0.9,) * D, 0.1, 0.3, 200.0, 0.7), Hyper((0.5,) * D, 0.05, 0.1, 200.0, 0.9))
     posterior = msgspec.structs.replace(condition(seen, BASELINE, hypers), factors=((0, 1), (1,)))
-    goal, shares = Goal((1.0, 0.5), ()), np.array([0.3, 0.5])
+    goal, shares = Goal((1.0, 0.5), ()), np.array([[0.3, 0.5], [0.1, 0.6]])
     rng, both = np.random.default_rng(5), np.stack([unit, unit], axis=1)
     pick = recommend(posterior, goal, (1, 2), 1.0, candidates=both, rng=rng, shares=shares)
     assert pick is not None
@@ -252,9 +252,41 @@ def test_a_gain_over_groups_is_as_sure_as_joint_draws_of_it() -> None:
         mean, V = posterior.project(p, places)
         covariance = kernel(hyper, BASELINE, places, places) - V.T @ V
         f.append(rng.multivariate_normal(mean, covariance, 200_000))
-    drawn = np.einsum("m,g,smg->s", goal.objective, shares, posterior.product(np.stack(f, axis=1)))
+    drawn = np.einsum("m,mg,smg->s", goal.objective, shares, posterior.product(np.stack(f, axis=1)))
     assert pick.gain_mean == pytest.approx(drawn.mean(), rel=0.02)
     assert pick.gain_sd == pytest.approx(drawn.std(), rel=0.02)
+
+
+def test_a_segment_weighs_each_metric_by_what_it_makes_of_it() -> None:
+    """Only in the first segment do weights do anything: one metric rises there as fast as the other falls."""
+    unit = np.random.default_rng(4).random((60, D))
+    rise = 0.1 * (unit[:, 0] - 0.4)
+    first, second = np.stack([rise, -rise]), np.stack([0.0 * rise] * 2)
+    posterior = condition(join([observed(unit, first, 1), observed(unit, second, 2)]), BASELINE, HYPERS)
+    goal, both = Goal((1.0, 1.0), ()), np.repeat(unit[:, None], 2, axis=1)
+    for most in (0, 1):  # which metric the first segment makes most of: all traffic gains where that one rises
+        shares = np.array([[0.9, 0.1], [0.1, 0.9]])[[most, 1 - most]]
+        rng, nothing = np.random.default_rng(5), both[:0]
+        pick = recommend(posterior, goal, (1, 2), 1.0, candidates=both, rng=rng, shares=shares)
+        assert pick is not None
+        assert pick.gain_mean == pytest.approx(0.8 * 0.1 * (0.6, 0.4)[most], abs=0.01)
+        assert (pick.unit[0, 0] > 0.8) == (most == 0)
+        found = propose(
+            posterior, goal, (1, 2), 1.0, arms=8, risk=0.25, previous=nothing, banned=nothing, rng=rng, shares=shares
+        )
+        assert (np.median(found.unit[:, 0, 0]) > 0.7) == (most == 0)
+
+
+def test_a_segment_that_makes_nothing_of_the_objective_is_dealt_to_all_the_same() -> None:
+    goal, rng, nothing = Goal((1.0, 0.0), ()), np.random.default_rng(5), np.empty((0, 2, D))
+    shares = np.array([[1.0, 0.0], [0.5, 0.5]])
+    found = propose(
+        linear(1), goal, (1, 2), 1.0, arms=4, risk=0.25, previous=nothing, banned=nothing, rng=rng, shares=shares
+    )
+    assert found.unit.shape == (4, 2, D)
+    pick = recommend(linear(1), goal, (1, 2), 1.0, candidates=found.unit, rng=rng, shares=shares)
+    assert pick is not None
+    np.testing.assert_array_equal(pick.unit[1], BASELINE)
 
 
 def test_a_study_may_have_no_guardrails() -> None:

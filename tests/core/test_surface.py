@@ -6,8 +6,9 @@ from controller.core.belief import believe, points
 from controller.core.control import HOUR_MS, Theta
 from controller.core.evidence import live_evidence
 from controller.core.policy import AHEAD_H
+from controller.core.posterior import further, paths
 from controller.core.surface import STEPS, surface, total_effects
-from tests.core.loop import PLAN, Loop, at_stage, indifferent, varied
+from tests.core.loop import PLAN, Loop, Row, at_stage, indifferent, varied
 
 
 def test_total_effects_are_those_of_ishigami() -> None:
@@ -89,6 +90,57 @@ def test_every_segment_has_a_curve_of_its_own() -> None:
     found = surface(plan, loop.state.control, loop.state.windows.cells, theta)
     assert found.segments == ("new", "old")
     assert [curve.chosen for curve in found.slices[0].curves] == [pytest.approx(2.0), pytest.approx(4.0)]
+
+
+def uneven(theta: tuple[float, ...], segment: str) -> dict[str, float]:
+    """In one segment p_watch brings watch time and costs clicks; in the other it does nothing."""
+    x = float(np.log10(theta[1]))
+    return {"watch_s": 0.1 * x, "clicks": -0.1 * x} if segment == "new" else {}
+
+
+class Uneven(Loop):
+    """Nine tenths of the watch time come from one segment, nine tenths of the clicks from the other."""
+
+    def rows(self, hour: int | None = None, minute: float = 30.0) -> list[Row]:
+        part = {1: (1.0, 0.1, 0.9), 2: (1.0, 0.9, 0.1)}  # of impressions, clicks, watch time
+        return [
+            row._replace(values=tuple(p * v for p, v in zip(part[row.segment], row.values, strict=True)))
+            for row in super().rows(hour, minute)
+        ]
+
+
+def test_what_is_expected_of_a_metric_goes_by_its_own_shares() -> None:
+    loop = Uneven(varied(segments=("new", "old")), truth=uneven, noise=0.005)
+    loop.windows(6)
+    theta: Theta = {"all": (1.0, 1.0, 0.0), "new": (1.0, 3.0, 0.0), "old": (1.0, 1.0, 0.0)}
+    found = surface(loop.plan, loop.state.control, loop.state.windows.cells, theta)
+    expected, x = {one.metric: one for one in found.expected}, float(np.log10(3.0))
+    assert expected["watch"].mean == pytest.approx(0.9 * 0.1 * x, abs=0.01)
+    assert expected["ctr"].mean == pytest.approx(-0.1 * 0.1 * x, abs=0.004)
+    assert expected["ctr"].sd < 0.01
+
+
+def test_what_a_weight_is_worth_is_as_sure_as_joint_draws_over_the_segments() -> None:
+    plan = varied(segments=("a", "b", "c", "d"))
+    loop = Loop(plan, noise=0.05)
+    loop.windows(5)
+    own = (1.0, 3.0, 0.3)
+    theta: Theta = {"all": (1.0, 1.0, 0.0), **dict.fromkeys(plan.segments, own)}
+    control, cells = loop.state.control, loop.state.windows.cells
+    worth = {w.weight: w for w in surface(plan, control, cells, theta).worth}
+    hour = (control.carry.decided_through_ms - (control.carry.started_ms or 0)) / HOUR_MS
+    believed = believe(plan, control, live_evidence(plan, control, cells), hour)
+    unit = points(plan, believed.space, believed.groups, theta)
+    back = unit.copy()
+    back[:, 0] = believed.space.baseline_unit[0]
+    both, groups = np.concatenate((unit, back)), np.tile(believed.groups, 2)
+    told_there = believed.posterior.told(both, groups, believed.hour, AHEAD_H)
+    drawn = further(paths(believed.posterior, 20_000), told_there, np.random.default_rng(1))[1][:, 0]  # watch
+    gains = (drawn[:, :4] - drawn[:, 4:]) @ believed.shares[0]
+    low, high = np.quantile(gains, (0.025, 0.975))
+    found = worth["p_watch"]
+    assert found.kept == pytest.approx(gains.mean(), abs=0.05 * (high - low))
+    assert found.high - found.low == pytest.approx(high - low, rel=0.05)
 
 
 def test_the_same_journal_gives_the_same_figures() -> None:

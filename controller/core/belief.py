@@ -216,14 +216,17 @@ def _predicted(plan: Plan, space: Space, index: dict[str, int], processes: int) 
     """What was predicted before the study, as evidence on all traffic from its first hour.
 
     `index`: of each metric the process that it is said of: of one that is taken apart its last factor, the response
-    per exposure.
+    per exposure. Two metrics may say it of one: their mean by precision.
     """
     thetas = list(dict.fromkeys(p.theta for p in plan.offline))
     change, variance = np.zeros((processes, len(thetas))), np.full((processes, len(thetas)), NO_INFORMATION)
     for p in plan.offline:
         if p.metric in index:
             place = index[p.metric], thetas.index(p.theta)
-            change[place], variance[place] = p.change, p.se**2
+            known = variance[place]
+            part = known / (known + p.se**2) if known < NO_INFORMATION else 1.0
+            change[place] += part * (p.change - change[place])
+            variance[place] = part * p.se**2
     noise = variance[:, :, None] * np.eye(len(thetas))
     nowhen = np.zeros(len(thetas))
     return Observations(space.to_unit(np.array(thetas)), nowhen.astype(np.int64), nowhen, change, noise)

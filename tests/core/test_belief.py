@@ -11,6 +11,7 @@ from controller.core.estimate import Changes, Metric
 from controller.core.events import Component
 from controller.core.kernel import EVEN, to_baseline
 from controller.core.learn import EXPOSURES, RESPONSE
+from controller.core.offline import Prediction
 from controller.core.parts import measured
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
@@ -174,6 +175,17 @@ def test_metrics_that_nothing_is_known_of_are_named() -> None:
     silent.changes.control_relative_se[1] = np.nan  # a denominator of zero
     assert believe(PLAN, initial(PLAN), (silent,), 1.0).unmeasured == ("ctr",)
     assert believe(PLAN, initial(PLAN), (silent, evidence(deal=2)), 1.0).unmeasured == ()
+
+
+def test_two_predictions_of_one_process_are_weighed_by_their_precision() -> None:
+    """Watch time per bucket and per impression say it of the same response."""
+    theta = (1.0, 2.0, 0.0)
+    given = (Prediction(theta, "whole", 0.01, 0.01), Prediction(theta, "watch", 0.04, 0.02))
+    for offline in (given, given[::-1]):
+        plan = varied(offline=offline)
+        found = belief._predicted(plan, Space(plan.weights), {"whole": 1, "watch": 1}, 2)
+        assert found.change[:, 0] == pytest.approx([0.0, (0.01 / 1e-4 + 0.04 / 4e-4) / (1 / 1e-4 + 1 / 4e-4)])
+        assert found.noise[:, 0, 0] == pytest.approx([belief.NO_INFORMATION, 1.0 / (1 / 1e-4 + 1 / 4e-4)])
 
 
 def test_a_vector_is_chosen_from_now_on() -> None:

@@ -136,7 +136,7 @@ def _trades(asked: Question, pools: list[_Pool]) -> Floats:
     """(T, K) lambda: the lattice, each objective in units of the most that its feasible candidates gain."""
     reach = np.zeros(len(asked.objectives))
     for j, pool in enumerate(pools):
-        feasible = p_kept(asked.goal, pool.mean, pool.sd) >= policy.MIN_FEASIBLE
+        feasible = p_kept(asked.goal, pool.mean, pool.sd) >= policy.least(len(pools))
         reach += (asked.parts(j) @ pool.mean[:, feasible]).max(axis=1, initial=0.0)
     trades = lattice(len(reach)) / np.maximum(reach, policy.MIN_GAIN)
     return np.asarray(trades / trades.sum(axis=1, keepdims=True))
@@ -147,7 +147,8 @@ def _best(asked: Question, j: int, pool: _Pool, trades: Floats) -> NDArray[np.in
     found = np.zeros(len(trades), np.intp)
     for t, trade in enumerate(trades):
         coefficient = trade @ asked.parts(j)
-        worth = policy.worth(Goal(tuple(coefficient), asked.goal.limits), pool.mean, pool.sd)
+        goal = Goal(tuple(coefficient), asked.goal.limits)
+        worth = policy.worth(goal, pool.mean, pool.sd, policy.least(len(asked.groups)))
         best = int(np.argmax(worth))
         found[t] = best if worth[best] >= policy.MIN_GAIN * np.abs(coefficient).sum() else 0
     return found
@@ -158,7 +159,7 @@ def _point(asked: Question, pools: list[_Pool], chosen: NDArray[np.intp], trade:
     feasible = [
         p_kept(asked.goal, pool.mean[:, [i]], pool.sd[:, [i]])[0] for pool, i in zip(pools, chosen, strict=True)
     ]
-    if min(feasible) < policy.MIN_FEASIBLE:
+    if min(feasible) < policy.least(len(pools)):
         return None
     unit = np.stack([pool.unit[i] for pool, i in zip(pools, chosen, strict=True)])
     return Point(unit, *_valued(asked, pools, chosen), trade)

@@ -43,10 +43,11 @@ REFINED, NEAR_BEST = 2, 12  # rounds in which draws go on around what each likes
 ANCHORS = 6  # vectors that local candidates are spread around
 CAUTION = 0.25  # standard deviations off the mean, so that the pick is not the luckiest candidate
 MIN_FEASIBLE = 0.6  # P(every guardrail is kept) below which nothing is recommended
+TOGETHER = 0.81  # the same of several groups together: a test asks for `advance.GATE_FEASIBLE`, as if they were one
 MIN_GAIN = 0.001  # of the objective, per unit of its coefficients: less is not worth a rollout
 REGRET_DRAWS = 64
 SCREENED = 64  # earlier vectors, best by mean, whose standard deviations are looked at
-FALLBACKS = 32  # a draw's best candidates that are tried before an arm goes to the safest
+SPARE = 8  # vectors drawn for each of a first deal beside bans
 CLIMBS, CLIMB_POINTS = 4, 96  # rounds of local search for the pick, and points in each
 ROUNDED = 9  # digits of a point: what is decided should not hang on the last ones
 
@@ -155,21 +156,18 @@ def propose(
     """
     goals = _parts(goal, groups, shares)
     if posterior.rows == 0:
-        unit = np.stack([initial(posterior.baseline, arms, rng) for _ in groups], axis=1)
-        first: list[Reason] = ["initial"] * arms
-        return Proposal(unit, tuple(first))
+        drawn = [_first(posterior.baseline, arms, banned[:, j], rng) for j in range(len(groups))]
+        least = min(len(unit) for unit in drawn)
+        first: list[Reason] = ["initial"] * least
+        return Proposal(np.stack([unit[:least] for unit in drawn], axis=1), tuple(first))
+    views = [_view(posterior, goals[j], group, hour) for j, group in enumerate(groups)]
     chosen = [
-        _propose_group(
-            _view(posterior, goals[j], group, hour),
-            arms,
-            risk,
-            apart(previous[:, j], posterior.baseline, banned[:, j]),
-            banned[:, j],
-            rng,
-        )
-        for j, group in enumerate(groups)
+        _propose_group(view, arms, risk, apart(previous[:, j], posterior.baseline, banned[:, j]), banned[:, j], rng)
+        for j, view in enumerate(views)
     ]
-    arms = min(len(unit) for unit, _ in chosen)  # bans may leave room for fewer
+    most = max(len(unit) for unit, _ in chosen)
+    chosen = [_padded(view, *own, most, risk * arms) for view, own in zip(views, chosen, strict=True)]
+    arms = min(len(unit) for unit, _ in chosen)  # bans, or a narrow region, may leave room for fewer
     unit = np.stack([unit[:arms] for unit, _ in chosen], axis=1)
     reasons: list[Reason] = [_arm_reason([own[a] for _, own in chosen]) for a in range(arms)]
     return Proposal(unit, tuple(reasons))
@@ -204,12 +202,13 @@ def recommend(
     """
     goals = _parts(tolerant(goal), groups, shares)
     kept_off = np.empty((0, *candidates.shape[1:])) if banned is None else banned
+    sure = least(len(groups))
     picks = [
-        _pick_group(_view(posterior, goals[j], group, hour), candidates[:, j], kept_off[:, j], rng)
+        _pick_group(_view(posterior, goals[j], group, hour), candidates[:, j], kept_off[:, j], sure, rng)
         for j, group in enumerate(groups)
     ]
     unit = np.stack([u for u, _, _ in picks])
-    if (unit == posterior.baseline).all() or any(belief.feasible[0] < MIN_FEASIBLE for _, belief, _ in picks):
+    if (unit == posterior.baseline).all() or any(belief.feasible[0] < sure for _, belief, _ in picks):
         return None  # the latter: a group kept an infeasible baseline
     gain = float(sum(belief.gain[0] for _, belief, _ in picks))
     weights = np.array([own.objective for own in goals]).T  # (M, G')
@@ -240,9 +239,17 @@ def distinct(unit: Floats) -> Floats:
     return np.asarray(unit[np.unique(np.round(unit, ROUNDED), axis=0, return_index=True)[1]])
 
 
-def worth(goal: Goal, mean: Floats, sd: Floats) -> Floats:
-    """(k,) what `recommend` looks for the largest of, at k points of these marginals, (M, k) each."""
-    return _worth(_believed(goal, mean, sd))
+def least(groups: int) -> float:
+    """P(every guardrail is kept) below which nothing is recommended in any of so many groups.
+
+    The score of one group alone is wary enough for a test; of several each would be as bold, and all together too bold.
+    """
+    return MIN_FEASIBLE if groups == 1 else TOGETHER ** (1.0 / groups)
+
+
+def worth(goal: Goal, mean: Floats, sd: Floats, sure: float) -> Floats:
+    """(k,) what `recommend` looks for the largest of, at k points of these marginals, (M, k) each; `sure`: `least`."""
+    return _worth(_believed(goal, mean, sd), sure)
 
 
 def p_violation(posterior: Posterior, goal: Goal, unit: Floats, group: int, hour: float) -> Floats:
@@ -285,7 +292,10 @@ def _order(gain: Floats, violation: Floats) -> NDArray[np.intp]:
 def _propose_group(
     view: _View, arms: int, risk: float, previous: Floats, banned: Floats, rng: np.random.Generator
 ) -> tuple[Floats, list[Reason]]:
-    """(arms, d) vectors of one group: repeats first, then draws, then the safest."""
+    """(arms, d) vectors of one group: repeats first, then draws; the safest where nothing can be borne.
+
+    Fewer where no more can be borne, or are `MIN_MOVE` apart: their traffic stays control's.
+    """
     baseline = view.posterior.baseline
     chosen = _repeats(view, previous, round(REPEAT_SHARE * arms), min(risk, 1.0 - MIN_FEASIBLE))
     reasons: list[Reason] = ["repeat"] * len(chosen)
@@ -294,11 +304,30 @@ def _propose_group(
     drawn = _searched(view, unit, arms - len(chosen), min(budget, BOLDEST), banned, rng)
     chosen = _thompson(drawn, chosen, budget)
     reasons += ["thompson"] * (len(chosen) - len(reasons))
-    if len(chosen) < arms:
+    if not len(chosen):
         belief = view.believe(unit)
         safest = unit[np.lexsort((belief.violation, -belief.feasible))]  # P is 0 far from what is feasible
         chosen = _fill(chosen, safest, arms)
-    return chosen, reasons + ["safe"] * (arms - len(reasons))
+    return chosen, reasons + ["safe"] * (len(chosen) - len(reasons))
+
+
+def _padded(view: _View, unit: Floats, reasons: list[Reason], arms: int, budget: float) -> tuple[Floats, list[Reason]]:
+    """A group's vectors with the least risky of them again, as the risk pays for it, in the arms that others have."""
+    more = arms - len(unit)
+    if not more or not len(unit):
+        return unit, reasons
+    risk = 1.0 - view.believe(unit).feasible
+    safest = int(np.argmin(risk))
+    paid = min(more, int(max(budget - risk.sum(), 0.0) / max(risk[safest], 1e-9)))
+    again: list[Reason] = ["repeat"] * paid
+    return np.concatenate((unit, np.repeat(unit[[safest]], paid, axis=0))), reasons + again
+
+
+def _first(baseline: Floats, arms: int, banned: Floats, rng: np.random.Generator) -> Floats:
+    """(arms, d) vectors of one group before anything is known; fewer where bans leave no room."""
+    if not len(banned):
+        return initial(baseline, arms, rng)
+    return apart(initial(baseline, SPARE * arms, rng), baseline, banned)[:arms]
 
 
 def _anchors(view: _View) -> Floats:
@@ -357,7 +386,7 @@ def _thompson(drawn: _Drawn, chosen: Floats, budget: float) -> Floats:
     """For each draw one arm more: what it likes best of that which no other arm has and the risk left can pay for."""
     for own in zip(drawn.gain, drawn.violation, strict=True):
         order = _order(*own)
-        order = order[drawn.risk[order] <= budget][:FALLBACKS]
+        order = order[drawn.risk[order] <= budget]
         count = len(chosen)
         chosen = _fill(chosen, drawn.unit[order], count + 1)
         if len(chosen) > count:
@@ -381,18 +410,18 @@ def _arm_reason(own: list[Reason]) -> Reason:
 
 
 def _pick_group(
-    view: _View, candidates: Floats, banned: Floats, rng: np.random.Generator
+    view: _View, candidates: Floats, banned: Floats, sure: float, rng: np.random.Generator
 ) -> tuple[Floats, _Belief, float]:
     """The best point of one group, its marginals (k = 1), and its regret."""
     baseline = view.posterior.baseline
     unit = np.concatenate((baseline[None], view.promising(apart(candidates, baseline, banned))))
     belief = view.believe(unit)
     for _ in range(CLIMBS):
-        best = unit[np.argsort(-_worth(belief), kind="stable")[:ANCHORS]]
+        best = unit[np.argsort(-_worth(belief, sure), kind="stable")[:ANCHORS]]
         near = apart(around(best, CLIMB_POINTS, rng), baseline, banned)
         unit, belief = np.concatenate((unit, near)), _joined(belief, view.believe(near))
-    best_index = int(np.argmax(_worth(belief)))
-    if _worth(belief)[best_index] < MIN_GAIN * np.abs(view.goal.objective).sum():
+    best_index = int(np.argmax(_worth(belief, sure)))
+    if _worth(belief, sure)[best_index] < MIN_GAIN * np.abs(view.goal.objective).sum():
         best_index = 0  # the baseline
     pick = unit[best_index]
     return pick, view.believe(pick[None]), _regret(view, pick, unit, belief, rng)
@@ -402,9 +431,9 @@ def _joined(a: _Belief, b: _Belief) -> _Belief:
     return _Belief(*(np.concatenate(both) for both in zip(astuple(a), astuple(b), strict=True)))
 
 
-def _worth(belief: _Belief) -> Floats:
+def _worth(belief: _Belief, sure: float) -> Floats:
     """(k,) the score where the guardrails are probably kept; below every score elsewhere."""
-    return np.where(belief.feasible >= MIN_FEASIBLE, belief.score, belief.feasible - 1e3)
+    return np.where(belief.feasible >= sure, belief.score, belief.feasible - 1e3)
 
 
 def _regret(view: _View, pick: Floats, unit: Floats, belief: _Belief, rng: np.random.Generator) -> float:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
+from controller.core.advance import GATE_FEASIBLE
 from controller.core.candidates import INITIAL_REACH, around, initial, pool, rms_distance
-from controller.core.goal import TAIL, TAIL_RISK, TOLERANCE, Goal, Limit
+from controller.core.goal import TAIL, TAIL_RISK, TOLERANCE, Goal, Limit, tolerant
 from controller.core.kernel import Floats, Hyper, kernel
 from controller.core.learn import RESPONSE
 from controller.core.policy import (
@@ -16,6 +17,7 @@ from controller.core.policy import (
     BANNED_RADIUS,
     CAUTION,
     MIN_MOVE,
+    TOGETHER,
     Pick,
     p_violation,
     propose,
@@ -174,6 +176,64 @@ def test_when_nothing_keeps_the_risk_the_safest_are_dealt() -> None:
     assert proposal.reasons == ("safe",) * 4
     assert (p_violation(posterior, goal, proposal.unit[:, 0], 0, 1.0) > 0.1).all()
     assert rms_distance(proposal.unit[:, 0], BASELINE[None]).max() < 0.2
+
+
+def narrow() -> tuple[Posterior, Goal]:
+    """One weight, whose guardrail is kept within .03 of the baseline and fast broken beyond."""
+    unit = np.linspace(0.3, 0.7, 41)[:, None]
+    moved = unit[:, 0] - 0.5
+    seen = observed(unit, np.stack([0.1 * moved, -12.0 * moved**2]), se=0.002)
+    return condition(seen, np.array([0.5]), (Hyper((0.3,), 0.3, 1e-6, 200.0, 0.7),) * 2), GOAL
+
+
+def test_where_little_can_be_borne_fewer_arms_are_dealt_instead_of_arms_that_cannot() -> None:
+    (posterior, goal), nothing = narrow(), np.empty((0, 1, 1))
+    rng = np.random.default_rng(3)
+    found = propose(posterior, goal, (0,), 1.0, arms=8, risk=0.3, previous=nothing, banned=nothing, rng=rng)
+    assert 0 < len(found.unit) < 8
+    assert "safe" not in found.reasons
+    assert p_violation(posterior, goal, found.unit[:, 0], 0, 1.0).sum() <= 8 * 0.3
+    assert np.abs(found.unit - 0.5).max() < 0.04
+
+
+def test_a_segment_with_little_to_try_leaves_the_arms_to_the_others() -> None:
+    """In the first segment little can be borne, in the second all; the first has its safest vector in more arms."""
+    moved = np.linspace(-0.2, 0.2, 41)
+    changes = [np.stack([0.1 * moved, -12.0 * moved**2]), np.stack([0.1 * moved, 0.0 * moved])]
+    seen = join(
+        [observed(0.5 + moved[:, None], own, group, se=0.002) for group, own in zip((1, 2), changes, strict=True)]
+    )
+    posterior = condition(seen, np.array([0.5]), (Hyper((0.3,), 0.3, 1e-6, 200.0, 0.2),) * 2)
+    nothing, rng = np.empty((0, 2, 1)), np.random.default_rng(3)
+    found = propose(posterior, GOAL, (1, 2), 1.0, arms=8, risk=0.3, previous=nothing, banned=nothing, rng=rng)
+    first, second = found.unit[:, 0], found.unit[:, 1]
+    assert len(np.unique(second)) == 8
+    assert len(np.unique(first)) < 8
+    assert "safe" not in found.reasons
+    assert p_violation(posterior, GOAL, first, 1, 1.0).sum() <= 8 * 0.3
+
+
+def test_bans_are_kept_off_before_anything_is_known() -> None:
+    banned, rng = dealt(*initial(BASELINE, 16, np.random.default_rng(1))[:4]), np.random.default_rng(1)
+    found = propose(unseen(), GOAL, (0,), 0.0, arms=16, risk=0.3, previous=dealt(), banned=banned, rng=rng)
+    assert found.reasons == ("initial",) * 16
+    assert rms_distance(found.unit[:, 0], banned[:, 0]).min() >= BANNED_RADIUS
+    assert np.abs(found.unit[:, 0] - BASELINE).max() <= INITIAL_REACH + 1e-12
+
+
+def test_a_pick_of_several_segments_is_as_sure_of_the_guardrails_as_a_test_asks() -> None:
+    """In each of five segments gain and risk grow with the first weight, and little is known of the guardrail."""
+    unit = np.random.default_rng(4).random((40, D))
+    moved = unit[:, 0] - BASELINE[0]
+    groups = (1, 2, 3, 4, 5)
+    seen = join([observed(unit, np.stack([0.3 * moved, -0.04 * moved]), group, se=0.04) for group in groups])
+    posterior = condition(seen, BASELINE, (Hyper((0.9,) * D, 0.1, 1e-6, 200.0, 0.1),) * 2)
+    both, rng = np.repeat(unit[:, None], 5, axis=1), np.random.default_rng(5)
+    pick = recommend(posterior, GOAL, groups, 1.0, candidates=both, rng=rng)
+    assert pick is not None
+    p = 1.0 - p_violation(posterior, tolerant(GOAL), pick.unit[[0]], 1, 1.0)[0]
+    assert pick.p_feasible >= TOGETHER > GATE_FEASIBLE
+    assert p < 0.99, "the guardrail binds"
 
 
 def infeasible(limit: float) -> tuple[Floats, Pick | None]:

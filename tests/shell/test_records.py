@@ -120,9 +120,9 @@ def test_a_recount_forgets_the_ids_of_a_window_where_it_was_sealed() -> None:
         fields = {"id": "a", "ts_ms": hour * HOUR_MS, "unit": "u", "version": 7, "arm": "e1", "values": {"views": 1.0}}
         return offset, json.dumps(fields).encode()
 
-    window = {"length_ms": HOUR_MS, "dedupe_ms": 3 * HOUR_MS, "lateness_ms": 3 * HOUR_MS}
+    window = {"length_ms": HOUR_MS, "dedupe_ms": 3 * HOUR_MS, "lateness_ms": 3 * HOUR_MS, "validity_ms": 3 * HOUR_MS}
     plan = {"window": window, "components": [{"name": "views", "cap": None, "of": ""}]}
-    table = {"unit_hash": {"salt": "", "buckets": 1}, "arms": [{"arm": "e1"}], "buckets": [0]}
+    table = {"published_ms": 0, "unit_hash": {"salt": "", "buckets": 1}, "arms": [{"arm": "e1"}], "buckets": [0]}
     log = {1: [record(0, 1), record(1, 3)]}
     for offset, windows in ((1, {2, 4}), (2, {2})):  # the second record is behind the first one's seal, or before it
         ledger = Ledger(plan, {7: table}, [], {2 * HOUR_MS: {1: offset}, 4 * HOUR_MS: {1: 2}})

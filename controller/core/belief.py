@@ -141,20 +141,16 @@ def _process(
 ) -> posterior.Posterior:
     """The processes, with what lone bad hours say left out and a jump, if there was one, known.
 
-    Both are judged by what a process is fitted to: under the prior's scale, good deals of a metric that moves more than
-    most contradict each other.
-
     `window`: how many there were since the study's start.
     """
     begin = posterior.start(base, priors, previous)
-    known = [own != unseen for own, unseen in zip(begin, posterior.prior(len(base), priors), strict=True)]
-    observations = outliers.discounted(observations, base, begin, known)
+    observations = outliers.discounted(observations, base, begin)
     settled = begin == previous and observations.rows >= FEW_ROWS and window % REFIT_WINDOWS > 0
     unsure = [rows <= UNFITTED_ROWS for rows in _told(observations)]
     fitted = begin if settled or all(unsure) else posterior.fit(observations, base, previous, priors)
     fitted = tuple(old if few else new for old, new, few in zip(begin, fitted, unsure, strict=True))
     calm = posterior.condition(observations, base, jump.settled(fitted, observations.hour), factors)
-    hypers = jump.revised(calm, [not few for few in unsure])
+    hypers = jump.revised(calm)
     return calm if hypers == calm.hypers else posterior.condition(observations, base, hypers, factors)
 
 

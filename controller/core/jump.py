@@ -17,8 +17,6 @@ all hours ever looked at is a test martingale, P(it ever exceeds 1 / `HAZARD` an
 and c: a model average (as Brunzema et al. 2025 keep old data at a reduced correlation), so a doubtful jump does little.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -53,26 +51,19 @@ def candidates(hours: Floats) -> list[tuple[int, float, float]]:
     return [(int(i), float(latest[i - 1] + earliest[i]) / 2.0, float(earliest[i] - latest[i - 1])) for i in near]
 
 
-def revised(posterior: Posterior, judged: Sequence[bool] | None = None) -> tuple[Hyper, ...]:
-    """The hyperparameters of a posterior that knows the `settled` jumps only, with the newest jump, if there is one.
-
-    `judged`: which metrics can tell of one, by default all; a scale that is not known yet looks like a jump.
-    """
+def revised(posterior: Posterior) -> tuple[Hyper, ...]:
+    """The hyperparameters of a posterior that knows the `settled` jumps only, with the newest jump, if there is one."""
     places = candidates(posterior.seen.hour)
     if not places:
         return posterior.hypers
-    known = [m for m in range(len(posterior.hypers)) if judged is None or judged[m]]
-    density = np.zeros((len(places), len(posterior.hypers), 1 + len(KEPT)))
-    for m in known:
-        density[:, m] = [log_density(posterior, m, i) for i, _, _ in places]
+    density = np.array([[log_density(posterior, m, i) for m in range(len(posterior.hypers))] for i, _, _ in places])
     prior = np.append(np.log1p(-AFFECTED), np.full(len(KEPT), np.log(AFFECTED / len(KEPT))))  # of c = 1 and of KEPT
     hazard = HAZARD * np.array([between for _, _, between in places])
     log_odds = np.log(hazard) + logsumexp(density + prior, axis=2).sum(axis=1)  # (T,) of a jump there to none at all
     best = int(np.argmax(log_odds))
     jumped = 1.0 / (1.0 + np.exp(-min(logsumexp(log_odds), 100.0)))
     share = np.exp(density[best] + prior - logsumexp(density[best] + prior, axis=1, keepdims=True))  # (M, 1 + KEPT)
-    kept = np.ones(len(share))
-    kept[known] -= (jumped * (share[:, 1:] @ (1.0 - KEPT)))[known]
+    kept = 1.0 - jumped * (share[:, 1:] @ (1.0 - KEPT))
     return _with(posterior.hypers, places[best][1], np.round(kept, DIGITS))
 
 

@@ -17,8 +17,6 @@ and P(w < 1 | y) is how bad the deal is. Two bad deals in a row are no bad hour 
 neither is set aside. A test's one deal lasts for many windows: an hour bad enough to spoil their sum spoils it all.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,27 +31,19 @@ SUSPECT = 0.5  # badness from which on a deal is set aside before its neighbours
 MIN_DEALS = 3  # fewer say nothing of each other
 
 
-def discounted(
-    observations: Observations, baseline: Floats, hypers: tuple[Hyper, ...], judged: Sequence[bool] | None = None
-) -> Observations:
-    """The observations, the noise of every lone bad deal so large that it says nothing.
-
-    `judged`: which metrics are, by default all; one whose scale is not known yet contradicts itself by that alone.
-    """
+def discounted(observations: Observations, baseline: Floats, hypers: tuple[Hyper, ...]) -> Observations:
+    """The observations, the noise of every lone bad deal so large that it says nothing."""
     deals = rows_of_deals(observations)
     if len(deals) < MIN_DEALS:
         return observations
-    known = [m for m in range(len(hypers)) if judged is None or judged[m]]
-    told = {m: precision(observations, baseline, hypers, m) for m in known}
-    bad = np.zeros((len(hypers), len(deals)))
-    for m in known:
-        bad[m] = badness(observations, deals, m, *told[m])
+    told = [precision(observations, baseline, hypers, m) for m in range(len(hypers))]
+    bad = np.array([badness(observations, deals, m, *own) for m, own in enumerate(told)])
     aside = np.where((bad > SUSPECT) & _peaks(bad), ASIDE, 1.0)
     without = inflated(observations, deals, aside)
-    for m in map(int, np.flatnonzero((aside < 1.0).any(axis=1))):  # a bad hour makes its neighbours look bad too
+    for m in np.flatnonzero((aside < 1.0).any(axis=1)):  # a bad hour makes its neighbours look bad too
         rows = np.concatenate([rows for rows, weight in zip(deals, aside[m], strict=True) if weight < 1.0])
         own = with_noise(*told[m], rows, (without.noise[m] - observations.noise[m])[np.ix_(rows, rows)])
-        bad[m] = badness(without, deals, m, *own, aside[m])
+        bad[m] = badness(without, deals, int(m), *own, aside[m])
     return inflated(observations, deals, 1.0 - _lone(bad) * (1.0 - ASIDE))
 
 

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.core import belief, jump, posterior
+from controller.core import belief, posterior
 from controller.core.belief import believe, points, theta_at
 from controller.core.control import Control, Evidence, Theta, carrying, initial
 from controller.core.estimate import Changes, Metric
@@ -14,7 +14,6 @@ from controller.core.learn import EXPOSURES, RESPONSE
 from controller.core.offline import Prediction
 from controller.core.parts import measured
 from controller.core.plan import Plan
-from controller.core.posterior import Observations
 from controller.core.safety import Guardrail
 from controller.core.space import Space, Weight
 from tests.core.loop import HOUR, PLAN, varied
@@ -187,46 +186,6 @@ def test_two_predictions_of_one_process_are_weighed_by_their_precision() -> None
         found = belief._predicted(plan, Space(plan.weights), {"whole": 1, "watch": 1}, 2)
         assert found.change[:, 0] == pytest.approx([0.0, (0.01 / 1e-4 + 0.04 / 4e-4) / (1 / 1e-4 + 1 / 4e-4)])
         assert found.noise[:, 0, 0] == pytest.approx([belief.NO_INFORMATION, 1.0 / (1 / 1e-4 + 1 / 4e-4)])
-
-
-def deals(count: int, size: float, bad: int | None = None) -> Observations:
-    """Deals of eight arms, one metric along the first weight; `bad`: a deal in which all arms are off by half."""
-    rng, noise = np.random.default_rng(3), 0.01**2 * (np.eye(8) + 0.2)
-    found = []
-    for b in range(count):
-        unit = np.clip(0.5 + 0.25 * (2.0 * rng.random((8, 2)) - 1.0), 0.0, 1.0)
-        luck = np.linalg.cholesky(noise) @ rng.standard_normal(8)
-        change = size * np.sin(9.0 * (unit[:, 0] - 0.5)) + luck + (0.5 if b == bad else 0.0)
-        found.append(Observations(unit, np.zeros(8, np.int64), np.full(8, b + 0.5), change[None], noise[None]))
-    return posterior.join(found)
-
-
-def learnt(seen: Observations, without: int | None = None) -> posterior.Posterior:
-    """What is believed after all deals, decided on one after the other; without one of them, where said."""
-    hypers, base = None, np.full(2, 0.5)
-    for b in range(int(seen.hour.max()) + 1):
-        kept = np.flatnonzero((seen.hour < b + 1) & (seen.hour != (-1 if without is None else without + 0.5)))
-        known = belief._process(posterior.select(seen, kept), base, hypers, b + 1, (RESPONSE,), ((0,),))
-        hypers = known.hypers
-    return known
-
-
-def test_deals_are_not_held_against_a_scale_that_is_not_known_yet() -> None:
-    """A metric that moves by three times what is expected: its first deals seem to contradict each other."""
-    seen = deals(3, size=0.4)
-    known = learnt(seen)
-    plain = posterior.condition(seen, np.full(2, 0.5), posterior.prior(2, (RESPONSE,)))
-    assert known.hypers == plain.hypers
-    np.testing.assert_array_equal(known.whitened[0], plain.whitened[0])
-    assert jump.revised(plain) != plain.hypers, "judged by the prior there would be a jump"
-
-
-def test_a_bad_hour_of_the_first_day_is_survived() -> None:
-    at = np.stack([np.linspace(0.3, 0.7, 9), np.full(9, 0.5)], axis=1)
-    for bad in range(3):
-        seen = deals(8, size=0.1, bad=bad)
-        found, absent = (learnt(seen, without).mean_sd(at, 0, 8.0)[0] for without in (None, bad))
-        np.testing.assert_allclose(found, absent, atol=0.01)
 
 
 def test_a_vector_is_chosen_from_now_on() -> None:

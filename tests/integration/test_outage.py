@@ -13,7 +13,7 @@ from tests.services.kafka_broker import MakeBroker
 from tests.services.redis_server import MakeRedis
 from tests.waiting import wait_until
 
-WINDOWS = 60
+WINDOWS = 40
 
 
 @pytest.mark.slow

@@ -223,8 +223,10 @@ async function followed(command, id) {
   for (let tries = 0; tries < 60; tries += 1) {
     const state = await ask(`/api/v1/orders/${id}`);
     if (state.applied) {
-      acted(`${ORDERS[command].word}: ${state.said}`);
-      return turn();
+      const said = `${ORDERS[command].word}: ${state.said}`;
+      reveal("acted", said);
+      await turn();
+      return announce(`${said}. ${parts.headline(view)}`); // both at once: what is announced last is all that is heard
     }
     await new Promise((done) => setTimeout(done, 500));
   }

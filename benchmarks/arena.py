@@ -170,11 +170,12 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     if options.peers_from:
         try:
             earlier = msgspec.json.decode(options.peers_from.read_bytes(), type=Earlier)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            best = best_peers(earlier.lines)
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
             parser.error(f"--peers-from {options.peers_from}: no JSON of the arena: {error}")
         if set(_seeds(earlier.asked)) & set(_seeds(options)):
             parser.error(f"--peers-from {options.peers_from}: it has some of the seeds compared; others are needed")
-        options.peers_from = best_peers(earlier.lines)
+        options.peers_from = best
     return options
 
 

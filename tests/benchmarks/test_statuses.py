@@ -63,7 +63,18 @@ def test_the_arena_fails_where_nobody_could_play(monkeypatch: pytest.MonkeyPatch
     assert arena.main(["--worlds", "aa", "--controllers", "random", "--hours", "4", "--seeds", "1"]) == 1
 
 
-@pytest.mark.parametrize("content", [b'{"asked": {}, "lines": []}', b"[]", b"no JSON", b'{"asked": "\xff"}', b""])
+LINE = {
+    "scenario": "quick",
+    "controller": "scbo",
+    "runs": 1,
+    "held_from_h": None,
+    "worst": (0, 0),
+    "worst_fresh": (0, 0),
+}
+BARE = msgspec.json.encode({"asked": {"first_seed": 9, "seeds": 1}, "lines": [{**LINE, "figures": {}}]})
+
+
+@pytest.mark.parametrize("content", [b'{"asked": {}, "lines": []}', b"[]", b"no JSON", b'{"asked": "\xff"}', b"", BARE])
 def test_peers_from_a_file_of_another_kind(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(SystemExit) as ended:

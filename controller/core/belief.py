@@ -23,8 +23,8 @@ from controller.core.space import Space
 Floats = NDArray[np.float64]
 
 MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
-REFIT_WINDOWS = 3  # hyperparameters change slowly: a fit, half of a decision's cost, is made anew every so many windows
-UNFITTED_ROWS = 24  # that say something of a process, up to which they are the prior's: fitted to fewer, too sure
+REFIT_WINDOWS = 3  # hyperparameters change slowly: each process is fitted anew every so many windows, in turns
+UNFITTED_ROWS = 24  # of a process, up to which they are the prior's, or s is larger: fitted to fewer, too sure
 FEW_ROWS = 80  # below which each window changes them
 ROUNDING = 1e-9  # that a weight at its bound may lie outside the cube
 NO_INFORMATION = 1e6  # variance of a change that says nothing, so that metrics can share rows
@@ -86,14 +86,14 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
 def _unmeasured(
     plan: Plan, judged: list[int], factors: tuple[tuple[int, ...], ...], observations: Observations
 ) -> tuple[str, ...]:
-    known = [rows > 0 for rows in _told(observations)]
+    known = [len(rows) > 0 for rows in _told(observations)]
     silent = [plan.metrics[m].name for m, own in zip(judged, factors, strict=True) if not all(known[p] for p in own)]
     return tuple(name for name in silent if name in _needed(plan))
 
 
-def _told(observations: Observations) -> list[int]:
-    """(P,) how many rows say anything of each process."""
-    return [int((np.diagonal(noise) < NO_INFORMATION).sum()) for noise in observations.noise]
+def _told(observations: Observations) -> list[NDArray[np.intp]]:
+    """(P,) the rows that say anything of each process."""
+    return [np.flatnonzero(np.diagonal(noise) < NO_INFORMATION) for noise in observations.noise]
 
 
 def judged_metrics(plan: Plan) -> list[int]:
@@ -144,11 +144,13 @@ def _process(
     `window`: how many there were since the study's start.
     """
     begin = posterior.start(base, priors, previous)
+    settled = begin == previous and observations.rows >= FEW_ROWS
+    few = {p: rows for p, rows in enumerate(_told(observations)) if len(rows) <= UNFITTED_ROWS}
+    due = [p not in few and (not settled or (window + p) % REFIT_WINDOWS == 0) for p in range(len(begin))]
+    begin = posterior.unfitted(observations, base, begin, priors, few)
     observations = outliers.discounted(observations, base, begin)
-    settled = begin == previous and observations.rows >= FEW_ROWS and window % REFIT_WINDOWS > 0
-    unsure = [rows <= UNFITTED_ROWS for rows in _told(observations)]
-    fitted = begin if settled or all(unsure) else posterior.fit(observations, base, previous, priors)
-    fitted = tuple(old if few else new for old, new, few in zip(begin, fitted, unsure, strict=True))
+    fitted = posterior.fit(observations, base, previous, priors, due)
+    fitted = tuple(begin[p] if p in few else new for p, new in enumerate(fitted))
     calm = posterior.condition(observations, base, jump.settled(fitted, observations.hour), factors)
     hypers = jump.revised(calm)
     return calm if hypers == calm.hypers else posterior.condition(observations, base, hypers, factors)

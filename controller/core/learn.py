@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 from controller.core.kernel import DAILY, ROOT3, Floats, Hyper, less_outer, matern_and_slope, squared_distance
 
@@ -124,6 +124,23 @@ def best(data: Problem, start: Floats, steps: int) -> Hyper:
     end = minimize(objective, start, (data,), "L-BFGS-B", jac=True, bounds=bounds, options=options)
     rounded = np.round(end.x, GRID_DIGITS)
     return unpack(rounded if objective(rounded, data)[0] <= objective(start, data)[0] else start)
+
+
+def risen(data: Problem) -> Hyper:
+    """Hyperparameters of few rows: those before any, but s where it is likelier to be larger.
+
+    With s as it mostly is, changes of three times that would be believed far too surely, or look like a jump.
+    """
+    d = data.x.shape[1]
+    begin = expected(d, data.scale)
+    bounds = begin[d], median(d, data.scale)[d] + BOUND * data.scale.sd
+
+    def with_scale(log_s: float) -> Floats:
+        return np.concatenate((begin[:d], [log_s], begin[d + 1 :]))
+
+    end = minimize_scalar(lambda log_s: objective(with_scale(log_s), data)[0], bounds=bounds, method="bounded")
+    rounded = with_scale(max(np.round(end.x, GRID_DIGITS), begin[d]))
+    return unpack(rounded if objective(rounded, data)[0] < objective(begin, data)[0] else begin)
 
 
 def median(d: int, scale: Scale) -> Floats:

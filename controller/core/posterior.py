@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
 from controller.core.kernel import EVEN, Floats, Hyper, Jump, Places, fading, kept, kernel, to_baseline, turning
-from controller.core.learn import RESPONSE, Problem, Scale, best, expected, pack, unpack
+from controller.core.learn import RESPONSE, Problem, Scale, best, expected, pack, risen, unpack
 
 NUGGET = 1e-8  # variance (a change of 0.01 %) added to E: deals without noise stay factorable
 DRAW_JITTER = 1e-9  # of s^2, added to a covariance that is drawn from; near-identical points need it
@@ -229,19 +229,37 @@ def fit(
     baseline: Floats,
     previous: tuple[Hyper, ...] | None = None,
     scales: tuple[Scale, ...] | None = None,
+    due: Sequence[bool] | None = None,
 ) -> tuple[Hyper, ...]:
     """Hyperparameters (P) at a local maximum of each process's posterior density.
 
     Starts from `previous` where that has the study's shape, and is then never worse than it on these
     observations (beyond `FIT_ROWS`: on those that `thin` keeps). `scales`: priors of s, by default all `RESPONSE`.
+    `due`: the processes to fit, by default all; the others keep what they start from.
     """
     rows = thin(observations, FIT_ROWS)
     scales = (RESPONSE,) * len(observations.change) if scales is None else scales
-    begin = start(baseline, scales, previous)
-    steps = WARM_STEPS if begin == previous else COLD_STEPS
-    problems = [problem(rows, baseline, m, scale, begin[m].jumps) for m, scale in enumerate(scales)]
-    found = [best(data, pack(old), steps) for data, old in zip(problems, begin, strict=True)]
-    return tuple(msgspec.structs.replace(new, jumps=old.jumps) for new, old in zip(found, begin, strict=True))
+    found = list(start(baseline, scales, previous))
+    steps = WARM_STEPS if tuple(found) == previous else COLD_STEPS
+    for m in np.flatnonzero(np.ones(len(scales)) if due is None else due):
+        data = problem(rows, baseline, int(m), scales[m], found[m].jumps)
+        found[m] = msgspec.structs.replace(best(data, pack(found[m]), steps), jumps=found[m].jumps)
+    return tuple(found)
+
+
+def unfitted(
+    observations: Observations,
+    baseline: Floats,
+    begin: tuple[Hyper, ...],
+    scales: tuple[Scale, ...],
+    few: dict[int, NDArray[np.intp]],
+) -> tuple[Hyper, ...]:
+    """`begin`; but of processes that have too few rows for a fit (`few`) the prior, s larger where these say so."""
+    found = list(begin)
+    for m, rows in few.items():
+        data = problem(select(observations, rows), baseline, m, scales[m], begin[m].jumps)
+        found[m] = msgspec.structs.replace(risen(data), jumps=begin[m].jumps)
+    return tuple(found)
 
 
 def start(baseline: Floats, scales: tuple[Scale, ...], previous: tuple[Hyper, ...] | None) -> tuple[Hyper, ...]:

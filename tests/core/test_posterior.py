@@ -21,6 +21,7 @@ from controller.core.posterior import (
     problem,
     select,
     thin,
+    unfitted,
 )
 
 BUSY = (0.05, 0.05, 0.1, 0.2, 0.3, 0.15, 0.1, 0.05)  # shares of a day's traffic
@@ -305,6 +306,20 @@ def test_a_fit_ignores_hyperparameters_of_another_study() -> None:
 def test_a_fit_of_nothing_is_the_priors_median() -> None:
     nothing = select(study(24), np.empty(0, dtype=np.int64))
     assert fit(nothing, BASELINE) == tuple(learn.unpack(np.round(learn.median(3, scale), 2)) for scale in SCALES)
+
+
+@pytest.mark.parametrize(("size", "rises"), [(0.05, False), (0.2, True)])
+def test_the_scale_of_few_rows_is_the_likeliest_that_is_no_smaller_than_the_prior_s(size: float, rises: bool) -> None:
+    o = study(25, deals=1)
+    o = msgspec.structs.replace(o, change=o.change * size / 0.05)
+    begin = prior(3, SCALES)
+    found = unfitted(o, BASELINE, begin, SCALES, {1: np.arange(o.rows)})
+    assert found[0] == begin[0]
+    assert found[1].lengthscale == begin[1].lengthscale
+    data, tried = problem(o, BASELINE, 1), begin[1].scale * np.arange(1.0, 8.0, 0.002)
+    values = [objective(learn.pack(msgspec.structs.replace(begin[1], scale=s)), data)[0] for s in tried]
+    assert found[1].scale == pytest.approx(tried[np.argmin(values)], rel=0.01)
+    assert (found[1].scale > 1.2 * begin[1].scale) == rises
 
 
 def test_before_any_row_a_change_varies_as_it_does_over_all_scales() -> None:

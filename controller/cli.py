@@ -77,6 +77,8 @@ def _carried_out(name: str, command: Run, args: list[str]) -> int:
         return MISUSED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit:  # help, or arguments that were refused; to name the errors below loads all of the daemon
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush fails again
         return FAILED

@@ -4,7 +4,7 @@ import math
 
 import msgspec
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from controller.core import policy, trend, worst
 from controller.core.belief import Believed, points
@@ -129,7 +129,7 @@ def _unproven(plan: Plan, claim: _Claim) -> str | None:
     unknown = next((name for name, change in asked.items() if not np.isfinite(change)), None)
     if unknown is not None:
         return f"{unknown} cannot be measured: a denominator is zero, or control's level not above it"
-    if not claim.gain - float(stats.norm.isf(plan.rollout.confirm_alpha)) * claim.se > 0:
+    if not claim.gain + float(ndtri(plan.rollout.confirm_alpha)) * claim.se > 0:
         return f"{claim.said} is not surely above zero"
     return None
 

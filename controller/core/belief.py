@@ -16,13 +16,12 @@ from controller.core.evidence import traffic
 from controller.core.goal import Goal, goal_of
 from controller.core.kernel import STEPS, Hyper
 from controller.core.learn import EXPOSURES, RESPONSE, Scale
-from controller.core.plan import Plan
+from controller.core.plan import MAX_ROWS, Plan
 from controller.core.posterior import Observations
 from controller.core.space import Space
 
 Floats = NDArray[np.float64]
 
-MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
 REFIT_WINDOWS = 3  # hyperparameters change slowly: each process is fitted anew every so many windows, in turns
 UNFITTED_ROWS = 24  # of a process, up to which they are the prior's, or s is larger: fitted to fewer, too sure
 FEW_ROWS = 80  # below which each window changes them

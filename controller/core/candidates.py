@@ -5,7 +5,6 @@ Notation: k points, b anchors, d free weights, u0 the baseline.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 Floats = NDArray[np.float64]
 
@@ -17,6 +16,8 @@ MOVED = 3.0  # coordinates that a local step moves on average (all of them in fe
 
 def initial(baseline: Floats, points: int, rng: np.random.Generator) -> Floats:
     """The first vectors, (points, d): a scrambled Sobol set in a box around the baseline, folded in at the cube."""
+    from scipy.stats import qmc  # half a second, which every command would take
+
     sobol = qmc.Sobol(len(baseline), scramble=True, rng=rng)
     spread: Floats = sobol.random_base2(max(1, int(np.ceil(np.log2(points)))))[:points]
     inside = np.abs(baseline + INITIAL_REACH * (2.0 * spread - 1.0))

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
-from scipy.optimize import minimize, minimize_scalar
 
 from controller.core.kernel import DAILY, ROOT3, Floats, Hyper, less_outer, matern_and_slope, squared_distance
 
@@ -117,6 +116,8 @@ def best(data: Problem, start: Floats, steps: int) -> Hyper:
     The end is put on a grid of 1 %: where an optimiser stops differs in its last digits between processors, and what
     is decided from there on should not.
     """
+    from scipy.optimize import minimize  # a third of a second, which every command would take
+
     d = data.x.shape[1]
     middle, reach = median(d, data.scale), BOUND * _spread(d, data.scale)
     bounds = list(zip(middle - reach, middle + reach, strict=True))
@@ -131,6 +132,8 @@ def risen(data: Problem) -> Hyper:
 
     With s as it mostly is, changes of three times that would be believed far too surely, or look like a jump.
     """
+    from scipy.optimize import minimize_scalar
+
     d = data.x.shape[1]
     begin = expected(d, data.scale)
     bounds = begin[d], median(d, data.scale)[d] + BOUND * data.scale.sd

@@ -16,6 +16,8 @@ from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight
 from controller.core.windows import WindowPlan
 
+MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A checked study, in ms and fractions.

@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr
 
 from controller.assignment import CONTROL
 from controller.core.rollout import Deal
@@ -166,7 +166,7 @@ def _judged(name: str, size: Size, freedom: int, span: Span) -> Mismatch:
     anscombe = 1.5 * (y ** (2 / 3) - e ** (2 / 3)) * e ** (1 / 3)
     difference = y / e * (size.total - e) / max(size.total - y, 1.0) - 1.0
     z = abs(anscombe) / np.sqrt(max(size.variance, TINY)) if abs(difference) >= FAULT else 0.0
-    return Mismatch(name, difference, span, min(1.0, float(2.0 * stats.t.sf(z, freedom))))
+    return Mismatch(name, difference, span, min(1.0, float(2.0 * stdtr(freedom, -z))))
 
 
 def _contrast(window: Counted, name: str) -> Floats:

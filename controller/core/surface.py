@@ -10,7 +10,6 @@
 
 import msgspec
 import numpy as np
-from scipy.stats import qmc
 
 from controller.assignment import ALL
 from controller.core.belief import Believed, believe, judged_metrics, points
@@ -146,6 +145,8 @@ def _worth(plan: Plan, believed: Believed, unit: Floats, rng: np.random.Generato
 
 def _effects(believed: Believed, rng: np.random.Generator) -> Floats:
     """(d,) total effects on the objective, over groups by their parts of it."""
+    from scipy.stats import qmc  # half a second, which every command would take
+
     d, coefficients = believed.space.d, np.array(believed.goal.objective)[:, None] * believed.shares  # (M, G')
     both = qmc.Sobol(2 * d, rng=rng).random(SOBOL_POINTS)
     mixed = np.repeat(both[None, :, :d], d, axis=0)  # (d, N, d)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 ALPHA = 0.001  # P(a vector whose gain is the same at every share is stopped), per ramp
 LOST = 0.5  # of the gain at the first share that may be gone at the last: effects swing with the hour of the day
@@ -52,7 +52,7 @@ def falling(steps: Sequence[Step], looks: int) -> str | None:
     told = [step for step in steps if math.isfinite(step.gain) and math.isfinite(step.se) and step.se > 0.0]
     if len({step.share for step in told}) < 2:
         return None
-    sure = float(stats.norm.isf(ALPHA / (2 * max(looks, 1))))  # two ways to look at it
+    sure = -float(ndtri(ALPHA / (2 * max(looks, 1))))  # two ways to look at it
     if not any(excess < -sure * se for excess, se in (kept_by_line(told), kept_at_last(told))):
         return None
     seen = ", ".join(f"{step.gain:+.2%} +- {step.se:.2%} at {step.share:.0%}" for step in told)

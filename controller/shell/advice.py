@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from controller.core.estimate import BUCKETS, Metric, combined_noise, relative_changes, usable
 from controller.core.evidence import deal_sums
@@ -92,7 +92,7 @@ def _noises(plan: Plan, state: State) -> Iterator[Noise]:
 def _moved(plan: Plan, state: State) -> Iterator[Moved]:
     """Denominators that surely moved, by their largest move; the error is shared out over all that is looked at."""
     found = list(_denominators(plan, state))
-    bar = float(stats.norm.isf(MOVED_ALPHA / (2 * max(len(found), 1))))
+    bar = -float(ndtri(MOVED_ALPHA / (2 * max(len(found), 1))))
     sure = [m for m in found if abs(m.change) > max(bar * m.se, MOVED_LEAST)]
     for metric in plan.metrics:
         own = [m for m in sure if m.metric == metric.name]

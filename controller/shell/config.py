@@ -7,13 +7,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from controller.core.belief import MAX_ROWS
 from controller.core.control import HOUR_MS
 from controller.core.durations import written
 from controller.core.estimate import MIN_BUCKETS, Metric, at_cap
 from controller.core.events import Component
 from controller.core.offline import Prediction
-from controller.core.plan import Plan
+from controller.core.plan import MAX_ROWS, Plan
 from controller.core.rollout import RolloutPlan, TrafficPlan
 from controller.core.windows import WindowPlan
 from controller.shell.access import Admin

@@ -13,9 +13,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 
 from controller.assignment import ALL, Form
-from controller.core.belief import MAX_ROWS
 from controller.core.durations import written
 from controller.core.estimate import BUCKETS
+from controller.core.plan import MAX_ROWS
 from controller.core.rows import MAX_VALUE
 from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight

@@ -27,7 +27,7 @@ def test_the_loop_goes_on_after_kafka_and_redis_were_down(
     daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
     world = Process(
         tmp_path / "world.log", "simulate", "quick", "--study", str(study), "--hours", str(WINDOWS), "--lockstep",
-        "--events-per-hour", "20000",
+        "--events-per-hour", "12000",
     )  # fmt: skip
 
     def decided() -> int:

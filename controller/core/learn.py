@@ -130,7 +130,8 @@ def best(data: Problem, start: Floats, steps: int) -> Hyper:
 def risen(data: Problem) -> Hyper:
     """Hyperparameters of few rows: those before any, but s where it is likelier to be larger.
 
-    With s as it mostly is, changes of three times that would be believed far too surely, or look like a jump.
+    The minimum of (4) over s alone, up to `BOUND`, on the grid of `best`. With s as it mostly is, changes of
+    three times that would be believed far too surely, or look like a jump.
     """
     from scipy.optimize import minimize_scalar
 

@@ -254,7 +254,10 @@ def unfitted(
     scales: tuple[Scale, ...],
     few: dict[int, NDArray[np.intp]],
 ) -> tuple[Hyper, ...]:
-    """`begin`; but of processes that have too few rows for a fit (`few`) the prior, s larger where these say so."""
+    """`begin` (P); but of processes that have too few rows for a fit the prior, s larger where these say so.
+
+    `few`: of each such process the rows (indices) that say anything of it. Raises `LinAlgError` as `condition`.
+    """
     found = list(begin)
     for m, rows in few.items():
         data = problem(select(observations, rows), baseline, m, scales[m], begin[m].jumps)

@@ -50,6 +50,7 @@ def test_the_loop_goes_on_after_kafka_and_redis_were_down(
         after_kafka = decided()
         wait_until(lambda: decided() > after_kafka, "decisions go on after Kafka", 60)
 
+        assert world.running, "the run was over before Redis went away: give it more windows"
         store.kill()
         wait_until(lambda: "redis" in faults(), "readiness tells that Redis is away", 60)
         said.append(faults())

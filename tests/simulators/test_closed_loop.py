@@ -19,7 +19,7 @@ from simulators.study import study_of
 from simulators.worlds import HOUR_MS, gain, margins, true_change
 
 PLAN = study_of(QUICK).plan
-HOURS = 18  # after which no pick of 24 seeds was beyond its limit; after 12, four were
+HOURS = 18  # after which no pick of 24 seeds was beyond its limit by a tenth of it or more; after 12, four were
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@
 
 import sys
 from functools import cache
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -19,6 +20,9 @@ _SAID = (Fault, Live, Me, Order, OrderState, Readiness, History, StudyView)
 def description() -> dict[str, Any]:
     """The description, as JSON values."""
     _, components = msgspec.json.schema_components(_SAID, ref_template="#/components/schemas/{name}")
+    for schema in components.values():  # versions of msgspec differ in whether a docstring keeps its indent
+        if "description" in schema:
+            schema["description"] = cleandoc(schema["description"])
     return {
         "openapi": "3.1.0",
         "info": {

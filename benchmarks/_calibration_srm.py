@@ -139,7 +139,7 @@ def _loss_found(rng: np.random.Generator, case: Case, units: int) -> bool:
     seen = rng.binomial(people, np.minimum(traffic[:, None] / 4.0, 0.95))
     known, found, trial = ratio.People(np.zeros(WORLD.buckets)), False, _trial("c1")
     for hour, units_there in enumerate(seen):
-        confirm = case is CASES[0] and hour >= begin
+        confirm = case == CASES[0] and hour >= begin
         deal, left = _joined(trial, hour, rng) if confirm else _explored(hour, rng), units_there
         if hour >= begin:
             hit = deal.buckets > 0 if case.share == TRAFFIC.explore_share else deal.buckets == 1

@@ -1,6 +1,7 @@
 """That the calibration measures: a statement that is wrong on purpose is seen to be wrong."""
 
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -116,6 +117,8 @@ def test_losses_are_found_where_there_are_units_enough() -> None:
     assert np.mean(srm._losses((confirm, 400_000), 10)) == 1.0
     assert np.mean(srm._losses((explore, 400_000), 10)) == 1.0
     assert np.mean(srm._losses((one, 3_000), 10)) == 0.0
+    sent = pickle.loads(pickle.dumps((confirm, 100_000)))  # as another process gets it
+    assert srm._losses(sent, 10) == srm._losses((confirm, 100_000), 10)
 
 
 def test_in_the_costly_world_every_gain_breaks_a_guardrail() -> None:

@@ -2,13 +2,13 @@
 
 Amounts that arrive the later the larger they are make a young window's changes too small, and by how much is learned
 from the windows that were sealed: at every decision each open window is looked at, and when it is sealed every look is
-compared with the end.
+compared with the end. Refunds that come later make them too large, which is learned alike.
 
 | symbol | shape | meaning |
 |---|---|---|
 | M, A, K | | metrics; arms of a deal; ages of a window, in decisions since its end |
 | y, v | (M, A-1) | relative changes of a look, over all traffic, and their variances; y*, v* of the sealed window |
-| m | (K, M) | share of a metric's sums that is still to come |
+| m | (K, M) | share of a metric's sums that is still to come, or to go |
 | lambda, tau | (K, M) | y = lambda y* + tau e: how much of a change shows at an age, and what else is in it |
 """
 
@@ -135,9 +135,10 @@ def _look(looks: tuple[Look, ...], deal: int, age: int, total: Floats, changes: 
 
 
 def _missing(now: Floats, final: Floats) -> Floats:
-    """(M,) share of the numerator or of the denominator that is to come, whichever is larger."""
-    share = 1.0 - np.divide(now, final, out=np.ones_like(now), where=final != 0.0)
-    return np.asarray(np.clip(share, 0.0, 1.0).max(axis=0))
+    """(M,) share of the numerator or of the denominator that is to come (or to go), whichever is larger."""
+    whole = np.maximum(np.abs(now), np.abs(final))
+    share = np.divide(np.abs(final - now), whole, out=np.zeros_like(now), where=whole > 0.0)
+    return np.asarray(np.minimum(share, 1.0).max(axis=0))
 
 
 def _rows(look: Look, final: Look) -> Floats:

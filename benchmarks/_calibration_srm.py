@@ -102,7 +102,8 @@ def _trial(name: str) -> rollout.Deal:
 
 
 def _joined(trial: rollout.Deal, hour: int, rng: np.random.Generator) -> rollout.Deal:
-    return rollout.joined(trial, hour, _vectors(hour)[: ARMS // 2], rng)
+    others = _vectors(hour)[: ARMS // 2]
+    return rollout.joined(trial, hour, others, len(others), rng)
 
 
 def _people(rng: np.random.Generator) -> list[NDArray[np.int64]]:

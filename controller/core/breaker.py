@@ -79,7 +79,8 @@ def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], end_ms: int,
             "control's are; if they are, narrow the bounds of the weights or lower safety.risk; then resume"
         )
         return _paused(plan, carrying(control, breaks=0), why, now_ms)
-    if stage == "explore" or (deal.trial and 1 not in broken):  # the candidate is not among them
+    candidate = control.carry.candidate  # one that was only chosen is not served yet
+    if stage == "explore" or candidate is None or candidate.arm not in {deal.arms[arm].arm for arm in broken}:
         control = carrying(control, reason=reason)
     else:
         control = moved(control, "explore", reason, now_ms, candidate=None)

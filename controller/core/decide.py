@@ -34,6 +34,7 @@ from controller.core.plan import Plan
 from controller.core.rollout import BESIDE, FROZEN, OTHERS, Deal
 from controller.core.soundness import alike, followed_on, told, verified
 
+NONE = "none (what is not near a vector that failed is believed to break a guardrail)"
 EXPOSED = 0.5  # of a window's events that a deal must have served for the window to count as its exposure
 
 
@@ -255,7 +256,7 @@ def _proposed(
         for k, unit in enumerate(proposal.unit)
     ]
     counts = Counter(proposal.reasons)
-    return found, ", ".join(f"{counts[reason]} {reason}" for reason in sorted(counts)) or "none"
+    return found, ", ".join(f"{counts[reason]} {reason}" for reason in sorted(counts)) or NONE
 
 
 def _known(pick: Choice | None, unmeasured: tuple[str, ...]) -> str:
@@ -277,9 +278,9 @@ def _tested(
     if arms:
         found, why = _proposed(plan, control, believed, arms, rng)
         control = carrying(control, arms=carry.arms + len(found))
-        return control, rollout.joined(trial, carry.deals + 1, found, rng), f"; beside it {why}"
+        return control, rollout.joined(trial, carry.deals + 1, found, arms, rng), f"; beside it {why}"
     alone = deal.trial == trial.id and len(deal.arms) == len(trial.arms)
-    return control, deal if alone else rollout.joined(trial, carry.deals + 1, (), rng), ""
+    return control, deal if alone else rollout.joined(trial, carry.deals + 1, (), 0, rng), ""
 
 
 def _on_with(plan: Plan, control: Control, deal: Deal) -> tuple[Control, Deal]:

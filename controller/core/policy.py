@@ -14,8 +14,9 @@ again. P(a guardrail is broken by far) is within `TAIL_RISK` for each. The ancho
 can be borne a neighbourhood of the baseline at first, which grows as evidence comes in. Groups choose independently of
 one another.
 
-Where nothing is within the risk, as around a baseline that itself breaks a guardrail ("ctr must rise by 1 %"), the arms
-go to what has the largest chance to be feasible: that finds a feasible region soonest.
+Where nothing is within the risk, control's vector is what is left, and nothing is dealt. Unless it is the baseline that
+breaks a guardrail ("ctr must rise by 1 %"): then the arms go to what has the largest chance to be feasible, which finds
+a feasible region soonest.
 """
 
 from typing import Literal
@@ -46,9 +47,11 @@ MIN_FEASIBLE = 0.6  # P(every guardrail is kept) below which nothing is recommen
 TOGETHER = 0.81  # the same of several groups together: a test asks for `advance.GATE_FEASIBLE`, as if they were one
 MIN_GAIN = 0.001  # of the objective, per unit of its coefficients: less is not worth a rollout
 REGRET_DRAWS = 64
+ROUNDING = 1e-12  # a standard deviation below this, per unit of the objective's coefficients, is none
 SCREENED = 64  # earlier vectors, best by mean, whose standard deviations are looked at
 SPARE = 8  # vectors drawn for each of a first deal beside bans
 CLIMBS, CLIMB_POINTS = 4, 96  # rounds of local search for the pick, and points in each
+TOLD = 3  # digits of a P(every guardrail is kept) by which what can be borne nowhere is told apart
 ROUNDED = 9  # digits of a point: what is decided should not hang on the last ones
 
 
@@ -211,6 +214,7 @@ def recommend(
     if (unit == posterior.baseline).all() or any(belief.feasible[0] < sure for _, belief, _ in picks):
         return None  # the latter: a group kept an infeasible baseline
     gain = float(sum(belief.gain[0] for _, belief, _ in picks))
+    least_sd = ROUNDING * float(np.abs(goal.objective).sum())
     weights = np.array([own.objective for own in goals]).T  # (M, G')
     sd = posterior.sum_sd(weights, unit, np.array(groups), hour, AHEAD_H)
     same = np.flatnonzero((candidates == unit).all(axis=(1, 2)))
@@ -219,7 +223,7 @@ def recommend(
         gain_mean=gain,
         gain_sd=sd,
         p_feasible=float(np.prod([belief.feasible[0] for _, belief, _ in picks])),
-        p_better=float(ndtr(gain / max(sd, 1e-12))),
+        p_better=float(ndtr(gain / max(sd, least_sd))),
         regret=sum(regret for _, _, regret in picks),
         index=int(same[0]) if len(same) else None,
     )
@@ -292,7 +296,7 @@ def _order(gain: Floats, violation: Floats) -> NDArray[np.intp]:
 def _propose_group(
     view: _View, arms: int, risk: float, previous: Floats, banned: Floats, rng: np.random.Generator
 ) -> tuple[Floats, list[Reason]]:
-    """(arms, d) vectors of one group: repeats first, then draws; the safest where nothing can be borne.
+    """(arms, d) vectors of one group: repeats first, then draws; the safest where not even the baseline can be borne.
 
     Fewer where no more can be borne, or are `MIN_MOVE` apart: their traffic stays control's.
     """
@@ -304,18 +308,24 @@ def _propose_group(
     drawn = _searched(view, unit, arms - len(chosen), min(budget, BOLDEST), banned, rng)
     chosen = _thompson(drawn, chosen, budget)
     reasons += ["thompson"] * (len(chosen) - len(reasons))
-    if not len(chosen):
+    if not len(chosen) and not view.believe(baseline[None]).bearable(risk)[0]:
         belief = view.believe(unit)
-        safest = unit[np.lexsort((belief.violation, -belief.feasible))]  # P is 0 far from what is feasible
+        # P is next to 0 far from what is feasible: there the expected violation says what is nearer.
+        safest = unit[np.lexsort((belief.violation, -np.round(belief.feasible, TOLD)))]
         chosen = _fill(chosen, safest, arms)
     return chosen, reasons + ["safe"] * (len(chosen) - len(reasons))
 
 
 def _padded(view: _View, unit: Floats, reasons: list[Reason], arms: int, budget: float) -> tuple[Floats, list[Reason]]:
-    """A group's vectors with the least risky of them again, as the risk pays for it, in the arms that others have."""
+    """A group's vectors with the least risky of them again, as the risk pays for it, in the arms that others have.
+
+    A group that has none keeps the baseline in them.
+    """
     more = arms - len(unit)
-    if not more or not len(unit):
+    if not more:
         return unit, reasons
+    if not len(unit):
+        return np.repeat(view.posterior.baseline[None], more, axis=0), ["repeat"] * more
     risk = 1.0 - view.believe(unit).feasible
     safest = int(np.argmin(risk))
     paid = min(more, int(max(budget - risk.sum(), 0.0) / max(risk[safest], 1e-9)))

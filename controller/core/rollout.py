@@ -115,11 +115,14 @@ def room_beside(share: float, wanted: float) -> float:
     return max(0.0, min(wanted, (1.0 - share - HOLDBACK) / 2.0))
 
 
-def joined(trial: Deal, id_: int, others: Sequence[Arm], rng: np.random.Generator) -> Deal:
-    """The trial with the buckets that it leaves out dealt evenly to other arms at random, the rest to control."""
+def joined(trial: Deal, id_: int, others: Sequence[Arm], arms: int, rng: np.random.Generator) -> Deal:
+    """The trial with the buckets that it leaves out dealt evenly to so many arms at random, the rest to control.
+
+    Where there are fewer others than arms each still has its own share, no more.
+    """
     free = rng.permutation(np.flatnonzero(trial.buckets == OTHERS))
     buckets = np.maximum(trial.buckets, 0)
-    each = len(free) // max(len(others), 1)
+    each = len(free) // max(arms, 1)
     first = len(trial.arms)
     buckets[free[: each * len(others)]] = np.repeat(np.arange(first, first + len(others), dtype=np.int16), each)
     return Deal(id_, trial.stage, (*trial.arms, *others), buckets, trial.history, trial.id)

@@ -1,7 +1,9 @@
 """Catastrophes within a window."""
 
 import numpy as np
+import pytest
 
+from controller.assignment import Stage
 from controller.core.breaker import FORGIVEN, tripped
 from controller.core.control import Statistics
 from controller.core.replay import replay
@@ -85,6 +87,21 @@ def test_a_candidate_that_breaks_sends_the_study_back_to_explore() -> None:
     assert loop.carry.candidate is None
     assert loop.carry.banned == (arm.theta,)
     assert arm.arm not in {own.arm for own in loop.table.arms}
+
+
+@pytest.mark.parametrize("stage", ["explore", "confirm"])
+def test_a_vector_that_was_chosen_and_not_served_yet_is_not_at_fault(stage: Stage) -> None:
+    """Until the next table the one before is in force: what breaks in it is another vector."""
+    loop = explored() if stage == "explore" else at_stage(stage)
+    assert loop.order("choose", theta={"all": (1.0, 2.5, 0.3)}, objective={"watch": 1.0, "ctr": 0.1}).table
+    chosen, bad = loop.carry.candidate, loop.table.arms[1]
+    assert chosen is not None
+    loop.poll([broken(row, bad.arm) for row in loop.rows(minute=20)])
+    assert bad.theta in loop.carry.banned
+    assert (loop.carry.stage, loop.carry.candidate) == ("confirm", chosen)
+    loop.poll([loop.settles()])
+    loop.hour += 1
+    assert chosen.arm in [arm.arm for arm in loop.table.arms]
 
 
 def break_one(loop: Loop) -> str:

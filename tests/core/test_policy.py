@@ -18,6 +18,7 @@ from controller.core.policy import (
     MIN_FEASIBLE,
     MIN_MOVE,
     Pick,
+    Proposal,
     p_violation,
     propose,
     recommend,
@@ -85,6 +86,20 @@ def test_no_arm_may_break_a_guardrail_by_far() -> None:
     assert p_violation(posterior, GOAL, arms, 0, 1.0).max() < 0.3, "the risk alone would have let them go farther"
 
 
+@pytest.mark.parametrize("unit_of", [1e-12, 1e9])
+def test_what_is_recommended_does_not_hang_on_the_unit_of_the_objective(unit_of: float) -> None:
+    candidates = ask(linear())[0][:, None]
+    goals = (GOAL, msgspec.structs.replace(GOAL, objective=(unit_of, 0.0)))
+    one, other = (
+        recommend(linear(), goal, (0,), 1.0, candidates=candidates, rng=np.random.default_rng(5)) for goal in goals
+    )
+    assert one is not None
+    assert other is not None
+    assert other.gain_mean == pytest.approx(unit_of * one.gain_mean, rel=0.02)
+    assert other.p_better == pytest.approx(one.p_better, abs=1e-3)
+    assert one.p_better > 0.99
+
+
 def test_of_two_equal_gains_the_surer_is_worth_more() -> None:
     mean, sd = np.array([[0.1, 0.1], [0.0, 0.0]]), np.array([[0.01, 0.05], [0.005, 0.005]])
     surer, other = worth(GOAL, mean, sd, MIN_FEASIBLE)
@@ -111,16 +126,26 @@ def test_banned_vectors_are_kept_away_from() -> None:
     assert rms_distance(unit, favourite).min() >= BANNED_RADIUS
 
 
-def test_when_nothing_keeps_the_risk_the_safest_are_dealt() -> None:
+def falling(limit: float) -> tuple[Posterior, Proposal]:
     """The guardrail's metric falls in every direction, least where the second weight moves."""
     unit = np.random.default_rng(0).random((60, D))
     fall = -np.abs(unit - BASELINE) @ np.array([0.2, 0.02, 0.2]) - 0.01
     posterior = condition(observed(unit, np.stack([0.1 * unit[:, 0], fall])), BASELINE, HYPERS)
-    goal, rng = Goal((1.0, 0.0), (Limit(1, 1, 0.0),)), np.random.default_rng(3)
-    proposal = propose(posterior, goal, (0,), 1.0, arms=4, risk=0.02, previous=dealt(), banned=dealt(), rng=rng)
+    goal, rng = Goal((1.0, 0.0), (Limit(1, 1, limit),)), np.random.default_rng(3)
+    return posterior, propose(posterior, goal, (0,), 1.0, arms=4, risk=0.02, previous=dealt(), banned=dealt(), rng=rng)
+
+
+def test_where_not_even_the_baseline_keeps_the_guardrail_the_safest_are_dealt() -> None:
+    posterior, proposal = falling(0.02)
     assert proposal.reasons == ("safe",) * 4
-    assert (p_violation(posterior, goal, proposal.unit[:, 0], 0, 1.0) > 0.1).all()
-    assert rms_distance(proposal.unit[:, 0], BASELINE[None]).max() < 0.2
+    assert (p_violation(posterior, Goal((1.0, 0.0), (Limit(1, 1, 0.02),)), proposal.unit[:, 0], 0, 1.0) > 0.1).all()
+    assert rms_distance(proposal.unit[:, 0], BASELINE[None]).max() < 0.2, "P is 0 nearly everywhere: the near ones"
+
+
+def test_where_only_the_baseline_keeps_the_guardrail_nothing_is_dealt() -> None:
+    _, proposal = falling(0.0)
+    assert proposal.unit.shape == (0, 1, D)
+    assert proposal.reasons == ()
 
 
 def narrow() -> tuple[Posterior, Goal]:

@@ -47,6 +47,21 @@ def test_a_segment_with_little_to_try_leaves_the_arms_to_the_others() -> None:
     assert p_violation(posterior, GOAL, first, 1, 1.0).sum() <= 8 * 0.3
 
 
+def test_a_segment_with_nothing_to_try_keeps_the_baseline_beside_the_others() -> None:
+    """In the first segment the guardrail's metric falls wherever the weight moves, in the second it stays."""
+    moved = np.linspace(-0.5, 0.5, 41)
+    changes = [np.stack([0.1 * moved, -2.0 * np.abs(moved)]), np.stack([0.1 * moved, 0.0 * moved])]
+    seen = join(
+        [observed(0.5 + moved[:, None], own, group, se=0.001) for group, own in zip((1, 2), changes, strict=True)]
+    )
+    posterior = condition(seen, np.array([0.5]), (Hyper((0.3,), 0.3, 1e-6, 200.0, 0.2),) * 2)
+    nothing, rng = np.empty((0, 2, 1)), np.random.default_rng(3)
+    found = propose(posterior, GOAL, (1, 2), 1.0, arms=8, risk=0.05, previous=nothing, banned=nothing, rng=rng)
+    assert (found.unit[:, 0] == 0.5).all()
+    assert len(np.unique(found.unit[:, 1])) == 8
+    assert found.reasons == ("thompson",) * 8
+
+
 def test_a_pick_of_several_segments_is_as_sure_of_the_guardrails_as_a_test_asks() -> None:
     """In each of five segments gain and risk grow with the first weight, and little is known of the guardrail."""
     unit = np.random.default_rng(4).random((40, D))

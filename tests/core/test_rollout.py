@@ -114,13 +114,15 @@ def test_what_a_large_share_leaves_is_halved_between_control_and_others() -> Non
 def test_what_explores_beside_a_test_takes_only_what_the_test_leaves_out() -> None:
     arms = tuple(Arm(f"e{k}", "explore", CONTROL.theta) for k in range(3))
     trial = Deal(7, "confirm", (CONTROL, arms[0]), nested(100, 0.3, 0, "c1", 0.2), np.zeros((1, 100, 1)), 7)
-    one, other = (joined(trial, 8, arms[1:], np.random.default_rng(seed)) for seed in (0, 1))
+    one, other = (joined(trial, 8, arms[1:], 2, np.random.default_rng(seed)) for seed in (0, 1))
     assert np.bincount(one.buckets).tolist() == [50, 30, 10, 10]
     tested = trial.buckets != OTHERS
     assert (one.buckets[tested] == trial.buckets[tested]).all()
     assert not np.array_equal(one.buckets, other.buckets)
     assert (one.id, one.trial, one.names) == (8, 7, ("control", "e0", "e1", "e2"))
     assert one.history is trial.history
+    alone = joined(trial, 8, arms[1:2], 2, np.random.default_rng(0))
+    assert np.bincount(alone.buckets).tolist() == [60, 30, 10], "one vector for two arms has the share of one"
     assert without(one, 9, [2]).trial == 7
     assert without(one, 9, [1]).trial == 0
 

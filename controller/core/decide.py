@@ -293,7 +293,8 @@ def _on_with(plan: Plan, control: Control, deal: Deal) -> tuple[Control, Deal]:
     }[carry.stage]
     assert carry.candidate is not None  # these stages are entered with a candidate
     arm = Arm(carry.candidate.arm, "candidate" if carry.stage == "confirm" else "promoted", carry.candidate.theta)
-    arm_of = rollout.nested(plan.buckets, share, plan.seed, arm.arm, rollout.room_beside(share, most * BESIDE))
+    beside = min(most * BESIDE, plan.traffic.explore_share)
+    arm_of = rollout.nested(plan.buckets, share, plan.seed, arm.arm, rollout.room_beside(share, beside))
     old = control.trial
     if (
         old is not None

@@ -1,5 +1,7 @@
 """One decision at a time: its outcome, its words, what counts as exposure."""
 
+from collections import Counter
+
 import msgspec
 import numpy as np
 import pytest
@@ -54,6 +56,16 @@ def test_a_test_says_how_far_it_is_and_a_move_why() -> None:
     assert loop.story()[-1] == "kept: ramped up: holding"
     loop.windows(2)
     assert " at 90%, 2.0 h of traffic, gain +" in loop.story()[-1]
+
+
+def test_beside_a_test_no_more_is_explored_than_before_it() -> None:
+    loop = Loop(varied(traffic={"explore_arms": 1, "explore_share": 0.1}))
+    loop.windows(2)
+    loop.order("choose", theta={"all": (1.0, 2.0, 0.1)}, objective={"watch": 1.0})
+    loop.window()
+    count = Counter(loop.table.arms[arm].role for arm in loop.table.buckets)
+    assert count["candidate"] == 0.2 * PLAN.buckets
+    assert 0 < count["explore"] <= 0.1 * PLAN.buckets
 
 
 def test_an_act_publishes_and_a_backlog_does_not() -> None:

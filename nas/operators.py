@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-EPSILON = 1e-5  # of a normalisation
+# Of a normalisation: what is much smaller than 1 passes nearly as it is, what is larger is brought to 1. With the usual
+# 1e-5 embeddings of which nothing is learned yet (their sd is .01) are made as loud as everything else (docs/nas.md).
+EPSILON = 1.0
 
 
 def normalised(x: Tensor, kind: str, gain: Tensor | None, bias: Tensor | None) -> Tensor:

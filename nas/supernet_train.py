@@ -23,7 +23,7 @@ from nas.whole import replaced
 WARMUP = 0.02  # of the rows at most go through the full path first
 CHECKPOINTS = 20  # over a training
 HOPELESS = 100  # steps that were none, before any was made
-SCHEMA = 2  # of a supernet: which weights there are, and where in them a network's slice lies
+SCHEMA = 3  # of a supernet: which weights there are, where in them a network's slice lies, what it computes
 SUPERNET, RECORD = "supernet.pt", "supernet.json"
 STATE = "state.json"  # where supernets of before had their progress, which now lies in their file
 

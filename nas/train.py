@@ -19,6 +19,7 @@ from nas.architecture import Architecture, module_of
 from nas.batches import Batch, inputs_of, log_odds, training
 from nas.environment import Environment, device, environment
 from nas.evaluate import Metrics, evaluate
+from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.steps import Steps, optimisers_of
@@ -27,13 +28,13 @@ from nas.value import ValueModel
 from nas.weights import Inputs
 from nas.whole import replaced
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2  # what a normalised network computes changed with the second
 TRACED_ROWS = 2
 CHECKPOINT, RECORD, MODEL, PREDICTIONS = "checkpoint.pt", "record.json", "model.pt", "predictions.npy"
 
 
 class AnotherRun(Exception):
-    """A folder holds the checkpoint of another run."""
+    """A folder holds another run, or one that is not this version's."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -116,7 +117,8 @@ def fit(
     """
     budget = rows or recipe.epochs * len(parts.train)
     weights = tuple(head_weights or (1.0,) * len(parts.encoding.schema.heads))
-    name = _name(architecture, recipe, parts, seed, budget, weights)
+    schema = (RECORD_SCHEMA,) if _normalised(architecture) else ()
+    name = _name(architecture, recipe, parts, seed, budget, weights, *schema)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = start or _fresh(architecture, recipe, parts)
@@ -150,6 +152,10 @@ def _fresh(architecture: Architecture, recipe: Recipe, parts: Parts) -> nn.Modul
     return model
 
 
+def _normalised(architecture: Architecture) -> bool:
+    return isinstance(architecture, Genotype) and architecture.norm != "none"
+
+
 def traced_costs(model: nn.Module, parts: Parts) -> Costs:
     """A model's costs on rows of this shape."""
     return costs(model.to(device()), Batch(parts.valid.take(slice(0, TRACED_ROWS))).features)
@@ -166,8 +172,17 @@ def write_run(folder: Path, record: Record, model: nn.Module) -> None:
 
 
 def read_run(folder: Path, inputs: Inputs) -> Run:
-    """A run that was written."""
+    """A run that was written.
+
+    Raises:
+        AnotherRun: by a version of which its network computed something else.
+    """
     record = msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
+    if record.schema < RECORD_SCHEMA and _normalised(record.architecture):
+        raise AnotherRun(
+            f"{folder}: holds a normalised network of schema {record.schema}, of which this version ({RECORD_SCHEMA}) "
+            "would compute something else: train it again; what was exported of it goes on as it is"
+        )
     model = module_of(record.architecture, inputs, record.recipe.dropout)
     model.load_state_dict(torch.load(folder / MODEL, weights_only=True, map_location=device()))
     return Run(record, model.to(device()).eval())

@@ -1,10 +1,12 @@
 """What the space can say: networks of it that compute what a baseline computes, once they have its weights."""
 
+import pytest
 import torch
 
 from nas.baselines import Baseline, BaselineNetwork, built
 from nas.genotype import Block, Genotype, Operator
 from nas.network import Network
+from nas.operators import normalised
 from nas.weights import TABLE, Inputs
 from tests.nas.networks import features
 
@@ -32,6 +34,16 @@ def with_weights(network: Network, weights: dict[str, torch.Tensor], stem: Basel
         for name, weight in weights.items():
             network.weight(name).copy_(weight.reshape(network.weight(name).shape))
     return network
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_a_normalisation_keeps_the_small_small_and_brings_the_large_to_one(kind: str) -> None:
+    """Embeddings of which nothing is learned yet must not become as loud as all else."""
+    x, ones = torch.randn(50, 16, generator=torch.Generator().manual_seed(3)), torch.ones(16)
+    bias = torch.zeros(16) if kind == "layer" else None
+    small, large = (normalised(size * x, kind, ones, bias).square().mean(-1).sqrt() for size in (0.01, 100.0))
+    assert (small < 0.02).all()
+    assert ((large > 0.99) & (large < 1.01)).all()
 
 
 def test_a_network_of_the_space_is_a_dnn() -> None:

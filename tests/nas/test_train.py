@@ -118,6 +118,21 @@ def test_where_there_is_a_record_the_run_is_whole(data: Parts, tmp_path: Path, m
     assert read_run(tmp_path, inputs).record == whole
 
 
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_a_normalised_network_of_before_is_refused_where_it_would_compute_something_else(
+    norm: str, data: Parts, tmp_path: Path
+) -> None:
+    fit(msgspec.structs.replace(GENOTYPE, norm=norm), RECIPE, data, rows=256, folder=tmp_path)
+    record = msgspec.json.decode((tmp_path / RECORD).read_bytes())
+    (tmp_path / RECORD).write_bytes(msgspec.json.encode(record | {"schema": 1}))
+    inputs = inputs_of(data.train, data.encoding.table_rows)
+    if norm == "none":
+        assert read_run(tmp_path, inputs).record.rows == 256
+    else:
+        with pytest.raises(AnotherRun, match=r"normalised network of schema 1.*train it again"):
+            read_run(tmp_path, inputs)
+
+
 def test_a_checkpoint_of_another_run_is_refused(data: Parts, tmp_path: Path) -> None:
     fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path)
     with pytest.raises(AnotherRun, match="name another folder"):

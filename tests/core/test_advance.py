@@ -155,6 +155,16 @@ def test_a_person_may_have_the_last_word() -> None:
     assert after(plan, asked) is asked
 
 
+@pytest.mark.parametrize(
+    ("watch", "stage", "waits"), [(0.45, "ramp", False), (0.55, "confirm", True)], ids=["just below", "just above"]
+)
+def test_a_gain_above_what_weights_can_do_waits_for_a_person(watch: float, stage: str, waits: bool) -> None:
+    assert PLAN.safety.implausible_change == 0.5
+    carry = after(believed_feasible(PLAN), confirming(*sums(watch=watch))).carry
+    assert (carry.stage, carry.awaiting_approval) == (stage, waits)
+    assert ("for it changes watch by +5" in carry.reason) == waits
+
+
 def test_the_ramp_climbs_by_exposure_and_ends_in_hold() -> None:
     control = confirming(*sums(), stage="ramp", exposed_windows=0)
     assert after(PLAN, control) is control
@@ -271,3 +281,13 @@ def test_a_bad_hour_after_the_sample_changes_nothing_of_the_claim() -> None:
     assert seen.carry.stage == "ramp"
     assert seen.carry.shares == unseen.carry.shares
     assert seen.carry.reason == unseen.carry.reason
+
+
+@pytest.mark.parametrize("weight", [(1.0, 3.0), (3.0, 1.0)])
+def test_without_a_bad_hour_the_claim_is_as_unsure_as_its_metric_that_lost_most(weight: tuple[float, float]) -> None:
+    plan = varied(believed_feasible(PLAN), objective={"watch": 1.0, "ctr": 0.5})
+    deal, cell = sums(watch=0.1)
+    wild = Look(START, (-0.2, 0.0), weight)
+    control = msgspec.structs.replace(confirming(deal, cell), looks=Looks(deal.id, (*USUAL, wild)))
+    (step,) = after(plan, control).carry.shares
+    assert step.se == pytest.approx(measured_gain(plan, deal, cell)[1] / np.sqrt(1.0 - 3.0 / 12.0))

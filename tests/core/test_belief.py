@@ -217,6 +217,23 @@ def test_each_process_is_fitted_anew_every_third_window_in_turns_once_there_are_
     assert believe(PLAN, control, many, 4.0).hypers != given, "none to start from"
 
 
+def test_processes_take_turns_where_hours_are_whole_windows_but_for_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Windows of ten minutes: 13 / 6 hours are 12.999... of them in doubles."""
+    plan = varied(window={"length_ms": HOUR // 6})
+    given = posterior.prior(2, belief.scales(plan, belief.processes(plan)))
+    told = carrying(initial(plan), hypers=given)
+    many = tuple(evidence(deal=k, hour=float(k)) for k in range(3))
+    monkeypatch.setattr(belief, "UNFITTED_ROWS", 5)
+    monkeypatch.setattr(belief, "FEW_ROWS", 6)
+    windows = [k for k in range(1, 60) if int(k / 6 * HOUR / (HOUR // 6)) != k][:3]
+    assert windows
+    for k in windows:
+        found = believe(plan, told, many, k / 6).hypers
+        assert [new != old for new, old in zip(found, given, strict=True)] == [k % 3 == 0, (k + 1) % 3 == 0]
+
+
 def test_a_metric_of_few_rows_may_move_more_than_most_do() -> None:
     """By the prior alone, changes of three times that are believed far too surely, or taken for a jump."""
     loud = evidence(hour=0.0)

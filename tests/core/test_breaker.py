@@ -7,8 +7,8 @@ from controller.assignment import Stage
 from controller.core.breaker import FORGIVEN, tripped
 from controller.core.control import Statistics
 from controller.core.replay import replay
-from controller.core.safety import Guardrail
-from controller.core.windows import Quality
+from controller.core.safety import MIN_CLUSTERS, Guardrail
+from controller.core.windows import Cell, Quality
 from tests.core.loop import HOUR, PLAN, START, Loop, Row, Theta, at_stage, journalled, varied
 
 
@@ -176,6 +176,45 @@ def test_one_event_alone_trips_nothing_however_large() -> None:
         loop.poll(rows)
         tripped_by = [record.body["arm"] for record in loop.records if record.kind == "guardrail_tripped"]
         assert tripped_by == ([arm] if many else [])
+
+
+def test_one_event_alone_trips_nothing_where_a_fall_is_bad() -> None:
+    """One bucket's impressions, a thousand times as many, leave its arm nearly no clicks for each."""
+    for many in (False, True):
+        loop = explored()
+        rows = loop.rows(minute=20)
+        arm = loop.table.arms[2].arm
+        own = [k for k, row in enumerate(rows) if row.arm == arm]
+        for k in own if many else own[:1]:
+            impressions, clicks, watched = rows[k].values
+            rows[k] = rows[k]._replace(values=(impressions * 1000.0, clicks, watched))
+        loop.poll(rows)
+        tripped_by = [record.body["arm"] for record in loop.records if record.kind == "guardrail_tripped"]
+        assert tripped_by == ([arm] if many else [])
+
+
+def test_it_sees_what_only_the_newest_window_and_the_one_before_show_together() -> None:
+    """An arm's events are in half of its buckets in one window and in the other half in the next: too few in each."""
+    loop = explored()
+    control, newest = loop.state.control, START + (loop.hour + 1) * HOUR
+    arm_of, rng = control.deals[loop.carry.deal].buckets, np.random.default_rng(1)
+    sums = np.array([1000.0, 100.0, 5000.0]) * (1.0 + 0.01 * rng.standard_normal((1, PLAN.buckets, 3)))
+    sums[:, arm_of == 2, 1] *= 0.05
+    own = np.flatnonzero(arm_of == 2)
+    assert len(own) // 2 < MIN_CLUSTERS < len(own) - 1
+
+    def shown(silent: np.ndarray) -> Cell:
+        served = np.isin(np.arange(PLAN.buckets), silent, invert=True)[None]
+        return Cell(np.rint(sums * served[..., None] * 1e6).astype(np.int64), served.astype(np.int64))
+
+    def found(ago: int) -> list[int]:
+        version = loop.table.version
+        cells = {(newest - ago * HOUR, version): shown(own[::2]), (newest, version): shown(own[1::2])}
+        seen = Statistics(newest, cells, np.zeros(PLAN.buckets, np.int64), Quality())
+        return [crossing.arm for crossing in tripped(PLAN, control, seen)]
+
+    assert found(1) == [2]
+    assert found(2) == [], "what was two windows ago is none of it"
 
 
 def test_it_looks_once_a_minute() -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from controller.core import rollout
-from controller.core.carryover import Carryover, found, learned, observed
+from controller.core.carryover import ALPHA, TIGHT_SD, Carryover, found, learned, observed
 from controller.core.estimate import Metric, Served
+from controller.core.safety import radius
 
 B, ARMS, SHARE = 400, 8, 0.4
 METRICS = (Metric("ctr", "clicks", "impressions"), Metric("watch", "watch_s", "buckets"))
@@ -102,3 +103,12 @@ def test_a_metric_without_data_says_nothing_and_spoils_nothing() -> None:
     assert information[1] > 0.0
     assert found(Carryover(tuple(score), tuple(information)), METRICS) is None
     assert found(Carryover(), METRICS) is None
+
+
+def test_metrics_share_the_error_budget() -> None:
+    """A share between the two radii: one metric's budget would report it, half of it does not."""
+    information = 2000.0
+    alone, half = (float(radius(np.array(1.0 / information), alpha, TIGHT_SD)) for alpha in (ALPHA, ALPHA / 2))
+    known = Carryover(((alone + half) / 2 * information, 0.0), (information, information))
+    assert found(known, METRICS[:1]) is not None
+    assert found(known, METRICS) is None

@@ -1,9 +1,11 @@
 """A vector served for long is given up when its newest windows gain less than half of what it gained, surely."""
 
 import math
+import re
 
 import msgspec
 import numpy as np
+import pytest
 
 from controller.core.advance import measured_gain
 from controller.core.control import Statistics
@@ -104,6 +106,13 @@ def test_one_bad_hour_is_no_change_and_two_are() -> None:
     loop = at_stage("confirm")
     assert "in the last 3 windows" in (told(loop, {8: 0.1, 7: 0.1, 2: 0.1, 1: -0.2, 0: -0.2}) or "")
     assert told(loop, {8: 0.1, 7: 0.1, 2: 0.1, 1: 0.1, 0: -0.6}) is None
+
+
+def test_the_last_six_windows_are_held_against_those_before_and_no_window_is_both() -> None:
+    why = told(at_stage("confirm"), {7: 0.1, 6: 0.1, 5: -0.2, 0: -0.2}) or ""
+    gains = re.search(r"gains (-[\d.]+)% .* in the last 2 windows, \+([\d.]+)% \+- [\d.]+% before", why)
+    assert gains is not None, why
+    assert [float(gain) for gain in gains.groups()] == pytest.approx([-20.0, 10.0], abs=2.5)
 
 
 def test_without_older_or_with_one_new_window_or_in_exploration_nothing_is_compared() -> None:

@@ -379,6 +379,19 @@ def test_the_past_counts_by_its_shape_alone() -> None:
     np.testing.assert_allclose(nothing.change, estimate(sums, arm_of, 2).change)
 
 
+@pytest.mark.parametrize(("now", "then"), [(50, 1), (1, 50)])
+def test_what_the_past_foretells_is_not_learned_from_buckets_left_out(now: int, then: int) -> None:
+    sums, arm_of, before = with_traits(np.random.default_rng(20), np.array([0.0, 0.1, -0.05]))
+    arm_of[::7] = -1
+    loud, loud_before = sums.copy(), before.copy()
+    loud[:, arm_of < 0] *= now
+    loud_before[:, arm_of < 0] *= then
+    quiet = relative_changes(METRICS, COMPONENTS, sums, arm_of, 3, before)
+    changes = relative_changes(METRICS, COMPONENTS, loud, arm_of, 3, loud_before)
+    np.testing.assert_allclose(changes.change, quiet.change, rtol=1e-9)
+    np.testing.assert_allclose(changes.covariance, quiet.covariance, rtol=1e-9)
+
+
 def test_the_past_of_a_mean_is_a_regression() -> None:
     sums, arm_of, before = with_traits(np.random.default_rng(14), np.array([0.0, 0.1]))
     n, x = sums[0, :, 2] / 1e6, before[0, :, 2] - before[0, :, 2].mean()

@@ -4,10 +4,21 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.core.control import carrying, issue
-from controller.core.evidence import deal_sums, fold, live_evidence, remembered, traffic
+from controller.core import evidence
+from controller.core.control import Control, carrying, issue
+from controller.core.evidence import (
+    deal_sums,
+    fold,
+    live_evidence,
+    measured_changes,
+    remembered,
+    traffic,
+    watched,
+)
+from controller.core.late import AGES, Late
+from controller.core.parts import measured
 from controller.core.windows import Cell
-from tests.core.loop import HOUR, PLAN, START, same
+from tests.core.loop import HOUR, PLAN, START, same, varied
 from tests.core.test_control import SHAPE, THETA, begun, cell, deal
 
 
@@ -113,6 +124,56 @@ def test_the_sample_ends_where_the_claim_does() -> None:
     skipped = fold(PLAN, control, START + 4 * HOUR, {2: cell(8)})
     assert skipped.sample is not None
     assert (skipped.sample.sums == 3_000_000).all()
+
+
+def lucky(seed: int, events: int = 10) -> Cell:
+    """Buckets that differ by some percent, of impressions, clicks and watch time."""
+    luck = 1.0 + 0.05 * np.random.default_rng(seed).standard_normal(SHAPE)
+    return Cell(np.rint(np.array([1000.0, 100.0, 5000.0]) * luck * 1e6).astype(np.int64), np.full(SHAPE[:2], events))
+
+
+def half_shown(control: Control) -> Control:
+    """A state that has seen half of every change come late, at all ages."""
+    metrics = len(measured(PLAN.metrics))
+    rows = np.array([100.0, 25.0, 50.0, 100.0, 0.0, 0.0, 0.0])[:, None, None] * np.ones((7, AGES, metrics))
+    return msgspec.structs.replace(control, late=Late({}, np.full((AGES, metrics), 0.5), rows))
+
+
+def test_sealed_sums_say_what_they_say_however_late_open_ones_are() -> None:
+    control, _ = issue(PLAN, begun(), deal(2), START)
+    control = half_shown(fold(PLAN, control, START + HOUR, {2: lucky(1)}))
+    control = carrying(control, decided_through_ms=START + HOUR)
+    (sealed,) = live_evidence(PLAN, control, {})
+    assert same(sealed.changes, measured_changes(PLAN, control.deals[2], control.totals[2]))
+    control, _ = issue(PLAN, begun(), deal(2), START)
+    (open_,) = live_evidence(PLAN, half_shown(control), {(START + HOUR, 2): lucky(1)})
+    assert open_.changes.change == pytest.approx(2.0 * sealed.changes.change, rel=0.01)
+
+
+def test_a_window_teaches_of_the_deal_that_served_most_of_it() -> None:
+    """A client with an old table still serves an event of the deal before."""
+    control, _ = issue(PLAN, begun(), deal(2), START)
+    control, _ = issue(PLAN, control, deal(3), START)
+    once = np.eye(1, PLAN.buckets, dtype=np.int64)
+    stray = Cell(once[..., None] * np.full(3, 10**6), once)
+    for old, new in ((2, 3), (3, 2)):
+        control = watched(PLAN, control, {(START + HOUR, old): stray, (START + HOUR, new): lucky(1)})
+        (look,) = control.late.looks[START + HOUR]
+        assert look.deal == new
+        assert same(look.change, measured_changes(PLAN, control.deals[new], lucky(1)).change[:, 0])
+        learnt = fold(PLAN, control, START + HOUR, {old: stray, new: lucky(2)}).late
+        assert learnt.looks == {}
+        assert (learnt.rows[0, 0] == 1.0).all(), "the deal's one arm"
+        control = msgspec.structs.replace(control, late=msgspec.structs.replace(control.late, looks={}))
+
+
+def test_where_there_are_more_decisions_than_ages_an_age_stands_for_several() -> None:
+    for lateness, steps in ((24, 2), (25, 3), (12, 1), (2, 1)):
+        plan = varied(window={"lateness_ms": lateness * HOUR})
+        control = carrying(begun(), decided_through_ms=START + 99 * HOUR)
+        ages = [evidence._age(plan, control, START + (99 - k) * HOUR) for k in range(lateness)]
+        assert ages == [k // steps for k in range(lateness)]
+        assert ages[-1] < AGES
 
 
 def busy(volume: dict[int, int], hours: int = 1, now: int = 24) -> list[float]:

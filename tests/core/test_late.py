@@ -163,6 +163,26 @@ def test_how_unsure_the_share_is_widens_changes_and_not_luck() -> None:
     assert np.diagonal(large.covariance[0, 0]) == pytest.approx(luck + (large.change[0, 0] * sd / lam) ** 2, rel=0.1)
 
 
+@pytest.mark.parametrize("now", [[10.0, 5.0], [5.0, 10.0], [8.0, 5.0], [-5.0, 20.0]])
+def test_what_is_missing_is_that_of_numerator_or_denominator_whichever_lacks_more(now: list[float]) -> None:
+    end = [-10.0 if now[0] < 0.0 else 10.0, 10.0]
+    assert late._missing(np.array(now)[:, None], np.array(end)[:, None]) == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0])
+def test_the_square_of_changes_without_their_luck_is_that_of_the_truth(noise: float) -> None:
+    """Changes of a size, half of them measured twice as well as the others; also of those that look large."""
+    rng, count, size = np.random.default_rng(8), 100_000, 0.05
+    variance = (noise * size) ** 2 * np.tile([1.0, 4.0], count // 2)
+    truth = size * rng.standard_normal(count)
+    change = truth + np.sqrt(variance) * rng.standard_normal(count)
+    found = late._without_luck(change, variance)
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        assert found[half].mean() == pytest.approx(size**2, rel=0.05)
+        large = np.abs(change[half]) > 2.0 * np.sqrt(variance[half] + size**2)
+        assert found[half][large].mean() == pytest.approx((truth[half][large] ** 2).mean(), rel=0.05)
+
+
 def test_without_late_data_nothing_is_touched() -> None:
     world, known = World(1), late.nothing(1)
     for k in range(5):

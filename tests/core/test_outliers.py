@@ -81,6 +81,13 @@ def test_a_bad_hour_moves_the_posterior_no_more_than_its_absence() -> None:
     assert robust < 0.02 * taken
 
 
+def test_two_deals_that_contradict_each_other_keep_their_say_and_a_third_tells() -> None:
+    two = spoiled(study(3, deals=2), (1.0,), 0.4)
+    assert discounted(two, BASELINE, HYPERS) is two
+    found = weights(spoiled(study(3, deals=3), (1.0,), 0.4))
+    assert found[1] < 0.1
+
+
 def test_two_in_a_row_are_a_change_of_the_world() -> None:
     found = weights(spoiled(study(5), (8.0, 9.0)))
     assert found.min() > 0.8

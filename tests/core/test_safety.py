@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from controller.core.estimate import Changes, Metric
-from controller.core.safety import Guardrail, crossings, excessive, radius, silent_arm
+from controller.core.safety import Guardrail, crossings, excessive, lasting, radius, silent_arm
+from controller.core.worst import Look, Looks
 
 LOOKS, RUNS = 72, 4000
 
@@ -87,6 +88,32 @@ def test_guardrails_share_the_error_budget() -> None:
     assert shared == [*width, *width]
 
 
+def windows(*change: float) -> Looks:
+    return Looks(1, tuple(Look(k, (y,), (1.0,)) for k, y in enumerate(change)))
+
+
+@pytest.mark.parametrize("rails", [(LOSS, RISE), (RISE, LOSS)], ids=["loss first", "rise first"])
+@pytest.mark.parametrize(("y", "broken"), [(0.2, RISE), (-0.2, LOSS)], ids=["rise", "loss"])
+def test_what_every_window_says_lasts_on_either_side_of_a_metric_with_two_limits(
+    rails: tuple[Guardrail, ...], y: float, broken: Guardrail
+) -> None:
+    found = crossings(rails, CTR, changes(y, 0.001), 0.01)
+    assert [crossing.limit for crossing in found] == [broken.limit]
+    assert lasting(found, rails, CTR, changes(y, 0.001), 0.01, windows(*[y] * 5)) == found
+    assert lasting(found, rails, CTR, changes(y, 0.001), 0.01, windows(0.0, 0.0, 5 * y, 0.0, 0.0)) == ()
+    assert lasting(found, rails, CTR, changes(y, 0.001), 0.01, windows(y)) == (), "a lone window proves nothing"
+
+
+def test_guardrails_share_the_error_budget_without_the_worst_window_too() -> None:
+    """A margin between the two radii: one guardrail's budget would stop it, half of it does not."""
+    alone, half = (float(radius(np.array(0.002**2 / 0.8), alpha, 0.01)) for alpha in (0.01, 0.005))
+    y = LOSS.limit - (alone + half) / 2
+    found = crossings((LOSS, RISE), CTR, changes(y, 0.002), 0.01)
+    assert [crossing.limit for crossing in found] == [LOSS.limit]
+    assert lasting(found, (LOSS,), CTR, changes(y, 0.002), 0.01, windows(*[y] * 5)) == found
+    assert lasting(found, (LOSS, RISE), CTR, changes(y, 0.002), 0.01, windows(*[y] * 5)) == ()
+
+
 def dealt(rng: np.random.Generator) -> np.ndarray:
     arm_of = np.zeros(400, np.int16)
     arm_of[rng.permutation(400)[:160]] = np.repeat(np.arange(1, 5), 40)
@@ -113,6 +140,16 @@ def test_little_traffic_is_not_silence() -> None:
     events[np.flatnonzero(arm_of == 0)[:20]] = 10_000
     assert silent_arm(events, arm_of, 5) is None
     assert silent_arm(np.zeros(400, np.int64), arm_of, 5) is None
+
+
+def test_silence_is_called_where_chance_leaves_one_in_a_thousand_million() -> None:
+    """Of 360 buckets elsewhere 145 or 146 had events: 40 have none by chance once in .9 or 1.1 thousand million."""
+    arm_of, events = np.repeat([0, 1], [360, 40]).astype(np.int16), np.zeros(400, np.int64)
+    assert (215 / 360) ** 40 > 1e-9 > (214 / 360) ** 40 > 0.9e-9
+    events[:145] = 3
+    assert silent_arm(events, arm_of, 2) is None
+    events[:146] = 3
+    assert silent_arm(events, arm_of, 2) == 1
 
 
 def test_silence_by_chance_is_never_called() -> None:

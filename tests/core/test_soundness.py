@@ -5,8 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from controller.core.carryover import Carryover
+from controller.core.control import Statistics, carrying
 from controller.core.replay import replay
-from tests.core.loop import HOUR, PLAN, Loop, Row, journalled, varied
+from controller.core.soundness import followed_on
+from controller.core.windows import Quality
+from tests.core.loop import HOUR, PLAN, START, Loop, Row, journalled, varied
 
 VERIFYING = varied(PLAN, rollout={"verify_ms": 3 * HOUR})
 
@@ -129,3 +133,16 @@ def test_where_nothing_carries_over_nothing_is_said() -> None:
     assert not any("carry-over" in line for line in loop.story())
     assert loop.carry.carryover.deal > 5
     assert max(loop.carry.carryover.information) > 0.0
+
+
+def test_each_pair_of_deals_is_looked_at_once() -> None:
+    loop = Loop()
+    loop.windows(4)
+    control, cells = carrying(loop.state.control, carryover=Carryover()), loop.state.windows.cells
+    seen = Statistics(START + loop.hour * HOUR, cells, np.zeros(PLAN.buckets, np.int64), Quality())
+    newest = max(control.versions[version] for _, version in cells)
+    once = followed_on(PLAN, control, seen, control.deals[newest])
+    assert once.carry.carryover.deal == newest
+    assert max(once.carry.carryover.information) > 0.0
+    assert followed_on(PLAN, once, seen, control.deals[newest]) is once
+    assert followed_on(PLAN, once, seen, control.deals[newest - 1]) is once

@@ -71,6 +71,16 @@ def test_a_quiet_hour_is_allowed_more_noise() -> None:
     assert bad(looks(y.tolist()), [0]) is not None
 
 
+def test_busy_and_quiet_hours_are_each_held_against_their_own_noise() -> None:
+    """2,000 tests of a day whose every other hour has a hundred times the traffic; one quiet hour, ten s.d. away."""
+    rng, weight = np.random.default_rng(7), np.tile([1.0, 100.0], 12)
+    drawn = 0.03 + 0.01 * rng.standard_normal((2000, 24)) / np.sqrt(weight)
+    assert sum(bad(looks(y.tolist(), weight.tolist()), [0]) is not None for y in drawn) <= 20
+    drawn[:, 6] = 0.03 + 0.1
+    found = [bad(looks(y.tolist(), weight.tolist()), [0]) for y in drawn[:200]]
+    assert np.mean([window is not None and window.end_ms == 6 for window in found]) > 0.9
+
+
 def test_no_window_is_bad_by_luck_nor_by_the_hour_of_the_day() -> None:
     """2,000 tests of a day, effects swinging by a third, at noise from much to almost none."""
     rng = np.random.default_rng(4)

@@ -1,6 +1,7 @@
 """The commands, as a new user types them, on one small file."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pyarrow import parquet
 from controller.cli import main
 from nas.space import SPACES, cardinality
 from tests.nas.files import parquet_file, world
-from tests.nas.test_design_file import TEXT
+from tests.nas.test_design_file import DOCS, TEXT
 
 Capture = pytest.CaptureFixture[str]
 
@@ -77,6 +78,18 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     assert predicted.num_rows == 1500
     assert np.corrcoef(predicted["click"], world(1500)["true_click"])[0, 1] > 0.2
     assert (tmp_path / "front.png").stat().st_size > 1000
+
+
+def test_the_documented_design_of_a_csv_trains(capsys: Capture, tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```toml\n(# watch\.toml.*?)```", DOCS.read_text(), re.DOTALL)
+    (tmp_path / "watch.toml").write_text(shown)
+    header, line = (text.removeprefix("#   ") for text in shown.splitlines()[1:3])
+    table = world(600).select(["ts_ms", "request", "age", "city", "tags", "click", "like"]).to_pylist()
+    rows = [[*list(row.values())[:-1], "good" if row["like"] else "bad"] for row in table]
+    (tmp_path / "watch.csv").write_text("\n".join([header, line, *(",".join(map(str, row)) for row in rows)]))
+    found = json.loads(run(capsys, "train", tmp_path / "watch.toml", "--model", "dnn", "--json"))
+    (record,) = found["runs"].values()
+    assert [head["head"] for head in record["best"]["valid"]["heads"]] == ["click", "like"]
 
 
 def test_a_space_is_told_and_drawn(capsys: Capture, tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from simulators import processes
 from simulators.processes import Job
-from simulators.recorded import Recorded, Replayed, events, merged, replay
+from simulators.recorded import LOOK, NotReplayable, Recorded, Replayed, events, merged, replay
 from simulators.sinks import ENDINGS
 
 
@@ -122,5 +124,23 @@ def test_the_speed_is_the_one_asked_for(speed: float) -> None:
 def test_a_file_that_is_cut_off_is_an_error(files: dict[str, Path], tmp_path: Path) -> None:
     cut = tmp_path / "cut.arrow"
     cut.write_bytes(files[".arrow"].read_bytes()[:-200])
-    with pytest.raises((pa.ArrowException, OSError)):
+    with pytest.raises(NotReplayable, match=r"cut\.arrow: "):
         list(events(cut))
+
+
+def test_files_without_events_are_refused_before_the_first_is_given(files: dict[str, Path], tmp_path: Path) -> None:
+    log = pa.table({"ts_ms": [1], "unit": ["u"], "request": ["r"]})
+    for ending, write in ((".parquet", pq.write_table), (".arrow", feather.write_feather)):
+        write(log, tmp_path / f"log{ending}")
+        with pytest.raises(NotReplayable, match=rf"log\{ending}: .* no column id, values; it has ts_ms, unit, request"):
+            next(events(tmp_path / f"log{ending}"))
+    (tmp_path / "text").write_bytes(b"nothing\n" * LOOK + files[".ndjson"].read_bytes())
+    with pytest.raises(NotReplayable, match=r"text: none of its first 1,000 lines is an event"):
+        next(merged([files[".parquet"], tmp_path / "text"]))
+    (tmp_path / "text").write_bytes(b"nothing\n" * (LOOK - 1) + files[".ndjson"].read_bytes())
+    assert sum(event.readable for event in events(tmp_path / "text")) == len(list(events(files[".ndjson"])))
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_event(files: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "marked").write_bytes(b"\xef\xbb\xbf" + files[".ndjson"].read_bytes())
+    assert list(events(tmp_path / "marked")) == list(events(files[".ndjson"]))

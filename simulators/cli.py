@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from controller.cli import address
-from controller.shell.config import load
+from controller.shell.config import ConfigError, load
 from controller.shell.journal_file import JournalError
 from simulators import closed_loop, processes, view
 from simulators.arguments import positive, random_seed, world_name
@@ -267,7 +267,11 @@ def _write_study(world: AnyWorld, args: argparse.Namespace) -> int:
         return _say("simulate", f"--write-study {args.write_study}: exists already; name a new file", MISUSED)
     except OSError as error:
         return _say("simulate", f"--write-study {args.write_study}: {error.strerror}", MISUSED)
-    load(args.write_study)  # addresses that cannot be are named at once
+    try:
+        load(args.write_study)  # addresses that cannot be are named at once
+    except ConfigError:
+        args.write_study.unlink()
+        raise
     print(f"{args.write_study}: a study for the world {world.name}")
     return 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from controller.shell.config import load
+from controller.shell.config import ConfigError, load
 from controller.shell.journal import check_chain
 from simulators import closed_loop
 from simulators.catalog import AA, PRODUCTS, QUICK, SCENARIOS, WORLDS
@@ -124,6 +124,10 @@ def test_simulate_writes_a_study_once(tmp_path: Path, capsys: Output) -> None:
     assert study.journal == tmp_path / "quick.journal"
     assert simulate(argv) == 2
     assert "q.toml: exists already; name a new file" in capsys.readouterr().err
+    other = tmp_path / "other.toml"
+    with pytest.raises(ConfigError, match=r"kafka\.bootstrap"):
+        simulate(["quick", "--write-study", str(other), "--bootstrap", "nohost"])
+    assert not other.exists(), "the corrected command would be refused"
 
 
 def test_simulate_refuses_a_study_of_another_world(tmp_path: Path, capsys: Output) -> None:

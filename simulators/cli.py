@@ -50,10 +50,14 @@ def demo(argv: list[str]) -> int:
     journal = args.journal or Path(tempfile.mkdtemp(prefix="trimtab-demo-")) / f"{scenario.name}.journal"
     if journal.exists():
         return _say("demo", f"--journal {journal}: exists already; name a new file", MISUSED)
+    if not journal.parent.is_dir():
+        return _say("demo", f"--journal {journal}: there is no folder {journal.parent}", MISUSED)
     try:
         found = _closed_loop(scenario, args.seed, args.hours, journal, faults, plain=args.plain, quiet=args.json)
     except (JournalError, OSError, ValueError) as error:
         return _say("demo", str(error), FAILED)
+    except KeyboardInterrupt:
+        return _say("demo", f"stopped; its journal and study file stay in {journal.parent}", 130)
     print(json.dumps(msgspec.to_builtins(found), indent=2) if args.json else "\n".join(report_lines(found)))
     return 0
 

@@ -42,6 +42,21 @@ def test_demo_ends_with_a_report_of_the_truth(tmp_path: Path, capsys: Output) ->
     assert load(Path(found["study"])).journal == journal
     assert demo(argv) == 2
     assert "exists already" in capsys.readouterr().err
+    assert demo(["--journal", str(tmp_path / "nodir" / "x.journal")]) == 2
+    assert f"x.journal: there is no folder {tmp_path / 'nodir'}" in capsys.readouterr().err
+
+
+def test_a_demo_that_is_stopped_says_what_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("window "):
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    shown = Interrupted()
+    monkeypatch.setattr("sys.stderr", shown)
+    assert demo(["--world", "quick", "--hours", "2", "--plain", "--journal", str(tmp_path / "x.journal")]) == 130
+    assert shown.getvalue() == f"trimtab demo: stopped; its journal and study file stay in {tmp_path}\n"
 
 
 def test_demo_tells_a_pipe_a_line_a_window(capsys: Output) -> None:
@@ -99,7 +114,8 @@ def test_demo_reports_the_truth_of_a_world_that_has_changed(tmp_path: Path, caps
 def test_a_world_without_gains_is_reported_without_a_share(tmp_path: Path) -> None:
     plan, turns = study_of(AA).plan, list[Turn]()
     closed_loop.run(plan, AA, 1, 0, tmp_path / "aa.journal", turns.append)
-    found = report(AA, 0, 1, turns[-1], 1.0, best_feasible(AA), "j", "s")
+    found = report(AA, 0, 1, turns[-1], 1.0, best_feasible(AA), "a j", "s")
+    assert "              trimtab verify 'a j'" in report_lines(found)
     assert found.recommended == {"all": {weight.name: weight.baseline for weight in AA.weights}}
     assert (found.true_gain, found.feasible, found.share_of_best) == (0.0, True, None)
     assert "the best feasible vector gains +0.00%)" in "\n".join(report_lines(found))

@@ -221,8 +221,14 @@ class _Teller:
         self._to = sys.stderr if aside else sys.stdout  # of the summary: standard output may hold the events
         self._began_s = self._told_s = time.monotonic()
         self._last: Progress | None = None
+        self._awaited: str | None = None
 
     def __call__(self, progress: Progress) -> None:
+        if progress.awaited is not None:
+            if progress.awaited != self._awaited:  # every process tells it
+                print(f"waiting for {progress.awaited}", file=sys.stderr, flush=True)
+            self._awaited = progress.awaited
+            return
         self._last = progress
         terminal = sys.stderr.isatty()
         if terminal or time.monotonic() - self._told_s >= 1.0:

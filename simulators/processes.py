@@ -240,4 +240,5 @@ def _summed(each: Sequence[Progress]) -> Progress:
         sum(progress.events for progress in each),
         slowest.table,
         max(progress.waited_s for progress in each),
+        slowest.awaited,
     )

@@ -158,7 +158,9 @@ def test_simulate_without_redis_names_it(tmp_path: Path, capsys: Output) -> None
     url = f"redis://127.0.0.1:{free_port()}/0"
     simulate(["quick", "--write-study", str(path), "--redis-url", url])
     assert simulate(["quick", "--study", str(path), "--out", str(tmp_path / "e.ndjson"), "--wait", "1"]) == 1
-    assert f"Redis at {url} does not answer: ConnectionError" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("waiting for a first table of this study in Redis, from `trimtab run")
+    assert f"Redis at {url} does not answer: ConnectionError" in told
 
 
 @pytest.mark.parametrize(

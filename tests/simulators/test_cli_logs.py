@@ -121,6 +121,16 @@ def test_a_file_that_was_cut_off_is_named(log: Path, tmp_path: Path, capsys: Out
     assert f"{tmp_path / 'cut.parquet'}: Parquet magic bytes not found" in capsys.readouterr().err
 
 
+def test_a_file_that_is_no_log_is_told_what_it_was_taken_for(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "log.toml"
+    for text, message in (("", "the file is empty"), ("[a]\nb = 1\n", "taken for lines of JSON, as its name is not")):
+        path.write_text(text)
+        assert ope_command([str(path)]) == 1
+        told = capsys.readouterr().err
+        assert f"{path}: " in told
+        assert message in told
+
+
 def test_a_file_without_an_event_is_no_success(log: Path, tmp_path: Path, capsys: Output) -> None:
     assert replay_command([str(log), "--out", str(tmp_path / "o.ndjson")]) == 1
     assert f"{log}: none of its first 1,000 lines is an event" in capsys.readouterr().err

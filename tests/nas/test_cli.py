@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from controller.cli import main
+from nas.cli import progress
 from nas.space import SPACES, cardinality
 from tests.nas.files import parquet_file, world
 from tests.nas.test_design_file import DOCS, TEXT
@@ -65,7 +67,7 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     )
     assert "was trained on other data than" in refused
     other.write_text(TEXT.replace('preset = "small"', 'preset = "small"\nblocks = 2'))
-    refused = failed(capsys, 1, "search", other, "--out", design.with_suffix(".nas"))
+    refused = failed(capsys, 2, "search", other, "--out", design.with_suffix(".nas"))
     assert "was trained in another space, or on other data" in refused
     other.write_text(TEXT.replace("like = 4.0", "like = 400.0"))
     again = json.loads(run(capsys, "train", other, "--model", "dnn", "--out", design.with_suffix(".nas"), "--json"))
@@ -104,6 +106,12 @@ def test_a_space_is_told_and_drawn(capsys: Capture, tmp_path: Path) -> None:
     )
 
 
+def test_progress_ends_at_its_end(capsys: Capture) -> None:
+    with progress(Namespace(json=False), "rows") as update:
+        update(5120, 4800, "")
+    assert "4800/4800 rows" in capsys.readouterr().err
+
+
 def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path: Path) -> None:
     assert f"there is no folder {tmp_path / 'none'}" in failed(
         capsys, 2, "space", "--figure", tmp_path / "none" / "x.png"
@@ -115,7 +123,7 @@ def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path:
 
 
 def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Capture, tmp_path: Path) -> None:
-    assert "`trimtab nas train` makes one" in failed(capsys, 1, "search", design, "--out", tmp_path)
+    assert "`trimtab nas train` makes one" in failed(capsys, 2, "search", design, "--out", tmp_path)
     assert "`trimtab nas search` makes one" in failed(capsys, 2, "retrain", design, "--out", tmp_path)
     (tmp_path / "search").mkdir()
     journal = design.with_suffix(".nas") / "search" / "search.jsonl"

@@ -25,7 +25,6 @@ TICK_MS = 250  # of real time, between looks at the clock
 LOOK = 1_000  # lines at a file's beginning, of which one must be an event
 _SLICE = 65_536  # rows of columns in memory
 _BOM = b"\xef\xbb\xbf"
-_NEEDED = ("id", "ts_ms", "values")  # of an event
 
 
 class NotReplayable(Exception):
@@ -55,7 +54,14 @@ class _Head(msgspec.Struct):
     bucket: int | None = None
 
 
+class _Event(msgspec.Struct):
+    id: msgspec.Raw
+    ts_ms: int
+    values: msgspec.Raw
+
+
 _HEAD = msgspec.json.Decoder(_Head)
+_EVENT = msgspec.json.Decoder(_Event)
 
 
 def events(path: Path) -> Iterator[Recorded]:
@@ -63,9 +69,11 @@ def events(path: Path) -> Iterator[Recorded]:
     try:
         found = _recorded(path)
         first = list(islice(found, LOOK))
-        if first and not any(event.readable for event in first):
+        if first and not any(_is_event(line) for line in first):
             of = f"its first {LOOK:,} lines" if len(first) == LOOK else "its lines"
-            raise NotReplayable(f"{path}: none of {of} is an event: a JSON object with {', '.join(_NEEDED)}")
+            raise NotReplayable(
+                f"{path}: none of {of} is an event: a JSON object with {', '.join(_Event.__struct_fields__)}"
+            )
         yield from chain(first, found)
     except OSError as error:
         raise NotReplayable(f"{path}: {error.strerror or error}") from error
@@ -167,6 +175,14 @@ def _lines(lines: Iterable[bytes]) -> Iterator[Recorded]:
         yield Recorded(last, unit, text)
 
 
+def _is_event(found: Recorded) -> bool:
+    try:
+        _EVENT.decode(found.line)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
 def _batches(path: Path, file: object, kind: str) -> Iterator[pa.RecordBatch]:
     if kind == "parquet":
         parquet = pq.ParquetFile(file)
@@ -184,7 +200,7 @@ def _batches(path: Path, file: object, kind: str) -> Iterator[pa.RecordBatch]:
 
 
 def _need_columns(path: Path, found: Sequence[str]) -> None:
-    missing = [name for name in _NEEDED if name not in found]
+    missing = [name for name in _Event.__struct_fields__ if name not in found]
     if missing:
         shown = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "")
         raise NotReplayable(f"{path}: holds no events: no column {', '.join(missing)}; it has {shown}")

@@ -83,14 +83,16 @@ def test_a_replay_sends_every_line_once_and_a_unit_to_one_partition(files: dict[
 
 def test_files_are_merged_by_time(tmp_path: Path) -> None:
     for name, times in (("a", (1, 4, 9)), ("b", (2, 3, 10))):
-        (tmp_path / name).write_text("".join(f'{{"ts_ms":{ts},"unit":"{name}"}}\n' for ts in times))
+        (tmp_path / name).write_text(
+            "".join(f'{{"id":"{name}{ts}","ts_ms":{ts},"unit":"{name}","values":{{}}}}\n' for ts in times)
+        )
     assert [event.ts_ms for event in merged([tmp_path / "a", tmp_path / "b"])] == [1, 2, 3, 4, 9, 10]
 
 
 def test_what_cannot_be_read_travels_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "e.ndjson"
-    text = b'nothing\n{"ts_ms":5000,"unit":"u1"}\n\n{"ts_ms":"x"}\n\xff\xfe\n{"ts_ms":6000,"bucket":3}\r\n'
-    path.write_bytes(text)
+    event = b'{"id":"e","ts_ms":5000,"unit":"u1","values":{}}'
+    path.write_bytes(b'nothing\n%b\n\n{"ts_ms":"x"}\n\xff\xfe\n{"ts_ms":6000,"bucket":3}\r\n' % event)
     found = list(events(path))
     assert [(event.ts_ms, event.unit, event.readable) for event in found] == [
         (0, "", False), (5000, "u1", True), (5000, "u1", False), (5000, "u1", False), (6000, "3", True),
@@ -134,6 +136,9 @@ def test_files_without_events_are_refused_before_the_first_is_given(files: dict[
         write(log, tmp_path / f"log{ending}")
         with pytest.raises(NotReplayable, match=rf"log\{ending}: .* no column id, values; it has ts_ms, unit, request"):
             next(events(tmp_path / f"log{ending}"))
+    (tmp_path / "log.ndjson").write_bytes(b'{"ts_ms":1,"unit":"u","request":"r"}\n')
+    with pytest.raises(NotReplayable, match=r"log\.ndjson: none of its lines is an event: .* id, ts_ms, values"):
+        next(events(tmp_path / "log.ndjson"))
     (tmp_path / "text").write_bytes(b"nothing\n" * LOOK + files[".ndjson"].read_bytes())
     with pytest.raises(NotReplayable, match=r"text: none of its first 1,000 lines is an event"):
         next(merged([files[".parquet"], tmp_path / "text"]))

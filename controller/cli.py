@@ -333,12 +333,12 @@ def _foreseen() -> tuple[type[Exception], ...]:
     from controller.shell.journal_file import JournalError
     from controller.shell.offers import NoSuchOffer
     from controller.shell.recorder import PlanRefused, Superseded
-    from controller.shell.sources_ndjson import CannotResume
+    from controller.shell.sources_ndjson import CannotResume, NotNdjson
     from controller.shell.tls import CannotConnect
 
     return (
-        CannotConnect, CannotResume, CertificateRefused, ClientMissing, JournalError, NoSuchOffer, PlanRefused,
-        PortTaken, Refused, Superseded, TokensRefused, Unreachable, Unwritable,
+        CannotConnect, CannotResume, CertificateRefused, ClientMissing, JournalError, NoSuchOffer, NotNdjson,
+        PlanRefused, PortTaken, Refused, Superseded, TokensRefused, Unreachable, Unwritable,
     )  # fmt: skip
 
 

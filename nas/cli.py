@@ -37,14 +37,14 @@ def nas(argv: list[str]) -> int:
         _refuse_nowhere(args)
         command: Callable[[argparse.Namespace], int] = args.command
         return command(args)
-    except DataError as error:
+    except (AnotherRun, AnotherSearch, AnotherSupernet, DataError) as error:
         print(f"trimtab nas: {error}", file=sys.stderr)
         return MISUSED
     except OSError as error:
         what = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
         print(f"trimtab nas: {what or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return MISUSED
-    except (AnotherRun, AnotherSearch, AnotherSupernet, ExportWrong, ValueError) as error:
+    except (ExportWrong, ValueError) as error:
         print(f"trimtab nas: {error}", file=sys.stderr)
         return FAILED
 
@@ -134,12 +134,12 @@ def _train(args: argparse.Namespace) -> int:
     place = _place(args)
     if args.model:
         architecture = workplace.architecture_named(args.model)
-        with _progress(args, "rows") as update:
+        with progress(args, "rows") as update:
             run, folder = workplace.trained(
                 place, architecture, args.seed, Path(args.model).stem, say=lambda done, rows: update(done, rows, "")
             )
         return _show_runs(args, place, [(folder, run.record)])
-    with _progress(args, "rows") as update:
+    with progress(args, "rows") as update:
         record = workplace.supernet(place, lambda done, rows, loss: update(done, rows, f"loss {loss:.4f}"))
     if args.json:
         print(msgspec.json.encode(record).decode())
@@ -160,7 +160,7 @@ def _search(args: argparse.Namespace) -> int:
 
     place = _place(args)
     count = place.design.tables.search.evaluations
-    with _progress(args, "networks") as update:
+    with progress(args, "networks") as update:
         rules, found = workplace.searched(
             place, args.workers, lambda some: update(len(some), count, f"loss {min(one.loss for one in some):.4f}")
         )
@@ -191,7 +191,7 @@ def _retrain(args: argparse.Namespace) -> int:
     architecture, name = _to_retrain(args, place)
     seeds = args.seeds or place.design.tables.retrain.seeds
     runs = []
-    with _progress(args, "seeds") as update:
+    with progress(args, "seeds") as update:
         for seed in range(seeds):
             run, folder = workplace.trained(place, architecture, seed, name)
             runs.append((folder, run.record))
@@ -207,7 +207,7 @@ def _to_retrain(args: argparse.Namespace, place: Any) -> tuple[Any, str]:
         return workplace.architecture_named(args.genotype, "--genotype"), Path(args.genotype).stem
     if not args.finalists:
         return workplace.picked(place, args.pick), f"pick{args.pick}"
-    with _progress(args, "finalists") as update:
+    with progress(args, "finalists") as update:
         best = workplace.best_finalist(
             place, args.finalists, lambda done, loss: update(done, args.finalists, f"loss {loss:.5f}")
         )
@@ -310,7 +310,8 @@ def _place(args: argparse.Namespace) -> Any:
 
 
 @contextmanager
-def _progress(args: argparse.Namespace, what: str) -> Iterator[Callable[[int, int, str], None]]:
+def progress(args: argparse.Namespace, what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on standard error; what it yields takes how much is done, of how much, and a text."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -320,7 +321,9 @@ def _progress(args: argparse.Namespace, what: str) -> Iterator[Callable[[int, in
     )
     with Progress(*columns, console=Console(stderr=True, quiet=args.json)) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+        yield lambda done, total, text: bar.update(  # a last batch goes beyond the rows asked for
+            task, completed=min(done, total), total=total, description=text
+        )
 
 
 def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, Any]], gaps: Any = None) -> int:

@@ -213,7 +213,9 @@ def load(path: Path) -> Design:
     tables = _converted(path, tree, Tables)
     space = _converted(path, _space(path, tables.space), Space)
     sources = _sources(path, tables.data)
-    return Design(path=path, tables=tables, sources=sources, schema=_schema(path, tables, sources), space=space)
+    schema = _schema(path, tables, sources)
+    _refuse_no_column(path, tables, schema)
+    return Design(path=path, tables=tables, sources=sources, schema=schema, space=space)
 
 
 def _converted(path: Path, tree: object, kind: type[T]) -> T:
@@ -226,6 +228,9 @@ def _converted(path: Path, tree: object, kind: type[T]) -> T:
 def _accepted(error: str, kind: type) -> str:
     """What would do in the place that an error names: the keys of a table, the values of a choice."""
     known, _, where = error.rpartition(" - at `$")
+    lacking = re.search("missing required field `(.*?)`", error)
+    if lacking:
+        known, where = error, f"{where.strip('`') if known else ''}.{lacking[1]}"
     found: inspect.Type = inspect.type_info(kind)
     for name in re.sub(r"\[.*?\]", "", where).strip("`.").split("."):
         fields = {field.name: field.type for field in found.fields} if isinstance(found, inspect.StructType) else {}
@@ -288,6 +293,17 @@ def _schema(path: Path, tables: Tables, sources: Sources) -> Schema:
     if data.layout == "ranking-log":
         return layouts.ranking_log(_columns(sources), data.heads)
     raise DataError(f"{path}: fields, heads: a file of layout {data.layout!r} needs both")
+
+
+def _refuse_no_column(path: Path, tables: Tables, schema: Schema) -> None:
+    """A split by a column that nothing names."""
+    key, column = {"time": ("time", schema.time), "group": ("request", schema.request)}.get(tables.split.by, ("", ""))
+    if not tables.data.files or column is not None:
+        return
+    found = f"split.by: found {tables.split.by!r}"
+    if tables.fields:
+        raise DataError(f"{path}: {found}, but data.{key} is not there; expected the name of the column to split by")
+    raise DataError(f"{path}: {found}; files of layout {tables.data.layout!r} have no column for that: split otherwise")
 
 
 def _columns(sources: Sources) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""Schemas of files that many people have: Criteo, Avazu, KDD-12 (track 2), and the design's ranking log."""
+"""Schemas of files that many people have: Criteo, Avazu, KDD-12 (track 2), and ranking logs."""
 
 from typing import Literal, get_args
 
@@ -45,7 +45,7 @@ def kdd12() -> Schema:
 
 
 def ranking_log(columns: pa.Schema, heads: tuple[str, ...] = ()) -> Schema:
-    """The design's ranking log (3.6): every `user_*`, `item_*`, `context_*` is an input, every `label_*` a head.
+    """A ranking log (docs/simulators.md): every `user_*`, `item_*`, `context_*` is an input, every `label_*` a head.
 
     Numbers are dense, texts and truth values categorical, lists multi-valued; `pred_*` is never an input.
 

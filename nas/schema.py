@@ -6,7 +6,7 @@ import msgspec
 
 Kind = Literal["dense", "categorical", "multi"]
 Transform = Literal["standard", "log", "quantile"]
-PREDICTION = "pred_"  # the serving ranker's predictions in a ranking log (design, 3.6): never an input
+PREDICTION = "pred_"  # the serving ranker's predictions in a ranking log: never an input
 
 
 class DataError(Exception):

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from controller.cli import address
-from controller.shell.config import load
+from controller.shell.config import ConfigError, load
 from controller.shell.journal_file import JournalError
 from simulators import closed_loop, processes, view
 from simulators.arguments import positive, random_seed, world_name
@@ -50,10 +50,14 @@ def demo(argv: list[str]) -> int:
     journal = args.journal or Path(tempfile.mkdtemp(prefix="trimtab-demo-")) / f"{scenario.name}.journal"
     if journal.exists():
         return _say("demo", f"--journal {journal}: exists already; name a new file", MISUSED)
+    if not journal.parent.is_dir():
+        return _say("demo", f"--journal {journal}: there is no folder {journal.parent}", MISUSED)
     try:
         found = _closed_loop(scenario, args.seed, args.hours, journal, faults, plain=args.plain, quiet=args.json)
     except (JournalError, OSError, ValueError) as error:
         return _say("demo", str(error), FAILED)
+    except KeyboardInterrupt:
+        return _say("demo", f"stopped; its journal and study file stay in {journal.parent}", 130)
     print(json.dumps(msgspec.to_builtins(found), indent=2) if args.json else "\n".join(report_lines(found)))
     return 0
 
@@ -217,8 +221,14 @@ class _Teller:
         self._to = sys.stderr if aside else sys.stdout  # of the summary: standard output may hold the events
         self._began_s = self._told_s = time.monotonic()
         self._last: Progress | None = None
+        self._awaited: str | None = None
 
     def __call__(self, progress: Progress) -> None:
+        if progress.awaited is not None:
+            if progress.awaited != self._awaited:  # every process tells it
+                print(f"waiting for {progress.awaited}", file=sys.stderr, flush=True)
+            self._awaited = progress.awaited
+            return
         self._last = progress
         terminal = sys.stderr.isatty()
         if terminal or time.monotonic() - self._told_s >= 1.0:
@@ -267,7 +277,11 @@ def _write_study(world: AnyWorld, args: argparse.Namespace) -> int:
         return _say("simulate", f"--write-study {args.write_study}: exists already; name a new file", MISUSED)
     except OSError as error:
         return _say("simulate", f"--write-study {args.write_study}: {error.strerror}", MISUSED)
-    load(args.write_study)  # addresses that cannot be are named at once
+    try:
+        load(args.write_study)  # addresses that cannot be are named at once
+    except ConfigError:
+        args.write_study.unlink()
+        raise
     print(f"{args.write_study}: a study for the world {world.name}")
     return 0
 

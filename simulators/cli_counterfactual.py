@@ -59,14 +59,15 @@ def counterfactual(argv: list[str]) -> int:
     if left:
         print(f"a log tells nothing of {', '.join(left)}: delayed, or not among its labels", file=sys.stderr)
     if args.write is not None:
-        args.write.write_text(csv_text(plan.weights, found))
+        with args.write.open("x") as file:
+            file.write(csv_text(plan.weights, found))
         print(f"{args.write}: {len(found)} predictions; in the study file: [offline] path = \"{args.write.name}\"",
               file=sys.stderr)  # fmt: skip
     lines = _lines(plan, found, asked, args.world)
     if args.json:
         print(json.dumps(msgspec.to_builtins(lines), indent=2))
     else:
-        Console(width=120).print(_table(plan, lines))
+        Console(width=120).print(_table(plan, lines, truly=args.world is not None))
     return 0
 
 
@@ -75,6 +76,8 @@ def _refuse(parser: argparse.ArgumentParser, args: argparse.Namespace, study: St
         parser.error(f"--vectors {args.vectors}: 1 to {MAX_VECTORS}")
     if args.write is not None and not args.write.parent.is_dir():
         parser.error(f"--write {args.write}: there is no folder {args.write.parent}")
+    if args.write is not None and args.write.exists():
+        parser.error(f"--write {args.write}: exists already; name a new file")
     differ = [] if args.world is None else mismatches(product_named(args.world).world, study)
     differ = [line for line in differ if not line.startswith("traffic")]  # a log has none
     if differ:
@@ -109,11 +112,11 @@ def _lines(plan: Plan, found: Sequence[Prediction], asked: Sequence[Floats], wor
     ]
 
 
-def _table(plan: Plan, lines: Sequence[Line]) -> Table:
+def _table(plan: Plan, lines: Sequence[Line], *, truly: bool) -> Table:
     free = [weight.name for weight in plan.weights if not weight.fixed]
-    table = Table(*free, "metric", "predicted", "+-", "true", box=None)
+    table = Table(*free, "metric", "predicted", "+-", *(["true"] if truly else []), box=None)
     for line in lines:
         vector = [f"{line.theta[name]:.3g}" for name in free]
-        true = "" if line.true is None else f"{line.true:+.2%}"
-        table.add_row(*vector, line.metric, f"{line.change:+.2%}", f"{line.se:.2%}", true)
+        true = [] if line.true is None else [f"{line.true:+.2%}"]
+        table.add_row(*vector, line.metric, f"{line.change:+.2%}", f"{line.se:.2%}", *true)
     return table

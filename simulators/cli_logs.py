@@ -5,18 +5,17 @@ import json
 import os
 import sys
 import time
-import zlib
+from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
 import msgspec
-import pyarrow as pa
 
 from controller.shell.config import load
 from controller.shell.connections import password
 from simulators import ope
 from simulators.ope import Estimate, Log, Weights
-from simulators.recorded import Replayed, merged, replay
+from simulators.recorded import NotReplayable, Replayed, merged, replay
 from simulators.reward_log import Columns, LogError, column, read_logs
 from simulators.sinks import KafkaSink, NdjsonSink, Sink, SinkFailed
 
@@ -37,21 +36,19 @@ def replay_command(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     tell = _Teller(sys.stderr if args.out == "-" else sys.stdout, args.json)
     try:
+        found = merged(args.files)
+        first = list(islice(found, 1))  # files that hold no events are refused before a topic is made
         sink = _sink(args)
         try:
             shift_to_ms = time.time_ns() // 1_000_000 if args.now else None
-            sent = replay(merged(args.files), sink, args.speed, tell, shift_to_ms=shift_to_ms)
+            sent = replay(chain(first, found), sink, args.speed, tell, shift_to_ms=shift_to_ms)
             tell.end(sent)
         finally:
             sink.close()
-    except OSError as error:
-        return _say("replay", f"{error.filename}: {error.strerror}")
-    except (pa.ArrowException, SinkFailed, EOFError, zlib.error) as error:
+    except (NotReplayable, SinkFailed) as error:
         return _say("replay", str(error))
     except KeyboardInterrupt:
         return 130
-    if sent.events and sent.unreadable == sent.events:
-        return _say("replay", f"{args.files[0]}: none of its lines is an event: a JSON object with id, ts_ms, values")
     return 0
 
 
@@ -158,6 +155,8 @@ class _Teller:
         print(json.dumps(msgspec.to_builtins(state)) if self._json else self._line(state), file=self._to)
 
     def _line(self, state: Replayed) -> str:
+        if not state.events:
+            return "no events: there is none to replay"
         seconds = max(time.monotonic() - self._began_s, 1e-9)
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(state.through_ms / 1000))
         unreadable = f", {state.unreadable:,} of them unreadable" if state.unreadable else ""

@@ -23,6 +23,7 @@ and a change is the ratio of (2) by the vector and by the baseline. Its error is
 told: how often people come, so nothing that is `delayed`; what the ranker cannot see; what is not linear.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
@@ -73,13 +74,17 @@ def read(path: Path) -> Log:
         wanted = ["request", "unit", "segment", "position", WATCH, *(f"label_{s}" for s in signals)]
         missing = [name for name in wanted if name not in names]
         if missing or not signals:
-            raise LogError(f"{path}: no column {missing[0] if signals else 'pred_*'}: not a ranking log (design, 3.6)")
+            raise LogError(
+                f"{path}: no column {missing[0] if signals else 'pred_*'}: not a ranking log, which has request, unit, "
+                f"segment, position, {WATCH}, and pred_* and label_* of each signal"
+            )
         table = _rows(path, [*wanted, *(f"pred_{s}" for s in signals)])
         if not table.num_rows:
             raise LogError(f"{path}: no rows")
         return _arrays(table, signals, path)
     except (OSError, pa.ArrowException) as error:
-        raise LogError(f"{path}: {error}") from error
+        number = getattr(error, "errno", None)
+        raise LogError(f"{path}: {os.strerror(number) if number else error}") from error
 
 
 def _rows(path: Path, columns: list[str]) -> pa.Table:
@@ -236,7 +241,10 @@ def predictions(
     names = [weight.name for weight in weights]
     for name in names:
         if name not in log.weights:
-            raise LogError(f"weight {name!r} has no column pred_{name.removeprefix('p_')}; it has {log.weights}")
+            raise LogError(
+                f"the log has no column pred_{name.removeprefix('p_')} for the weight {name!r}; it has "
+                + ", ".join(f"pred_{signal}" for signal in log.signals)
+            )
     known, kept = fitted(log), told(metrics, log)
     columns = [names.index(name) if name in names else -1 for name in log.weights]
 

@@ -84,6 +84,8 @@ def run(job: Job, processes: int, watch: Callable[[Progress], None]) -> None:
     if processes == 1:
         work(job, 0, 1, watch)
     else:
+        if job.out is not None:
+            _files(job, 0, 1).close()  # refuses those that exist before any process starts
         _together(job, processes, watch)
 
 
@@ -152,12 +154,16 @@ def _show_metrics(client: Client, host: str, port: int) -> None:
 
 def _sink(job: Job, study: Study, process: int, processes: int) -> tuple[Sink | ColumnSink, Sequence[int]]:
     if job.out is not None:
-        partitions = 1 if job.out == "-" else job.partitions or 1
-        mine = range(process, partitions, processes)
-        return file_sink(job.out, partitions, mine), mine
+        sink = _files(job, process, processes)
+        return sink, range(process, sink.partitions, processes)
     kafka = KafkaSink(study.kafka, job.partitions or NEW_PARTITIONS, password(os.environ, "kafka"))
     mine = range(process, kafka.partitions, processes)
     return ArrowKafkaSink(kafka, job.events_per_record) if job.arrow else kafka, mine
+
+
+def _files(job: Job, process: int, processes: int) -> Sink | ColumnSink:
+    partitions = 1 if job.out == "-" else job.partitions or 1
+    return file_sink(str(job.out), partitions, range(process, partitions, processes))
 
 
 def _write_table(job: Job, study: Study) -> None:
@@ -240,4 +246,5 @@ def _summed(each: Sequence[Progress]) -> Progress:
         sum(progress.events for progress in each),
         slowest.table,
         max(progress.waited_s for progress in each),
+        slowest.awaited,
     )

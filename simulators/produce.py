@@ -15,6 +15,7 @@ import msgspec
 
 from controller.assignment import Assignment
 from controller.core.plan import Plan
+from controller.shell.story import in_utc
 from simulators.closed_loop import START_MS, spans
 from simulators.events import Delivery, Rows
 from simulators.faults import Fault
@@ -24,6 +25,7 @@ from simulators.traffic import Traffic
 from simulators.wire import arrow_batch, by_partition
 
 TICK_MS = 250  # of real time
+PATIENCE_S = 1.0  # after which it is said what is waited for
 
 
 class NoAnswer(Exception):
@@ -50,6 +52,7 @@ class Progress(msgspec.Struct, frozen=True):
     events: int
     table: Assignment | None
     waited_s: float  # for tables, in all
+    awaited: str | None = None  # what has not come for a while
 
 
 class Product:
@@ -131,14 +134,20 @@ def lockstep(
     Raises `NoAnswer` when a table does not come within `wait_s`, or `start_ms` lies before what was decided already.
     """
     waited_s = 0.0
-    table = await_table(tables, 0, wait_s)
+
+    def tell(awaited: str) -> None:
+        watch(Progress(reached_ms, product.events, tables.table, waited_s, awaited))
+
+    reached_ms = 0
+    table = await_table(tables, 0, wait_s, tell)
     start_ms = _first(plan, table, start_ms)
     sent_ms = table.decided_through_ms + plan.window.grace_ms  # by the run that this one goes on from, if any
     for begin, end, _ in spans(plan.window, start_ms, windows):
         product.send_span(table, max(begin, sent_ms), end, beat=True)
+        reached_ms = end
         asked_s = time.monotonic()
         if product.complete:  # while a partition stands still there is no decision to wait for
-            table = await_table(tables, end - plan.window.grace_ms, wait_s)
+            table = await_table(tables, end - plan.window.grace_ms, wait_s, tell)
         waited_s += time.monotonic() - asked_s
         watch(Progress(end, product.events, table, waited_s))
     product.finish()
@@ -185,16 +194,36 @@ def written(
     return start_ms
 
 
-def await_table(tables: Tables, decided_through_ms: int, wait_s: float) -> Assignment:
-    """The first table that was decided on this time; raises `NoAnswer`."""
+def await_table(
+    tables: Tables, decided_through_ms: int, wait_s: float, tell: Callable[[str], None] = lambda awaited: None
+) -> Assignment:
+    """The first table that was decided on this time; raises `NoAnswer`. `tell`: what is waited for, unless it is there.
+
+    With `decided_through_ms` 0 any table will do.
+    """
     deadline_s = time.monotonic() + wait_s
+    told = False
     while True:
         table = tables.table
         if table is not None and table.decided_through_ms >= decided_through_ms:
             return table
         left_s = deadline_s - time.monotonic()
-        if left_s <= 0 or not tables.wait(0 if table is None else table.version, left_s):
+        came = left_s > 0 and tables.wait(
+            0 if table is None else table.version, left_s if told else min(left_s, PATIENCE_S)
+        )
+        if not came and told:
             raise NoAnswer(_unanswered(tables.table, decided_through_ms, wait_s))
+        if not came:
+            tell(_awaited(tables.table, decided_through_ms, wait_s))
+            told = True
+
+
+def _awaited(table: Assignment | None, decided_through_ms: int, wait_s: float) -> str:
+    if table is None:
+        return (
+            f"a first table of this study in Redis, from `trimtab run STUDY.toml --clock events` (up to {wait_s:g} s)"
+        )
+    return f"the daemon's decision on the window that ends at {in_utc(decided_through_ms)} (up to {wait_s:g} s)"
 
 
 def _unanswered(table: Assignment | None, decided_through_ms: int, wait_s: float) -> str:
@@ -204,9 +233,10 @@ def _unanswered(table: Assignment | None, decided_through_ms: int, wait_s: float
             "on the same study file"
         )
     return (
-        f"the daemon has not decided on the window that ends at {decided_through_ms} within {wait_s:g} s; its last "
-        f"table is version {table.version}, stage {table.stage}, decided through {table.decided_through_ms}. Is "
-        "`trimtab run STUDY.toml --clock events --from earliest` running, and does it read this topic?"
+        f"the daemon has not decided on the window that ends at {in_utc(decided_through_ms)} within {wait_s:g} s; its "
+        f"last table is version {table.version}, stage {table.stage}, decided through "
+        f"{in_utc(table.decided_through_ms)}. Is `trimtab run STUDY.toml --clock events --from earliest` running, and "
+        "does it read this topic?"
     )
 
 
@@ -216,7 +246,9 @@ def _first(plan: Plan, table: Assignment, start_ms: int | None) -> int:
         return decided or START_MS // length * length
     first = start_ms // length * length
     if first < decided:
-        raise NoAnswer(f"the study has decided through {decided} already: --start-ms must not be below it")
+        raise NoAnswer(
+            f"the study has decided through {in_utc(decided)} already: --start-ms must not be below {decided}"
+        )
     return first
 
 

@@ -1,12 +1,15 @@
 """Recorded events, replayed: in the order of their times, at any speed.
 
 A file may be NDJSON, Parquet, an Arrow file or an Arrow stream, each also gzipped. Lines of NDJSON travel as they are,
-also those that are no events: they go where the line before them went, at its time.
+also those that are no events: they go where the line before them went, at its time. A file that does not begin with
+any event is refused before a line of it is sent.
 """
 
 import heapq
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import msgspec
@@ -19,7 +22,13 @@ from simulators.tables import kind_of, opened
 
 CHUNK = 4_096  # events sent at once
 TICK_MS = 250  # of real time, between looks at the clock
+LOOK = 1_000  # lines at a file's beginning, of which one must be an event
 _SLICE = 65_536  # rows of columns in memory
+_BOM = b"\xef\xbb\xbf"
+
+
+class NotReplayable(Exception):
+    """A file cannot be read, or holds no events; the message names it."""
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
@@ -45,17 +54,40 @@ class _Head(msgspec.Struct):
     bucket: int | None = None
 
 
+class _Event(msgspec.Struct):
+    id: msgspec.Raw
+    ts_ms: int
+    values: msgspec.Raw
+
+
 _HEAD = msgspec.json.Decoder(_Head)
+_EVENT = msgspec.json.Decoder(_Event)
 
 
 def events(path: Path) -> Iterator[Recorded]:
-    """The events of a file, in its order. Raises `OSError` or `pa.ArrowException`."""
+    """The events of a file, in its order. Raises `NotReplayable`, before the first one where there is none."""
+    try:
+        found = _recorded(path)
+        first = list(islice(found, LOOK))
+        if first and not any(_is_event(line) for line in first):
+            of = f"its first {LOOK:,} lines" if len(first) == LOOK else "its lines"
+            raise NotReplayable(
+                f"{path}: none of {of} is an event: a JSON object with {', '.join(_Event.__struct_fields__)}"
+            )
+        yield from chain(first, found)
+    except OSError as error:
+        raise NotReplayable(f"{path}: {error.strerror or error}") from error
+    except (pa.ArrowException, EOFError, zlib.error) as error:
+        raise NotReplayable(f"{path}: {error}") from error
+
+
+def _recorded(path: Path) -> Iterator[Recorded]:
     kind = kind_of(path)
     with opened(path) as file:
         if kind in ("ndjson", "csv"):
             yield from _lines(file)
         else:
-            batches = _batches(file, kind)
+            batches = _batches(path, file, kind)
             yield from _lines(line for batch in batches for line in _json(batch))
 
 
@@ -130,8 +162,8 @@ def _shifted(line: bytes, shift: int) -> bytes:
 
 def _lines(lines: Iterable[bytes]) -> Iterator[Recorded]:
     last, unit = 0, ""
-    for line in lines:
-        text = line.rstrip(b"\r\n")
+    for number, line in enumerate(lines):
+        text = (line if number else line.removeprefix(_BOM)).rstrip(b"\r\n")
         if not text:
             continue
         try:
@@ -143,15 +175,35 @@ def _lines(lines: Iterable[bytes]) -> Iterator[Recorded]:
         yield Recorded(last, unit, text)
 
 
-def _batches(file: object, kind: str) -> Iterator[pa.RecordBatch]:
+def _is_event(found: Recorded) -> bool:
+    try:
+        _EVENT.decode(found.line)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _batches(path: Path, file: object, kind: str) -> Iterator[pa.RecordBatch]:
     if kind == "parquet":
-        yield from pq.ParquetFile(file).iter_batches(_SLICE)
+        parquet = pq.ParquetFile(file)
+        _need_columns(path, parquet.schema_arrow.names)
+        yield from parquet.iter_batches(_SLICE)
     elif kind == "arrows":
-        yield from pa.ipc.open_stream(file)
+        stream = pa.ipc.open_stream(file)
+        _need_columns(path, stream.schema.names)
+        yield from stream
     else:
         reader = pa.ipc.open_file(file)
+        _need_columns(path, reader.schema.names)
         for i in range(reader.num_record_batches):
             yield reader.get_batch(i)
+
+
+def _need_columns(path: Path, found: Sequence[str]) -> None:
+    missing = [name for name in _Event.__struct_fields__ if name not in found]
+    if missing:
+        shown = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "")
+        raise NotReplayable(f"{path}: holds no events: no column {', '.join(missing)}; it has {shown}")
 
 
 def _json(batch: pa.RecordBatch) -> Iterator[bytes]:

@@ -1,5 +1,7 @@
 """How a closed loop ended, beside the truth that only a simulator knows."""
 
+from shlex import quote
+
 import msgspec
 
 from controller.core.control import Theta
@@ -98,8 +100,8 @@ def report_lines(found: Report) -> list[str]:
         ),
         "",
         f"journal       {found.journal}",
-        f"              trimtab report {found.journal}",
-        f"              trimtab verify {found.journal}",
+        f"              trimtab report {quote(found.journal)}",
+        f"              trimtab verify {quote(found.journal)}",
     ]
 
 

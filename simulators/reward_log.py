@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from simulators.ope import Floats, Log
-from simulators.tables import read
+from simulators.tables import kind_of, read
 
 
 class LogError(Exception):
@@ -62,7 +62,10 @@ def _read(path: Path) -> pa.Table:
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}") from error
     except (pa.ArrowException, EOFError, zlib.error) as error:
-        raise LogError(f"{path}: {error}") from error
+        if not path.stat().st_size:
+            raise LogError(f"{path}: the file is empty") from error
+        taken = "; taken for lines of JSON, as its name is not that of a .csv" if kind_of(path) == "ndjson" else ""
+        raise LogError(f"{path}: {error}{taken}") from error
 
 
 def _table(path: Path, columns: Columns) -> pa.Table:

@@ -1,4 +1,5 @@
 import getpass
+import gzip
 import json
 import os
 import signal
@@ -364,6 +365,14 @@ def test_a_daemon_replays_a_file_and_ends(capsys: pytest.CaptureFixture[str], st
     kinds = {entry.kind for entry in entries(journal)}
     assert kinds == {"study_started", "daemon_started", "decided"}, "Redis is away: nothing is published"
     assert Done(capsys, "verify", str(journal)).status == 0
+
+
+def test_events_of_another_format_are_refused(capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path) -> None:
+    (tmp_path / "events.gz").write_bytes(gzip.compress(b"{}\n"))
+    done = Done(capsys, "run", str(study), "--events", str(tmp_path / "events.gz"), "--until-idle", "1s",
+                "--listen", "127.0.0.1:0")  # fmt: skip
+    assert done.status == 1
+    assert "events.gz: found gzip; expected lines of JSON" in done.err
 
 
 def test_a_command_is_answered_by_the_daemon_and_sigterm_ends_it(study: Path, tmp_path: Path) -> None:

@@ -14,11 +14,20 @@ STDIN: Final = "-"
 _CHUNK: Final = 4 << 20  # bytes a read
 _LONGEST: Final = MAX_RECORD + 1  # bytes of a line that are kept; one of so many is refused
 _WAIT_S: Final = 0.1  # between looks at a file that has nothing new
+_BOM: Final = b"\xef\xbb\xbf"
+_OTHERS: Final = {
+    b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PAR1": "Parquet", b"ARROW1": "an Arrow file",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+}  # by their first bytes  # fmt: skip
 _SETTLED_S: Final = 1.0  # a last line without a line end counts when nothing was added to it for so long
 
 
 class CannotResume(Exception):
     """Standard input was asked for an offset: it can be read once, from its beginning."""
+
+
+class NotNdjson(Exception):
+    """The first bytes are those of another format."""
 
 
 class NdjsonSource:
@@ -59,9 +68,16 @@ class NdjsonSource:
         return {0: self._position}
 
     def poll(self, timeout_s: float) -> Poll:
-        """See `Source.poll`."""
+        """See `Source.poll`.
+
+        Raises:
+            NotNdjson: at the beginning.
+        """
         first = self._position
-        lines = (self._held + self._read(timeout_s)).split(b"\n")
+        data = self._held + self._read(timeout_s)
+        if first == 0:
+            self._refuse_another(data)
+        lines = data.split(b"\n")
         self._held = lines.pop()
         records = [record for line in lines if (record := self._line(line, 1)) is not None]
         if self._held and self._settled():
@@ -75,10 +91,19 @@ class NdjsonSource:
 
     def _line(self, line: bytes, end: int) -> Record | None:
         """The record of a line, which is gone on behind; `end`: bytes of its end."""
-        record = Record(self._position, line[:_LONGEST], False) if line.strip() else None
+        text = line if self._position else line.removeprefix(_BOM)
+        record = Record(self._position, text[:_LONGEST], False) if text.strip() else None
         self._position += len(line) + self._cut + end
         self._cut = 0
         return record
+
+    def _refuse_another(self, data: bytes) -> None:
+        for magic, name in _OTHERS.items():
+            if data.startswith(magic):
+                raise NotNdjson(
+                    f"{'standard input' if self._path == STDIN else self._path}: found {name}; expected lines of JSON: "
+                    "`trimtab replay FILE --out -` writes them from gzip, Parquet and Arrow"
+                )
 
     def health(self) -> str | None:
         """See `Source.health`."""

@@ -1,4 +1,4 @@
-"""The ranking log of a feed (design, 3.6): every candidate of every request, and what is true of it in a file apart.
+"""The ranking log of a feed: every candidate of every request, and what is true of it in a file apart.
 
 One row a candidate. Labels are null where an item never came on the screen: below the page, or after the person had
 left. Features are what a product would know: the covariates of people and items, and embeddings and priors from models

@@ -1,7 +1,9 @@
 """The commands, as a new user types them, on one small file."""
 
 import json
+import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 from pyarrow import parquet
 
 from controller.cli import main
+from nas.cli import progress
 from nas.space import SPACES, cardinality
 from tests.nas.files import parquet_file, world
-from tests.nas.test_design_file import TEXT
+from tests.nas.test_design_file import DOCS, TEXT
 
 Capture = pytest.CaptureFixture[str]
 
@@ -64,7 +67,7 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     )
     assert "was trained on other data than" in refused
     other.write_text(TEXT.replace('preset = "small"', 'preset = "small"\nblocks = 2'))
-    refused = failed(capsys, 1, "search", other, "--out", design.with_suffix(".nas"))
+    refused = failed(capsys, 2, "search", other, "--out", design.with_suffix(".nas"))
     assert "was trained in another space, or on other data" in refused
     other.write_text(TEXT.replace("like = 4.0", "like = 400.0"))
     again = json.loads(run(capsys, "train", other, "--model", "dnn", "--out", design.with_suffix(".nas"), "--json"))
@@ -79,6 +82,18 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     assert (tmp_path / "front.png").stat().st_size > 1000
 
 
+def test_the_documented_design_of_a_csv_trains(capsys: Capture, tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```toml\n(# watch\.toml.*?)```", DOCS.read_text(), re.DOTALL)
+    (tmp_path / "watch.toml").write_text(shown)
+    header, line = (text.removeprefix("#   ") for text in shown.splitlines()[1:3])
+    table = world(600).select(["ts_ms", "request", "age", "city", "tags", "click", "like"]).to_pylist()
+    rows = [[*list(row.values())[:-1], "good" if row["like"] else "bad"] for row in table]
+    (tmp_path / "watch.csv").write_text("\n".join([header, line, *(",".join(map(str, row)) for row in rows)]))
+    found = json.loads(run(capsys, "train", tmp_path / "watch.toml", "--model", "dnn", "--json"))
+    (record,) = found["runs"].values()
+    assert [head["head"] for head in record["best"]["valid"]["heads"]] == ["click", "like"]
+
+
 def test_a_space_is_told_and_drawn(capsys: Capture, tmp_path: Path) -> None:
     told = run(capsys, "space", "--preset", "small", "--figure", tmp_path / "graph.png")
     assert "networks      " in told
@@ -89,6 +104,12 @@ def test_a_space_is_told_and_drawn(capsys: Capture, tmp_path: Path) -> None:
     assert (
         json.loads(run(capsys, "space", "--json", "--genotype", tmp_path / "g.json"))["genotype"] == found["genotype"]
     )
+
+
+def test_progress_ends_at_its_end(capsys: Capture) -> None:
+    with progress(Namespace(json=False), "rows") as update:
+        update(5120, 4800, "")
+    assert "4800/4800 rows" in capsys.readouterr().err
 
 
 def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path: Path) -> None:
@@ -102,7 +123,7 @@ def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path:
 
 
 def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Capture, tmp_path: Path) -> None:
-    assert "`trimtab nas train` makes one" in failed(capsys, 1, "search", design, "--out", tmp_path)
+    assert "`trimtab nas train` makes one" in failed(capsys, 2, "search", design, "--out", tmp_path)
     assert "`trimtab nas search` makes one" in failed(capsys, 2, "retrain", design, "--out", tmp_path)
     (tmp_path / "search").mkdir()
     journal = design.with_suffix(".nas") / "search" / "search.jsonl"

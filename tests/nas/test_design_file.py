@@ -1,13 +1,17 @@
+import json
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from nas.design_file import head_weights_of, load
-from nas.schema import DataError
+from nas.design_file import DataTable, head_weights_of, load
+from nas.schema import DataError, Field, Head
 from nas.space import FULL, SMALL
 from nas.value import ValueModel
 from tests.nas.files import parquet_file, world
+
+DOCS = Path(__file__).parents[2] / "docs" / "nas.md"
 
 TEXT = """
 [data]
@@ -114,6 +118,18 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
             r"Invalid enum value 'number' - at `fields\[0\]\.kind`; accepted: categorical, dense, multi",
         ),
         ('name = "age"', 'name = "click"', "'click' is a label: it must not be an input"),
+        (
+            'kind = "dense"',
+            "",
+            r"design\.toml: .*required field `kind` - at `fields\[0\]`; accepted: categorical, dense, multi",
+        ),
+        ('layout = "parquet"', "", "missing required field `layout` - at `data`; accepted: avazu, criteo, csv"),
+        (
+            'time = "ts_ms"\nrequest = "request"\n\n[split]\nby = "group"',
+            '[split]\nby = "time"',
+            r"design\.toml: split\.by: found 'time', but data\.time is not there",
+        ),
+        ('request = "request"', "", r"split\.by: found 'group', but data\.request is not there"),
         ('files = ["log.parquet"]', "", "expected `files` to be split, or all of"),
         ('files = ["log.parquet"]', 'train = ["a"]', "or all of `train`, `valid` and `test`"),
         ('preset = "small"', 'preset = "tiny"', "found 'tiny'; expected one of full, small"),
@@ -145,6 +161,29 @@ def test_each_mistake_is_named_by_its_place(old: str, new: str, message: str, tm
 def test_a_value_model_that_cannot_be_had_is_named(value: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         load(written(tmp_path, TEXT.replace("weights = { click = 1.0, like = 4.0 }", value))).value()
+
+
+def test_a_split_by_a_column_that_a_layout_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"found 'time'; files of layout 'criteo' have no column for that"):
+        load(written(tmp_path, '[data]\nlayout = "criteo"\nfiles = ["a"]\n[split]\nby = "time"\n'))
+
+
+def test_the_documented_keys_are_those_that_are_read() -> None:
+    rows = re.findall(r"^\| (`(?:data|fields|heads)\..*?`) \| (.*?) \| ", DOCS.read_text(), re.MULTILINE)
+    told = {
+        key: default.strip("`").replace("\\|", "|") for keys, default in rows for key in re.findall("`(.*?)`", keys)
+    }
+    assert told == {
+        f"{table}.{field.name}": _default(field)
+        for table, kind in (("data", DataTable), ("fields", Field), ("heads", Head))
+        for field in msgspec.structs.fields(kind)
+    }
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "required"
+    return "none" if field.default is None else json.dumps(field.default)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

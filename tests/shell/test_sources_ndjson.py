@@ -1,5 +1,6 @@
 """A file of events and standard input, line by line."""
 
+import gzip
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from controller.core.rows import MAX_RECORD
 from controller.shell.sources import OffsetLost, Record, SourceUnavailable
-from controller.shell.sources_ndjson import CannotResume, NdjsonSource
+from controller.shell.sources_ndjson import CannotResume, NdjsonSource, NotNdjson
 from tests.shell.reading import Clock, drain, values
 
 
@@ -50,6 +51,30 @@ def test_the_end_of_a_line_that_is_too_long_is_no_line(tmp_path: Path) -> None:
     (part,) = source.poll(0).parts
     assert [(record.offset, len(record.value)) for record in part.records] == [(longest + 22, MAX_RECORD + 1)]
     assert (part.next_offset, source.caught_up()) == (2 * longest + 22, True)
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [(gzip.compress(b'{"a":1}\n'), "gzip"), (b"PAR1\x15\x04\n", "Parquet"), (b"\xff\xff\xff\xff\n", "an Arrow stream")],
+)
+def test_another_format_is_told_by_its_first_bytes(head: bytes, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(head)
+    source = NdjsonSource(str(path))
+    source.start(None, "earliest")
+    with pytest.raises(NotNdjson, match=f"events: found {name}; expected lines of JSON: `trimtab replay"):
+        source.poll(0)
+    source.close()
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(b'\xef\xbb\xbf{"a":1}\n\xef\xbb\xbf{"b":2}\n')
+    source = NdjsonSource(str(path))
+    source.start(None, "earliest")
+    (part,) = source.poll(0).parts
+    assert part.records == [Record(0, b'{"a":1}', False), Record(11, b'\xef\xbb\xbf{"b":2}', False)]
     source.close()
 
 

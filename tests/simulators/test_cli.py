@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from controller.shell.config import load
+from controller.shell.config import ConfigError, load
 from controller.shell.journal import check_chain
 from simulators import closed_loop
 from simulators.catalog import AA, PRODUCTS, QUICK, SCENARIOS, WORLDS
@@ -42,6 +42,21 @@ def test_demo_ends_with_a_report_of_the_truth(tmp_path: Path, capsys: Output) ->
     assert load(Path(found["study"])).journal == journal
     assert demo(argv) == 2
     assert "exists already" in capsys.readouterr().err
+    assert demo(["--journal", str(tmp_path / "nodir" / "x.journal")]) == 2
+    assert f"x.journal: there is no folder {tmp_path / 'nodir'}" in capsys.readouterr().err
+
+
+def test_a_demo_that_is_stopped_says_what_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("window "):
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    shown = Interrupted()
+    monkeypatch.setattr("sys.stderr", shown)
+    assert demo(["--world", "quick", "--hours", "2", "--plain", "--journal", str(tmp_path / "x.journal")]) == 130
+    assert shown.getvalue() == f"trimtab demo: stopped; its journal and study file stay in {tmp_path}\n"
 
 
 def test_demo_tells_a_pipe_a_line_a_window(capsys: Output) -> None:
@@ -99,7 +114,8 @@ def test_demo_reports_the_truth_of_a_world_that_has_changed(tmp_path: Path, caps
 def test_a_world_without_gains_is_reported_without_a_share(tmp_path: Path) -> None:
     plan, turns = study_of(AA).plan, list[Turn]()
     closed_loop.run(plan, AA, 1, 0, tmp_path / "aa.journal", turns.append)
-    found = report(AA, 0, 1, turns[-1], 1.0, best_feasible(AA), "j", "s")
+    found = report(AA, 0, 1, turns[-1], 1.0, best_feasible(AA), "a j", "s")
+    assert "              trimtab verify 'a j'" in report_lines(found)
     assert found.recommended == {"all": {weight.name: weight.baseline for weight in AA.weights}}
     assert (found.true_gain, found.feasible, found.share_of_best) == (0.0, True, None)
     assert "the best feasible vector gains +0.00%)" in "\n".join(report_lines(found))
@@ -124,6 +140,10 @@ def test_simulate_writes_a_study_once(tmp_path: Path, capsys: Output) -> None:
     assert study.journal == tmp_path / "quick.journal"
     assert simulate(argv) == 2
     assert "q.toml: exists already; name a new file" in capsys.readouterr().err
+    other = tmp_path / "other.toml"
+    with pytest.raises(ConfigError, match=r"kafka\.bootstrap"):
+        simulate(["quick", "--write-study", str(other), "--bootstrap", "nohost"])
+    assert not other.exists(), "the corrected command would be refused"
 
 
 def test_simulate_refuses_a_study_of_another_world(tmp_path: Path, capsys: Output) -> None:
@@ -138,7 +158,9 @@ def test_simulate_without_redis_names_it(tmp_path: Path, capsys: Output) -> None
     url = f"redis://127.0.0.1:{free_port()}/0"
     simulate(["quick", "--write-study", str(path), "--redis-url", url])
     assert simulate(["quick", "--study", str(path), "--out", str(tmp_path / "e.ndjson"), "--wait", "1"]) == 1
-    assert f"Redis at {url} does not answer: ConnectionError" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("waiting for a first table of this study in Redis, from `trimtab run")
+    assert f"Redis at {url} does not answer: ConnectionError" in told
 
 
 @pytest.mark.parametrize(

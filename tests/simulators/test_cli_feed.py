@@ -34,6 +34,14 @@ def test_a_log_becomes_predictions_that_a_study_listens_to(tmp_path: Path, capsy
     found = capsys.readouterr()
     assert [line["metric"] for line in json.loads(found.out)] == ["watch", "likes", "ctr"] * 4
     assert "nothing of returns" in found.err
+    kept = file.read_bytes()
+    with pytest.raises(SystemExit):
+        counterfactual([str(log), str(study), "--vectors", "1", "--write", str(file)])
+    assert "predictions.csv: exists already; name a new file" in capsys.readouterr().err
+    assert file.read_bytes() == kept
+    for world, columns in (([], ["+-"]), (["--world", "shortvideo"], ["+-", "true"])):
+        assert counterfactual([str(log), str(study), "--vectors", "1", *world]) == 0
+        assert capsys.readouterr().out.splitlines()[0].split("predicted")[1].split() == columns
     study.write_text(study.read_text() + '\n[offline]\npath = "predictions.csv"\n')
     assert len(load(study).plan.offline) == 12
 

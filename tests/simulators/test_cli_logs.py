@@ -111,13 +111,36 @@ def test_a_file_that_was_cut_off_is_named(log: Path, tmp_path: Path, capsys: Out
     cut.write_bytes(gzip.compress(log.read_bytes())[:-500])
     assert ope_command([str(cut)]) == 1
     assert "ended before the end-of-stream" in capsys.readouterr().err
+    event = b'{"id":"e","ts_ms":1,"unit":"u","values":{}}\n'
+    cut.write_bytes(gzip.compress(event * 5_000)[:-10])
     assert replay_command([str(cut), "--out", str(tmp_path / "o.ndjson")]) == 1
-    assert "ended before the end-of-stream" in capsys.readouterr().err
+    assert f"{cut}: Compressed file ended before the end-of-stream" in capsys.readouterr().err
+    pq.write_table(csv.read_csv(log), tmp_path / "log.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "log.parquet").read_bytes()[:-9])
+    assert replay_command([str(tmp_path / "cut.parquet"), "--out", str(tmp_path / "p.ndjson")]) == 1
+    assert f"{tmp_path / 'cut.parquet'}: Parquet magic bytes not found" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_log_is_told_what_it_was_taken_for(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "log.toml"
+    for text, message in (("", "the file is empty"), ("[a]\nb = 1\n", "taken for lines of JSON, as its name is not")):
+        path.write_text(text)
+        assert ope_command([str(path)]) == 1
+        told = capsys.readouterr().err
+        assert f"{path}: " in told
+        assert message in told
 
 
 def test_a_file_without_an_event_is_no_success(log: Path, tmp_path: Path, capsys: Output) -> None:
     assert replay_command([str(log), "--out", str(tmp_path / "o.ndjson")]) == 1
-    assert "none of its lines is an event" in capsys.readouterr().err
+    assert f"{log}: none of its first 1,000 lines is an event" in capsys.readouterr().err
+    assert not (tmp_path / "o.ndjson").exists(), "nothing was sent"
+
+
+def test_an_empty_file_has_no_time(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "e.ndjson").touch()
+    assert replay_command([str(tmp_path / "e.ndjson"), "--out", str(tmp_path / "o.ndjson")]) == 0
+    assert capsys.readouterr().out == "no events: there is none to replay\n"
 
 
 @pytest.mark.parametrize(

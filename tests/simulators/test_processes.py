@@ -165,6 +165,12 @@ def test_no_file_is_written_over(make: Make, tmp_path: Path) -> None:
 
 
 def test_what_one_process_of_several_meets_ends_all(tmp_path: Path) -> None:
-    (tmp_path / "e-1.ndjson").write_text("mine")
-    with pytest.raises(ProcessFailed, match=r"process 1: .*e-1\.ndjson: exists already"):
+    (tmp_path / "e.table.json").write_text("mine")  # which the first process writes
+    with pytest.raises(ProcessFailed, match=r"process 0: .*e\.table\.json: exists already"):
         processes.run(Job(world="quick", out=str(tmp_path / "e.ndjson"), hours=500, partitions=2), 2, silent)
+
+
+def test_files_that_exist_are_refused_before_any_process_starts(tmp_path: Path) -> None:
+    (tmp_path / "e-1.ndjson").touch()
+    with pytest.raises(SinkFailed, match=r"e-1\.ndjson: exists already"):  # not what one of them met: ProcessFailed
+        processes.run(Job(world="quick", out=str(tmp_path / "e.ndjson"), partitions=3, hours=1), 3, silent)

@@ -117,19 +117,27 @@ def test_a_second_run_goes_on_where_the_first_ended(loop: Loopback, tables: Clie
     more = [msgspec.json.decode(e) for records in loop.records.values() for e in records if e not in sent]
     assert min(event["ts_ms"] for event in more) >= START_MS + 2 * HOUR_MS + PLAN.window.grace_ms
     assert loop.state.control.carry.decided_through_ms == START_MS + 4 * HOUR_MS
-    with pytest.raises(NoAnswer, match=f"decided through {START_MS + 4 * HOUR_MS} already"):
+    with pytest.raises(NoAnswer, match=f"04:00:00 UTC already: .* must not be below {START_MS + 4 * HOUR_MS}"):
         lockstep(PLAN, product(loop), tables, START_MS, 1, 1.0, lambda progress: None)
 
 
 def test_without_a_daemon_the_error_says_what_to_start(loop: Loopback) -> None:
+    told: list[Progress] = []
     with pytest.raises(NoAnswer, match=r"no table of this study for 0.05 s: start `trimtab run"):
-        lockstep(PLAN, product(loop), Held(), None, 1, 0.05, lambda progress: None)
+        lockstep(PLAN, product(loop), Held(), None, 1, 0.05, told.append)
+    (waiting,) = told
+    assert waiting.awaited is not None
+    assert waiting.awaited.startswith("a first table of this study in Redis, from `trimtab run")
 
 
 def test_a_daemon_that_does_not_decide_is_an_error(loop: Loopback, tables: Client) -> None:
     assert tables.wait(0)
-    with pytest.raises(NoAnswer, match=r"window that ends at 7200000 within 0.05 s; its last table is version 1000001"):
-        await_table(tables, 7_200_000, 0.05)
+    told: list[str] = []
+    with pytest.raises(
+        NoAnswer, match=r"ends at 1970-01-01 02:00:00 UTC within 0.05 s; its last table is version 1000001.* through "
+    ):
+        await_table(tables, 7_200_000, 0.05, told.append)
+    assert told == ["the daemon's decision on the window that ends at 1970-01-01 02:00:00 UTC (up to 0.05 s)"]
 
 
 class Held:

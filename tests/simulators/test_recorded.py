@@ -7,11 +7,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from simulators import processes
 from simulators.processes import Job
-from simulators.recorded import Recorded, Replayed, events, merged, replay
+from simulators.recorded import LOOK, NotReplayable, Recorded, Replayed, events, merged, replay
 from simulators.sinks import ENDINGS
 
 
@@ -81,14 +83,16 @@ def test_a_replay_sends_every_line_once_and_a_unit_to_one_partition(files: dict[
 
 def test_files_are_merged_by_time(tmp_path: Path) -> None:
     for name, times in (("a", (1, 4, 9)), ("b", (2, 3, 10))):
-        (tmp_path / name).write_text("".join(f'{{"ts_ms":{ts},"unit":"{name}"}}\n' for ts in times))
+        (tmp_path / name).write_text(
+            "".join(f'{{"id":"{name}{ts}","ts_ms":{ts},"unit":"{name}","values":{{}}}}\n' for ts in times)
+        )
     assert [event.ts_ms for event in merged([tmp_path / "a", tmp_path / "b"])] == [1, 2, 3, 4, 9, 10]
 
 
 def test_what_cannot_be_read_travels_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "e.ndjson"
-    text = b'nothing\n{"ts_ms":5000,"unit":"u1"}\n\n{"ts_ms":"x"}\n\xff\xfe\n{"ts_ms":6000,"bucket":3}\r\n'
-    path.write_bytes(text)
+    event = b'{"id":"e","ts_ms":5000,"unit":"u1","values":{}}'
+    path.write_bytes(b'nothing\n%b\n\n{"ts_ms":"x"}\n\xff\xfe\n{"ts_ms":6000,"bucket":3}\r\n' % event)
     found = list(events(path))
     assert [(event.ts_ms, event.unit, event.readable) for event in found] == [
         (0, "", False), (5000, "u1", True), (5000, "u1", False), (5000, "u1", False), (6000, "3", True),
@@ -122,5 +126,26 @@ def test_the_speed_is_the_one_asked_for(speed: float) -> None:
 def test_a_file_that_is_cut_off_is_an_error(files: dict[str, Path], tmp_path: Path) -> None:
     cut = tmp_path / "cut.arrow"
     cut.write_bytes(files[".arrow"].read_bytes()[:-200])
-    with pytest.raises((pa.ArrowException, OSError)):
+    with pytest.raises(NotReplayable, match=r"cut\.arrow: "):
         list(events(cut))
+
+
+def test_files_without_events_are_refused_before_the_first_is_given(files: dict[str, Path], tmp_path: Path) -> None:
+    log = pa.table({"ts_ms": [1], "unit": ["u"], "request": ["r"]})
+    for ending, write in ((".parquet", pq.write_table), (".arrow", feather.write_feather)):
+        write(log, tmp_path / f"log{ending}")
+        with pytest.raises(NotReplayable, match=rf"log\{ending}: .* no column id, values; it has ts_ms, unit, request"):
+            next(events(tmp_path / f"log{ending}"))
+    (tmp_path / "log.ndjson").write_bytes(b'{"ts_ms":1,"unit":"u","request":"r"}\n')
+    with pytest.raises(NotReplayable, match=r"log\.ndjson: none of its lines is an event: .* id, ts_ms, values"):
+        next(events(tmp_path / "log.ndjson"))
+    (tmp_path / "text").write_bytes(b"nothing\n" * LOOK + files[".ndjson"].read_bytes())
+    with pytest.raises(NotReplayable, match=r"text: none of its first 1,000 lines is an event"):
+        next(merged([files[".parquet"], tmp_path / "text"]))
+    (tmp_path / "text").write_bytes(b"nothing\n" * (LOOK - 1) + files[".ndjson"].read_bytes())
+    assert sum(event.readable for event in events(tmp_path / "text")) == len(list(events(files[".ndjson"])))
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_event(files: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "marked").write_bytes(b"\xef\xbb\xbf" + files[".ndjson"].read_bytes())
+    assert list(events(tmp_path / "marked")) == list(events(files[".ndjson"]))

@@ -229,6 +229,11 @@ def test_programming_errors_are_named_at_construction() -> None:
             Client("feed", fakeredis.FakeRedis(), baseline)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="scheme"):
         Client("feed", "localhost:6379", BASELINE)
+    for study in ("", "Feed", "a b", None):
+        with pytest.raises(ValueError, match=f"study must be 1 to 100 of the characters a-z, .* found {study!r}"):
+            Client(study, fakeredis.FakeRedis(), BASELINE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="form must be 'linear' or 'power', found 'cubic'"):
+        Client("feed", fakeredis.FakeRedis(), BASELINE, form="cubic")  # type: ignore[arg-type]
 
 
 # The value model.

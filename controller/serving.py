@@ -156,9 +156,10 @@ class Client:
         table = self._follower.table
         try:
             column = table.columns.get(segment, 0)
+            hashed = xxh64_intdigest(table.salt + (unit.encode() if isinstance(unit, str) else unit))
             if (self._clock() if now_ms is None else now_ms) > table.valid_until_ms:
                 return self._fallback(table, column)
-            bucket = xxh64_intdigest(table.salt + (unit.encode() if isinstance(unit, str) else unit)) % table.size
+            bucket = hashed % table.size
             arm = table.arm_of[bucket]
             return Assigned(table.arms[arm], table.version, table.rows[arm * len(table.columns) + column], bucket)
         except Exception as fault:  # noqa: BLE001  # nothing that a request passes in may fail the request
@@ -180,9 +181,10 @@ class Client:
             n, columns = _count(units), _columns(table, segments)
             if isinstance(columns, np.ndarray) and columns.shape != (n,):
                 raise ValueError(f"expected a segment for each of {n} units, found {len(columns)}")
+            hashes = _hashes(units, table.salt)
             if (self._clock() if now_ms is None else now_ms) > table.valid_until_ms:
                 return self._fallback_many(table, n, columns)
-            bucket = buckets_of(_hashes(units, table.salt), table.size)
+            bucket = buckets_of(hashes, table.size)
             arm = table.arm_array[bucket]
             row = np.multiply(arm, len(table.columns), dtype=np.int32)
             row += columns

@@ -187,6 +187,19 @@ def test_an_unusable_unit_is_served_with_the_fallback_and_counted(serving: Clien
     assert serving.status().unusable == 3
 
 
+@pytest.mark.parametrize("unit", [5, None, "\ud800"])
+def test_an_unusable_unit_is_counted_as_one_without_a_valid_table_too(connect: Connect, unit: Any) -> None:
+    now_ms = NOW
+    with client_of(connect(), clock=lambda: now_ms) as client:
+        for held in range(2):  # none yet, then one that has expired
+            assert client.assign(unit, "new").version == 0
+            assert client.assign_many(["u1", unit], "new").row.tolist() == [0, 0]
+            assert (client.status().unusable, client.status().fallbacks) == (3 * held + 3, 3 * held + 3)
+            publish(connect(), table())
+            assert client.wait()
+            now_ms += 1_000_000
+
+
 @pytest.mark.parametrize(
     ("units", "n"),
     [("u1", 2), (b"u1", 2), (None, 0), (5, 0), ({"a", "b"}, 2), (pa.array(["a", None]), 2), (pa.array([1, 2]), 2)],

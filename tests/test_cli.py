@@ -161,7 +161,7 @@ def test_check_names_the_services_that_do_not_answer(capsys: pytest.CaptureFixtu
     assert Done(capsys, "check", str(study), "--offline").status == 0
     done = process("check", str(study))
     assert done.returncode == 1
-    assert "redis: ConnectionError: " in done.stdout
+    assert "redis: Redis at 127.0.0.1:1 (redis.url): ConnectionError: " in done.stdout
     assert "127.0.0.1:1: no connection (Connection refused)" in done.stdout
     found = Done(capsys, "check", str(study), "--offline", "--json").json
     assert found.pop("seen")["unknown"] == "there is no journal yet; they are told once a first deal has had traffic"

@@ -5,13 +5,16 @@ stands alone: the core writes it, `controller.serving` reads it, neither imports
 other. Sizes below: B buckets, A arms, W weights.
 """
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 import msgspec
 
 Form = Literal["linear", "power"]
 Stage = Literal["verify", "explore", "confirm", "ramp", "hold", "paused", "rolled_back"]
 
+STUDY: Final = re.compile(r"[a-z0-9_-]{1,100}")
+STUDY_RULE = "1 to 100 of the characters a-z, 0-9, _ and -"
 CONTROL = "control"
 ALL = "all"  # the segment that serves every unit whose segment has no weights of its own
 MAX_VERSION = 2**53  # numbers of Lua and JavaScript are doubles: beyond it two versions could compare as one

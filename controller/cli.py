@@ -26,7 +26,7 @@ from controller.shell.fingerprint import code_version
 
 Run = Callable[[list[str]], int]
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+FAILED, MISUSED = 1, 2
 EITHER = "its file, or the address of its daemon (http://HOST:PORT; the token from TRIMTAB_ADMIN_TOKEN)"
 
 
@@ -35,7 +35,7 @@ class Unwritable(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 misused."""
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 misused. `controller.__main__` calls it."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal of another encoding shows "?" for what it has no sign for
     args = list(sys.argv[1:] if argv is None else argv)
@@ -75,8 +75,6 @@ def _carried_out(name: str, command: Run, args: list[str]) -> int:
     except ConfigError as error:
         print(f"trimtab {name}: {error}", file=sys.stderr)
         return MISUSED
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except SystemExit:  # help, or arguments that were refused; to name the errors below loads all of the daemon
         raise
     except BrokenPipeError:
@@ -411,7 +409,3 @@ def address(text: str) -> tuple[str, int]:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no address; write it like 127.0.0.1:9464")
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())

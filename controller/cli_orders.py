@@ -117,7 +117,7 @@ def _chosen(study: Study, point: str, order: Command) -> tuple[Command, list[str
 
     fingerprint.single_threaded()
     chosen = offers.choice(study, point, order.who, order.why)
-    return chosen, offers.consequences(chosen, offers.at_stake(study))
+    return chosen, offers.consequences(study, chosen, offers.at_stake(study))
 
 
 def _user() -> str:

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from xxhash import xxh64_intdigest
 
-from controller.assignment import Assignment, Form, decode, key
+from controller.assignment import STUDY, STUDY_RULE, Assignment, Form, decode, key
 from controller.serving_follower import Follower
 from controller.serving_table import Table, Weights, baseline_table, compile_table
 from controller.unit_hash import Packed, Strings, buckets_of, unit_hashes, xxh64_many
@@ -130,8 +130,9 @@ class Client:
         for weights that a table does not have; its order is the order of all weights here. `form`: how the product
         scores; a table of another form is refused. `poll_s`: how often the key is read besides the announcements.
         `clock`: now in ms since the epoch, on the clock of the study's daemon.
-        Raises `ValueError` on a URL or a baseline that cannot be used.
+        Raises `ValueError` on a study, a URL, a baseline or a form that cannot be.
         """
+        _require_known(study, form)
         if not baseline:
             raise ValueError("baseline must name at least one weight, found none")
         values = _finite(baseline)
@@ -155,9 +156,10 @@ class Client:
         table = self._follower.table
         try:
             column = table.columns.get(segment, 0)
+            hashed = xxh64_intdigest(table.salt + (unit.encode() if isinstance(unit, str) else unit))
             if (self._clock() if now_ms is None else now_ms) > table.valid_until_ms:
                 return self._fallback(table, column)
-            bucket = xxh64_intdigest(table.salt + (unit.encode() if isinstance(unit, str) else unit)) % table.size
+            bucket = hashed % table.size
             arm = table.arm_of[bucket]
             return Assigned(table.arms[arm], table.version, table.rows[arm * len(table.columns) + column], bucket)
         except Exception as fault:  # noqa: BLE001  # nothing that a request passes in may fail the request
@@ -179,9 +181,10 @@ class Client:
             n, columns = _count(units), _columns(table, segments)
             if isinstance(columns, np.ndarray) and columns.shape != (n,):
                 raise ValueError(f"expected a segment for each of {n} units, found {len(columns)}")
+            hashes = _hashes(units, table.salt)
             if (self._clock() if now_ms is None else now_ms) > table.valid_until_ms:
                 return self._fallback_many(table, n, columns)
-            bucket = buckets_of(_hashes(units, table.salt), table.size)
+            bucket = buckets_of(hashes, table.size)
             arm = table.arm_array[bucket]
             row = np.multiply(arm, len(table.columns), dtype=np.int32)
             row += columns
@@ -247,6 +250,14 @@ class Client:
     def _unusable(self, call: str, fault: Exception, n: int) -> None:
         self._follower.counts.add("unusable", n)
         self._follower.last_error = f"{call}: {type(fault).__name__}: {fault}"
+
+
+def _require_known(study: Any, form: Any) -> None:
+    """Raise `ValueError` on a study or a form for which no table can be."""
+    if not (isinstance(study, str) and STUDY.fullmatch(study)):
+        raise ValueError(f"study must be {STUDY_RULE}, found {study!r}")
+    if form not in ("linear", "power"):
+        raise ValueError(f"form must be 'linear' or 'power', found {form!r}")
 
 
 def _finite(baseline: Mapping[str, float]) -> dict[str, float]:

@@ -60,7 +60,7 @@ class Done:
 
 def process(*argv: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own."""
-    command = [sys.executable, "-m", "controller.cli", *argv]
+    command = [sys.executable, "-m", "controller", *argv]
     return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
@@ -162,7 +162,7 @@ def test_check_names_the_services_that_do_not_answer(capsys: pytest.CaptureFixtu
     assert Done(capsys, "check", str(study), "--offline").status == 0
     done = process("check", str(study))
     assert done.returncode == 1
-    assert "redis: ConnectionError: " in done.stdout
+    assert "redis: Redis at 127.0.0.1:1 (redis.url): ConnectionError: " in done.stdout
     assert "127.0.0.1:1: no connection (Connection refused)" in done.stdout
     found = Done(capsys, "check", str(study), "--offline", "--json").json
     assert found.pop("seen")["unknown"] == "there is no journal yet; they are told once a first deal has had traffic"
@@ -332,7 +332,7 @@ def test_a_path_that_cannot_be_looked_at_is_named(
     ("argv", "name"), [("verify JOURNAL --json", "verify"), ("--help", "help"), ("--version", "--version")]
 )
 def test_a_full_disk_is_no_traceback(journal: Path, argv: str, name: str) -> None:
-    command = f'"{sys.executable}" -m controller.cli {argv} > /dev/full'.replace("JOURNAL", f'"{journal}"')
+    command = f'"{sys.executable}" -m controller {argv} > /dev/full'.replace("JOURNAL", f'"{journal}"')
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == f"trimtab {name}: standard output: No space left on device\n"
     assert done.returncode == 1
@@ -378,7 +378,7 @@ def test_events_of_another_format_are_refused(capsys: pytest.CaptureFixture[str]
 def test_a_command_is_answered_by_the_daemon_and_sigterm_ends_it(study: Path, tmp_path: Path) -> None:
     (tmp_path / "events.ndjson").write_bytes(b"junk\n")
     port = free_port()
-    command = [sys.executable, "-m", "controller.cli"]
+    command = [sys.executable, "-m", "controller"]
     options = ["--events", str(tmp_path / "events.ndjson"), "--listen", f"127.0.0.1:{port}"]
     log = tmp_path / "log"
     with log.open("wb") as out:
@@ -411,7 +411,7 @@ def test_a_command_is_answered_by_the_daemon_and_sigterm_ends_it(study: Path, tm
 
 
 def test_a_reader_that_hangs_up_is_no_traceback(journal: Path) -> None:
-    command = f'"{sys.executable}" -m controller.cli report "{journal}" --json | true'
+    command = f'"{sys.executable}" -m controller report "{journal}" --json | true'
     for _ in range(3):
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
         assert done.stderr == ""
@@ -419,7 +419,7 @@ def test_a_reader_that_hangs_up_is_no_traceback(journal: Path) -> None:
 
 @pytest.mark.parametrize("argv", ["--help", "--version", "status --help"])
 def test_a_reader_of_help_that_hangs_up_is_no_traceback(argv: str) -> None:
-    command = f'"{sys.executable}" -m controller.cli {argv} | true'
+    command = f'"{sys.executable}" -m controller {argv} | true'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
 
@@ -429,7 +429,7 @@ def test_an_encoding_without_a_sign_for_something_is_no_traceback(journal: Path,
         book.claim(2, [Entry(START_MS, "stage_changed", {"from": "a", "to": "b", "why": "\u2212 \u4e0a"})])
     page, poor = tmp_path / "x.html", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for argv, said in ((["--text"], b"a -> b: ? ?"), (["--out", str(page)], b"x.html"), (["--out", "-"], b"")):
-        command = [sys.executable, "-m", "controller.cli", "report", str(journal), *argv]
+        command = [sys.executable, "-m", "controller", "report", str(journal), *argv]
         done = subprocess.run(command, capture_output=True, env=os.environ | poor, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
         assert said in done.stdout
@@ -437,16 +437,25 @@ def test_an_encoding_without_a_sign_for_something_is_no_traceback(journal: Path,
     assert "\u2212 \u4e0a" in page.read_text("utf-8")
 
 
-def test_an_interrupt_while_a_command_is_loaded_is_no_traceback(
+@pytest.mark.parametrize(
+    ("argv", "module"),
+    [("--version", "numpy"), ("verify none", "uvicorn")],  # of what every command needs; of what tells an error
+)
+def test_an_interrupt_while_something_is_loaded_is_no_traceback(argv: str, module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join((str(tmp_path), *sys.path))
+    command, env = [sys.executable, "-m", "controller", *argv.split()], os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_command_that_lacks_a_module_is_told_to_be_not_installed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "interrupted_command.py").write_text("raise KeyboardInterrupt")
     (tmp_path / "lacking_command.py").write_text("import there_is_no_such_module")
     monkeypatch.syspath_prepend(tmp_path)
-    entries_ = [EntryPoint(name, f"{name}_command:run", "trimtab.commands") for name in ("interrupted", "lacking")]
-    monkeypatch.setattr(cli, "entry_points", lambda group: entries_)
-    done = Done(capsys, "interrupted")
-    assert (done.status, done.out, done.err) == (130, "", "")
+    entry = EntryPoint("lacking", "lacking_command:run", "trimtab.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda group: [entry])
     done = Done(capsys, "lacking")
     assert done.status == 1
     assert done.err == "trimtab lacking: not installed: there is no module there_is_no_such_module\n"

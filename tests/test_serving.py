@@ -187,6 +187,19 @@ def test_an_unusable_unit_is_served_with_the_fallback_and_counted(serving: Clien
     assert serving.status().unusable == 3
 
 
+@pytest.mark.parametrize("unit", [5, None, "\ud800"])
+def test_an_unusable_unit_is_counted_as_one_without_a_valid_table_too(connect: Connect, unit: Any) -> None:
+    now_ms = NOW
+    with client_of(connect(), clock=lambda: now_ms) as client:
+        for held in range(2):  # none yet, then one that has expired
+            assert client.assign(unit, "new").version == 0
+            assert client.assign_many(["u1", unit], "new").row.tolist() == [0, 0]
+            assert (client.status().unusable, client.status().fallbacks) == (3 * held + 3, 3 * held + 3)
+            publish(connect(), table())
+            assert client.wait()
+            now_ms += 1_000_000
+
+
 @pytest.mark.parametrize(
     ("units", "n"),
     [("u1", 2), (b"u1", 2), (None, 0), (5, 0), ({"a", "b"}, 2), (pa.array(["a", None]), 2), (pa.array([1, 2]), 2)],
@@ -229,6 +242,11 @@ def test_programming_errors_are_named_at_construction() -> None:
             Client("feed", fakeredis.FakeRedis(), baseline)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="scheme"):
         Client("feed", "localhost:6379", BASELINE)
+    for study in ("", "Feed", "a b", None):
+        with pytest.raises(ValueError, match=f"study must be 1 to 100 of the characters a-z, .* found {study!r}"):
+            Client(study, fakeredis.FakeRedis(), BASELINE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="form must be 'linear' or 'power', found 'cubic'"):
+        Client("feed", fakeredis.FakeRedis(), BASELINE, form="cubic")  # type: ignore[arg-type]
 
 
 # The value model.

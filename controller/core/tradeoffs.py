@@ -43,11 +43,11 @@ class Tradeoffs(msgspec.Struct, frozen=True):
 
 def tradeoffs(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], rng: np.random.Generator) -> Tradeoffs:
     """The front of a study. `cells`: its sums that are not sealed, of which those of decided windows count."""
-    carry, plan = control.carry, tuned(plan, control.carry)
+    own, carry, plan = plan, control.carry, tuned(plan, control.carry)
     seen = {key: cell for key, cell in cells.items() if key[0] <= carry.decided_through_ms}
     hour = (carry.decided_through_ms - (carry.started_ms or 0)) / HOUR_MS
     believed = believe(plan, control, live_evidence(plan, control, seen), hour)
-    objectives = _objectives(plan)
+    objectives = _objectives(own, {plan.metrics[m].name for m in judged_metrics(plan)})
     if not objectives:
         return Tradeoffs(carry.decided_through_ms, (), None)
     asked, offers = _question(plan, believed, objectives), []
@@ -64,12 +64,12 @@ def tradeoffs(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], 
     return Tradeoffs(carry.decided_through_ms, tuple(offers), now)
 
 
-def _objectives(plan: Plan) -> dict[str, dict[str, float]]:
+def _objectives(plan: Plan, learnt: set[str]) -> dict[str, dict[str, float]]:
     """The objectives by name; of a study that names none, the metrics of its own that exploring learns of.
 
     Each as a relative change, the way that the study wants it to go: a coefficient would be read as a part of it.
+    In the study file's order, whatever objective was chosen meanwhile: offers are numbered by the first.
     """
-    learnt = {plan.metrics[m].name for m in judged_metrics(plan)}
     wanted = {name: own for name, own in plan.objective.items() if name in learnt}
     named = {name if own > 0.0 else f"-{name}": {name: math.copysign(1.0, own)} for name, own in wanted.items()}
     return plan.objectives or named

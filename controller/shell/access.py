@@ -21,6 +21,7 @@ Role = Literal["viewer", "operator"]
 
 TOKENS: Final = "TRIMTAB_ADMIN_TOKENS"  # the environment variable: lines as in a tokens file, or tokens in the clear
 ACCEPTED: Final = "NAME viewer|operator sha256:HEX (trimtab token NAME prints such a line)"
+_FILE: Final = "a file of tokens (trimtab token makes a line); relative paths start at the study file"
 SHORTEST = 20  # characters of a token in the clear: fewer can be guessed
 MAX_PEERS = 1024  # buckets kept at a time: callers of no token can be invented without end
 _NAME: Final = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
@@ -93,7 +94,7 @@ def load_tokens(path: Path | None, environ: Mapping[str, str]) -> tuple[Token, .
         try:
             lines = path.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise TokensRefused(f"admin.tokens_file: {path}: {error}") from error
+            raise TokensRefused(str(Mistake("admin.tokens_file", _unreadable(path, error), _FILE))) from error
         found += _tokens(lines, str(path), clear=False)
     found += _tokens(re.split(r"[\n;]", environ.get(TOKENS, "")), TOKENS, clear=True)
     names = [token.caller.name for token in found]
@@ -101,6 +102,12 @@ def load_tokens(path: Path | None, environ: Mapping[str, str]) -> tuple[Token, .
     if twice is not None:
         raise TokensRefused(f"tokens: the name {twice!r} stands twice; the ledger needs one name a person")
     return tuple(found)
+
+
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"no such file: {path}"
+    return f"what cannot be read: {path} ({error if isinstance(error, UnicodeDecodeError) else error.strerror})"
 
 
 def _tokens(lines: list[str], place: str, clear: bool) -> Iterator[Token]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -30,7 +31,7 @@ from controller.shell.board import Board
 from controller.shell.health import Health
 from controller.shell.journal import Journal
 from controller.shell.journal_file import JournalError
-from controller.shell.messages import Fault, Live, Me, Order, OrderState, Readiness
+from controller.shell.messages import Fault, Live, Me, Order, OrderState, Readiness, Verb
 from controller.shell.openapi import description
 from controller.shell.story import answer
 
@@ -39,6 +40,10 @@ MAX_BODY = 16_384  # bytes of an order
 MAX_WAITING = 20  # orders that no daemon has taken yet: more are refused, or the inbox would grow without end
 MAX_ID = 2**63 - 1  # SQLite's largest
 _ID = re.compile(r"[0-9]{1,19}")  # Python refuses to make an integer of thousands of digits
+_ACCEPTED = (
+    f"a command ({', '.join(get_args(Verb))}), a why (a text of 1 to 500 characters), and if you wish the "
+    "candidate and the study that are meant"
+)
 READS, ORDERS, STRANGERS = Rate(60, 20), Rate(10, 1), Rate(20, 1)
 
 HEADERS: Mapping[str, str] = {
@@ -191,7 +196,9 @@ async def _sent(gate: _Gate, request: Request) -> Response:
     id_ = int(asked) if _ID.fullmatch(asked) else 0
     found = await run_in_threadpool(_look_up, gate.site.journal, id_) if 0 < id_ <= MAX_ID else None
     if found is None:
-        raise _Refused(404, f"there is no order {asked[:20]!r}: orders have numbers")
+        number = asked.isascii() and asked.isdecimal()
+        why = "none of this number was given" if number else "orders have numbers"
+        raise _Refused(404, f"there is no order {asked[:20]!r}: {why}")
     return _json(found)
 
 
@@ -249,7 +256,7 @@ async def _order(request: Request) -> Order:
     try:
         return msgspec.json.decode(body, type=Order)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _Refused(400, f"is no order: {error}") from error
+        raise _Refused(400, f"is no order: {error}; accepted: {_ACCEPTED}") from error
 
 
 def _near(request: Request, peer: str) -> bool:

@@ -44,6 +44,12 @@ class Kafka(msgspec.Struct, frozen=True):
         return Tls(self.ca_file, self.cert_file, self.key_file)
 
 
+def no_topic(kafka: Kafka, topic: str) -> str:
+    """What is said of a topic that is not there, with the key that names it."""
+    key = "kafka.dead_letter_topic" if topic == kafka.dead_letter_topic else "kafka.topic"
+    return f"Kafka at {kafka.bootstrap} has no topic {topic!r}: make it, or mend {key}"
+
+
 class Redis(msgspec.Struct, frozen=True):
     """Where the table goes. The password comes from TRIMTAB_REDIS_PASSWORD."""
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
-from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError
 
-from controller.shell.connections import Kafka
-from controller.shell.kafka_python import client_options, connect
+from controller.shell.connections import Kafka, no_topic
+from controller.shell.kafka_python import client_options, connect, said
 
 MAX_LETTERS = 10_000  # of a poll that are told one by one: some brokers store a thousand a second, and the poll waits
 MAX_CHUNK, MAX_CHUNK_BYTES = 1_000, 2**20  # letters to be stored at once: few enough for the time that a broker has
@@ -77,10 +77,12 @@ class KafkaDeadLetters:
     """
 
     def __init__(self, kafka: Kafka, topic: str, *, password: str | None = None, answer_s: float = 10.0) -> None:
+        self._kafka = kafka
         self._source_topic = kafka.topic.encode()
         self._topic = topic
         wait_ms = int(answer_s * 1000)
-        self._options = client_options(kafka, password) | {
+        self._address = client_options(kafka, password)
+        self._options = self._address | {
             "acks": "all",
             "linger_ms": 5,
             "allow_auto_create_topics": False,
@@ -88,7 +90,6 @@ class KafkaDeadLetters:
             "delivery_timeout_ms": wait_ms,
             "request_timeout_ms": max(1, wait_ms // 2),
         }
-        self._bootstrap = kafka.bootstrap
         self._answer_s = answer_s
         self._producer: Any = None
 
@@ -109,7 +110,7 @@ class KafkaDeadLetters:
                 future.get(timeout=0)
         except KafkaError as error:
             raise DeadLettersUnavailable(
-                f"topic {self._topic!r} at {self._bootstrap}: {type(error).__name__}: {error}",
+                self._why(error),
                 stored=sum(1 for _ in takewhile(lambda future: future.succeeded(), sent)),
             ) from error
 
@@ -123,6 +124,31 @@ class KafkaDeadLetters:
         if self._producer is None:
             self._producer = connect(KafkaProducer, self._options, self._answer_s)
         return self._producer
+
+    def _why(self, error: KafkaError) -> str:
+        """What keeps letters out: a topic that is not there is waited for until the producer's time is up."""
+        if isinstance(error, KafkaTimeoutError) and self._absent():
+            return no_topic(self._kafka, self._topic)
+        return f"topic {self._topic!r} at {self._kafka.bootstrap}: {said(error)}"
+
+    def _absent(self) -> bool:
+        """Whether a broker answers, and has no such topic."""
+        options = self._address | {
+            "group_id": None,
+            "allow_auto_create_topics": False,
+            "fetch_max_wait_ms": 0,  # has to be less than the next, and nothing is fetched
+            "request_timeout_ms": self._options["request_timeout_ms"],
+        }
+        try:
+            consumer = connect(KafkaConsumer, options, self._answer_s)
+        except KafkaError:
+            return False
+        try:
+            return not consumer.partitions_for_topic(self._topic)
+        except KafkaError:
+            return False
+        finally:
+            consumer.close(autocommit=False)
 
     def _headers(self, letter: DeadLetter) -> list[tuple[str, bytes]]:
         return [

@@ -14,6 +14,7 @@ from controller.core.control import Control
 from controller.core.estimate import combined_se, relative_changes
 from controller.core.evidence import deal_sums, trial_sums
 from controller.core.plan import Plan
+from controller.core.rollout import Deal
 from controller.core.windows import Cell
 
 Z95 = 1.959963984540054  # half of a 95 % interval, in standard errors
@@ -124,13 +125,20 @@ def arm_effects(
 
 def measured(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Measured | None:
     """The candidate's test where there is one with traffic, else the exploring traffic of the deals still open."""
-    trial, cell = control.trial, trial_sums(control, cells)
-    candidate = control.carry.candidate
-    if trial is not None and cell is not None and candidate is not None and candidate.arm in trial.names:
-        arm_of = trial.buckets.astype(np.int64)
-        found = arm_effects(plan, cell, arm_of, len(trial.arms), trial.history)
-        return Measured("candidate", candidate.arm, int(cell.events.sum()), 1, found[0])
-    return _exploring(plan, control, cells)
+    test = own_test(control, cells)
+    if test is None:
+        return _exploring(plan, control, cells)
+    trial, cell = test
+    found = arm_effects(plan, cell, trial.buckets.astype(np.int64), len(trial.arms), trial.history)
+    return Measured("candidate", trial.names[1], int(cell.events.sum()), 1, found[0])
+
+
+def own_test(control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[Deal, Cell] | None:
+    """The candidate's test and its sums; None before its first event, while the trial still holds another's."""
+    trial, cell, candidate = control.trial, trial_sums(control, cells), control.carry.candidate
+    if trial is None or cell is None or candidate is None or candidate.arm not in trial.names:
+        return None
+    return trial, cell
 
 
 def _exploring(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Measured | None:

@@ -8,17 +8,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from controller.assignment import ALL, CONTROL
+from controller.assignment import ALL
 from controller.core import ledger
 from controller.core.advance import measured_gain
 from controller.core.control import Carry, Control, Theta, tuned
-from controller.core.evidence import trial_sums
 from controller.core.plan import Plan
 from controller.core.step import State
 from controller.core.surface import Surface, surface
 from controller.core.windows import Cell
 from controller.shell.board import HistoryEntry, history_entry
-from controller.shell.effects import ArmEffects, Measured, arm_effects, effect, measured
+from controller.shell.effects import ArmEffects, Measured, arm_effects, effect, measured, own_test
 from controller.shell.journal import Journal, Recorded, check_chain
 from controller.shell.journal_file import JournalRefused
 from controller.shell.recorder import restored
@@ -274,10 +273,10 @@ def _with_state(found: Findings, plan: Plan, state: State, story: _Story) -> Fin
 
 def _steps(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], story: _Story) -> tuple[Step, ...]:
     """The shares that are behind the candidate and the one that it has now."""
-    carry, steps = control.carry, _behind(control.carry, story)
-    cell, trial = trial_sums(control, cells), control.trial
-    if carry.candidate is None or trial is None or cell is None:
+    carry, steps, test = control.carry, _behind(control.carry, story), own_test(control, cells)
+    if test is None:
         return steps
+    trial, cell = test
     now, confirm = float(np.mean(trial.buckets == 1)), carry.stage == "confirm"
     if steps and steps[-1].confirm == confirm and abs(steps[-1].share - now) <= 1e-9:
         return steps
@@ -296,9 +295,10 @@ def _behind(carry: Carry, story: _Story) -> tuple[Step, ...]:
 
 def _by_segment(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[SegmentEffects, ...]:
     """The candidate's test by segment; nothing without a test."""
-    trial, cell = control.trial, trial_sums(control, cells)
-    if control.carry.candidate is None or trial is None or cell is None or CONTROL not in trial.names:
+    test = own_test(control, cells)
+    if test is None:
         return ()
+    trial, cell = test
     arm_of = trial.buckets.astype(np.int64)
     return tuple(
         SegmentEffects(segment, arm_effects(plan, cell, arm_of, len(trial.arms), trial.history, group)[0])

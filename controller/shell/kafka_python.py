@@ -44,3 +44,9 @@ def connect(make: Callable[..., Any], options: dict[str, Any], answer_s: float) 
         for connection in made:
             connection.close()
         raise
+
+
+def said(error: KafkaError) -> str:
+    """An error with its name in front, which the text of most begins with already."""
+    text, name = str(error), type(error).__name__
+    return text if text.startswith(name) else f"{name}: {text}"

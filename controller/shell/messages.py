@@ -7,6 +7,7 @@ import msgspec
 from controller.shell.access import Role
 
 Why = Annotated[str, msgspec.Meta(min_length=1, max_length=500, pattern=r"\S", description="for the ledger")]
+Verb = Literal["pause", "resume", "rollback", "approve", "reject"]
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -15,7 +16,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `study`: the study that is meant, lest a daemon of another one obeys.
     """
 
-    command: Literal["pause", "resume", "rollback", "approve", "reject"]
+    command: Verb
     why: Why
     candidate: str | None = None
     study: str | None = None

@@ -63,13 +63,12 @@ def admin_fault(study: Study) -> str | None:
 
 
 def _absent(study: Study) -> Iterator[tuple[str, Mistake]]:
-    """Of each part, the files that are not there."""
+    """Of each part, the files of TLS that are not there."""
     for part, table in (("admin", study.admin), ("kafka", study.kafka), ("redis", study.redis)):
-        for key in ("key_file", "cert_file", "ca_file", "tokens_file"):
+        for key in ("key_file", "cert_file", "ca_file"):
             path = getattr(table, key, None)
             if path is not None and not Path(path).exists():
-                kind = "a file of tokens (trimtab token makes a line)" if key == "tokens_file" else "a file in PEM"
-                yield part, Mistake(f"{part}.{key}", f"no such file: {path}", f"{kind}; {_FROM}")
+                yield part, Mistake(f"{part}.{key}", f"no such file: {path}", f"a file in PEM; {_FROM}")
 
 
 def _tls_fault(part: Section, tls: Tls) -> str | None:

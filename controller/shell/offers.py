@@ -75,12 +75,13 @@ def at_stake(study: Study) -> str:
     return f"{name}, " + {"confirm": awaits, "ramp": "confirmed, in ramp", "hold": "promoted, held"}[carry.stage] + at
 
 
-def consequences(order: Command, ended: str) -> list[str]:
+def consequences(study: Study, order: Command, ended: str) -> list[str]:
     """What a choice does, for people. `ended`: of `at_stake`, before it was given."""
     ends = [f"ends: {ended}"] if ended else []
     if order.theta is None or order.objective is None:
         return [*ends, "goes on under the study file's own objective"]
-    return [*ends, f"puts to the test: {thetas(order.theta)}, for {terms(order.objective)}"]
+    names = [weight.name for weight in study.plan.weights]
+    return [*ends, f"puts to the test: {thetas(order.theta, names)}, for {terms(order.objective)}"]
 
 
 def lines(study: Study, found: Tradeoffs, stake: str = "") -> list[str]:

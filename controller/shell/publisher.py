@@ -216,4 +216,11 @@ def _named(error: redis.RedisError, client: redis.Redis) -> PublisherUnavailable
     if no_entry or any(sign in reason for sign in _ACL_IN_SCRIPT):
         return PublisherRefused(f"redis refuses this client; see redis.url, TRIMTAB_REDIS_PASSWORD, ACL: {reason}")
     hint = next((f" ({words})" for sign, words in _TLS_HINTS.items() if sign in reason), "")
-    return PublisherUnavailable(f"redis: {reason}{hint}")
+    return PublisherUnavailable(f"redis: Redis at {_place(client)} (redis.url): {reason}{hint}")
+
+
+def _place(client: redis.Redis) -> str:
+    """As a person finds it in redis.url, without what is secret there."""
+    where = client.connection_pool.connection_kwargs
+    host = where.get("host", "localhost")
+    return where.get("path") or f"{f'[{host}]' if ':' in host else host}:{where.get('port', 6379)}"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from controller.shell.connections import Kafka
+from controller.shell.connections import Kafka, no_topic
 from controller.shell.kafka_diagnosis import diagnosed
 from controller.shell.sources import ARROW, At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve
 from controller.shell.sources_standing import Standing
@@ -127,9 +127,7 @@ class ConfluentSource:
     def _resolve(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
         partitions = self._partitions(self._answer_s)
         if not partitions:
-            raise SourceUnavailable(
-                f"Kafka at {self._kafka.bootstrap} has no topic {self._kafka.topic!r}: make it, or mend kafka.topic"
-            )
+            raise SourceUnavailable(no_topic(self._kafka, self._kafka.topic))
         earliest = self._ask(partitions, _EARLIEST, self._answer_s)
         latest = self._ask(partitions, _LATEST, self._answer_s)
         return resolve(offsets, at, earliest, latest)

@@ -8,9 +8,9 @@ from typing import Any, Final
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from controller.shell.connections import Kafka
+from controller.shell.connections import Kafka, no_topic
 from controller.shell.kafka_diagnosis import diagnosed
-from controller.shell.kafka_python import client_options, connect
+from controller.shell.kafka_python import client_options, connect, said
 from controller.shell.sources import (
     ARROW,
     At,
@@ -112,7 +112,7 @@ class KafkaSource:
         try:
             self._discover()
         except KafkaError as error:
-            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {_said(error)}")
+            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {said(error)}")
             return False
         self._ask()
         return self._standing.at_end()
@@ -138,7 +138,7 @@ class KafkaSource:
                 consumer.seek(self._at(partition), offset)
         except KafkaError as error:
             consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
-            raise SourceUnavailable(f"Kafka at {self._kafka.bootstrap}: {_said(error)}") from error
+            raise SourceUnavailable(f"Kafka at {self._kafka.bootstrap}: {said(error)}") from error
         except (SourceUnavailable, OffsetLost):
             consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
             raise
@@ -148,9 +148,7 @@ class KafkaSource:
     def _resolve(self, consumer: Any, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
         partitions = consumer.partitions_for_topic(self._kafka.topic)
         if not partitions:
-            raise SourceUnavailable(
-                f"Kafka at {self._kafka.bootstrap} has no topic {self._kafka.topic!r}: make it, or mend kafka.topic"
-            )
+            raise SourceUnavailable(no_topic(self._kafka, self._kafka.topic))
         topic = [self._at(partition) for partition in sorted(partitions)]
         wait_ms = int(self._answer_s * 1000)
         earliest = _by_partition(consumer.beginning_offsets(topic, timeout_ms=wait_ms))
@@ -175,7 +173,7 @@ class KafkaSource:
             raise self._lost(error) from error
         except KafkaError as error:
             # A client that raised (a bad checksum, say) may never go on, so a new one takes over at the positions.
-            self._standing.failed(f"Kafka at {self._kafka.bootstrap}: {_said(error)}")
+            self._standing.failed(f"Kafka at {self._kafka.bootstrap}: {said(error)}")
             self.close()
             time.sleep(min(timeout_s, _RETRY_S))
             return (), 0
@@ -211,7 +209,7 @@ class KafkaSource:
         try:
             ends = self._consumer.end_offsets(self._all(), timeout_ms=_ANSWER_MS)
         except KafkaError as error:
-            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {_said(error)}")
+            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {said(error)}")
         else:
             self._standing.answered(_by_partition(ends))
 
@@ -246,8 +244,3 @@ def _says_arrow(headers: Iterable[tuple[str, bytes | None]]) -> bool:
 
 def _by_partition(offsets: Mapping[Any, int]) -> dict[int, int]:
     return {topic_partition.partition: offset for topic_partition, offset in offsets.items()}
-
-
-def _said(error: KafkaError) -> str:
-    text, name = str(error), type(error).__name__
-    return text if text.startswith(name) else f"{name}: {text}"

@@ -17,6 +17,7 @@ from controller.shell.recorder import restored
 
 _ISSUING = ("daemon_started", "decided", "operator", "breaker_tripped")  # entries that may bring a table
 _CARRYING = (*_ISSUING, "sealed")  # entries that hold the choices
+_PLANNING = ("study_started", "plan_changed")
 _ANSWERS = ("operator", "operator_refused")
 
 
@@ -36,7 +37,7 @@ def current(path: Path) -> dict[str, Any]:
         waiting = len(journal.inbox())
         decided = journal.count("decided")
         head, study = journal.head(), journal.study()
-        table, clock = _table(journal), _clock(journal)
+        table, clock, weights = _table(journal), _clock(journal), _weights(journal)
         found, untold = _measured(journal) if carry.get("candidate") else (None, "")
     shown = ("stage", "reason", "epoch", "version", "decided_through_ms", "sealed_through_ms", "awaiting_approval")
     return {
@@ -46,6 +47,7 @@ def current(path: Path) -> dict[str, Any]:
         "head": head.hash.hex(),
         "windows_decided": decided,
         "commands_waiting": waiting,
+        "weights": weights,
         **{name: carry.get(name) for name in shown},
         "table": table,
         "clock": clock,
@@ -77,9 +79,15 @@ def _clock(journal: Journal) -> str:
     return "" if last is None else str(last.body.get("about", {}).get("clock", ""))
 
 
+def _weights(journal: Journal) -> list[dict[str, Any]]:
+    """The study's weights, as `board.StudyView` has them; none before a daemon has run."""
+    planned = journal.newest(_PLANNING)
+    return [] if planned is None else list(planned.body["plan"]["weights"])
+
+
 def _measured(journal: Journal) -> tuple[dict[str, Any] | None, str]:
     """What is measured on live traffic, as `board.StudyView` has it, or why that cannot be read."""
-    planned = journal.newest(("study_started", "plan_changed"))
+    planned = journal.newest(_PLANNING)
     try:
         state = restored(journal)
         plan = None if planned is None else msgspec.convert(planned.body["plan"], Plan)
@@ -107,10 +115,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"table version {found['version']}",
     ]
     if found["candidate"]:
-        told.append(f"{found['stage']} vector {found['candidate']['arm']}: {thetas(found['candidate']['theta'])}")
+        told.append(f"{found['stage']} vector {found['candidate']['arm']}: {_vector(found, found['candidate'])}")
         told += under_test(found)
     if found["pick"]:
-        told.append(_best(found["pick"], found["candidate"]))
+        told.append(_best(found))
     if found["objective"]:
         told.append(f"objective by an operator's choice: {terms(found['objective'])}")
     if found["awaiting_approval"]:
@@ -132,7 +140,7 @@ def live(seen: dict[str, Any]) -> list[str]:
         f"decided through {in_utc(seen['decided_through_ms'])}, table version {seen['version']}",
     ]
     if seen["candidate"]:
-        told.append(f"{seen['stage']} vector {seen['candidate']['arm']}: {thetas(seen['candidate']['theta'])}")
+        told.append(f"{seen['stage']} vector {seen['candidate']['arm']}: {_vector(seen, seen['candidate'])}")
         told += under_test(seen)
     if seen["awaiting_approval"]:
         told.append("an operator's approval is awaited: trimtab approve, or trimtab reject")
@@ -141,13 +149,19 @@ def live(seen: dict[str, Any]) -> list[str]:
     return told + pulse(seen)
 
 
-def _best(pick: Mapping[str, Any], candidate: Mapping[str, Any] | None) -> str:
-    """What is believed of the best vector; `candidate`: the one under test, whose own gain stands above."""
+def _vector(seen: Mapping[str, Any], vector: Mapping[str, Any]) -> str:
+    """A candidate or pick. `seen`: of `current` or, as JSON, `board.StudyView`."""
+    return thetas(vector["theta"], [weight["name"] for weight in seen["weights"]])
+
+
+def _best(found: Mapping[str, Any]) -> str:
+    """What is believed of the best vector; the gain of one under test stands above."""
+    pick, candidate = found["pick"], found["candidate"]
     which = (
         "" if candidate is None else ", the same vector" if pick["theta"] == candidate["theta"] else ", another vector"
     )
     return (
-        f"best known{which}: {thetas(pick['theta'])}, expected gain {spread(pick['gain_mean'], pick['gain_sd'])}, "
+        f"best known{which}: {_vector(found, pick)}, expected gain {spread(pick['gain_mean'], pick['gain_sd'])}, "
         f"P(keeps every guardrail) {percent_of(pick['p_feasible'], '', 0)}"
     )
 
@@ -236,9 +250,15 @@ def in_utc(ms: int | None) -> str:
     return f"{moment(ms)} UTC" if ms else moment(ms)
 
 
-def thetas(theta: Mapping[str, Sequence[float]]) -> str:
-    """A vector for people: "all (1, 2.5, 0.1)"."""
-    return "; ".join(f"{segment} ({', '.join(f'{w:.4g}' for w in weights)})" for segment, weights in theta.items())
+def thetas(theta: Mapping[str, Sequence[float]], names: Sequence[str] = ()) -> str:
+    """A vector for people: "all (p_click 1, p_watch 2.5)"; without names of its weights "all (1, 2.5)"."""
+    return "; ".join(f"{segment} ({_values(weights, names)})" for segment, weights in theta.items())
+
+
+def _values(weights: Sequence[float], names: Sequence[str]) -> str:
+    if not names:
+        return ", ".join(f"{value:.4g}" for value in weights)
+    return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, weights, strict=True))
 
 
 def terms(objective: Mapping[str, float]) -> str:

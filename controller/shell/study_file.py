@@ -5,14 +5,13 @@ them. It runs only when those tables could be read at all.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from controller.assignment import ALL, Form
+from controller.assignment import ALL, STUDY, STUDY_RULE, Form
 from controller.core.durations import written
 from controller.core.estimate import BUCKETS
 from controller.core.plan import MAX_ROWS
@@ -27,7 +26,6 @@ MIN_BUCKETS_PER_ARM: Final = 10  # below it a deal's changes never enter the pos
 MAX_BUCKETS: Final = 100_000  # the table in Redis holds one number a bucket
 MAX_RAMP_SHARE: Final = 0.95  # a baseline holdback of at least 5 % stays for ever
 MAX_OBJECTIVES: Final = 6  # named ones: a front of more cannot be looked at
-_STUDY: Final = re.compile(r"[a-z0-9_-]{1,100}")
 
 
 class WindowTable(msgspec.Struct, frozen=True):
@@ -161,8 +159,8 @@ def _demand(name: str, metric: MetricTable, watched: str | None, to_rise: bool) 
 
 
 def _study(study: str) -> Iterator[Mistake]:
-    if not _STUDY.fullmatch(study):
-        yield Mistake("study", show(study), "1 to 100 of the characters a-z, 0-9, _ and -")
+    if not STUDY.fullmatch(study):
+        yield Mistake("study", show(study), STUDY_RULE)
 
 
 def _seed(seed: int) -> Iterator[Mistake]:

@@ -73,6 +73,17 @@ def test_without_named_objectives_the_metrics_of_the_objective_are_traded() -> N
     assert len(asked(single).offers) == 1
 
 
+def test_a_number_means_the_same_trade_off_after_a_choice() -> None:
+    loop = Loop(varied(objective={"watch": 1.0, "ctr": 2.0}), torn)
+    loop.windows(3)
+    before = asked(loop).offers
+    loop.order("choose", theta=before[0].theta, objective={"ctr": 0.4, "watch": 0.6})
+    after = asked(loop).offers
+    assert list(after[0].gain) == list(before[0].gain) == ["watch", "ctr"]
+    assert after[0].gain["watch"] > after[-1].gain["watch"]
+    assert after[0].gain["ctr"] < after[-1].gain["ctr"]
+
+
 def test_what_exploring_learns_nothing_of_is_not_traded() -> None:
     slow = tuple(msgspec.structs.replace(metric, response="delayed") for metric in PLAN.metrics)
     loop = Loop(varied(objective={"watch": 1.0, "ctr": 2.0}, metrics=(PLAN.metrics[0], slow[1])), torn)

@@ -71,7 +71,13 @@ def test_a_file_holds_no_token_in_the_clear(tmp_path: Path) -> None:
 
 def test_a_name_that_stands_twice_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
-    with pytest.raises(TokensRefused, match=r"admin\.tokens_file: .*No such file"):
+    said = r"admin\.tokens_file: found {}; accepted: a file of tokens \(trimtab token makes a line\)"
+    with pytest.raises(TokensRefused, match=said.format(f"no such file: {file}")):
+        load_tokens(file, {})
+    with pytest.raises(TokensRefused, match=said.format(rf"what cannot be read: {tmp_path} \(Is a directory\)")):
+        load_tokens(tmp_path, {})
+    file.write_bytes(b"\xff")
+    with pytest.raises(TokensRefused, match=said.format(rf"what cannot be read: {file} \(.*can't decode.*\)")):
         load_tokens(file, {})
     file.write_text(ANN)
     with pytest.raises(TokensRefused, match="'ann' stands twice"):

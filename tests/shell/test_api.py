@@ -95,12 +95,13 @@ def test_this_machine_may_look_by_a_socket_for_both_versions(tmp_path: Path) -> 
     [
         (b"", 400, "is no order"),
         (b"[]", 400, "is no order"),
-        ({"command": "pause"}, 400, "why"),
-        ({"command": "pause", "why": ""}, 400, "why"),
-        ({"command": "pause", "why": " \n"}, 400, "why"),
-        ({"command": "pause", "why": "x" * 501}, 400, "why"),
-        ({"command": "freeze", "why": "x"}, 400, "freeze"),
-        ({**PAUSE, "who": "root"}, 400, "who"),
+        ({"command": "pause"}, 400, "`why`"),
+        ({"command": "pause", "why": ""}, 400, "`$.why`"),
+        ({"command": "pause", "why": " \n"}, 400, "`$.why`"),
+        ({"command": "pause", "why": "x" * 501}, 400, "`$.why`"),
+        ({"command": "freeze", "why": "x"}, 400,
+         "'freeze' - at `$.command`; accepted: a command (pause, resume, rollback, approve, reject), a why (a text"),
+        ({**PAUSE, "who": "root"}, 400, "`who`"),
         ({**PAUSE, "study": "another"}, 409, "'another'"),
         (b" " * (MAX_BODY + 1), 413, "bytes"),
         (b"\xff\xfe", 400, "is no order"),
@@ -114,12 +115,17 @@ def test_what_is_no_order_is_refused_and_told(world: World, body: object, status
         assert inbox(world.path) == []
 
 
-@pytest.mark.parametrize("name", ["0", "7", str(2**63), "9" * 5000, "-1", "x", "%D9%A3"])
-def test_an_order_that_nobody_gave_is_not_found(world: World, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [(name, "none of this number was given") for name in ("0", "7", str(2**63), "9" * 5000)]
+    + [(name, "orders have numbers") for name in ("-1", "x", "%D9%A3")],
+)
+def test_an_order_that_nobody_gave_is_not_found(world: World, name: str, why: str) -> None:
     with serving_world(world) as (_, interface):
         answer = interface.ask(f"/api/v1/orders/{name}", token=BOB)
         assert answer.status == 404
-        assert "there is no order" in answer.json["error"]
+        assert answer.json["error"].startswith("there is no order")
+        assert answer.json["error"].endswith(f": {why}")
         assert interface.ask(f"/api/v1/orders/{name}").status == 401
 
 

@@ -29,9 +29,12 @@ def faults(
 def test_each_topic_has_to_be_there(study: Path, kafka_bootstrap: str, kafka_topic: MakeTopic, redis_url: str) -> None:
     topic, letters = kafka_topic(partitions=1), kafka_topic(partitions=1)
     assert faults(study, kafka_bootstrap, topic, letters, redis_url) == {}
-    absent = f"Kafka at {kafka_bootstrap} has no topic 'absent': make it, or mend kafka.topic"
-    assert faults(study, kafka_bootstrap, topic, "absent", redis_url) == {"dead letters": absent}
-    assert faults(study, kafka_bootstrap, "absent", letters, redis_url) == {"kafka": absent}
+    absent = f"Kafka at {kafka_bootstrap} has no topic 'absent': make it, or mend kafka."
+    for client in ("kafka-python", "confluent"):
+        found = faults(study, kafka_bootstrap, topic, "absent", redis_url, client)
+        assert found == {"dead letters": absent + "dead_letter_topic"}
+        found = faults(study, kafka_bootstrap, "absent", letters, redis_url, client)
+        assert found == {"kafka": absent + "topic"}
 
 
 @pytest.mark.parametrize("client", ["kafka-python", "confluent"])

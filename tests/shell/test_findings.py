@@ -130,6 +130,21 @@ def test_a_confirm_test_that_begins_afresh_does_not_know_the_one_before(tmp_path
     assert [(step.gain, step.confirm) for step in found.steps] == [(found.measured.effects.gain, True)]
 
 
+def test_a_vector_that_has_not_served_is_not_credited_with_the_one_before(tmp_path: Path) -> None:
+    loop = Loop(varied(segments=("new", "old")))
+    loop.until("hold")
+    loop.windows(2)
+    loop.order("choose", "growth", theta=dict.fromkeys(("all", "new", "old"), (1.0, 2.0, 0.0)),
+               objective={"watch": 1.0})  # fmt: skip
+    found = findings(journalled(loop, tmp_path / "j"))
+    assert f"{loop.carry.candidate.arm} is being tested on fresh data" in found.verdict.headline
+    assert found.verdict.headline.endswith("nothing is measured of it yet.")
+    assert (found.steps, found.segments, found.verdict.gain) == ((), (), None)
+    assert not any(said.startswith("In its confirm test") for said in found.verdict.sentences)
+    loop.windows(2)
+    assert len(findings(journalled(loop, tmp_path / "k")).steps) == 1
+
+
 def test_the_objective_that_gains_are_in_is_told(tmp_path: Path) -> None:
     loop = at_stage("explore")
     loop.windows(3)

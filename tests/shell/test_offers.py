@@ -130,12 +130,15 @@ def test_what_a_choice_ends_is_told(tmp_path: Path, stage: str, told: str) -> No
     assert bool(stake) == bool(told)
 
 
-def test_what_a_choice_does_is_told() -> None:
-    chosen = Command("choose", "me", "", {"all": (1.0, 2.5)}, {"watch": 1.0, "ctr": 0.3})
-    tested = "puts to the test: all (1, 2.5), for +1 watch +0.3 ctr"
-    assert offers.consequences(chosen, "c3, confirmed, in ramp at 50%") == [
+def test_what_a_choice_does_is_told(tmp_path: Path) -> None:
+    study = study_at(tmp_path)
+    theta = {"all": tuple(weight.low for weight in study.plan.weights)}
+    chosen = Command("choose", "me", "", theta, {"watch": 1.0, "ctr": 0.3})
+    vector = ", ".join(f"{weight.name} {weight.low:.4g}" for weight in study.plan.weights)
+    tested = f"puts to the test: all ({vector}), for +1 watch +0.3 ctr"
+    assert offers.consequences(study, chosen, "c3, confirmed, in ramp at 50%") == [
         "ends: c3, confirmed, in ramp at 50%",
         tested,
     ]
-    assert offers.consequences(chosen, "") == [tested]
-    assert offers.consequences(Command("choose", "me"), "") == ["goes on under the study file's own objective"]
+    assert offers.consequences(study, chosen, "") == [tested]
+    assert offers.consequences(study, Command("choose", "me"), "") == ["goes on under the study file's own objective"]

@@ -1,9 +1,11 @@
 """One contract suite, run on the publisher in memory, on fakeredis and on a real Redis; then each Redis's own."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -437,8 +439,33 @@ def test_an_impossible_url_is_not_repeated(url: str) -> None:
 def test_nobody_at_the_address(redis_server: MakeRedis) -> None:
     server = redis_server()
     server.kill()
-    with connect(server.url, None) as client, pytest.raises(PublisherUnavailable, match="refused"):
+    with connect(server.url, None) as client, pytest.raises(PublisherUnavailable, match="refused") as raised:
         RedisPublisher(client, "feed").stored()
+    place = server.url.removeprefix("redis://").partition("/")[0]
+    assert str(raised.value).startswith(f"redis: Redis at {place} (redis.url): ConnectionError: ")
+
+
+def test_one_who_hangs_up_is_named_with_place_and_key() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def hang_up() -> None:
+            server.accept()[0].close()
+
+        pool.submit(hang_up)
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        with connect(f"redis://{place}/0", None) as client, pytest.raises(PublisherUnavailable) as raised:
+            RedisPublisher(client, "feed").stored()
+    assert str(raised.value).startswith(f"redis: Redis at {place} (redis.url): ConnectionError: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [("redis://[::1]:1/0", "[::1]:1"), ("redis://ann@localhost:1", "localhost:1"), ("unix:///no.sock", "/no.sock")],
+)
+def test_a_place_is_named_as_its_url_does(url: str, place: str) -> None:
+    with connect(url, SECRET) as client, pytest.raises(PublisherUnavailable) as raised:
+        RedisPublisher(client, "feed").stored()
+    assert str(raised.value).startswith(f"redis: Redis at {place} (redis.url): ")
 
 
 def test_a_socket_of_this_machine_serves_daemon_and_client(redis_server: MakeRedis, tmp_path: Path) -> None:

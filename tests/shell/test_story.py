@@ -64,7 +64,9 @@ def test_where_a_study_stands_is_its_newest_choice(world: World) -> None:
     assert found["windows_decided"] == 4
     assert f"decided through {moment(world.table.decided_through_ms)} UTC, 4 windows" in lines(found)[1]
     assert found["head"] == rig.journal.head().hash.hex()
-    assert any(line.startswith("best known: all (") for line in lines(found))
+    (best,) = (line for line in lines(found) if line.startswith("best known: all ("))
+    values = zip(PLAN.weights, found["pick"]["theta"]["all"], strict=True)
+    assert f"all ({', '.join(f'{weight.name} {value:.4g}' for weight, value in values)})" in best
 
 
 def test_the_newest_choice_is_found_without_reading_the_ledger(tmp_path: Path) -> None:
@@ -188,7 +190,10 @@ def test_a_candidates_own_gain_and_guardrails_are_told(tmp_path: Path) -> None:
     assert rail == f"guardrail ctr (at least -5.00%): kept, {interval(ctr)}"
     board = Board(loop.plan, "events")
     board.show(loop.state, {}, 5)
-    assert under_test(found) == live(msgspec.to_builtins(board.study))[3:5], "the interface says the same"
+    view = live(msgspec.to_builtins(board.study))
+    assert under_test(found) == view[3:5], "the interface says the same"
+    assert view[2] in lines(found)
+    assert ": all (p_click 1, p_watch " in view[2]
 
 
 def test_a_share_that_is_new_is_told_by_the_one_before() -> None:

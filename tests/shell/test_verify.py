@@ -155,7 +155,7 @@ def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
 
 
 def in_a_process(path: Path, **environment: str) -> tuple[int, dict[str, object]]:
-    command = [sys.executable, "-m", "controller.cli", "verify", str(path), "--json"]
+    command = [sys.executable, "-m", "controller", "verify", str(path), "--json"]
     env = {**os.environ, **environment}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, check=False)
     found: dict[str, object] = json.loads(done.stdout)

@@ -16,6 +16,7 @@ from controller.assignment import ALL, Form
 from controller.core.durations import written
 from controller.core.estimate import BUCKETS
 from controller.core.plan import MAX_ROWS
+from controller.core.rollout import BESIDE
 from controller.core.rows import MAX_VALUE
 from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight
@@ -344,10 +345,19 @@ def _segments(segments: SegmentsTable) -> Iterator[Mistake]:
 
 def _evidence(segments: SegmentsTable, traffic: TrafficTable) -> Iterator[Mistake]:
     """What a decision costs is bounded by the changes that the belief holds, but one deal's are all held."""
-    count, arms = len(segments.values), traffic.explore_arms
-    most = MAX_ROWS // max(arms, 1)
-    accepted = f"at most {most} beside {arms} traffic.explore_arms: the belief holds {MAX_ROWS} changes"
-    yield from within("segments.values", count, count * arms <= MAX_ROWS, accepted, "segments")
+    count, arms, share = len(segments.values), traffic.explore_arms, traffic.explore_share
+    if count * arms > MAX_ROWS:
+        most = MAX_ROWS // max(arms, 1)
+        accepted = f"at most {most} beside {arms} traffic.explore_arms: the belief holds {MAX_ROWS} changes"
+        yield Mistake("segments.values", f"{count} segments", accepted)
+        return
+    yield from within("traffic.explore_arms", arms, arms <= MAX_ROWS, f"at most {MAX_ROWS}: the belief holds no more")
+    most = MAX_ROWS // max(count, 1)
+    beside = traffic.max_share_at_risk * BESIDE * arms  # vectors in one unit of share, beside a test
+    if 0 < share <= 1 and arms <= most and round(beside / share) > most:
+        accepted = f"at least {math.ceil(beside / most * 1e4) / 1e4}, or fewer explore_arms: each vector beside a test "
+        accepted += f"has the share that it has in explore, and the belief holds the changes of {most}"
+        yield Mistake("traffic.explore_share", show(share), accepted)
 
 
 def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:

@@ -16,7 +16,7 @@ from controller.assignment import ALL, Form
 from controller.core.durations import written
 from controller.core.estimate import BUCKETS
 from controller.core.plan import MAX_ROWS
-from controller.core.rollout import BESIDE
+from controller.core.rollout import BESIDE, whole
 from controller.core.rows import MAX_VALUE
 from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight
@@ -373,8 +373,8 @@ def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:
 def _ramp(rollout: RolloutTable, traffic: TrafficTable) -> Iterator[Mistake]:
     """A share of no bucket at all never carries the traffic that its step waits for."""
     for index, share in enumerate(rollout.ramp_shares):
-        if 0 < share <= MAX_RAMP_SHARE and not 0 < round(share * traffic.buckets) < traffic.buckets:
-            accepted = f"a share that leaves vector and control at least one of the {traffic.buckets} buckets each"
+        if 0 < share <= MAX_RAMP_SHARE and not whole(share * traffic.buckets):
+            accepted = f"a share that is at least one of the {traffic.buckets} buckets"
             yield Mistake(f"rollout.ramp_shares[{index}]", show(share), accepted)
 
 

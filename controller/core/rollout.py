@@ -23,7 +23,7 @@ MOVES: dict[Stage, frozenset[Stage]] = {
     "explore": frozenset({"confirm", "paused", "rolled_back"}),
     "confirm": frozenset({"ramp", "explore", "paused", "rolled_back"}),
     "ramp": frozenset({"hold", "explore", "paused", "rolled_back"}),
-    "hold": frozenset({"explore", "paused", "rolled_back"}),
+    "hold": frozenset({"ramp", "explore", "paused", "rolled_back"}),  # the ramp: it was given more steps
     "paused": frozenset({"verify", "explore", "confirm", "ramp", "rolled_back"}),
     "rolled_back": frozenset({"verify", "explore", "paused"}),
 }

@@ -39,7 +39,7 @@ def test_every_stage_can_be_paused_and_rolled_back(stage: Stage) -> None:
 def test_every_stage_leads_to_explore_and_only_tests_lead_to_more_traffic(stage: Stage) -> None:
     assert stage == "explore" or "explore" in MOVES[stage]
     assert ("hold" in MOVES[stage]) == (stage == "ramp")
-    assert ("ramp" in MOVES[stage]) == (stage in ("confirm", "paused"))
+    assert ("ramp" in MOVES[stage]) == (stage in ("confirm", "hold", "paused"))
 
 
 def test_resuming_is_always_legal() -> None:

@@ -200,6 +200,8 @@ def _weight(weight: Weight, path: str) -> Iterator[Mistake]:
             show(weight.baseline),
             f"a number from {weight.low} to {weight.high} (low to high)",
         )
+    elif not math.isfinite(weight.high - weight.low):
+        yield Mistake(f"{path}.high", show(weight.high), f"a number whose distance to {path}.low is a finite one")
     if weight.scale == "log" and weight.low <= 0:
         yield Mistake(f"{path}.low", show(weight.low), 'a number above 0, because the scale is "log"')
 
@@ -263,8 +265,11 @@ def _coefficients(path: str, objective: dict[str, float], metrics: dict[str, Met
     for name, coefficient in objective.items():
         own = join(path, name)
         yield from _known(own, name, metrics)
-        sound = math.isfinite(coefficient) and coefficient != 0
-        yield from within(own, coefficient, sound, "a finite number other than 0")
+        if math.isfinite(coefficient) and coefficient:
+            sound = 1e-9 <= abs(coefficient) <= 1e9  # squares of gains are numbers
+            yield from within(own, coefficient, sound, "a number from 1e-9 to 1e9, or such a one below 0")
+        else:
+            yield Mistake(own, show(coefficient), "a finite number other than 0")
 
 
 def _guardrails(guardrails: tuple[Guardrail, ...], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:

@@ -20,6 +20,7 @@ from controller.core.windows import Cell
 
 MEMORY = 0.95  # of the buckets' history, a window: a trait is best told by the last day or so
 MAX_DEALS = 168  # older deals have faded from the posterior: a week of hourly ones bounds state and cost
+MAX_NUMBERS = 2**23  # in their covariances (64 MiB of the checkpoint): more than the belief can take
 
 
 def fold(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -> Control:
@@ -233,5 +234,12 @@ def _retire(plan: Plan, control: Control, gone: set[int]) -> Control:
         deals={d: deal for d, deal in control.deals.items() if d in kept},
         totals={d: cell for d, cell in control.totals.items() if d in kept},
         moments={d: moment for d, moment in control.moments.items() if d in kept},
-        evidence=(control.evidence + tuple(e for e in last if e is not None))[-MAX_DEALS:],
+        evidence=_held((*control.evidence, *(e for e in last if e is not None))),
     )
+
+
+def _held(evidence: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+    """The newest deals: what is asked of the belief (`plan.MAX_ROWS`) is far less, but many arms make large ones."""
+    evidence = evidence[-MAX_DEALS:]
+    numbers = np.cumsum([e.changes.covariance.size for e in reversed(evidence)])
+    return evidence[-max(int(np.searchsorted(numbers, MAX_NUMBERS, side="right")), 1) :]

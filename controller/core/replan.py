@@ -14,7 +14,7 @@ import numpy as np
 from controller.assignment import ALL
 from controller.core import posterior
 from controller.core.belief import processes, scales
-from controller.core.control import Control, Theta, carrying, moved, tuned
+from controller.core.control import Carry, Control, Theta, carrying, moved, tuned
 from controller.core.durations import written
 from controller.core.kernel import Hyper
 from controller.core.plan import Plan
@@ -44,13 +44,14 @@ def follow(before: Plan, after: Plan, control: Control, at_ms: int) -> Control:
     Nothing stays promoted, or under test, that was not chosen under what now holds: a candidate outside the new bounds
     or chosen for another objective sends the study back to explore at once; under other guardrails it is judged
     again at the next decision. A frozen study stays frozen and loses the candidate. Exploring for another objective, or
-    in other bounds, is counted afresh.
+    in other bounds, is counted afresh. Larger shares are climbed to, also by a vector that is held.
     """
     old = tuned(before, control.carry)
     if before.objective != after.objective:
         control = carrying(control, objective=None)  # the study file's word is the last
     before, after = old, tuned(after, control.carry)
     control = carrying(control, hypers=rewritten(before, after, control.carry.hypers))
+    control = _climbing(before, after, control, at_ms)
     if (before.objective, before.guardrails, before.weights) == (after.objective, after.guardrails, after.weights):
         return control
     another = (before.objective, before.weights) != (after.objective, after.weights)
@@ -68,6 +69,24 @@ def follow(before: Plan, after: Plan, control: Control, at_ms: int) -> Control:
     if carry.stage in FROZEN:
         return carrying(control, candidate=None)
     return moved(control, "explore", f"the study file changed: {why}", at_ms, candidate=None)
+
+
+def _climbing(before: Plan, after: Plan, control: Control, at_ms: int) -> Control:
+    """A vector that the new steps would raise at once goes on from the largest of them that it has come to."""
+    carry, steps = control.carry, after.rollout.ramp_shares
+    if carry.stage not in ("ramp", "hold") or _share(after, carry) <= _share(before, carry):
+        return control
+    step = max((k for k, share in enumerate(steps) if share <= _share(before, carry)), default=0)
+    reason = f"the study file changed: the ramp goes on from {steps[step]:.0%}"
+    if carry.stage == "hold":
+        return moved(control, "ramp", reason, at_ms, ramp_step=step)
+    return carrying(control, ramp_step=step, exposed_windows=0, reason=reason)
+
+
+def _share(plan: Plan, carry: Carry) -> float:
+    """Of the traffic, that a plan gives a vector in the ramp or held."""
+    steps = plan.rollout.ramp_shares
+    return steps[-1] if carry.stage == "hold" else steps[min(carry.ramp_step, len(steps) - 1)]
 
 
 def within_bounds(plan: Plan, control: Control, deal: Deal) -> Deal:

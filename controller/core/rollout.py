@@ -23,7 +23,7 @@ MOVES: dict[Stage, frozenset[Stage]] = {
     "explore": frozenset({"confirm", "paused", "rolled_back"}),
     "confirm": frozenset({"ramp", "explore", "paused", "rolled_back"}),
     "ramp": frozenset({"hold", "explore", "paused", "rolled_back"}),
-    "hold": frozenset({"explore", "paused", "rolled_back"}),
+    "hold": frozenset({"ramp", "explore", "paused", "rolled_back"}),  # the ramp: it was given more steps
     "paused": frozenset({"verify", "explore", "confirm", "ramp", "rolled_back"}),
     "rolled_back": frozenset({"verify", "explore", "paused"}),
 }
@@ -87,9 +87,14 @@ def check_move(before: Stage, after: Stage) -> None:
         raise IllegalMove(f"{before} -> {after}: from {before} only {sorted(MOVES[before])} can follow")
 
 
+def whole(buckets: float) -> int:
+    """Whole buckets of a share: never more than was asked for."""
+    return int(buckets + 1e-9)  # 0.29 x 100 is 28.999999999999996
+
+
 def shuffled(buckets: int, arms: int, share: float, rng: np.random.Generator) -> Buckets:
     """Deal `share` of the buckets evenly to arms 1..arms at random, the rest to control (arm 0)."""
-    each = int(share * buckets / arms + 1e-9)  # 0.29 x 100 is 28.999999999999996
+    each = whole(share * buckets / arms)
     order = rng.permutation(buckets)
     arm_of = np.zeros(buckets, np.int16)
     arm_of[order[: each * arms]] = np.repeat(np.arange(1, arms + 1, dtype=np.int16), each)
@@ -101,12 +106,13 @@ def nested(buckets: int, share: float, seed: int, arm: str, beside: float = 0.0)
 
     Another vector's order owes nothing to it, so what an earlier test did to its buckets is no bias in a later one.
     The share `beside` is left to others (-1): it ends where the last `HOLDBACK` begins, which nobody but control gets.
+    Where buckets are few neither share is more than was asked for, and the holdback no less.
     """
     order = np.random.default_rng((seed, buckets, *arm.encode())).permutation(buckets)
     arm_of = np.zeros(buckets, np.int16)
-    end = buckets - round(HOLDBACK * buckets)
-    arm_of[order[end - round(beside * buckets) : end]] = OTHERS
-    arm_of[order[: round(share * buckets)]] = 1
+    end = whole((1.0 - HOLDBACK) * buckets)
+    arm_of[order[end - whole(beside * buckets) : end]] = OTHERS
+    arm_of[order[: whole(share * buckets)]] = 1
     return arm_of
 
 

@@ -89,6 +89,9 @@ def step(
     if ingested.counts.get("overflow"):
         state, effects = _frozen(plan, state, "impossible values: a window's sums would overflow", now)
     ends = list(_settled(plan, state))
+    if not ends and (why := _nothing_taken(plan, state, batch, now_ms)):
+        state, entries = _frozen(plan, state, why, now)
+        effects += entries
     for end in ends:
         act = end == ends[-1] and not batch.backlog
         state, decision, entries = _decide(plan, state, end, now, rng(end), act)
@@ -140,7 +143,10 @@ def command(plan: Plan, state: State, order: Command, now_ms: int) -> tuple[Stat
     effects += ledger.facts(before, control.carry, (), control.deals[before.deal], now_ms)
     if answer.table is not None:
         effects.append(Publish(control.carry.version, answer.table))
-    return msgspec.structs.replace(state, control=control), tuple(effects), answer
+    state = msgspec.structs.replace(state, control=control)
+    if order.command == "resume" and answer.table is not None:  # what was refused before it is not held against it
+        state = msgspec.structs.replace(state, windows=windows.forgiven(state.windows), rejected=0, arrived=0)
+    return state, tuple(effects), answer
 
 
 def _ingest(plan: Plan, state: State, batch: Batch, now_ms: int | None) -> tuple[State, Ingested]:
@@ -159,6 +165,16 @@ def _ingest(plan: Plan, state: State, batch: Batch, now_ms: int | None) -> tuple
     return msgspec.structs.replace(
         state, windows=after, rejected=state.rejected + refused, arrived=state.arrived + arrived
     ), ingested
+
+
+def _nothing_taken(plan: Plan, state: State, batch: Batch, now_ms: int | None) -> str | None:
+    """Why no window can settle: every partition that is not idle brings refused rows alone; or None."""
+    parts = state.windows.partitions
+    refusing = frozenset() if batch.backlog else windows.refusing(plan.window, state.windows, now_ms or 0)
+    if not refusing or not parts.keys() <= refusing | batch.idle:
+        return None
+    rows = sum(part.refused for part in parts.values())
+    return f"impossible values: all of the last {rows} events were rejected, so no window can settle"
 
 
 def _settled(plan: Plan, state: State) -> Iterator[int]:

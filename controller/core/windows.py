@@ -36,6 +36,8 @@ RESULTS: tuple[Result, ...] = (
 )
 ACCEPTED, DUPLICATE, EXPIRED, FALLBACK, UNKNOWN_VERSION, MISATTRIBUTED, OVERFLOW, FUTURE = range(len(RESULTS))
 
+MIN_REFUSED = 200  # fewer refused rows in a row may be one bad record
+
 
 class WindowPlan(msgspec.Struct, frozen=True):
     """Durations in ms. A window [end - length, end) is settled at end + grace, sealed at end + lateness."""
@@ -89,6 +91,7 @@ class PartitionState(msgspec.Struct, frozen=True, eq=False):
     next_offset: int
     held: Events | None = None  # one row that is far ahead of the events clock, until the next row judges it
     held_row: bytes = b""  # as it came, cut
+    refused: int = 0  # rows that were, since one was taken
 
 
 class WindowsState(msgspec.Struct, frozen=True, eq=False):
@@ -181,13 +184,17 @@ def ingest(
         known = partitions.get(part.partition, PartitionState(None, part.next_offset))
         arrived = admitted(part.events, known.held, known.watermark_ms, now_ms, clock)
         row = b"" if arrived.held is None else part.last if len(part.events.offset) else known.held_row
-        partitions[part.partition] = PartitionState(arrived.watermark_ms, part.next_offset, arrived.held, row)
+        new = sum(part.rejected.values()) + len(arrived.future)
+        refused = 0 if len(arrived.before_ms) else known.refused + new
+        partitions[part.partition] = PartitionState(arrived.watermark_ms, part.next_offset, arrived.held, row, refused)
         taken.append(_Taken(part.partition, arrived, known))
     state = msgspec.structs.replace(state, partitions=partitions)
     rows = _rows(plan, [part.rows for part in taken if len(part.rows.before_ms)])
     after = state if rows is None else _taken_in(plan, events, state, rows, tables, ended_ms or {})
     ingested = _ingested(plan, state, taken, rows)
-    return msgspec.structs.replace(after, watermark_ms=watermark_ms(after, batch.idle)), ingested
+    clock_ms = now_ms if clock == "wall" else 0
+    left_out = batch.idle if batch.backlog else batch.idle | refusing(plan, after, clock_ms)
+    return msgspec.structs.replace(after, watermark_ms=watermark_ms(after, left_out)), ingested
 
 
 def _taken_in(
@@ -374,15 +381,42 @@ def _places(part: _Taken, at: list[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def watermark_ms(state: WindowsState, idle: frozenset[int]) -> int | None:
-    """The stream's watermark: the lowest of the partitions that are not idle, and never lower than it was.
+    """The stream's watermark: the lowest of the partitions that are not `idle`, and never lower than it was.
 
-    None until every partition that is not idle has had a row.
+    None until each of these has had a row.
     """
     marks = [part.watermark_ms for partition, part in state.partitions.items() if partition not in idle]
     known = [mark for mark in marks if mark is not None]
     if not known or len(known) < len(marks):
         return state.watermark_ms
     return min(known) if state.watermark_ms is None else max(min(known), state.watermark_ms)
+
+
+def refusing(plan: WindowPlan, state: WindowsState, now_ms: int) -> frozenset[int]:
+    """Partitions of which nothing but refused rows came for so long that the others wait no longer: two windows.
+
+    A row that is refused tells no time that could be believed. Where the clock stands still, because no row of any
+    partition is taken, the rows of two windows tell how long it is.
+
+    `now_ms`: the wall clock, 0 on the events' own.
+    """
+    parts = state.partitions
+    latest = max([now_ms, *(part.watermark_ms for part in parts.values() if part.watermark_ms is not None)])
+    most = max((quality.accepted for quality in state.quality.values()), default=0)
+    stands = all(part.refused for part in parts.values())
+    found = set()
+    for partition, part in parts.items():
+        mark = state.watermark_ms if part.watermark_ms is None else part.watermark_ms
+        long = mark is None or latest - mark > 2 * plan.length_ms or (stands and part.refused > 2 * most)
+        if part.refused >= MIN_REFUSED and long:
+            found.add(partition)
+    return frozenset(found)
+
+
+def forgiven(state: WindowsState) -> WindowsState:
+    """The state that holds no refused row against any partition."""
+    parts = {number: msgspec.structs.replace(part, refused=0) for number, part in state.partitions.items()}
+    return msgspec.structs.replace(state, partitions=parts)
 
 
 def seal(plan: WindowPlan, state: WindowsState, idle: frozenset[int]) -> tuple[WindowsState, tuple[Sealed, ...]]:

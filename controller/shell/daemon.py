@@ -321,8 +321,9 @@ class Daemon:
         self._state, effects, _ = core.command(self._plan, state, Command("freeze", "trimtab", str(lost)), now_ms)
         body = {"partition": lost.partition, "asked": lost.asked, "earliest": lost.earliest, "latest": lost.latest}
         self._commit((*effects, Record(now_ms, "offsets_lost", body)))
+        if lost.earliest < 0 or (self._reading and lost.asked == lost.earliest):  # the next start may find the same
+            self._source_backoff.failed()
         self._reading = False
-        self._source_backoff.failed()
 
     def _obey(self) -> None:
         """Carry out the commands of the inbox, each in a transaction with its mark that it was applied."""

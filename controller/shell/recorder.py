@@ -65,11 +65,12 @@ class Recorder:
         Raises:
             PlanRefused: the journal belongs to a plan or a source that this one cannot continue; nothing was
                 written, and a daemon that runs on the journal goes on.
-            JournalRefused: its checkpoint was written by another version of this program.
+            JournalRefused: its checkpoint was written by another version of this program; likewise.
             Fenced: another process claimed the journal at the same moment.
         """
         before = last_plan(plan, journal)
         _check_source(journal, source)
+        restored(journal)  # what cannot be read is refused while a daemon that can read it goes on
         recorder = cls(plan, journal, publisher, max(journal.epoch(), _stored_epoch(publisher)) + 1)
         journal.claim(recorder.epoch)  # from here on nobody else changes what is read next
         recorder._written = restored(journal)

@@ -10,7 +10,7 @@ import msgspec
 from controller.shell.connections import Kafka, no_topic
 from controller.shell.kafka_diagnosis import diagnosed
 from controller.shell.sources import ARROW, At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve
-from controller.shell.sources_standing import Standing
+from controller.shell.sources_standing import Newest, Standing
 from controller.shell.tls import context, require_password
 
 try:
@@ -99,12 +99,11 @@ class ConfluentSource:
         if not messages:  # `consume` waits until it has all it was asked for; one message is enough to wait for
             messages = self._consumer.consume(1, timeout_s)
             messages += self._consumer.consume(_MOST_RECORDS, 0) if messages else []
-        parts, newest_ms = self._sort(messages)
+        parts, newest = self._sort(messages)
         if self._standing.due():
             self._ask_ends()
-        behind = self._standing.behind()
-        backlog = bool(parts) and any(behind.values()) and self._now_ms() - newest_ms > self._window_ms
-        return Poll(parts, self._standing.idle(), backlog, behind)
+        backlog = bool(parts) and self._standing.backlog(newest, self._window_ms, self._now_ms())
+        return Poll(parts, self._standing.idle(), backlog, self._standing.behind())
 
     def health(self) -> str | None:
         """See `Source.health`."""
@@ -138,23 +137,24 @@ class ConfluentSource:
             self._consumer.assign([self._at(*position) for position in self._standing.positions.items()])
             self._assigned = True
 
-    def _sort(self, messages: list[Any]) -> tuple[tuple[Fetched, ...], int]:
-        """Messages by partition, with where each goes on, and the newest append time."""
+    def _sort(self, messages: list[Any]) -> tuple[tuple[Fetched, ...], Newest]:
+        """Messages by partition, with where each goes on, and the newest timestamp."""
         records: dict[int, list[Record]] = {}
         ahead: dict[int, int] = {}
-        newest_ms = 0
+        newest = Newest()
         for message in messages:
             partition, offset = message.partition(), message.offset()
             error = message.error()
             if error is None:
                 records.setdefault(partition, []).append(_record(message, offset))
                 ahead[partition] = offset + 1
-                newest_ms = max(newest_ms, message.timestamp()[1])
+                kind, ms = message.timestamp()
+                newest = max(newest, Newest(ms, kind == confluent_kafka.TIMESTAMP_LOG_APPEND_TIME))
             elif error.code() == KafkaError._PARTITION_EOF:
                 ahead[partition] = offset
             else:
                 self._failed(error, partition)
-        return self._moved(records, ahead), newest_ms
+        return self._moved(records, ahead), newest
 
     def _moved(self, records: Mapping[int, list[Record]], ahead: Mapping[int, int]) -> tuple[Fetched, ...]:
         parts = []

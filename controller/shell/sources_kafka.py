@@ -21,11 +21,12 @@ from controller.shell.sources import (
     SourceUnavailable,
     resolve,
 )
-from controller.shell.sources_standing import Standing
+from controller.shell.sources_standing import Newest, Standing
 
 _ANSWER_MS: Final = 2_000  # an end offset that takes longer counts as no answer
 _CLOSE_MS: Final = 2_000
 _RETRY_S: Final = 1.0
+_LOG_APPEND_TIME: Final = 1  # the timestamp is the broker's; 0: the producer's
 _FETCH: Final = {
     "fetch_max_wait_ms": 100,  # a question about end offsets waits behind a fetch that waits
     "fetch_max_bytes": 16 << 20,
@@ -90,16 +91,15 @@ class KafkaSource:
     def poll(self, timeout_s: float) -> Poll:
         """See `Source.poll`."""
         parts: tuple[Fetched, ...] = ()
-        newest_ms = 0
+        newest = Newest()
         if self._consumer is None:
             self._reopen(timeout_s)
         if self._consumer is not None and self._standing.due():
             self._ask()  # before a fetch, which leaves no client when it fails: the lag is true all the same
         if self._consumer is not None:
-            parts, newest_ms = self._fetch(timeout_s)
-        behind = self._standing.behind()
-        backlog = bool(parts) and any(behind.values()) and self._now_ms() - newest_ms > self._window_ms
-        return Poll(parts, self._standing.idle(), backlog, behind)
+            parts, newest = self._fetch(timeout_s)
+        backlog = bool(parts) and self._standing.backlog(newest, self._window_ms, self._now_ms())
+        return Poll(parts, self._standing.idle(), backlog, self._standing.behind())
 
     def health(self) -> str | None:
         """See `Source.health`."""
@@ -163,8 +163,8 @@ class KafkaSource:
             self._standing.silent(str(error))
             time.sleep(min(timeout_s, _RETRY_S))
 
-    def _fetch(self, timeout_s: float) -> tuple[tuple[Fetched, ...], int]:
-        """What came of each partition whose position moved, and the newest append time in it."""
+    def _fetch(self, timeout_s: float) -> tuple[tuple[Fetched, ...], Newest]:
+        """What came of each partition whose position moved, and the newest timestamp in it."""
         try:
             self._discover()
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
@@ -176,9 +176,10 @@ class KafkaSource:
             self._standing.failed(f"Kafka at {self._kafka.bootstrap}: {said(error)}")
             self.close()
             time.sleep(min(timeout_s, _RETRY_S))
-            return (), 0
-        newest_ms = max((records[-1].timestamp for records in polled.values()), default=0)
-        return tuple(self._moved(positions, polled)), newest_ms  # nothing can fail from here on, halfway through
+            return (), Newest()
+        ends = (records[-1] for records in polled.values())
+        newest = max((Newest(r.timestamp, r.timestamp_type == _LOG_APPEND_TIME) for r in ends), default=Newest())
+        return tuple(self._moved(positions, polled)), newest  # nothing can fail from here on, halfway through
 
     def _position(self, partition: int) -> int | None:
         """The client's position, which is beyond markers and gaps that hold no record."""

@@ -15,6 +15,7 @@ from controller.assignment import ALL, STUDY, STUDY_RULE, Form
 from controller.core.durations import written
 from controller.core.estimate import BUCKETS
 from controller.core.plan import MAX_ROWS
+from controller.core.rollout import whole
 from controller.core.rows import MAX_VALUE
 from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight
@@ -197,6 +198,8 @@ def _weight(weight: Weight, path: str) -> Iterator[Mistake]:
             show(weight.baseline),
             f"a number from {weight.low} to {weight.high} (low to high)",
         )
+    elif not math.isfinite(weight.high - weight.low):
+        yield Mistake(f"{path}.high", show(weight.high), f"a number whose distance to {path}.low is a finite one")
     if weight.scale == "log" and weight.low <= 0:
         yield Mistake(f"{path}.low", show(weight.low), 'a number above 0, because the scale is "log"')
 
@@ -260,8 +263,11 @@ def _coefficients(path: str, objective: dict[str, float], metrics: dict[str, Met
     for name, coefficient in objective.items():
         own = join(path, name)
         yield from _known(own, name, metrics)
-        sound = math.isfinite(coefficient) and coefficient != 0
-        yield from within(own, coefficient, sound, "a finite number other than 0")
+        if math.isfinite(coefficient) and coefficient:
+            sound = 1e-9 <= abs(coefficient) <= 1e9  # squares of gains are numbers
+            yield from within(own, coefficient, sound, "a number from 1e-9 to 1e9, or such a one below 0")
+        else:
+            yield Mistake(own, show(coefficient), "a finite number other than 0")
 
 
 def _guardrails(guardrails: tuple[Guardrail, ...], metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
@@ -343,9 +349,11 @@ def _segments(segments: SegmentsTable) -> Iterator[Mistake]:
 def _evidence(segments: SegmentsTable, traffic: TrafficTable) -> Iterator[Mistake]:
     """What a decision costs is bounded by the changes that the belief holds, but one deal's are all held."""
     count, arms = len(segments.values), traffic.explore_arms
-    most = MAX_ROWS // max(arms, 1)
-    accepted = f"at most {most} beside {arms} traffic.explore_arms: the belief holds {MAX_ROWS} changes"
-    yield from within("segments.values", count, count * arms <= MAX_ROWS, accepted, "segments")
+    yield from within("traffic.explore_arms", arms, arms <= MAX_ROWS, f"at most {MAX_ROWS}: the belief holds no more")
+    if arms <= MAX_ROWS:
+        most = MAX_ROWS // max(arms, 1)
+        accepted = f"at most {most} beside {arms} traffic.explore_arms: the belief holds {MAX_ROWS} changes"
+        yield from within("segments.values", count, count * arms <= MAX_ROWS, accepted, "segments")
 
 
 def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:
@@ -361,8 +369,8 @@ def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:
 def _ramp(rollout: RolloutTable, traffic: TrafficTable) -> Iterator[Mistake]:
     """A share of no bucket at all never carries the traffic that its step waits for."""
     for index, share in enumerate(rollout.ramp_shares):
-        if 0 < share <= MAX_RAMP_SHARE and not 0 < round(share * traffic.buckets) < traffic.buckets:
-            accepted = f"a share that leaves vector and control at least one of the {traffic.buckets} buckets each"
+        if 0 < share <= MAX_RAMP_SHARE and not whole(share * traffic.buckets):
+            accepted = f"a share that is at least one of the {traffic.buckets} buckets"
             yield Mistake(f"rollout.ramp_shares[{index}]", show(share), accepted)
 
 

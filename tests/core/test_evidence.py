@@ -17,6 +17,7 @@ from controller.core.evidence import (
 )
 from controller.core.late import AGES, Late
 from controller.core.parts import measured
+from controller.core.plan import MAX_ROWS
 from controller.core.windows import Cell
 from tests.core.loop import HOUR, PLAN, START, same, varied
 from tests.core.test_control import SHAPE, THETA, begun, cell, deal
@@ -104,6 +105,37 @@ def test_old_evidence_gives_way() -> None:
         control = fold(PLAN, control, at + HOUR, {control.carry.version: cell()})
     assert len(control.evidence) == 168
     assert control.evidence[-1].deal > control.evidence[0].deal
+
+
+def test_old_evidence_of_many_arms_gives_way_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    control = begun()
+    sizes = []
+    for k in range(2, 30):
+        at = START + k * HOUR
+        control, _ = issue(PLAN, control, deal(k), at)
+        control = fold(PLAN, control, at + HOUR, {control.carry.version: cell()})
+        if len(control.evidence) == 3:
+            one = control.evidence[0].changes.covariance.size
+            monkeypatch.setattr(evidence, "MAX_NUMBERS", 5 * one + 1)
+        sizes.append(len(control.evidence))
+    assert max(sizes) == sizes[-1] == 5
+    assert [e.deal for e in control.evidence] == sorted(e.deal for e in control.evidence)
+    monkeypatch.setattr(evidence, "MAX_NUMBERS", 1)
+    control, _ = issue(PLAN, control, deal(30), START + 30 * HOUR)
+    control = fold(PLAN, control, START + 31 * HOUR, {control.carry.version: cell()})
+    assert len(control.evidence) == 1  # the newest, however large
+
+
+def test_what_the_belief_can_take_is_always_held() -> None:
+    """Also of the largest deals that a study file can ask for, measured in 10 ways."""
+    for arms, groups in ((8, 1), (600, 1), (60, 11), (1, 601)):
+        rows = -(-MAX_ROWS // (arms * max(groups - 1, 1)))
+        assert rows * 10 * groups * arms**2 <= evidence.MAX_NUMBERS
+
+
+def test_of_an_ordinary_study_every_deal_of_a_week_is_held() -> None:
+    for arms, groups in ((8, 1), (8, 11), (24, 6)):
+        assert evidence.MAX_DEALS * 10 * groups * arms**2 <= evidence.MAX_NUMBERS
 
 
 def test_the_sample_ends_where_the_claim_does() -> None:

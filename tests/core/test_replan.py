@@ -1,6 +1,7 @@
 """An operator who edits the study file in mid-study."""
 
 import msgspec
+import numpy as np
 import pytest
 
 from controller.core import replan
@@ -195,6 +196,33 @@ def test_traffic_rollout_and_safety_may_change_in_any_stage(stage: str) -> None:
     )
     assert (loop.carry.stage, loop.carry.candidate) == (stage, before)
     loop.until("hold")
+
+
+def test_a_held_vector_climbs_to_a_further_step_of_the_ramp() -> None:
+    loop = at_stage("ramp")
+    for shares in ((0.1, 0.5), (0.1, 0.5, 0.95)):
+        loop.replan(varied(rollout={"ramp_shares": shares, "ramp_step_ms": 2 * HOUR}))
+        if len(shares) == 2:
+            loop.until("hold")
+    loop.window()
+    assert (loop.carry.stage, loop.carry.ramp_step) == ("ramp", 1)
+    assert "the ramp goes on from 50%" in loop.carry.reason
+    assert np.mean(np.array(loop.table.buckets) == 1) == 0.5
+    loop.window()
+    assert np.mean(np.array(loop.table.buckets) == 1) == 0.95
+    assert [round(step.share, 2) for step in loop.carry.shares] == [0.5]  # what a trend is seen against
+    loop.until("hold")
+    assert {checked.outcome for checked in replay(journalled(loop.records))} == {"exact"}
+
+
+def test_a_ramp_goes_on_from_the_share_that_it_has_come_to() -> None:
+    loop = at_stage("ramp")
+    loop.window()
+    assert loop.carry.ramp_step == 1  # 50 %
+    for shares, step in (((0.1, 0.9), 0), ((0.2, 0.3, 0.5, 0.9), 1), ((0.6, 0.9), 0)):
+        clone = loop.clone()
+        clone.replan(varied(rollout={"ramp_shares": shares}))
+        assert clone.carry.ramp_step == step
 
 
 def test_bans_outlive_the_change() -> None:

@@ -5,12 +5,17 @@ import re
 import numpy as np
 import pytest
 
+from controller.core import step as core
+from controller.core.windows import Batch, PartBatch
 from tests.core.loop import (
+    HOUR,
     PLAN,
+    START,
     Loop,
     Row,
     Theta,
     at_stage,
+    columns,
     indifferent,
     pleasant,
     varied,
@@ -108,6 +113,60 @@ def test_a_backlog_s_rejected_rows_are_judged_by_all_of_it() -> None:
     rows = [row for hour in range(2, 12) for row in loop.rows(hour)]
     loop.poll([*rows, loop.settles(11)], rejected=120)
     assert loop.carry.stage != "paused"
+
+
+@pytest.mark.parametrize("clock", ["wall", "events"])
+def test_a_topic_of_refused_rows_alone_freezes_though_no_window_settles(clock: str) -> None:
+    loop = Loop()
+    loop.windows(2)
+
+    def refused(rows: int, hours: float) -> None:
+        now_ms = START + int(hours * HOUR) if clock == "wall" else None
+        loop.poll([], rejected=rows, now_ms=now_ms)
+
+    refused(230, 3.0)
+    assert loop.carry.stage == "explore"  # one bad record, perhaps
+    refused(230, 4.2)
+    said = "impossible values: all of the last 460 events were rejected, so no window can settle"
+    assert (loop.carry.stage, loop.carry.reason) == ("paused", said)
+    assert set(loop.table.buckets) == {0}
+    assert [record.kind for record in loop.records[-2:]] == ["operator", "stage_changed"]
+    refused(230, 5.0)
+    loop.order("resume")
+    refused(20, 6.0)
+    assert loop.carry.stage == "explore"  # what came before is forgiven
+    loop.window()
+    assert loop.carry.stage == "explore"
+    refused(250, 9.0)
+    assert loop.carry.stage == "paused"
+
+
+def test_a_partition_of_refused_rows_alone_does_not_stop_the_study() -> None:
+    loop = Loop()
+    offsets = [0, 0]
+
+    def poll(good: list[Row], other: list[Row], rejected: int, hours: float) -> None:
+        offsets[0] += len(good)
+        offsets[1] += len(other) + rejected
+        parts = (
+            PartBatch(0, columns(good), {}, offsets[0]),
+            PartBatch(1, columns(other), {"malformed": rejected}, offsets[1]),
+        )
+        now_ms = START + int(hours * HOUR)
+        loop.state, effects, info = core.step(loop.plan, loop.state, Batch(parts), now_ms, core.seeded(7))
+        loop.infos.append(info)
+        loop._keep(effects)
+
+    for hour in range(12):
+        broken = hour >= 2
+        loop.hour = hour
+        rows = loop.rows()
+        poll(rows if broken else rows[::2], [] if broken else rows[1::2], 60 if broken else 0, hour + 0.5)
+        poll([loop.settles()], [] if broken else [loop.settles()], 0, hour + 1.1)
+    assert loop.carry.decided_through_ms == START + 12 * HOUR
+    assert len({end for end, _ in loop.state.windows.cells}) <= 3
+    assert loop.carry.stage == "paused"  # a third of all rows was refused
+    assert re.match(r"impossible values: [0-9]+ of [0-9]+ events since the last decision", loop.carry.reason)
 
 
 def test_sums_that_would_overflow_freeze_at_once() -> None:

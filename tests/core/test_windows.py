@@ -21,6 +21,7 @@ from controller.core.windows import (
     WindowPlan,
     WindowsState,
     counted,
+    forgiven,
     ingest,
     initial,
     seal,
@@ -389,6 +390,34 @@ def test_an_idle_partition_that_wakes_never_moves_the_stream_back() -> None:
     assert state.watermark_ms == 9 * HOUR
     state, _ = take(state, {0: [right(5, 20 * HOUR)]})
     assert state.watermark_ms == 9 * HOUR
+
+
+def test_a_partition_of_refused_rows_alone_holds_the_stream_back_for_two_windows() -> None:
+    state, _ = take(initial(), {0: [right(1, 9 * HOUR)], 1: [right(2, 9 * HOUR)]})
+
+    def later(state: WindowsState, key: int, ts_ms: int, backlog: bool = False) -> WindowsState:
+        broken = PartBatch(1, columns([]), {"malformed": 150}, 0)
+        polled = Batch((part(0, [right(key, ts_ms)]), broken), backlog=backlog)
+        return ingest(PLAN, EVENTS, state, polled, TABLES, NOW, "events")[0]
+
+    state = later(state, 3, 10 * HOUR)
+    assert (state.watermark_ms, state.partitions[1].refused) == (9 * HOUR, 150)
+    state = later(state, 4, 11 * HOUR)
+    assert state.watermark_ms == 9 * HOUR  # not yet for more than two windows
+    assert later(state, 5, 12 * HOUR, backlog=True).watermark_ms == 9 * HOUR  # it may only be behind
+    assert later(forgiven(state), 5, 12 * HOUR).watermark_ms == 9 * HOUR  # too few of them
+    state = later(state, 5, 12 * HOUR)
+    assert state.watermark_ms == 12 * HOUR
+    state, info = take(state, {1: [right(6, 11 * HOUR)]})
+    assert (counts(info), state.partitions[1].refused) == ({"accepted": 1}, 0)
+    state, _ = take(state, {0: [right(7, 15 * HOUR)]})
+    assert state.watermark_ms == 12 * HOUR  # it counts again
+
+
+def test_rows_in_the_future_are_refused_rows_too() -> None:
+    rows = [right(key, NOW + HOUR) for key in range(250)]
+    state, _ = take(initial(), {0: [right(999, NOW - 3 * HOUR)], 1: rows}, clock="wall")
+    assert (state.partitions[1].refused, state.watermark_ms) == (250, NOW - 3 * HOUR)
 
 
 def test_the_ids_of_a_sealed_window_are_forgotten_also_where_a_partition_was_idle() -> None:

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
@@ -9,7 +9,9 @@ from controller.core.operate import Command
 from controller.core.rows import MAX_TOLD
 from controller.shell.daemon import COMMIT_S, LAST_BACKOFF_S, Clock
 from controller.shell.dead_letters import MAX_CHUNK, MAX_LETTERS, DeadLetter, DeadLettersUnavailable
-from tests.shell.loop import PARTITIONS, START_MS, Letters, Rig, World
+from controller.shell.sources import At, OffsetLost
+from tests.memory_source import MemorySource, MemoryTopic
+from tests.shell.loop import PARTITIONS, START_MS, Letters, Rig, World, daemon_of
 
 # --- offsets that are gone
 
@@ -60,6 +62,37 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(world: World) -> 
     assert world.kinds().count("offsets_lost") == PARTITIONS
     assert rig.metric("events_total", result="duplicate") == 100 * PARTITIONS, "what was counted is not counted twice"
     assert rig.metric("events_total", result="accepted") == accepted
+
+
+def test_the_partitions_of_a_topic_that_was_made_anew_are_found_out_turn_by_turn(world: World) -> None:
+    partitions = 24
+    world.topic = MemoryTopic(partitions)
+    for partition in range(partitions):
+        world.topic.append(partition, b"{}")
+        world.topic.append(partition, b"{}")
+    rig = world.start()
+    rig.settle()
+    world.topic.logs = {p: [] for p in range(partitions)}
+    world.topic.latest = dict.fromkeys(range(partitions), 0)
+    turns = 0
+    while world.kinds().count("offsets_lost") < partitions:
+        rig.turn(0.01)
+        turns += 1
+        assert turns <= 2 * partitions, "none of them waits for a service"
+    rig.settle()
+    assert rig.health.faults == {}
+
+
+def test_a_loss_that_nobody_can_say_more_of_is_looked_at_ever_more_rarely(world: World) -> None:
+    class Mute(MemorySource):
+        def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+            raise OffsetLost(0, 7, -1, -1)
+
+    rig = daemon_of(world.path, Mute(world.topic), world.publisher)
+    world.rigs.append(rig)
+    for _ in range(100):
+        rig.turn(0.1)
+    assert 4 <= world.kinds().count("offsets_lost") <= 7
 
 
 def test_a_partition_that_is_gone_does_not_hold_the_study_back(world: World) -> None:

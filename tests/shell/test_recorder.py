@@ -244,6 +244,18 @@ def test_a_checkpoint_of_another_version_is_refused_with_its_writer(tmp_path: Pa
         Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall")
 
 
+def test_a_version_that_cannot_read_the_checkpoint_leaves_the_daemon_alone_that_can(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal.open(path, PLAN.study) as one, Journal.open(path, PLAN.study) as two:
+        recorder, state = Recorder.take_over(PLAN, one, MemoryPublisher(), START_MS, "wall")
+        one.commit(recorder.epoch, put={"step": b"\x01"})  # as a newer one would write it
+        before = one.head()
+        with pytest.raises(JournalRefused, match=r"not of this version"):
+            Recorder.take_over(PLAN, two, MemoryPublisher(), START_MS, "wall")
+        assert (one.head(), one.epoch()) == (before, 1), "the refusal wrote nothing"
+        pause(recorder, state, START_MS + 1)
+
+
 def test_a_second_daemon_on_the_journal_fences_the_first(tmp_path: Path) -> None:
     path, publisher = tmp_path / "j", MemoryPublisher()
     with Journal.open(path, PLAN.study) as one, Journal.open(path, PLAN.study) as two:

@@ -16,6 +16,7 @@ class Stored(NamedTuple):
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp: int = 0
+    timestamp_type: int = 0
 
 
 class Client:
@@ -25,6 +26,8 @@ class Client:
         self.partitions = {0, 1}
         self.fails: dict[str, KafkaError] = {}
         self.at: dict[Any, int] = {}
+        self.end = 1
+        self.timestamp_type = 0
 
     def _answer(self, name: str) -> None:
         if name in self.fails:
@@ -38,7 +41,7 @@ class Client:
         return dict.fromkeys(topic, 0)
 
     def end_offsets(self, topic: list[Any], timeout_ms: int) -> dict[Any, int]:
-        return dict.fromkeys(topic, 1)
+        return dict.fromkeys(topic, self.end)
 
     def assign(self, topic: list[Any]) -> None:
         self.at = {at: self.at.get(at, 0) for at in topic}
@@ -47,7 +50,11 @@ class Client:
         self.at[at] = offset
 
     def poll(self, timeout_ms: int) -> dict[Any, list[Stored]]:
-        records = {at: [Stored(0, b"%d" % at.partition)] for at, offset in self.at.items() if offset == 0}
+        records = {
+            at: [Stored(0, b"%d" % at.partition, timestamp_type=self.timestamp_type)]
+            for at, offset in self.at.items()
+            if offset == 0
+        }
         self.at = dict.fromkeys(self.at, 1)
         return records
 
@@ -104,3 +111,15 @@ def test_a_new_partition_is_not_caught_up(source: KafkaSource, client: Client) -
 def test_the_lag_is_told_while_no_fetch_succeeds(source: KafkaSource, client: Client) -> None:
     client.fails["position 0"] = KafkaTimeoutError("no answer")
     assert source.poll(0.0).behind == {0: 1, 1: 1}
+
+
+@pytest.mark.parametrize(("timestamp_type", "backlog"), [(0, False), (1, True)])
+def test_only_the_broker_s_timestamps_tell_a_backlog(client: Client, timestamp_type: int, backlog: bool) -> None:
+    now_s = 0.0
+    kafka = Kafka("nowhere:1", "events")
+    source = KafkaSource(kafka, window_ms=1000, idle_after_s=None, monotonic=lambda: now_s, now_ms=lambda: 10_000)
+    source.start(None, "earliest")
+    assert not source.poll(0.0).backlog  # to the end
+    now_s, client.end, client.timestamp_type = 5.0, 50, timestamp_type
+    client.partitions.add(2)
+    assert source.poll(0.0).backlog == backlog

@@ -238,9 +238,9 @@ def report(argv: list[str]) -> int:
     parser = command_parser(report, json_too=True)
     parser.add_argument("journal", type=Path, metavar="JOURNAL", help="its file, or the study file that names it")
     parser.add_argument(
-        "--out", metavar="FILE", help="where the HTML goes (JOURNAL's name with .html, here; - is stdout)"
+        "--out", type=_placed, metavar="FILE", help="where the HTML goes (JOURNAL's name with .html, here; - is stdout)"
     )
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="write the figures there too, as SVG")
+    parser.add_argument("--figures", type=_placed, metavar="DIR", help="write the figures there too, as SVG")
     parser.add_argument("--text", action="store_true", help="print it as text instead")
     args = parser.parse_args(argv)
     from controller.shell import findings, fingerprint, story
@@ -256,8 +256,8 @@ def report(argv: list[str]) -> int:
         as_data = {"timeline": story.timeline(journal), "findings": msgspec.to_builtins(found)}
         show(args.json, story.current(journal) | as_data, pages.text(found))
         return 0
-    page, out = pages.page(found), Path(args.out or f"{journal.stem}.html")
-    if args.out == "-":
+    page, out = pages.page(found), args.out or Path(f"{journal.stem}.html")
+    if out == Path("-"):
         sys.stdout.buffer.write(page.encode())  # it says of itself that it is UTF-8
         return 0
     _written(out, page)
@@ -265,15 +265,30 @@ def report(argv: list[str]) -> int:
     return 0
 
 
+def _placed(text: str) -> Path:
+    """What is to be written, in a folder that there is; as an argument of `report`."""
+    folder = Path(text).absolute().parent
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no folder {folder}")
+    return Path(text)
+
+
 def _write_figures(folder: Path, figures: dict[str, str]) -> None:
+    with _unwritable(folder):
+        folder.mkdir(exist_ok=True)
     for name, figure in figures.items():
         _written(folder / name, figure)
 
 
 def _written(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _unwritable(path):
         path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise Unwritable(f"{path}: {error.strerror}; name another place by --out or --figures") from error
 

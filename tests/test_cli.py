@@ -424,6 +424,26 @@ def test_a_reader_of_help_that_hangs_up_is_no_traceback(argv: str) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("option", ["--out", "--figures"])
+def test_a_report_is_not_written_where_no_folder_is(
+    capsys: pytest.CaptureFixture[str], journal: Path, tmp_path: Path, option: str
+) -> None:
+    place = tmp_path / "none" / "x"
+    done = Done(capsys, "report", str(journal), option, str(place))
+    assert done.status == 2
+    assert f"argument {option}: {place}: there is no folder {place.parent}" in done.err
+    assert not place.parent.exists()
+
+
+def test_figures_get_a_folder_of_their_own(capsys: pytest.CaptureFixture[str], journal: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # the second into what is there
+        assert Done(capsys, "report", str(journal), "--text", "--figures", str(tmp_path / "figures")).status == 0
+    assert (tmp_path / "figures").is_dir()
+    done = Done(capsys, "report", str(journal), "--text", "--figures", str(journal))
+    assert done.status == 1
+    assert done.err == f"trimtab report: {journal}: File exists; name another place by --out or --figures\n"
+
+
 def test_an_encoding_without_a_sign_for_something_is_no_traceback(journal: Path, tmp_path: Path) -> None:
     with Journal.open(journal, None) as book:
         book.claim(2, [Entry(START_MS, "stage_changed", {"from": "a", "to": "b", "why": "\u2212 \u4e0a"})])

@@ -138,8 +138,7 @@ def test_the_command_writes_a_page_its_figures_text_and_data(
     assert capsys.readouterr().out.startswith("<!doctype html>")
     assert cli.main(["report", str(path), "--text"]) == 0
     assert "how it got there:" in capsys.readouterr().out
-    (tmp_path / "full").write_text("")
-    assert cli.main(["report", str(path), "--out", "full/x.html"]) == 1
+    assert cli.main(["report", str(path), "--out", "figures"]) == 1
     assert "name another place by --out" in capsys.readouterr().err
 
 

@@ -25,7 +25,7 @@ CLIP = 1.0  # the longest gradient of one network
 def key_of(norm: Norm, name: str) -> str:
     """Under which name a weight is shared. Networks share weights with those of their normalisation, and the table.
 
-    A normalised network does not see how large its weights are; one without would have to live with their size.
+    A normalised network hardly sees how large its weights are; one without would have to live with their size.
     """
     return name if name == TABLE else f"{norm}/{name}"
 

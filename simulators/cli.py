@@ -31,7 +31,7 @@ from simulators.sinks import ENDINGS, SinkFailed
 from simulators.study import Services, mismatches, study_of, study_text
 from simulators.worlds import HOUR_MS
 
-FAILED, MISUSED = 1, 2
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 def demo(argv: list[str]) -> int:
@@ -57,7 +57,7 @@ def demo(argv: list[str]) -> int:
     except (JournalError, OSError, ValueError) as error:
         return _say("demo", str(error), FAILED)
     except KeyboardInterrupt:
-        return _say("demo", f"stopped; its journal and study file stay in {journal.parent}", 130)
+        return _say("demo", f"stopped; its journal and study file stay in {journal.parent}", INTERRUPTED)
     print(json.dumps(msgspec.to_builtins(found), indent=2) if args.json else "\n".join(report_lines(found)))
     return 0
 
@@ -97,7 +97,7 @@ def _produce(job: Job, args: argparse.Namespace) -> int:
         return _say("simulate", str(error), FAILED)
     except KeyboardInterrupt:
         tell.end()
-        return 130
+        return INTERRUPTED
     tell.end()
     return 0
 

@@ -34,7 +34,7 @@ from controller.core.plan import Plan
 from controller.core.rollout import BESIDE, FROZEN, OTHERS, Deal
 from controller.core.soundness import alike, followed_on, told, verified
 
-NONE = "none (what is not near a vector that failed is believed to break a guardrail)"
+NOTHING = "none (what is not near a vector that failed is believed to break a guardrail)"  # instead of reasons
 EXPOSED = 0.5  # of a window's events that a deal must have served for the window to count as its exposure
 
 
@@ -256,7 +256,7 @@ def _proposed(
         for k, unit in enumerate(proposal.unit)
     ]
     counts = Counter(proposal.reasons)
-    return found, ", ".join(f"{counts[reason]} {reason}" for reason in sorted(counts)) or NONE
+    return found, ", ".join(f"{counts[reason]} {reason}" for reason in sorted(counts)) or NOTHING
 
 
 def _known(pick: Choice | None, unmeasured: tuple[str, ...]) -> str:

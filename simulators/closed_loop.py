@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 
 from controller import assignment
+from controller.core.clock import PartitionState
 from controller.core.events import decode
 from controller.core.plan import Plan
 from controller.core.step import Info, State, event_clock_ms, seeded, step
-from controller.core.windows import Batch, PartBatch, PartitionState, WindowPlan
+from controller.core.windows import Batch, PartBatch, WindowPlan
 from controller.shell.fingerprint import single_threaded
 from controller.shell.journal import Journal
 from controller.shell.publisher import MemoryPublisher

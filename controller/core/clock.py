@@ -1,18 +1,32 @@
-"""A partition's clock: which of its rows are taken, and what its watermark was before each of them."""
+"""Event time: which of a partition's rows are taken, its watermark before each of them, and the stream's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.events import Events
+from controller.core.events import Events, joined, take
 
 Clock = Literal["wall", "events"]
 EARLIEST = -(2**62)  # stands for "no watermark yet": below every time, and far from overflow
 AHEAD_OF_WALL_MS = 5 * 60_000  # a producer's clock may run ahead by this much
 AHEAD_OF_EVENTS_MS = 24 * 3_600_000  # a row further above its partition's watermark needs a second one that agrees
+MIN_REFUSED = 200  # fewer refused rows in a row may be one bad record
+
+
+class PartitionState(msgspec.Struct, frozen=True, eq=False):
+    """How far one partition has been read."""
+
+    watermark_ms: int | None  # None: no row taken yet
+    next_offset: int
+    held: Events | None = None  # one row that is far ahead of the events clock, until the next row judges it
+    held_row: bytes = b""  # as it came, cut
+    refused: int = 0  # rows that were, since one was taken
+
+
+Partitions = Mapping[int, PartitionState]
 
 
 class Admitted(msgspec.Struct, frozen=True, eq=False):
@@ -31,42 +45,52 @@ def admitted(events: Events, held: Events | None, watermark_ms: int | None, now_
     if held is not None:
         events, first = joined([held, events]), 1
     start = EARLIEST if watermark_ms is None else watermark_ms
-    take, keep_last = _believed(events, start, now_ms, clock)
+    good, keep_last = _believed(events, start, now_ms, clock)
     held = None
     future: tuple[tuple[int, int, int], ...] = ()
-    if not take.all():
-        refused = np.flatnonzero(~take)
+    if not good.all():
+        refused = np.flatnonzero(~good)
         if keep_last:
-            held, refused = rows(events, refused[-1:]), refused[:-1]
+            held, refused = take(events, refused[-1:]), refused[:-1]
         offset = events.offset[refused]
         place = refused - first - np.searchsorted(own, offset)
         future = tuple(zip(offset.tolist(), events.ts_ms[refused].tolist(), place.tolist(), strict=True))
-        events = rows(events, np.flatnonzero(take))
+        events = take(events, good)
     running = np.maximum(np.maximum.accumulate(events.ts_ms), start) if len(events.ts_ms) else events.ts_ms
     before = np.concatenate([np.array([start], np.int64), running])[: len(running)]
     return Admitted(events, before, int(running[-1]) if len(running) else watermark_ms, held, future)
 
 
-def rows(events: Events, at: NDArray[np.intp]) -> Events:
-    """The rows at these positions."""
-    columns = {name: getattr(events, name)[at] for name in COLUMNS}
-    return Events(arm_names=events.arm_names, **columns)
+def stream_ms(partitions: Partitions, last_ms: int | None, left_out: frozenset[int]) -> int | None:
+    """The stream's watermark: the lowest of the partitions that are not left out, and never lower than it was.
+
+    None until each of these has had a row.
+    """
+    marks = [part.watermark_ms for number, part in partitions.items() if number not in left_out]
+    known = [mark for mark in marks if mark is not None]
+    if not known or len(known) < len(marks):
+        return last_ms
+    return min(known) if last_ms is None else max(min(known), last_ms)
 
 
-def joined(parts: Sequence[Events]) -> Events:
-    """The rows of all parts, one after the other, over one list of arm names."""
-    if len(parts) == 1:
-        return parts[0]
-    names: dict[str, int] = {}
-    arms = []
-    for part in parts:
-        index = np.array([names.setdefault(name, len(names)) for name in part.arm_names], np.int32)
-        arms.append(index[part.arm] if len(part.arm) else part.arm)
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS if name != "arm"}
-    return Events(arm=np.concatenate(arms), arm_names=tuple(names), **columns)
+def only_refused(partitions: Partitions, last_ms: int | None, now_ms: int, length_ms: int, most: int) -> frozenset[int]:
+    """Partitions of which nothing but refused rows came for so long that the others wait no longer: two windows.
 
+    A row that is refused tells no time that could be believed. Where the clock stands still, because no row of any
+    partition is taken, the rows of two windows tell how long it is.
 
-COLUMNS = tuple(field for field in Events.__struct_fields__ if field != "arm_names")
+    `last_ms`: the stream's watermark. `now_ms`: the wall clock, 0 on the events' own. `length_ms`: of a window;
+    `most`: rows that the fullest one holds.
+    """
+    latest = max([now_ms, *(part.watermark_ms for part in partitions.values() if part.watermark_ms is not None)])
+    stands = all(part.refused for part in partitions.values())
+    found = set()
+    for number, part in partitions.items():
+        mark = last_ms if part.watermark_ms is None else part.watermark_ms
+        long = mark is None or latest - mark > 2 * length_ms or (stands and part.refused > 2 * most)
+        if part.refused >= MIN_REFUSED and long:
+            found.add(number)
+    return frozenset(found)
 
 
 def _believed(events: Events, start: int, now_ms: int, clock: Clock) -> tuple[NDArray[np.bool_], bool]:
@@ -74,16 +98,16 @@ def _believed(events: Events, start: int, now_ms: int, clock: Clock) -> tuple[ND
     ts = events.ts_ms
     if clock == "wall":
         return ts <= now_ms + AHEAD_OF_WALL_MS, False
-    take = np.ones(len(ts), np.bool_)
+    good = np.ones(len(ts), np.bool_)
     running = np.maximum(np.maximum.accumulate(ts), start) if len(ts) else ts
     before = np.concatenate([np.array([start], np.int64), running])[: len(ts)]
     ahead = (before != EARLIEST) & (ts - before > AHEAD_OF_EVENTS_MS)
     if not ahead.any():
-        return take, False
-    return _judged(events, int(np.argmax(ahead)), int(before[np.argmax(ahead)]), take)
+        return good, False
+    return _judged(events, int(np.argmax(ahead)), int(before[np.argmax(ahead)]), good)
 
 
-def _judged(events: Events, first: int, watermark: int, take: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], bool]:
+def _judged(events: Events, first: int, watermark: int, good: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], bool]:
     """Row by row from the first one that is far ahead: taken when the next row, not a copy, agrees."""
     ts = events.ts_ms.tolist()
     row = first
@@ -92,15 +116,15 @@ def _judged(events: Events, first: int, watermark: int, take: NDArray[np.bool_])
             watermark = max(watermark, ts[row])
             row += 1
         elif row + 1 == len(ts):
-            take[row] = False
-            return take, True
+            good[row] = False
+            return good, True
         elif _agree(events, ts, row, watermark):
             watermark = max(ts[row], ts[row + 1])
             row += 2
         else:
-            take[row] = False
+            good[row] = False
             row += 1
-    return take, False
+    return good, False
 
 
 def _agree(events: Events, ts: list[int], row: int, watermark: int) -> bool:

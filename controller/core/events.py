@@ -187,6 +187,16 @@ def concat(parts: Sequence[Events]) -> Events:
     """All rows of the parts by their records, those of one as they come. Raises `ValueError` without any part."""
     if len(parts) == 1:
         return parts[0]
+    whole = joined(parts)
+    if (np.diff(whole.offset) < 0).any():
+        whole = take(whole, np.argsort(whole.offset, kind="stable"))
+    return _frozen(whole)
+
+
+def joined(parts: Sequence[Events]) -> Events:
+    """The rows of all parts, one after the other. Raises `ValueError` without any part."""
+    if len(parts) == 1:
+        return parts[0]
     names = tuple(sorted({name for part in parts for name in part.arm_names}))
     code = {name: index for index, name in enumerate(names)}
     arms = [np.array([code[name] for name in part.arm_names] or [0], np.int32)[part.arm] for part in parts]
@@ -195,10 +205,13 @@ def concat(parts: Sequence[Events]) -> Events:
         for column in Events.__struct_fields__
         if column not in ("arm", "arm_names")
     }
-    whole = Events(**columns, arm=np.concatenate(arms), arm_names=names)
-    if (np.diff(whole.offset) < 0).any():
-        whole = _take(whole, np.argsort(whole.offset, kind="stable"))
-    return _frozen(whole)
+    return Events(**columns, arm=np.concatenate(arms), arm_names=names)
+
+
+def take(events: Events, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Events:
+    """The rows at these positions."""
+    columns = {column: getattr(events, column)[rows] for column in Events.__struct_fields__ if column != "arm_names"}
+    return Events(**columns, arm_names=events.arm_names)
 
 
 def _layout(plan: EventPlan) -> Layout:
@@ -234,7 +247,7 @@ def _events(table: Table, offset: NDArray[np.int64], plan: EventPlan, fault: NDA
         values=_capped(fixed_point(table.values), plan),
     )
     if fault.any():
-        events = _take(events, fault == 0)
+        events = take(events, fault == 0)
     return _frozen(_with_used_names(events))
 
 
@@ -284,11 +297,6 @@ def _with_used_names(events: Events) -> Events:
     code = {name: index for index, name in enumerate(names)}
     codes = np.array([code.get(name, 0) for name in events.arm_names] or [0], np.int32)
     return msgspec.structs.replace(events, arm=codes[events.arm], arm_names=names)
-
-
-def _take(events: Events, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Events:
-    columns = {column: getattr(events, column)[rows] for column in Events.__struct_fields__ if column != "arm_names"}
-    return Events(**columns, arm_names=events.arm_names)
 
 
 def _frozen(events: Events) -> Events:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core import codec, dedupe, distinct
+from controller.core.clock import PartitionState
 from controller.core.dedupe import Index
 from controller.core.distinct import Seen
-from controller.core.windows import Cell, PartitionState, Quality, WindowsState
+from controller.core.windows import Cell, Quality, WindowsState
 
 HEAD = "windows"
 

@@ -1,4 +1,4 @@
-"""Event time: watermarks, tumbling windows, dedupe, and sums per window, version and bucket.
+"""Tumbling windows of event time: dedupe, and sums per window, version and bucket.
 
 Notation: n rows of a batch, B buckets, C components, G1 = 1 + number of the study's segments
 (slot 0 holds the events without a segment of the study). `before_ms` is a row's partition's
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core import dedupe, distinct, sums
-from controller.core.clock import Admitted, Clock, admitted, joined
+from controller.core.clock import Admitted, Clock, PartitionState, admitted, only_refused, stream_ms
 from controller.core.dedupe import Index, codes
 from controller.core.distinct import Seen
-from controller.core.events import EventPlan, Events
+from controller.core.events import EventPlan, Events, joined
 from controller.core.runs import frozen
 
 Tables = dict[int, tuple[tuple[str, ...], NDArray[np.int16]]]  # version -> (arm names, (B,) bucket -> arm index)
@@ -35,8 +35,6 @@ RESULTS: tuple[Result, ...] = (
     "future",
 )
 ACCEPTED, DUPLICATE, EXPIRED, FALLBACK, UNKNOWN_VERSION, MISATTRIBUTED, OVERFLOW, FUTURE = range(len(RESULTS))
-
-MIN_REFUSED = 200  # fewer refused rows in a row may be one bad record
 
 
 class WindowPlan(msgspec.Struct, frozen=True):
@@ -82,16 +80,6 @@ class Quality(msgspec.Struct, frozen=True):
     misattributed: int = 0
     fallback: int = 0
     unknown_version: int = 0
-
-
-class PartitionState(msgspec.Struct, frozen=True, eq=False):
-    """How far one partition has been read."""
-
-    watermark_ms: int | None  # None: no row taken yet
-    next_offset: int
-    held: Events | None = None  # one row that is far ahead of the events clock, until the next row judges it
-    held_row: bytes = b""  # as it came, cut
-    refused: int = 0  # rows that were, since one was taken
 
 
 class WindowsState(msgspec.Struct, frozen=True, eq=False):
@@ -192,9 +180,9 @@ def ingest(
     rows = _rows(plan, [part.rows for part in taken if len(part.rows.before_ms)])
     after = state if rows is None else _taken_in(plan, events, state, rows, tables, ended_ms or {})
     ingested = _ingested(plan, state, taken, rows)
-    clock_ms = now_ms if clock == "wall" else 0
-    left_out = batch.idle if batch.backlog else batch.idle | refusing(plan, after, clock_ms)
-    return msgspec.structs.replace(after, watermark_ms=watermark_ms(after, left_out)), ingested
+    left_out = batch.idle if batch.backlog else batch.idle | refusing(plan, after, now_ms if clock == "wall" else 0)
+    mark = stream_ms(partitions, state.watermark_ms, left_out)
+    return msgspec.structs.replace(after, watermark_ms=mark), ingested
 
 
 def _taken_in(
@@ -380,37 +368,10 @@ def _places(part: _Taken, at: list[int]) -> Iterator[tuple[int, int, int]]:
         yield here, int(ts_ms[row]), place
 
 
-def watermark_ms(state: WindowsState, idle: frozenset[int]) -> int | None:
-    """The stream's watermark: the lowest of the partitions that are not `idle`, and never lower than it was.
-
-    None until each of these has had a row.
-    """
-    marks = [part.watermark_ms for partition, part in state.partitions.items() if partition not in idle]
-    known = [mark for mark in marks if mark is not None]
-    if not known or len(known) < len(marks):
-        return state.watermark_ms
-    return min(known) if state.watermark_ms is None else max(min(known), state.watermark_ms)
-
-
 def refusing(plan: WindowPlan, state: WindowsState, now_ms: int) -> frozenset[int]:
-    """Partitions of which nothing but refused rows came for so long that the others wait no longer: two windows.
-
-    A row that is refused tells no time that could be believed. Where the clock stands still, because no row of any
-    partition is taken, the rows of two windows tell how long it is.
-
-    `now_ms`: the wall clock, 0 on the events' own.
-    """
-    parts = state.partitions
-    latest = max([now_ms, *(part.watermark_ms for part in parts.values() if part.watermark_ms is not None)])
+    """Partitions that no window waits for (`clock.only_refused`). `now_ms`: the wall clock, 0 on the events' own."""
     most = max((quality.accepted for quality in state.quality.values()), default=0)
-    stands = all(part.refused for part in parts.values())
-    found = set()
-    for partition, part in parts.items():
-        mark = state.watermark_ms if part.watermark_ms is None else part.watermark_ms
-        long = mark is None or latest - mark > 2 * plan.length_ms or (stands and part.refused > 2 * most)
-        if part.refused >= MIN_REFUSED and long:
-            found.add(partition)
-    return frozenset(found)
+    return only_refused(state.partitions, state.watermark_ms, now_ms, plan.length_ms, most)
 
 
 def forgiven(state: WindowsState) -> WindowsState:
@@ -421,7 +382,7 @@ def forgiven(state: WindowsState) -> WindowsState:
 
 def seal(plan: WindowPlan, state: WindowsState, idle: frozenset[int]) -> tuple[WindowsState, tuple[Sealed, ...]]:
     """Take the windows out that the stream's watermark has passed by the lateness, oldest first."""
-    mark = watermark_ms(state, idle)
+    mark = stream_ms(state.partitions, state.watermark_ms, idle)
     state = msgspec.structs.replace(state, watermark_ms=mark, ids=_forgotten(plan, state))
     if mark is None:
         return state, ()

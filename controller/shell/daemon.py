@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from controller.core import step as core
-from controller.core.clock import AHEAD_OF_EVENTS_MS
+from controller.core.clock import AHEAD_OF_EVENTS_MS, PartitionState
 from controller.core.events import EventPlan, Events, capped_rows
 from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.plan import Plan
 from controller.core.rows import MAX_TOLD
 from controller.core.step import Effect, State
-from controller.core.windows import Batch, PartBatch, PartitionState, Refused
+from controller.core.windows import Batch, PartBatch, Refused
 from controller.shell.board import Board
 from controller.shell.dead_letters import (
     MAX_LETTERS,

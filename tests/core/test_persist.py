@@ -4,9 +4,10 @@ import msgspec
 import pytest
 
 from controller.core import codec, dedupe
+from controller.core.clock import PartitionState
 from controller.core.dedupe import Index
 from controller.core.persist import window_changes, window_restore
-from controller.core.windows import Batch, PartitionState, WindowsState, ingest, initial, seal
+from controller.core.windows import Batch, WindowsState, ingest, initial, seal
 from tests.core.stream import EVENTS, HOUR, PLAN, TABLES, Row, part, right
 
 NO_IDLE: frozenset[int] = frozenset()

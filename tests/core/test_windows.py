@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core import distinct
-from controller.core.clock import Clock
+from controller.core.clock import Clock, stream_ms
 from controller.core.persist import window_changes, window_restore
 from controller.core.sums import LIMIT
 from controller.core.windows import (
@@ -25,7 +25,6 @@ from controller.core.windows import (
     ingest,
     initial,
     seal,
-    watermark_ms,
 )
 from tests.core.naive_windows import NaiveWindows
 from tests.core.stream import ARMS, DAY, EVENTS, HOUR, PLAN, TABLES, Row, bucket, columns, dense, part, right
@@ -373,11 +372,11 @@ def test_units_of_a_window_that_was_decided_on_are_let_go_of_and_not_counted_aga
 
 def test_the_stream_waits_for_its_slowest_partition_that_is_not_idle() -> None:
     state, _ = take(initial(), {0: [right(1, 9 * HOUR)], 1: []})
-    assert watermark_ms(state, NO_IDLE) is None
-    assert watermark_ms(state, frozenset({1})) == 9 * HOUR
+    assert stream_ms(state.partitions, state.watermark_ms, NO_IDLE) is None
+    assert stream_ms(state.partitions, state.watermark_ms, frozenset({1})) == 9 * HOUR
     state, _ = take(state, {1: [right(2, 5 * HOUR)]})
     assert state.watermark_ms == 5 * HOUR
-    assert watermark_ms(state, frozenset({0, 1})) == 5 * HOUR
+    assert stream_ms(state.partitions, state.watermark_ms, frozenset({0, 1})) == 5 * HOUR
 
 
 def test_an_idle_partition_that_wakes_never_moves_the_stream_back() -> None:

@@ -9,13 +9,13 @@ import pytest
 from controller import assignment
 from controller.core import checkpoint, rollout
 from controller.core import step as core
+from controller.core.clock import PartitionState
 from controller.core.control import issue
 from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
 from controller.core.step import Publish
-from controller.core.windows import PartitionState
 from controller.shell.journal import Journal
 from controller.shell.journal_file import Fenced, JournalFailed, JournalRefused
 from controller.shell.publisher import MemoryPublisher, PublisherUnavailable, Stored

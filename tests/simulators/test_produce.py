@@ -9,9 +9,10 @@ import pytest
 
 from controller.assignment import Assignment, key
 from controller.core import step as core
+from controller.core.clock import PartitionState
 from controller.core.events import decode
 from controller.core.step import Publish
-from controller.core.windows import Batch, PartBatch, PartitionState
+from controller.core.windows import Batch, PartBatch
 from controller.serving import Client
 from simulators.catalog import QUICK
 from simulators.closed_loop import START_MS

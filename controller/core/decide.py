@@ -31,7 +31,7 @@ from controller.core.evidence import deal_changes, live_evidence, remembered, tr
 from controller.core.faults import fault, served
 from controller.core.looks import looked
 from controller.core.plan import Plan
-from controller.core.rollout import BESIDE, FROZEN, OTHERS, Deal
+from controller.core.rollout import BESIDE, FROZEN, OTHERS, TESTS, Deal
 from controller.core.soundness import alike, followed_on, told, verified
 
 NOTHING = "none (what is not near a vector that failed is believed to break a guardrail)"  # instead of reasons
@@ -306,6 +306,14 @@ def _on_with(plan: Plan, control: Control, deal: Deal) -> tuple[Control, Deal]:
         return control, old
     trial = Deal(carry.deals + 1, carry.stage, (baseline(plan), arm), arm_of, _past(control, deal), carry.deals + 1)
     return msgspec.structs.replace(control, trial=trial, tried=None, sample=None), trial
+
+
+def keeps_test(plan: Plan, control: Control) -> bool:
+    """Whether the next decision goes on with the test that runs: with other shares it begins anew."""
+    carry = control.carry
+    if carry.candidate is None or carry.stage not in TESTS:
+        return False
+    return _on_with(plan, control, control.deals[carry.deal])[1] is control.trial
 
 
 def _past(control: Control, deal: Deal) -> NDArray[np.float64] | None:

@@ -3,13 +3,14 @@
 The order is the guarantee: nothing is published that the ledger does not hold.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from controller import assignment
-from controller.core import checkpoint, replan
+from controller.core import checkpoint, decide, replan
+from controller.core.control import Control
 from controller.core.ledger import Record
 from controller.core.plan import Plan, digest
 from controller.core.step import Effect, Publish, State, begin, change_plan, event_clock_ms, start
@@ -177,17 +178,30 @@ def _writer(journal: Journal) -> str:
 
 
 def edits(plan: Plan, path: Path, unwritten: Sequence[str] = ()) -> tuple[str, ...]:
-    """What the next start would enter as changed by an operator; () without a journal at `path`.
+    """What the next start would enter as changed by an operator, and what becomes of a test that runs.
 
-    `unwritten`: keys that the study file leaves to follow from others; they are marked.
+    () without a journal at `path`. `unwritten`: keys that the study file leaves to follow from others; they are marked.
 
-    Raises `PlanRefused` where it would be refused, and what `Journal.read_only` raises.
+    Raises `PlanRefused` where it would be refused, and what `Journal.read_only` and `restored` raise.
     """
     if not path.exists():
         return ()
-    with Journal.read_only(path) as journal:
+    with Journal.read_only(path) as journal, journal.snapshot():
         before = last_plan(plan, journal, unwritten)
-    return () if before is None else _marked(replan.differences(before, plan), unwritten)
+        state = restored(journal) if before is not None and before != plan else None
+    if before is None:
+        return ()
+    changed = _marked(replan.differences(before, plan), unwritten)
+    return changed if state is None else (*changed, *_outcome(before, plan, state.control))
+
+
+def _outcome(before: Plan, after: Plan, control: Control) -> Iterator[str]:
+    followed = replan.follow(before, after, control, 0)
+    stage, then = control.carry.stage, followed.carry.stage
+    if stage != then:
+        yield f"the stage: {stage} before, {then} then ({followed.carry.reason})"
+    elif decide.keeps_test(before, control) and not decide.keeps_test(after, followed):
+        yield f"the {stage} test's shares: it begins anew, without what it has measured"
 
 
 def _marked(changed: tuple[str, ...], unwritten: Sequence[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import pytest
 
 from controller.core import replan
 from controller.core.control import Control, Vector, carrying, initial
+from controller.core.decide import keeps_test
 from controller.core.estimate import Metric
 from controller.core.kernel import Hyper, Jump
 from controller.core.learn import RESPONSE
@@ -196,6 +197,26 @@ def test_traffic_rollout_and_safety_may_change_in_any_stage(stage: str) -> None:
     )
     assert (loop.carry.stage, loop.carry.candidate) == (stage, before)
     loop.until("hold")
+
+
+@pytest.mark.parametrize(
+    ("traffic", "goes_on"), [({"max_share_at_risk": 0.3}, False), ({"explore_arms": 2}, True), ({}, True)]
+)
+def test_a_test_of_other_shares_begins_anew(traffic: dict[str, object], goes_on: bool) -> None:
+    loop = at_stage("confirm")
+    loop.window()
+    trial = loop.state.control.trial
+    assert keeps_test(PLAN, loop.state.control)
+    plan = varied(traffic=traffic)
+    assert keeps_test(plan, replan.follow(PLAN, plan, loop.state.control, 0)) == goes_on
+    loop.replan(plan)
+    loop.window()
+    assert loop.carry.stage == "confirm"
+    assert (loop.state.control.trial is trial) == goes_on
+
+
+def test_there_is_no_test_to_go_on_with_while_exploring() -> None:
+    assert not keeps_test(PLAN, at_stage("explore").state.control)
 
 
 def test_a_held_vector_climbs_to_a_further_step_of_the_ramp() -> None:

@@ -19,7 +19,8 @@ from controller.core.step import Publish
 from controller.shell.journal import Journal
 from controller.shell.journal_file import Fenced, JournalFailed, JournalRefused
 from controller.shell.publisher import MemoryPublisher, PublisherUnavailable, Stored
-from controller.shell.recorder import PlanRefused, Recorder, Superseded
+from controller.shell.recorder import PlanRefused, Recorder, Superseded, edits
+from tests.core.loop import HOUR, at_stage, varied
 from tests.shell.loop import PLAN, START_MS, entries
 
 
@@ -305,6 +306,31 @@ def row_numbers(journal: Journal) -> dict[str, int]:
     """Which a row that is written again changes."""
     with closing(sqlite3.connect(journal.path)) as db:
         return dict(db.execute("SELECT key, rowid FROM checkpoint"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rollout": {"confirm_ms": HOUR}}, None),
+        ({"traffic": {"max_share_at_risk": 0.3}}, "the confirm test's shares: it begins anew, without what it has"),
+        (
+            {"objective": {"watch": 1.0, "ctr": 2.0}},
+            "the stage: confirm before, explore then (the study file changed: ",
+        ),
+    ],
+)
+def test_what_becomes_of_a_test_is_told_before_an_edit_is_followed(
+    tmp_path: Path, changes: dict[str, object], told: str | None
+) -> None:
+    loop = at_stage("confirm")
+    loop.window()
+    with Journal.open(tmp_path / "j", loop.plan.study) as journal:
+        recorder, _ = Recorder.take_over(loop.plan, journal, MemoryPublisher(), START_MS, "wall")
+        recorder.commit(loop.state, ())
+    found = edits(varied(loop.plan, **changes), tmp_path / "j")
+    assert len(found) == (1 if told is None else 2)
+    assert told is None or found[-1].startswith(told)
+    assert edits(loop.plan, tmp_path / "j") == ()
 
 
 def test_only_rows_that_changed_are_written(journal: Journal) -> None:

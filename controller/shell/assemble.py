@@ -22,6 +22,7 @@ from controller.shell.daemon import Clock, Daemon, log, readiness_log
 from controller.shell.dead_letters import DeadLetters, KafkaDeadLetters
 from controller.shell.health import Health
 from controller.shell.journal import Journal
+from controller.shell.kafka_diagnosis import unreached
 from controller.shell.metrics import Metrics, OfStudy
 from controller.shell.publisher import PublisherUnavailable, RedisPublisher, connect
 from controller.shell.recorder import Recorder
@@ -118,7 +119,9 @@ def probe(study: Study) -> dict[str, str]:
     except (CannotConnect, PublisherUnavailable) as error:
         faults["redis"] = str(error).removeprefix("redis: ")
     letters = study.kafka.dead_letter_topic
-    if (found := _asked(study, study.kafka.topic, _unread)) is not None:
+    if (found := unreached(study.kafka)) is not None:
+        faults["kafka"] = f"no Kafka broker is of use: {found}"
+    elif (found := _asked(study, study.kafka.topic, _unread)) is not None:
         faults["kafka"] = found
     elif letters is not None and (found := _asked(study, letters, lambda _: None)) is not None:
         faults["dead letters"] = found

@@ -26,15 +26,35 @@ class _Found(Exception):
 
 def diagnosed(kafka: Kafka) -> str:
     """One clause a server: what keeps a client from using it."""
-    servers = [server.strip() for server in kafka.bootstrap.split(",")][:_MOST_SERVERS]
-    return "; ".join(f"{server}: {_why(kafka, server)}" for server in servers)
+    return "; ".join(f"{server}: {_why(kafka, server)}" for server in _servers(kafka)[:_MOST_SERVERS])
+
+
+def unreached(kafka: Kafka) -> str | None:
+    """One clause a server where none takes a connection, which needs no waiting for an answer; else None."""
+    found = []
+    for server in _servers(kafka):
+        try:
+            _connected(*_address(server)).close()
+        except _Found as why:
+            found.append(f"{server}: {why}")
+        else:
+            return None
+    return "; ".join(found[:_MOST_SERVERS])
+
+
+def _servers(kafka: Kafka) -> list[str]:
+    return [server.strip() for server in kafka.bootstrap.split(",")]
+
+
+def _address(server: str) -> tuple[str, int]:
+    host, _, port = server.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _why(kafka: Kafka, server: str) -> str:
-    host, _, port = server.rpartition(":")
-    host = host.strip("[]")
+    host, port = _address(server)
     try:
-        with _connected(host, int(port)) as plain, _secured(kafka, plain, host) as connection:
+        with _connected(host, port) as plain, _secured(kafka, plain, host) as connection:
             _speak(kafka, connection)
             return _mechanism(kafka, connection)
     except (_Found, CannotConnect) as found:  # a file may have gone since the client was made

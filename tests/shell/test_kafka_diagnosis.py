@@ -12,7 +12,7 @@ import pytest
 
 from controller.shell import kafka_diagnosis
 from controller.shell.connections import Kafka
-from controller.shell.kafka_diagnosis import diagnosed
+from controller.shell.kafka_diagnosis import diagnosed, unreached
 from tests.services.certificates import Authority
 from tests.services.process import free_port
 
@@ -76,6 +76,13 @@ def test_each_server_is_asked_but_not_dozens() -> None:
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(5)]
     said = diagnosed(Kafka(", ".join(addresses), "events"))
     assert said == "; ".join(f"{address}: no connection (Connection refused)" for address in addresses[:3])
+
+
+def test_servers_of_which_none_takes_a_connection_are_told_without_waiting() -> None:
+    gone = f"127.0.0.1:{free_port()}"
+    assert unreached(Kafka(gone, "events")) == f"{gone}: no connection (Connection refused)"
+    with server(lambda request: b"") as address:
+        assert unreached(Kafka(f"{gone},{address}", "events")) is None
 
 
 def test_a_certificate_that_is_gone_is_named() -> None:

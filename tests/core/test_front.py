@@ -1,5 +1,6 @@
 """The front against brute force on worlds small enough for it."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -108,6 +109,15 @@ def test_a_point_s_values_are_those_of_its_vector() -> None:
 def test_the_same_question_has_the_same_answer() -> None:
     one, other = (points(asked()) for _ in range(2))
     assert [p.unit.tobytes() for p in one] == [p.unit.tobytes() for p in other]
+
+
+@pytest.mark.parametrize("units", [(1.0, 1e-9), (1e-9, 1.0), (1e-9, 1e-9), (1e9, 1.0)])
+def test_an_objective_s_unit_does_not_move_the_front(units: tuple[float, float]) -> None:
+    """With a coefficient of 1e-9 one point of twelve was left, the best of the other objective."""
+    plain = points(asked())
+    found = points(msgspec.structs.replace(asked(), objectives=OBJECTIVES * np.array(units)[:, None]))
+    assert len(found) == len(plain)
+    assert np.stack([p.mean for p in found]) / units == pytest.approx(np.stack([p.mean for p in plain]), abs=1e-6)
 
 
 def test_objectives_that_agree_have_one_best_vector() -> None:

@@ -317,7 +317,7 @@ def _against_control(level: Floats, variance: Floats, clusters: Floats) -> tuple
 
 
 def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """t, (..., 1): 1 + the change that the arms have in common; and how many times r_a / r_c that is, (..., A-1).
+    """t, (..., 1): 1 + the change that the arms have in common; and how many times |r_a| / r_c that is, (..., A-1).
 
     Noise grows with the level. At an arm's measured one an unlucky arm's error is too small: its interval misses, and
     a mean weighted by precision comes out too low, by twice the variance; some of that is left wherever an arm's own
@@ -332,7 +332,8 @@ def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
     change = np.where(known, ratio - 1.0, 0.0).sum(axis=-1, keepdims=True) / arms
     noise = np.where(known, own, 0.0).sum(axis=-1, keepdims=True) / arms**2 + variance[..., :1] / squared
     steady = 1.0 + change * np.maximum(1.0 - LUCK**2 * noise / np.maximum(change**2, TINY), 0.0)
-    return steady, np.clip(steady / ratio, 0.5, 2.0)
+    # An amount that may be negative can bring an arm's level below zero: that is no high one.
+    return steady, np.clip(np.abs(steady / ratio), 0.5, 2.0)
 
 
 def influences(

@@ -182,6 +182,20 @@ def test_an_unlucky_arm_is_no_surer_than_a_lucky_one() -> None:
     assert abs(np.sum(y / v) / np.sum(1 / v)) < 0.003
 
 
+def test_an_arm_just_below_zero_is_no_surer_than_one_just_above() -> None:
+    """Amounts with refunds: by the sign of its level alone the one arm had a quarter of the other's error."""
+    rng, arm_of = np.random.default_rng(20), np.repeat(np.arange(3), [120, 440, 440])
+    amounts = rng.normal(1.0, 1.0, 1000)
+    for arm, level in ((1, 0.02), (2, -0.02)):
+        own = rng.normal(0.0, 1.0, 440)
+        amounts[arm_of == arm] = level + (own - own.mean()) / own.std()
+    sums = np.rint(amounts * 1e6).astype(np.int64)[None, :, None]
+    found = relative_changes((Metric("net", "net", BUCKETS),), ("net",), sums, arm_of, 3)
+    assert (found.change[0, 0] + 1.0 > 0.0).tolist() == [True, False]
+    one, other = np.sqrt(np.diagonal(found.covariance[0, 0]))
+    assert other == pytest.approx(one, rel=0.01)
+
+
 def test_the_second_order_terms_remove_a_bias_that_can_be_seen() -> None:
     """Ten buckets with a control s.e. of 14 %: the plain ratio is off by about v_c / r_c^2 = 2 %."""
     rng = np.random.default_rng(5)

@@ -108,8 +108,9 @@ def undominated(values: Floats) -> NDArray[np.bool_]:
 def lattice(objectives: int) -> Floats:
     """(T, K) trade-offs spread evenly over the simplex, T at most `LATTICE`, none below `EDGE`."""
     steps = max(h for h in range(1, LATTICE) if _compositions(h, objectives) <= LATTICE or h == 1)
-    parts = [p for p in itertools.product(range(steps + 1), repeat=objectives) if sum(p) == steps]
-    return np.asarray(EDGE + (1.0 - objectives * EDGE) * np.array(parts) / steps)
+    bars = np.array(list(itertools.combinations(range(steps + objectives - 1), objectives - 1)), np.int64)  # in a row
+    parts = np.diff(bars, axis=1, prepend=-1, append=steps + objectives - 1) - 1  # steps between two bars
+    return np.asarray(EDGE + (1.0 - objectives * EDGE) * parts / steps)
 
 
 def _compositions(steps: int, objectives: int) -> int:

@@ -174,6 +174,11 @@ def test_the_lattice_covers_the_simplex(objectives: int) -> None:
     assert trades.max(axis=0) == pytest.approx(np.full(objectives, 1.0 - (objectives - 1) * EDGE)), trades
 
 
+def test_of_many_metrics_each_has_its_trade_off_at_once() -> None:
+    """An objective that no table names may have any number of metrics: all 2^40 sums are not gone through."""
+    assert lattice(40).shape == (40, 40)
+
+
 def test_dominance_is_that_of_two_loops() -> None:
     values = np.random.default_rng(0).integers(0, 5, (60, 3)).astype(float)
     kept = [not any((o >= v).all() and (o > v).any() for o in values) for v in values]

@@ -26,7 +26,7 @@ from controller.core.control import (
     tuned,
 )
 from controller.core.drift import faded, losing
-from controller.core.estimate import Changes
+from controller.core.estimate import MIN_BUCKETS, Changes
 from controller.core.evidence import deal_changes, live_evidence, remembered, trial_sums, watched
 from controller.core.faults import fault, served
 from controller.core.looks import looked
@@ -273,8 +273,9 @@ def _tested(
     """The candidate beside control at the stage's share, with vectors worth trying beside where there is room."""
     control, trial = _on_with(plan, control, deal)
     carry, traffic = control.carry, plan.traffic
-    room = int((trial.buckets == OTHERS).sum()) / plan.buckets
-    arms = round(room * traffic.explore_arms / traffic.explore_share)  # each with the share that it has in explore
+    room = int((trial.buckets == OTHERS).sum())
+    arms = round(room / plan.buckets * traffic.explore_arms / traffic.explore_share)  # each with its share in explore
+    arms = min(arms, room // MIN_BUCKETS)  # of one arm with fewer buckets the whole deal would say nothing
     if arms:
         found, why = _proposed(plan, control, believed, arms, rng)
         control = carrying(control, arms=carry.arms + len(found))

@@ -29,6 +29,7 @@ LEAST_BELOW = 0.05  # share below the cap: with less of it a change says nothing
 TINY = 1e-300  # against 0 / 0
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.1  # beyond it too little is known of the noise, and of what comes of dividing by it
+BY_LUCK = 2.0**0.5  # times what it is, or a part of it, that control's standard error may look by luck, not by effects
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +57,7 @@ class Changes(msgspec.Struct, frozen=True, eq=False):
     change: Floats  # (M, G, A-1) X(arm) / X(control) - 1
     covariance: Floats  # (M, G, A-1, A-1); the arms share control's noise
     control: Floats  # (M, G) control's own level
-    control_relative_se: Floats  # (M, G)
+    control_relative_se: Floats  # (M, G) of its level: by all arms' buckets, within `BY_LUCK` of its own
     group_buckets: NDArray[np.int64]  # (G, A) buckets with traffic
 
     @property
@@ -103,6 +104,7 @@ def relative_changes(
     member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
     with np.errstate(divide="ignore", invalid="ignore"):
         level, variance = _levels(numerator, denominator, member, arm_of)
+        rest = numerator
         if history is not None:
             past = _by_metric(metrics, components, _groups(history))
             rest = _without_past(numerator, denominator, past, member, arm_of)
@@ -111,7 +113,8 @@ def relative_changes(
             variance = np.where(variance == 0.0, 0.0, least)  # the past's own noise is none of an arm without any
         change, covariance = _against_control(level, variance, member.sum(axis=1))
         covariance = covariance + _cap_bias(metrics, components, _groups(sums), member)[..., None] * np.eye(arms - 1)
-        relative_se = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
+        own = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
+        relative_se = np.clip(_told_by_all(rest, denominator, member, arm_of), own / BY_LUCK, own * BY_LUCK)
     traffic = (_groups(sums) != 0).any(axis=-1)  # (G, B)
     return Changes(change, covariance, level[..., 0], relative_se, (traffic @ member.T).astype(np.int64))
 
@@ -202,6 +205,19 @@ def usable(changes: Changes, group: int = 0) -> NDArray[np.bool_]:
     believable = (np.abs(changes.change[:, group]) <= MAX_CHANGE).all(axis=1)
     known = np.isfinite(changes.covariance[:, group]).all(axis=(1, 2))
     return np.asarray(precise & believable & known & enough)
+
+
+def _told_by_all(numerator: Floats, denominator: Floats, member: Floats, arm_of: NDArray[np.signedinteger]) -> Floats:
+    """(M, G) control's relative standard error by the level and the noise of all arms' buckets together.
+
+    Its own is small where control happens to have many rare events: of a metric near `MAX_CONTROL_SE` only the deals
+    would be used in which all arms look low beside it. How many events all have says nothing of who has them.
+    """
+    _, _, residual = _residuals(numerator, denominator, member, arm_of)
+    everybody, arms = member.sum(axis=0), len(member)
+    buckets, control = everybody.sum(), member[0].sum()
+    squared = buckets / (buckets - arms) * (residual**2 @ everybody) * buckets / control
+    return np.asarray(np.sqrt(squared) / np.abs(numerator @ everybody))
 
 
 def _groups(sums: NDArray[Any]) -> NDArray[Any]:
@@ -317,7 +333,7 @@ def _against_control(level: Floats, variance: Floats, clusters: Floats) -> tuple
 
 
 def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """t, (..., 1): 1 + the change that the arms have in common; and how many times r_a / r_c that is, (..., A-1).
+    """t, (..., 1): 1 + the change that the arms have in common; and how many times |r_a| / r_c that is, (..., A-1).
 
     Noise grows with the level. At an arm's measured one an unlucky arm's error is too small: its interval misses, and
     a mean weighted by precision comes out too low, by twice the variance; some of that is left wherever an arm's own
@@ -332,7 +348,8 @@ def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
     change = np.where(known, ratio - 1.0, 0.0).sum(axis=-1, keepdims=True) / arms
     noise = np.where(known, own, 0.0).sum(axis=-1, keepdims=True) / arms**2 + variance[..., :1] / squared
     steady = 1.0 + change * np.maximum(1.0 - LUCK**2 * noise / np.maximum(change**2, TINY), 0.0)
-    return steady, np.clip(steady / ratio, 0.5, 2.0)
+    # An amount that may be negative can bring an arm's level below zero: that is no high one.
+    return steady, np.clip(np.abs(steady / ratio), 0.5, 2.0)
 
 
 def influences(

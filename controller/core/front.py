@@ -90,7 +90,7 @@ def front(asked: Question, candidates: Floats, banned: Floats, rng: np.random.Ge
     chosen = np.stack([_best(asked, j, pool, trades) for j, pool in enumerate(pools)], axis=1)  # (T, G')
     _, first = np.unique(chosen, axis=0, return_index=True)
     points = [_point(asked, pools, chosen[t], trades[t]) for t in sorted(first) if chosen[t].any()]
-    return _spread([point for point in points if point is not None])
+    return _spread([point for point in points if point is not None], _least(asked))
 
 
 def valued(asked: Question, unit: Floats) -> tuple[Floats, Floats, float]:
@@ -108,8 +108,9 @@ def undominated(values: Floats) -> NDArray[np.bool_]:
 def lattice(objectives: int) -> Floats:
     """(T, K) trade-offs spread evenly over the simplex, T at most `LATTICE`, none below `EDGE`."""
     steps = max(h for h in range(1, LATTICE) if _compositions(h, objectives) <= LATTICE or h == 1)
-    parts = [p for p in itertools.product(range(steps + 1), repeat=objectives) if sum(p) == steps]
-    return np.asarray(EDGE + (1.0 - objectives * EDGE) * np.array(parts) / steps)
+    bars = np.array(list(itertools.combinations(range(steps + objectives - 1), objectives - 1)), np.int64)  # in a row
+    parts = np.diff(bars, axis=1, prepend=-1, append=steps + objectives - 1) - 1  # steps between two bars
+    return np.asarray(EDGE + (1.0 - objectives * EDGE) * parts / steps)
 
 
 def _compositions(steps: int, objectives: int) -> int:
@@ -138,8 +139,13 @@ def _trades(asked: Question, pools: list[_Pool]) -> Floats:
     for j, pool in enumerate(pools):
         feasible = p_kept(asked.goal, pool.mean, pool.sd) >= policy.least(len(pools))
         reach += (asked.parts(j) @ pool.mean[:, feasible]).max(axis=1, initial=0.0)
-    trades = lattice(len(reach)) / np.maximum(reach, policy.MIN_GAIN)
+    trades = lattice(len(reach)) / np.maximum(reach, _least(asked))
     return np.asarray(trades / trades.sum(axis=1, keepdims=True))
+
+
+def _least(asked: Question) -> Floats:
+    """(K,) gains of the objectives that are not worth a rollout, each in its own unit."""
+    return np.asarray(policy.MIN_GAIN * np.abs(asked.objectives).sum(axis=1))
 
 
 def _best(asked: Question, j: int, pool: _Pool, trades: Floats) -> NDArray[np.intp]:
@@ -178,14 +184,17 @@ def _valued(asked: Question, pools: list[_Pool], chosen: NDArray[np.integer]) ->
     return mean, np.array(sd), feasible
 
 
-def _spread(points: list[Point]) -> tuple[Point, ...]:
-    """At most `MOST` of the undominated: the best in each objective, then those farthest from the ones taken."""
+def _spread(points: list[Point], least: Floats) -> tuple[Point, ...]:
+    """At most `MOST` of the undominated: the best in each objective, then those farthest from the ones taken.
+
+    `least`: (K,) what an objective must differ by for that to count as far.
+    """
     if not points:
         return ()
     values = np.stack([point.mean for point in points])
     points = [point for point, kept in zip(points, undominated(values), strict=True) if kept]
     values = np.stack([point.mean for point in points])
-    values = values / np.maximum(np.ptp(values, axis=0), policy.MIN_GAIN)
+    values = values / np.maximum(np.ptp(values, axis=0), least)
     taken = list(dict.fromkeys(int(i) for i in values.argmax(axis=0)))[:MOST]
     while len(taken) < min(MOST, len(points)):
         taken.append(int(rms_distance(values, values[taken]).min(axis=1).argmax()))

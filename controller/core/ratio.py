@@ -78,7 +78,8 @@ class _Spread(msgspec.Struct, frozen=True, eq=False):
 
     dispersion: float  # d
     freedom: int
-    scaled: Floats  # (B,) in standard deviations
+    inside: NDArray[np.bool_]  # (B,) buckets of arms that have units enough: of no others it is known
+    scaled: Floats  # (B,) in standard deviations; 0 where it is not known
 
 
 def counted(people: People, units: Ints, deal: Deal) -> Counted:
@@ -139,7 +140,8 @@ def _size(window: Counted, spread: _Spread, name: str) -> Size:
 def _together(windows: tuple[Counted, Counted], spreads: tuple[_Spread, _Spread], name: str) -> Size:
     """Both windows as one. A bucket that strays may do so in both, which counts where it was in the arm twice."""
     first, second = (_size(w, s, name) for w, s in zip(windows, spreads, strict=True))
-    rho = max(float(np.mean(spreads[0].scaled * spreads[1].scaled)), 0.0)
+    known = int((spreads[0].inside & spreads[1].inside).sum())
+    rho = max(float(spreads[0].scaled @ spreads[1].scaled) / max(known, 1), 0.0)
     once, again = (
         np.sqrt(s.dispersion * np.maximum(w.expected, 0.0)) * _contrast(w, name)
         for w, s in zip(windows, spreads, strict=True)
@@ -190,7 +192,7 @@ def _spread(window: Counted) -> _Spread | None:
     ratio = np.divide(y, e, out=np.ones(len(e)), where=e >= MIN_EXPECTED)
     strays = np.where(inside, window.units - ratio[window.arm_of] * window.expected, 0.0)
     dispersion = float(strays @ strays) / freedom / float(np.mean(window.expected[inside]))
-    return _Spread(dispersion, freedom, strays / np.sqrt(np.maximum(dispersion * window.expected, TINY)))
+    return _Spread(dispersion, freedom, inside, strays / np.sqrt(np.maximum(dispersion * window.expected, TINY)))
 
 
 def _expected(units: Ints, past: Floats, arm_of: NDArray[np.int16], arms: int) -> Floats:

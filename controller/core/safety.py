@@ -144,14 +144,14 @@ def silent_arm(events: NDArray[np.int64], arm_of: NDArray[np.int16], arms: int) 
     """The first arm without any event that cannot be explained by little traffic; else None.
 
     `events`: (B,) accepted events per bucket of the deal in one window. Events come in bunches by unit, so what
-    counts is how many of the other arms' buckets had any: with a share f of them, n buckets all have none with
-    probability (1 - f)^n.
+    counts is how many of the other arms' buckets had any. Buckets are dealt at random: where i of the other m had
+    none, n buckets are all among the i + n that had none with probability C(i + n, n) / C(m + n, n).
     """
     active = np.bincount(arm_of, weights=events > 0, minlength=arms)
     dealt = np.bincount(arm_of, minlength=arms)
     for arm in np.flatnonzero((active == 0) & (dealt > 0) & (dealt < len(arm_of))):
-        idle_elsewhere = 1.0 - active.sum() / (len(arm_of) - dealt[arm])
-        if idle_elsewhere ** dealt[arm] < SILENCE_ALPHA:
+        before = np.arange(dealt[arm])  # buckets of the arm that were found to have none
+        if np.prod((len(arm_of) - active.sum() - before) / (len(arm_of) - before)) < SILENCE_ALPHA:
             return int(arm)
     return None
 

@@ -23,7 +23,7 @@ from controller.core.windows import Cell
 STEPS = 33  # points of a slice
 SOBOL_POINTS = 512  # N: an index is known to some 0.03
 NORMAL = 1.96  # standard deviations within which 95 % lie
-FLAT = 1e-12  # variance of an objective that no weight moves
+FLAT = 1e-6  # standard deviation of an objective that no weight moves, per unit of its coefficients
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -94,15 +94,15 @@ def surface(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], th
     )
 
 
-def total_effects(f_a: Floats, f_mixed: Floats) -> Floats:
+def total_effects(f_a: Floats, f_mixed: Floats, unit: float = 1.0) -> Floats:
     """(d,) total-effect indices from f(A), (N,), and f(A_B^i), (d, N).
 
     Jansen's estimator: E[(f(A) - f(A_B^i))^2] / 2 V[f] (Saltelli et al. 2010, "Variance based sensitivity analysis of
-    model output", table 2, f). All zero where f does not vary.
+    model output", table 2, f). All zero where f, in its unit, does not vary.
     """
     variance = float(f_a.var())
     return np.asarray(
-        ((f_a - f_mixed) ** 2).mean(axis=1) / (2.0 * variance) if variance > FLAT else 0.0 * f_mixed[:, 0]
+        ((f_a - f_mixed) ** 2).mean(axis=1) / (2.0 * variance) if variance > (FLAT * unit) ** 2 else 0.0 * f_mixed[:, 0]
     )
 
 
@@ -158,7 +158,8 @@ def _effects(believed: Believed, rng: np.random.Generator) -> Floats:
         def f(at: Floats, group: int = group, own: Floats = coefficients[:, k]) -> Floats:
             return np.asarray(own @ believed.posterior.mean(at, group, believed.hour, AHEAD_H))
 
-        found += part[k] / part.sum() * total_effects(f(both[:, :d]), np.stack([f(points_) for points_ in mixed]))
+        indices = total_effects(f(both[:, :d]), np.stack([f(points_) for points_ in mixed]), float(part[k]))
+        found += part[k] / part.sum() * indices
     return found
 
 

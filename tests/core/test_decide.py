@@ -9,7 +9,8 @@ import pytest
 from controller import assignment
 from controller.core.control import Control, Statistics
 from controller.core.decide import Decision, decide
-from controller.core.evidence import MEMORY
+from controller.core.estimate import usable
+from controller.core.evidence import MEMORY, live_evidence
 from controller.core.policy import Pick
 from controller.core.windows import Cell, Quality
 from tests.core.loop import HOUR, PLAN, START, Loop, at_stage, indifferent, same, varied
@@ -66,6 +67,18 @@ def test_beside_a_test_no_more_is_explored_than_before_it() -> None:
     count = Counter(loop.table.arms[arm].role for arm in loop.table.buckets)
     assert count["candidate"] == 0.2 * PLAN.buckets
     assert 0 < count["explore"] <= 0.1 * PLAN.buckets
+
+
+def test_beside_a_test_every_arm_has_buckets_enough_to_be_learnt_from() -> None:
+    """Of 240 buckets 48 explore beside a test: five arms would have 9 each, where in explore each has 10."""
+    loop = Loop(varied(buckets=240, traffic={"explore_arms": 7, "explore_share": 0.3}))
+    loop.windows(2)
+    loop.order("choose", theta={"all": (1.0, 2.0, 0.1)}, objective={"watch": 1.0})
+    loop.windows(2)
+    assert np.bincount(loop.table.buckets).tolist()[1:] == [48, 12, 12, 12, 12]
+    newest = live_evidence(loop.plan, loop.state.control, loop.state.windows.cells)[-1]
+    assert len(newest.thetas) == 5
+    assert usable(newest.changes).all()
 
 
 def test_an_act_publishes_and_a_backlog_does_not() -> None:

@@ -87,6 +87,23 @@ def test_buckets_that_stray_alike_in_both_windows_add_to_the_variance_of_the_two
     assert both.variance == pytest.approx(2.0 * alone * (1.0 + (BUCKETS - ARMS) / BUCKETS))
 
 
+def test_buckets_of_arms_with_few_units_do_not_dilute_how_alike_the_others_stray() -> None:
+    """Again the same window twice, a vector on trial beside four that are too small to be told of."""
+    rng, buckets = np.random.default_rng(11), np.repeat(np.arange(6), [160, 80, 40, 40, 40, 40]).astype(np.int16)
+    names = ("control", "c1", "e1", "e2", "e3", "e4")
+    window = ratio.counted(
+        nobody(),
+        rng.poisson(rng.gamma(4.0, 0.5, BUCKETS)),
+        Deal(0, "confirm", tuple(Arm(name, "explore", {}) for name in names), buckets),
+    )
+    spread = ratio._spread(window)
+    assert spread is not None
+    assert ratio._told(window) == ["control", "c1"]
+    alone = ratio._size(window, spread, "c1").variance
+    both = ratio._together((window, window), (spread, spread), "c1")
+    assert both.variance == pytest.approx(2.0 * alone * (1.0 + (240 - 2) / 240))
+
+
 def test_it_sees_an_arm_that_loses_units_and_says_which() -> None:
     rng = np.random.default_rng(4)
     size, dealt = rng.gamma(4.0, 30.0, BUCKETS), deal(rng)

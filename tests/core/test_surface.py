@@ -74,6 +74,17 @@ def test_the_weight_that_moves_the_objective_is_the_important_one() -> None:
     assert abs(worth["p_share"].kept) < 0.3 * worth["p_watch"].kept
 
 
+def test_what_a_weight_is_worth_does_not_hang_on_the_unit_of_the_objective() -> None:
+    loop = at_stage("confirm")
+    theta = loop.carry.candidate.theta
+    one, other = (
+        surface(varied(objective={"watch": unit}), loop.state.control, loop.state.windows.cells, theta).worth
+        for unit in (1.0, 1e-9)
+    )
+    assert [w.share for w in other] == pytest.approx([w.share for w in one])
+    assert [w.kept for w in other] == pytest.approx([1e-9 * w.kept for w in one])
+
+
 def test_where_weights_do_nothing_none_is_worth_anything() -> None:
     loop = Loop(truth=indifferent)
     loop.windows(4)

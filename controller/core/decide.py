@@ -288,7 +288,7 @@ def _on_with(plan: Plan, control: Control, deal: Deal) -> tuple[Control, Deal]:
     """The stage's trial: the one that the deal goes on with where it is that one already, else a new one."""
     carry, shares, most = control.carry, plan.rollout.ramp_shares, plan.traffic.max_share_at_risk
     share = {
-        "confirm": most * (1.0 - BESIDE),
+        "confirm": plan.traffic.confirm_share,
         "ramp": shares[min(carry.ramp_step, len(shares) - 1)],  # the plan may have got fewer steps meanwhile
         "hold": shares[-1],
     }[carry.stage]

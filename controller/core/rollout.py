@@ -47,6 +47,11 @@ class TrafficPlan(msgspec.Struct, frozen=True):
     explore_share: float = 0.32
     max_share_at_risk: float = 0.4
 
+    @property
+    def confirm_share(self) -> float:
+        """What a candidate has in its confirm test: the rest of what may be at risk explores beside it."""
+        return self.max_share_at_risk * (1.0 - BESIDE)
+
 
 class RolloutPlan(msgspec.Struct, frozen=True):
     """When stages advance. Durations in ms of event time."""

@@ -54,8 +54,7 @@ def alike(plan: Plan, control: Control, rng: np.random.Generator) -> tuple[Contr
 
 def _noise(plan: Plan, deals: list[Served]) -> tuple[Noise, ...]:
     windows = plan.rollout.confirm_ms / plan.window.length_ms
-    at_risk = plan.traffic.max_share_at_risk
-    shares = at_risk * (1.0 - rollout.BESIDE), 1.0 - at_risk
+    shares = plan.traffic.confirm_share, 1.0 - plan.traffic.max_share_at_risk
     found = aa.noise(plan.metrics, _components(plan), deals, shares, windows)
     # What is no number cannot be recorded.
     return tuple(n for n in found if math.isfinite(n.arm_se) and math.isfinite(n.test_se))

@@ -13,7 +13,7 @@ from controller.core.estimate import MIN_BUCKETS, Metric, at_cap
 from controller.core.events import Component
 from controller.core.offline import Prediction
 from controller.core.plan import MAX_ROWS, Plan
-from controller.core.rollout import RolloutPlan, TrafficPlan
+from controller.core.rollout import RolloutPlan, TrafficPlan, whole
 from controller.core.windows import WindowPlan
 from controller.shell.access import Admin
 from controller.shell.connections import SECRETS, Kafka, Redis
@@ -348,4 +348,9 @@ def _thin(plan: Plan) -> Iterator[str]:
         yield (
             f"rollout.ramp_shares: of {plan.buckets} buckets, vector or control gets fewer than {MIN_BUCKETS} at some "
             "share; guardrails are hardly watched there"
+        )
+    if whole(plan.traffic.confirm_share * plan.buckets) < MIN_BUCKETS:
+        yield (
+            f"traffic.max_share_at_risk: of {plan.buckets} buckets, half of it gives a candidate fewer than "
+            f"{MIN_BUCKETS} in its confirm test; nothing is learnt there"
         )

@@ -258,6 +258,9 @@ def test_warnings_tell_of_much_state_and_of_thin_arms(tmp_path: Path) -> None:
     ]
     (thin,) = read(tmp_path, SMALL + "[traffic]\nbuckets = 180\nexplore_arms = 4\n").warnings
     assert thin.startswith("rollout.ramp_shares: of 180 buckets, vector or control gets fewer than 10")
+    few = "[traffic]\nbuckets = 200\nexplore_arms = 1\nexplore_share = 0.05\nmax_share_at_risk = 0.09\n"
+    (thin,) = read(tmp_path, SMALL + few).warnings
+    assert thin.startswith("traffic.max_share_at_risk: of 200 buckets, half of it gives a candidate fewer than 10")
 
 
 @pytest.mark.parametrize("window", ['"1d"', '"1h"\nlateness = "1h"'])

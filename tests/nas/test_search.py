@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,7 @@ from nas.pareto import dominated
 from nas.prepare import opened
 from nas.recipe import Recipe
 from nas.sampling import STRATEGIES, paths
+from nas.schema import DataError
 from nas.search import JOURNAL, AnotherSearch, SearchPlan, adaptation, search
 from nas.space import SMALL, misfits
 from nas.supernet import Borrowed
@@ -120,6 +122,19 @@ def test_a_long_adaptation_is_refused(trained: Path, tmp_path: Path) -> None:
         ValueError, match=r"adapt_rows: found 9000; expected at most 2% of the \d+ rows of one training"
     ):
         run(trained, tmp_path, msgspec.structs.replace(PLAN, adapt_rows=9000))
+
+
+def test_rows_without_a_label_of_every_head_judge_no_network(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "prepared", tmp_path / "prepared")
+    rows = len(opened(tmp_path / "prepared").valid)
+    labels = np.memmap(tmp_path / "prepared" / "valid" / "labels.bin", np.float32, "r+", shape=(rows, 2))
+    labels[:100, 1] = np.nan
+    labels.flush()
+    few = msgspec.structs.replace(PLAN, valid_rows=90, evaluations=4)
+    with pytest.raises(DataError, match=r"valid_rows: none of the first 90 .* 'like', .* expected at least 101"):
+        search(few, tmp_path / "prepared", trained / "supernet", tmp_path / "few")
+    enough = msgspec.structs.replace(few, valid_rows=101)
+    assert all(np.isfinite(one.loss) for one in search(enough, tmp_path / "prepared", trained / "supernet", tmp_path))
 
 
 def test_inherited_weights_tell_good_from_bad(trained: Path, whole: list[Evaluated]) -> None:

@@ -159,9 +159,12 @@ def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:
     for name, writer in zip(PARTS, writers, strict=True):
         if not writer.count:
             raise DataError(f"the {name} part is empty: no row with an observed label falls in it; change the split")
+    valid = mapped(folder / "valid")
+    judged = np.asarray(valid.labels)[np.asarray(valid.weight) > 0]
     for j, head in enumerate(schema.heads):
-        if np.isnan(np.asarray(mapped(folder / "valid").labels)[:, j]).all():
-            raise DataError(f"head {head.name!r}: no validation row has a {head.label!r}; change the split")
+        if np.isnan(judged[:, j]).all():
+            counted = f" of a {schema.weight!r} above 0" if schema.weight else ""
+            raise DataError(f"head {head.name!r}: no validation row{counted} has a {head.label!r}; change the split")
     train = mapped(folder / "train")
     observed = np.asarray(train.labels)[np.asarray(train.weight) > 0]
     for j, head in enumerate(schema.heads):

@@ -201,6 +201,14 @@ def test_an_empty_part_is_refused(tmp_path: Path) -> None:
         prepare(Sources(whole=source), SCHEMA, Split(by="group", valid=0.3, test=0.3), tmp_path / "prepared")
 
 
+def test_validation_rows_that_count_nothing_are_refused(tmp_path: Path) -> None:
+    table = world(200).append_column("w", pa.array(np.r_[np.ones(100), np.zeros(50), np.ones(50)]))
+    schema = msgspec.structs.replace(SCHEMA, weight="w")
+    source = parquet_file(tmp_path, table)
+    with pytest.raises(DataError, match="head 'click': no validation row of a 'w' above 0 has a 'click'"):
+        prepare(Sources(whole=source), schema, Split(by="time", valid=0.2, test=0.25), tmp_path / "prepared")
+
+
 def test_rows_without_any_label_are_left_out_and_a_missing_label_is_unobserved(tmp_path: Path) -> None:
     table = world(600)
     click = [None if i % 3 == 0 else v for i, v in enumerate(table["click"].to_pylist())]

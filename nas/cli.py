@@ -352,6 +352,9 @@ def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, 
             )
     for pair, by_head in (gaps or {}).items():
         for head, gap in by_head.items():
+            if gap is None:
+                print(f"logloss of {head}, {pair}: no gap, fewer than two test rows have a label of it")
+                continue
             verdict = "claimed" if gap.claimed else "not claimed: the interval holds 0"
             print(f"logloss of {head}, {pair}: {gap.mean:+.5f} [{gap.low:+.5f}, {gap.high:+.5f}], {verdict}")
     print(f"kept in {place.folder}")

@@ -221,10 +221,15 @@ def picked(place: Workplace, number: int) -> Genotype:
     return best[number].genotype
 
 
-def gap(first: list[Floats], second: list[Floats], rows: Rows, head: int) -> Gap:
-    """The paired gap in a head's logloss between two models' predictions, one (n, k) array a seed."""
+def gap(first: list[Floats], second: list[Floats], rows: Rows, head: int) -> Gap | None:
+    """The paired gap in a head's logloss between two models' predictions, one (n, k) array a seed.
+
+    None where fewer than two rows that count have the label: one difference does not say how much others vary.
+    """
     y = np.asarray(rows.labels, np.float64)[:, head]
     seen = ~np.isnan(y)
+    if (np.asarray(rows.weight)[seen] > 0).sum() < 2:
+        return None
     losses = [np.stack([row_logloss(q[seen, head], y[seen]) for q in runs]) for runs in (first, second)]
     return paired_gap(losses[0], losses[1], np.asarray(rows.weight, np.float64)[seen])
 

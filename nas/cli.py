@@ -220,17 +220,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     from nas.train import on_test_rows
 
     place = _place(args)
-    folders = args.runs or sorted(path.parent for path in (place.folder / "runs").glob("*/record.json"))
+    given = args.runs or sorted(path.parent for path in (place.folder / "runs").glob("*/record.json"))
+    folders = [*{folder.resolve(): folder for folder in given}.values()]  # one that is named twice is no second seed
     if not folders:
         raise DataError(f"{place.folder / 'runs'}: there are no runs; `trimtab nas retrain` makes some")
     records, groups = [], dict[str, list[Any]]()
-    for folder in folders:
+    for folder, model in zip(folders, _models(folders), strict=True):
         run, _ = read_model(folder)
         if run.record.data_digest != place.parts.digest:
             raise DataError(f"{folder}: was trained on other data than {args.design} names")
         record, q = on_test_rows(run, place.parts)
         records.append((folder, record))
-        groups.setdefault(folder.name.rpartition("-seed")[0] or folder.name, []).append(q)
+        groups.setdefault(model, []).append(q)
     first, *others = groups
     gaps = {
         f"{first} - {other}": {
@@ -240,6 +241,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     }
     _show_runs(args, place, records, gaps)
     return 0
+
+
+def _models(folders: Sequence[Path]) -> list[str]:
+    """Of which model each run is a seed; equal names in several folders are several models, told by their folders."""
+    stems = [folder.name.rpartition("-seed")[0] or folder.name for folder in folders]
+    places = dict[str, set[Path]]()
+    for folder, stem in zip(folders, stems, strict=True):
+        places.setdefault(stem, set()).add(folder.resolve().parent)
+    return [
+        stem if len(places[stem]) == 1 else str(folder.parent / stem)
+        for folder, stem in zip(folders, stems, strict=True)
+    ]
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -82,6 +82,19 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     assert (tmp_path / "front.png").stat().st_size > 1000
 
 
+def test_runs_of_one_name_in_two_folders_are_two_models(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    slower = design.parent / "slower.toml"
+    slower.write_text(TEXT.replace("learning_rate = 0.02", "learning_rate = 0.002"))
+    for file, name in ((design, "a"), (slower, "b")):
+        run(capsys, "train", file, "--model", "dnn", "--out", tmp_path / name)
+    runs = [tmp_path / name / "runs" / "dnn-seed0" for name in ("a", "b")]
+    found = json.loads(run(capsys, "evaluate", design, *runs, runs[0], "--out", tmp_path / "a", "--json"))
+    assert set(found["runs"]) == set(map(str, runs))
+    (pair,) = found["gaps"]
+    assert pair == " - ".join(str(one.with_name("dnn")) for one in runs)
+    assert found["gaps"][pair]["click"]["mean"] != 0
+
+
 def test_the_documented_design_of_a_csv_trains(capsys: Capture, tmp_path: Path) -> None:
     (shown,) = re.findall(r"```toml\n(# watch\.toml.*?)```", DOCS.read_text(), re.DOTALL)
     (tmp_path / "watch.toml").write_text(shown)

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", _train, "train the supernet, or one model (--model)")
     train.add_argument("--model", metavar="NAME|FILE", help="a baseline's name, or a genotype's file")
-    train.add_argument("--seed", type=int, default=0, help="of a --model's training (0)")
+    train.add_argument("--seed", type=seed, default=0, help="of a --model's training (0)")
     search = _command(commands, "search", _search, "search the space through the supernet")
     search.add_argument(
         "--workers", type=count, default=1, metavar="N", help="processes; any number gives the same (1)"
@@ -122,7 +122,7 @@ def _space_parser(commands: Any) -> None:
     parser = commands.add_parser("space", help=text, description=text)
     parser.add_argument("--preset", choices=tuple(SPACES), default="full")
     parser.add_argument("--genotype", metavar="FILE", help="to draw; one drawn by --seed without it")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the genotype as a graph")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     parser.set_defaults(command=_space)
@@ -384,4 +384,12 @@ def count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"found {text}; expected 1 or more")
+    return number
+
+
+def seed(text: str) -> int:
+    """An argument that generators take."""
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"found {text}; expected 0 or more, below 2^63")
     return number

@@ -63,6 +63,12 @@ class ValueTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     heads: dict[str, str] = {}  # of the study: weight to head
 
 
+def _refuse_seed(table: str, seed: int) -> None:
+    """Generators take no other."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"{table}.seed: found {seed}; expected 0 or more, below 2^63")
+
+
 class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the supernet is trained. `epochs` over the training rows, unless `rows` says how many."""
 
@@ -75,6 +81,7 @@ class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         if not 0 < self.epochs < math.inf or (self.rows is not None and self.rows < 1):
             raise ValueError("supernet: epochs must be above 0, rows 1 or more")
+        _refuse_seed("supernet", self.seed)
 
 
 class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,6 +108,7 @@ class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(
                 f"search.adapt: found {self.adapt}; expected a share of one training, at most {MAX_ADAPTATION}"
             )
+        _refuse_seed("search", self.seed)
         self.rules()
 
     def rules(self) -> Rules:

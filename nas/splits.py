@@ -103,7 +103,7 @@ def hashed(column: pa.ChunkedArray) -> NDArray[np.uint64]:
 def mixed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """Well-spread 64-bit numbers from keys and a seed (splitmix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
-        z = keys + _GOLDEN * np.uint64(seed + 1)
+        z = keys + _GOLDEN * np.uint64((seed + 1) % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))

@@ -148,4 +148,7 @@ def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Captu
     assert "`trimtab nas retrain` makes some" in failed(capsys, 2, "evaluate", design, "--out", tmp_path)
     assert "`trimtab nas retrain` makes one" in failed(capsys, 2, "export", design, tmp_path)
     assert "no such file" in failed(capsys, 2, "train", tmp_path / "none.toml")
+    with pytest.raises(SystemExit):
+        main(["nas", "train", str(design), "--model", "dnn", "--seed", "-1"])
+    assert "--seed: found -1; expected 0 or more" in capsys.readouterr().err
     assert "or one of dnn, deepfm" in failed(capsys, 2, "train", design, "--model", "transformer", "--out", tmp_path)

@@ -104,6 +104,8 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
             "evaluations = 0",
             "evaluations, rows, valid_rows and batch must be 1 or more - at `search`",
         ),
+        ("evaluations = 8", "seed = -1", r"search\.seed: found -1; expected 0 or more"),
+        ("rows = 4000", "seed = -1", r"supernet\.seed: found -1; expected 0 or more"),
         ("evaluations = 8", "adapt = 0.5", "search.adapt: found 0.5; expected a share of one training, at most 0.02"),
         ("evaluations = 8", 'method = "grid"', "'grid' - at `search.method`; accepted: evolution, random"),
         ("evaluations = 8", 'objectives = ["flops"]', "loss must be one of them"),

@@ -254,6 +254,11 @@ def test_equal_features_stay_together_and_folds_rotate(seed: int, fold: int) -> 
     assert ((part == 1) == test_of_next).all()
 
 
+def test_any_number_is_a_seed() -> None:
+    drawn = [part_of(world(100), 0, SCHEMA, Split(seed=seed), None).tolist() for seed in (-2, -1, 0, 20260101)]
+    assert all(drawn.count(one) == 1 for one in drawn)
+
+
 def test_requests_stay_whole() -> None:
     part = part_of(world(400), 0, SCHEMA, Split(by="group", valid=0.3, test=0.3), None)
     assert (part.reshape(-1, 10) == part.reshape(-1, 10)[:, :1]).all()

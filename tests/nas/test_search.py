@@ -236,6 +236,11 @@ def test_strategies_sample_what_they_say() -> None:
     assert counts == {1, 2, 3, 4, 5}
 
 
+def test_a_date_is_a_seed(trained: Path, tmp_path: Path) -> None:
+    plan = msgspec.structs.replace(SUPERNET, rows=256, seed=20260101)
+    assert train_supernet(plan, opened(trained / "prepared"), tmp_path)[1].rows == 256
+
+
 def test_another_supernets_folder_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(AnotherSupernet, match="another space, recipe, value or data"):
         train_supernet(msgspec.structs.replace(SUPERNET, seed=5), opened(trained / "prepared"), trained / "supernet")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas.columns import labels
+from nas.columns import labels, numbers
 from nas.encoding import FARTHEST, encode, learned
 from nas.prepare import Sources, prepare
 from nas.readers import Source
@@ -272,6 +272,12 @@ def test_an_epoch_is_every_row_once_and_can_be_entered_midway(rows: int, batch: 
     assert len(np.unique(seen)) == len(seen) == rows - rows % min(batch, rows)
     later = list(shuffled(rows, batch, 7, epoch, skip=2 * min(batch, rows)))
     assert [b.tolist() for b in later] == [b.tolist() for b in batches[2:]]
+
+
+def test_a_time_in_nanoseconds_is_a_number() -> None:
+    table = pa.table({"ts_ms": np.arange(5) * 10**9 + 1_700_000_000_123_456_789})
+    found = numbers(table, "ts_ms", SCHEMA, 0)
+    assert np.diff(found) == pytest.approx(1e9)
 
 
 def test_labels_may_be_texts() -> None:

@@ -19,6 +19,11 @@ def place(table: pa.Table, name: str, at: int, first_row: int) -> str:
     return f"{f'{file}, ' if file else ''}row {row}, column {name!r}"
 
 
+def of_lists(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists, of any of Arrow's forms."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def texts(column: pa.ChunkedArray, missing: tuple[str, ...]) -> pa.Array:
     """The column as texts without blanks around them; null where missing."""
     trimmed = compute.utf8_trim_whitespace(compute.cast(column, pa.string())).combine_chunks()

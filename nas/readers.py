@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute, csv, parquet
 
-from nas.columns import FILE, ROW
+from nas.columns import FILE, ROW, of_lists
 from nas.layouts import CRITEO, KDD12, Layout
 from nas.schema import DataError, Schema
 
@@ -91,8 +91,11 @@ def _of_kinds(path: Path, schema: Schema, tables: Iterable[pa.Table]) -> Iterato
     """The tables, if every column is of a type that its field's kind may have."""
     for table in tables:
         for field in schema.fields:
-            if pa.types.is_nested(table[field.name].type) and field.kind != "multi":
+            kind = table[field.name].type
+            if of_lists(kind) and field.kind != "multi":
                 raise DataError(f'{path}: column {field.name!r} holds lists, so its field is of kind "multi"')
+            if pa.types.is_nested(kind.value_type if of_lists(kind) else kind):
+                raise DataError(f"{path}: column {field.name!r}: found {kind}; expected values or lists of values")
         yield table
 
 

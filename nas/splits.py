@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from nas.columns import numbers
+from nas.columns import numbers, of_lists
 from nas.schema import DataError, Schema
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -91,7 +91,7 @@ def _keys(table: pa.Table, first_row: int, schema: Schema, split: Split) -> NDAr
 def hashed(column: pa.ChunkedArray) -> NDArray[np.uint64]:
     """(n,) 64-bit hashes of a column's values as texts; each distinct value is hashed once."""
     texts = column
-    if pa.types.is_list(column.type):
+    if of_lists(column.type):
         texts = compute.binary_join(compute.cast(column, pa.list_(pa.string())), "\x1f")
     distinct = compute.cast(texts, pa.string()).combine_chunks().dictionary_encode(null_encoding="encode")
     table = np.array(

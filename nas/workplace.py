@@ -216,6 +216,8 @@ def picked(place: Workplace, number: int) -> Genotype:
     if not path.exists():
         raise DataError(f"{path}: there is no front; `trimtab nas search` makes one")
     best = msgspec.json.decode(path.read_bytes(), type=list[Evaluated])
+    if not best:
+        raise DataError(f"{path}: {beyond(*journalled(place))}")
     if not 0 <= number < len(best):
         raise DataError(f"--pick: found {number}; the front has 0 .. {len(best) - 1}")
     return best[number].genotype

@@ -119,6 +119,16 @@ def test_a_space_is_told_and_drawn(capsys: Capture, tmp_path: Path) -> None:
     )
 
 
+def test_an_empty_front_is_told_by_its_limits(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    narrow = design.parent / "narrow.toml"
+    narrow.write_text(TEXT.replace("at_most = 1e6", "at_most = 1").replace("evaluations = 8", "evaluations = 1"))
+    run(capsys, "train", narrow, "--out", tmp_path)
+    wanted = "no network keeps all limits: flops at most 1 (the least found is"
+    assert wanted in failed(capsys, 1, "search", narrow, "--out", tmp_path)
+    assert wanted in failed(capsys, 2, "retrain", narrow, "--out", tmp_path)
+    assert wanted in failed(capsys, 2, "retrain", narrow, "--finalists", 1, "--out", tmp_path)
+
+
 def test_progress_ends_at_its_end(capsys: Capture) -> None:
     with progress(Namespace(json=False), "rows") as update:
         update(5120, 4800, "")

@@ -277,6 +277,8 @@ def _score(args: argparse.Namespace) -> int:
     from nas.score import read_model, write_scores
 
     run, encoding = read_model(args.run)
+    if args.out.resolve() in {Path(file).resolve() for file in args.files}:
+        raise DataError(f"--out: found {args.out}, one of the files to be scored; name another file")
     header = tuple(args.header.split(",")) if args.header else ()
     rows = write_scores(run, encoding, Source(args.layout, tuple(args.files), header), args.out)
     print(f"{args.out}: {rows:,} rows, {', '.join(head.name for head in encoding.schema.heads)}")

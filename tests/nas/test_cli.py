@@ -129,6 +129,15 @@ def test_an_empty_front_is_told_by_its_limits(design: Path, capsys: Capture, tmp
     assert wanted in failed(capsys, 2, "retrain", narrow, "--finalists", 1, "--out", tmp_path)
 
 
+def test_scores_take_the_place_of_no_rows(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    run(capsys, "train", design, "--model", "dnn", "--out", tmp_path)
+    log = tmp_path / "new.parquet"
+    shutil.copy(design.parent / "log.parquet", log)
+    refused = failed(capsys, 2, "score", tmp_path / "runs" / "dnn-seed0", log, "--out", tmp_path / "." / "new.parquet")
+    assert f"--out: found {log}, one of the files to be scored" in refused
+    assert parquet.read_table(log).num_rows == 1500
+
+
 def test_progress_ends_at_its_end(capsys: Capture) -> None:
     with progress(Namespace(json=False), "rows") as update:
         update(5120, 4800, "")

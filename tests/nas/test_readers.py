@@ -190,3 +190,17 @@ def test_truth_stands_in_a_file_with_the_same_keys(tmp_path: Path) -> None:
     parquet.write_table(pa.table({**keys, "item": ["b", "a"], "p": [0.7, 0.2]}), tmp_path / "truth.parquet")
     with pytest.raises(DataError, match="request, item differ"):
         read(Source("parquet", files[0], truth=files[1]), schema)
+    parquet.write_table(pa.table({**keys, "x": [3.0, 4.0], "y": [0.0, 1.0]}), tmp_path / "second.parquet")
+    both = (*files[0], str(tmp_path / "second.parquet"))
+    twice = {"request": ["r1"] * 4, "item": ["a", "b"] * 2}
+    parquet.write_table(pa.table({**twice, "p": [0.7, 0.2, 0.3, 0.4]}), tmp_path / "truth.parquet")
+    together = pa.concat_tables(
+        table.replace_schema_metadata() for table in Source("parquet", both, truth=files[1]).chunks(schema)
+    )
+    assert together["p"].to_pylist() == [0.7, 0.2, 0.3, 0.4]
+    parquet.write_table(pa.table({**keys, "p": [0.7, 0.2]}), tmp_path / "truth.parquet")
+    with pytest.raises(DataError, match="request, item differ"):
+        list(Source("parquet", both, truth=files[1]).chunks(schema))
+    (tmp_path / "truth.parquet").write_text("no Parquet")
+    with pytest.raises(DataError, match=r"truth\.parquet: not readable as Parquet"):
+        read(Source("parquet", files[0], truth=files[1]), schema)

@@ -7,6 +7,7 @@ import torch
 
 from nas.baselines import Baseline
 from nas.batches import Batch, inputs_of, loss_of
+from nas.evaluate import metrics_of
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
@@ -164,6 +165,18 @@ def test_value_is_measured_per_request(data: Parts) -> None:
     assert run.record.head_weights == (0.5, 1.5)
     assert run.record.best.valid.value_captured is not None
     assert run.record.best.valid.value_gauc is not None
+
+
+def test_a_value_needs_only_the_heads_that_it_weighs(data: Parts) -> None:
+    rows, schema = data.valid.take(slice(0, 400)), data.encoding.schema
+    q = np.random.default_rng(0).random((400, 2))
+    value = ValueModel("linear", (1.0, 0.0))
+    known = metrics_of(q, rows, schema, (1.0, 1.0), value)
+    rows.labels[10:, 1] = rows.truth[10:, 1] = np.nan
+    found = metrics_of(q, rows, schema, (1.0, 1.0), value)
+    assert known.value_captured is not None
+    assert (found.value_captured, found.value_gauc) == (known.value_captured, known.value_gauc)
+    assert metrics_of(q, rows, schema, (1.0, 1.0), ValueModel("linear", (1.0, 1.0))).value_captured is None
 
 
 def test_the_rate_rises_then_falls() -> None:

@@ -19,6 +19,7 @@ from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
 from nas.splits import PARTS, TRAIN, Cuts, Split, hashed, part_of, time_cuts
+from nas.whole import replaced
 
 FORMAT = 2  # of prepared folders
 _ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"
@@ -92,7 +93,8 @@ def _prepare(sources: Sources, schema: Schema, split: Split, folder: Path, finge
     raw = msgspec.json.encode(encoding)
     (folder / _ENCODING).write_bytes(raw)
     digest = hashlib.sha256("".join(digests).encode() + raw).hexdigest()
-    (folder / _DONE).write_bytes(msgspec.json.encode({"fingerprint": fingerprint, "digest": digest}))
+    with replaced(folder / _DONE) as done:
+        done.write_bytes(msgspec.json.encode({"fingerprint": fingerprint, "digest": digest}))
 
 
 def coded_rows(table: pa.Table, encoding: Encoding, first_row: int) -> Rows:

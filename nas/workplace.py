@@ -31,6 +31,7 @@ from nas.trace import costs
 from nas.train import TRACED_ROWS, Report, Run, fit
 from nas.train import Say as TrainSay
 from nas.value import ValueModel
+from nas.whole import replaced
 
 FRONT, TABLE = "front.json", "latency.json"
 ROUNDS = 200  # of a measurement
@@ -94,7 +95,8 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
         say=say,
     )
     best = front(plan.rules, found)
-    (place.folder / FRONT).write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
+    with replaced(place.folder / FRONT) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
     return plan.rules, found
 
 
@@ -243,5 +245,6 @@ def _table(place: Workplace) -> LatencyTable:
     if path.exists() and read_table(path).batch == batch:
         return read_table(path)
     table = measured_table(batch)
-    path.write_bytes(msgspec.json.encode(table))
+    with replaced(path) as part:
+        part.write_bytes(msgspec.json.encode(table))
     return table

@@ -50,6 +50,24 @@ def test_the_digest_names_the_data_and_a_prepared_folder_is_used_again(tmp_path:
     assert parts(tmp_path / "other", rows=2990).digest != first.digest
 
 
+def test_a_kill_in_the_last_write_leaves_a_folder_that_is_prepared_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.write_bytes
+
+    def torn(path: Path, raw: bytes) -> int:
+        if path.name.startswith("prepared.json"):
+            whole(path, raw[:9])
+            raise KeyboardInterrupt
+        return whole(path, raw)
+
+    monkeypatch.setattr(Path, "write_bytes", torn)
+    with pytest.raises(KeyboardInterrupt):
+        parts(tmp_path, rows=300)
+    monkeypatch.undo()
+    assert len(parts(tmp_path, rows=300).train)
+
+
 def test_chunks_do_not_change_what_is_learned() -> None:
     table = world(500)
     whole = learned([(table, 0)], SCHEMA)

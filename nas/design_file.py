@@ -269,6 +269,10 @@ def _sources(path: Path, data: DataTable) -> Sources:
     given = [name for name in ("train", "valid", "test") if getattr(data, name)]
     if bool(data.files) == bool(given) or len(given) in (1, 2):
         raise DataError(f"{path}: data: expected `files` to be split, or all of `train`, `valid` and `test`")
+    named = [(path.parent / file).resolve() for file in (*data.files, *data.train, *data.valid, *data.test)]
+    twice = next((file for file in named if named.count(file) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: data: {twice} stands twice: a model would be tested on rows that it was trained on")
 
     def source(files: tuple[str, ...]) -> Source:
         here = path.parent

@@ -133,6 +133,8 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
         ),
         ('request = "request"', "", r"split\.by: found 'group', but data\.request is not there"),
         ('files = ["log.parquet"]', "", "expected `files` to be split, or all of"),
+        ('files = ["log.parquet"]', 'files = ["log.parquet", "./log.parquet"]', r"log\.parquet stands twice: a model"),
+        ('files = ["log.parquet"]', 'train = ["a"]\nvalid = ["b"]\ntest = ["a"]', "a stands twice: a model"),
         ('files = ["log.parquet"]', 'train = ["a"]', "or all of `train`, `valid` and `test`"),
         ('preset = "small"', 'preset = "tiny"', "found 'tiny'; expected one of full, small"),
         ('name = "city"', 'name = "age"', r"design\.toml: fields: 'age' stands twice"),

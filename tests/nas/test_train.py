@@ -12,7 +12,7 @@ from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.space import NASREC, SMALL, drawn
-from nas.train import RECORD, AnotherRun, Check, Record, fit, on_test_rows, read_run
+from nas.train import CHECKPOINT, MODEL, RECORD, AnotherRun, Check, Record, fit, on_test_rows, read_run
 from nas.value import ValueModel
 from tests.nas.files import parts
 
@@ -132,6 +132,21 @@ def test_a_normalised_network_of_before_is_refused_where_it_would_compute_someth
     else:
         with pytest.raises(AnotherRun, match=r"normalised network of schema 1.*train it again"):
             read_run(tmp_path, inputs)
+
+
+@pytest.mark.parametrize("kept", [0, 2, 900])
+def test_what_is_damaged_is_named(data: Parts, tmp_path: Path, kept: int) -> None:
+    inputs = inputs_of(data.train, data.encoding.table_rows)
+    fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path)
+    for name, wanted in ((MODEL, "not the weights that record.json"), (CHECKPOINT, "damaged; remove it to train")):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:kept])
+        with pytest.raises(AnotherRun, match=f"{name}: {wanted}"):
+            read_run(tmp_path, inputs) if name == MODEL else fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / RECORD).write_bytes((tmp_path / RECORD).read_bytes()[:kept])
+    with pytest.raises(AnotherRun, match=r"record\.json: no record of a run"):
+        read_run(tmp_path, inputs)
 
 
 def test_a_checkpoint_of_another_run_is_refused(data: Parts, tmp_path: Path) -> None:

@@ -219,18 +219,18 @@ def load(path: Path) -> Design:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not TOML: {error}") from error
     tables = _converted(path, tree, Tables)
-    space = _converted(path, _space(path, tables.space), Space)
+    space = _converted(path, _space(path, tables.space), Space, "space.")
     sources = _sources(path, tables.data)
     schema = _schema(path, tables, sources)
     _refuse_no_column(path, tables, schema)
     return Design(path=path, tables=tables, sources=sources, schema=schema, space=space)
 
 
-def _converted(path: Path, tree: object, kind: type[T]) -> T:
+def _converted(path: Path, tree: object, kind: type[T], within: str = "") -> T:
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {str(error).replace('`$.', '`')}{_accepted(str(error), kind)}") from error
+        raise DataError(f"{path}: {str(error).replace('`$.', f'`{within}')}{_accepted(str(error), kind)}") from error
 
 
 def _accepted(error: str, kind: type) -> str:

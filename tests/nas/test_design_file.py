@@ -139,6 +139,8 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
         ('preset = "small"', 'preset = "tiny"', "found 'tiny'; expected one of full, small"),
         ('name = "city"', 'name = "age"', r"design\.toml: fields: 'age' stands twice"),
         ('name = "like"', 'name = "click"', r"design\.toml: heads: 'click' stands twice"),
+        ('preset = "small"', 'blocks = "3"', r"Expected `int`, got `str` - at `space\.blocks`"),
+        ('preset = "small"', 'norms = ["batch"]', r"'batch' - at `space\.norms\[0\]`; accepted: layer, none, rms"),
         ('preset = "small"', "bloks = 3", "unknown key 'bloks'"),
         ('by = "group"', "valid = 0.9\ntest = 0.9", "shares above 0 that leave some rows"),
         ('objective = "flops"', 'objective = "watts"', "Invalid enum value 'watts'"),

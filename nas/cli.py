@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", _train, "train the supernet, or one model (--model)")
     train.add_argument("--model", metavar="NAME|FILE", help="a baseline's name, or a genotype's file")
-    train.add_argument("--seed", type=int, default=0, help="of a --model's training (0)")
+    train.add_argument("--seed", type=seed, default=0, help="of a --model's training (0)")
     search = _command(commands, "search", _search, "search the space through the supernet")
     search.add_argument(
         "--workers", type=count, default=1, metavar="N", help="processes; any number gives the same (1)"
@@ -122,7 +122,7 @@ def _space_parser(commands: Any) -> None:
     parser = commands.add_parser("space", help=text, description=text)
     parser.add_argument("--preset", choices=tuple(SPACES), default="full")
     parser.add_argument("--genotype", metavar="FILE", help="to draw; one drawn by --seed without it")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the genotype as a graph")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     parser.set_defaults(command=_space)
@@ -220,17 +220,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     from nas.train import on_test_rows
 
     place = _place(args)
-    folders = args.runs or sorted(path.parent for path in (place.folder / "runs").glob("*/record.json"))
+    given = args.runs or sorted(path.parent for path in (place.folder / "runs").glob("*/record.json"))
+    folders = [*{folder.resolve(): folder for folder in given}.values()]  # one that is named twice is no second seed
     if not folders:
         raise DataError(f"{place.folder / 'runs'}: there are no runs; `trimtab nas retrain` makes some")
     records, groups = [], dict[str, list[Any]]()
-    for folder in folders:
+    for folder, model in zip(folders, _models(folders), strict=True):
         run, _ = read_model(folder)
         if run.record.data_digest != place.parts.digest:
             raise DataError(f"{folder}: was trained on other data than {args.design} names")
         record, q = on_test_rows(run, place.parts)
         records.append((folder, record))
-        groups.setdefault(folder.name.rpartition("-seed")[0] or folder.name, []).append(q)
+        groups.setdefault(model, []).append(q)
     first, *others = groups
     gaps = {
         f"{first} - {other}": {
@@ -240,6 +241,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     }
     _show_runs(args, place, records, gaps)
     return 0
+
+
+def _models(folders: Sequence[Path]) -> list[str]:
+    """Of which model each run is a seed; equal names in several folders are several models, told by their folders."""
+    stems = [folder.name.rpartition("-seed")[0] or folder.name for folder in folders]
+    places = dict[str, set[Path]]()
+    for folder, stem in zip(folders, stems, strict=True):
+        places.setdefault(stem, set()).add(folder.resolve().parent)
+    return [
+        stem if len(places[stem]) == 1 else str(folder.parent / stem)
+        for folder, stem in zip(folders, stems, strict=True)
+    ]
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -264,6 +277,8 @@ def _score(args: argparse.Namespace) -> int:
     from nas.score import read_model, write_scores
 
     run, encoding = read_model(args.run)
+    if args.out.resolve() in {Path(file).resolve() for file in args.files}:
+        raise DataError(f"--out: found {args.out}, one of the files to be scored; name another file")
     header = tuple(args.header.split(",")) if args.header else ()
     rows = write_scores(run, encoding, Source(args.layout, tuple(args.files), header), args.out)
     print(f"{args.out}: {rows:,} rows, {', '.join(head.name for head in encoding.schema.heads)}")
@@ -352,6 +367,9 @@ def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, 
             )
     for pair, by_head in (gaps or {}).items():
         for head, gap in by_head.items():
+            if gap is None:
+                print(f"logloss of {head}, {pair}: no gap, fewer than two test rows have a label of it")
+                continue
             verdict = "claimed" if gap.claimed else "not claimed: the interval holds 0"
             print(f"logloss of {head}, {pair}: {gap.mean:+.5f} [{gap.low:+.5f}, {gap.high:+.5f}], {verdict}")
     print(f"kept in {place.folder}")
@@ -368,4 +386,12 @@ def count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"found {text}; expected 1 or more")
+    return number
+
+
+def seed(text: str) -> int:
+    """An argument that generators take."""
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"found {text}; expected 0 or more, below 2^63")
     return number

@@ -19,6 +19,11 @@ def place(table: pa.Table, name: str, at: int, first_row: int) -> str:
     return f"{f'{file}, ' if file else ''}row {row}, column {name!r}"
 
 
+def of_lists(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists, of any of Arrow's forms."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def texts(column: pa.ChunkedArray, missing: tuple[str, ...]) -> pa.Array:
     """The column as texts without blanks around them; null where missing."""
     trimmed = compute.utf8_trim_whitespace(compute.cast(column, pa.string())).combine_chunks()
@@ -36,10 +41,12 @@ def numbers(table: pa.Table, name: str, schema: Schema, first_row: int) -> Float
     column = table[name]
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = texts(column, schema.missing)
+    whole = pa.types.is_integer(column.type)  # nanoseconds since 1970 have more digits than a float: they are rounded
     try:
-        values = np.asarray(compute.cast(column, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+        floats = compute.cast(column, pa.float64(), safe=not whole)
+        values = np.asarray(floats.to_numpy(zero_copy_only=False), np.float64)
     except TypeError:
-        values = np.asarray(compute.cast(column, pa.float64()).to_numpy(), np.float64)
+        values = np.asarray(floats.to_numpy(), np.float64)
     except pa.ArrowException as error:
         at, found = _no_number(column)
         if at is None:

@@ -63,6 +63,12 @@ class ValueTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     heads: dict[str, str] = {}  # of the study: weight to head
 
 
+def _refuse_seed(table: str, seed: int) -> None:
+    """Generators take no other."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"{table}.seed: found {seed}; expected 0 or more, below 2^63")
+
+
 class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the supernet is trained. `epochs` over the training rows, unless `rows` says how many."""
 
@@ -75,6 +81,7 @@ class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         if not 0 < self.epochs < math.inf or (self.rows is not None and self.rows < 1):
             raise ValueError("supernet: epochs must be above 0, rows 1 or more")
+        _refuse_seed("supernet", self.seed)
 
 
 class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,6 +108,7 @@ class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(
                 f"search.adapt: found {self.adapt}; expected a share of one training, at most {MAX_ADAPTATION}"
             )
+        _refuse_seed("search", self.seed)
         self.rules()
 
     def rules(self) -> Rules:
@@ -211,18 +219,18 @@ def load(path: Path) -> Design:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not TOML: {error}") from error
     tables = _converted(path, tree, Tables)
-    space = _converted(path, _space(path, tables.space), Space)
+    space = _converted(path, _space(path, tables.space), Space, "space.")
     sources = _sources(path, tables.data)
     schema = _schema(path, tables, sources)
     _refuse_no_column(path, tables, schema)
     return Design(path=path, tables=tables, sources=sources, schema=schema, space=space)
 
 
-def _converted(path: Path, tree: object, kind: type[T]) -> T:
+def _converted(path: Path, tree: object, kind: type[T], within: str = "") -> T:
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {str(error).replace('`$.', '`')}{_accepted(str(error), kind)}") from error
+        raise DataError(f"{path}: {str(error).replace('`$.', f'`{within}')}{_accepted(str(error), kind)}") from error
 
 
 def _accepted(error: str, kind: type) -> str:
@@ -261,6 +269,10 @@ def _sources(path: Path, data: DataTable) -> Sources:
     given = [name for name in ("train", "valid", "test") if getattr(data, name)]
     if bool(data.files) == bool(given) or len(given) in (1, 2):
         raise DataError(f"{path}: data: expected `files` to be split, or all of `train`, `valid` and `test`")
+    named = [(path.parent / file).resolve() for file in (*data.files, *data.train, *data.valid, *data.test)]
+    twice = next((file for file in named if named.count(file) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: data: {twice} stands twice: a model would be tested on rows that it was trained on")
 
     def source(files: tuple[str, ...]) -> Source:
         here = path.parent

@@ -14,7 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from nas.columns import Floats, numbers, texts
+from nas.columns import Floats, numbers, of_lists, texts
 from nas.schema import Field, Schema
 
 Array = NDArray[Any]
@@ -199,7 +199,7 @@ def _looked_up(values: pa.Array, code: SparseCode) -> NDArray[np.int64]:
 
 def _lists(table: pa.Table, field: Field, schema: Schema) -> pa.ListArray:
     column = table[field.name].combine_chunks()
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+    if of_lists(column.type):
         return compute.cast(column, pa.list_(pa.string()))
     return compute.split_pattern(compute.fill_null(texts(table[field.name], schema.missing), ""), field.separator)
 

@@ -46,6 +46,7 @@ def metrics_of(
     if value is None or schema.request is None:
         return Metrics(loss, heads)
     request, predicted = np.asarray(rows.request), value.of(q)
+    y, p = (np.where(np.asarray(value.weights) != 0, part, 0.0) for part in (y, p))  # other heads' are not asked for
     captured = None
     if not np.isnan(p).any():
         shares = value_captured(predicted, value.of(p), request, TOP)

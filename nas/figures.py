@@ -51,8 +51,10 @@ def draw_front(rules: Rules, found: Sequence[Evaluated], path: Path) -> None:
     axes.set(xscale="log", xlabel=AXES[other], ylabel=AXES["loss"])
     _plain_log_axis(axes.xaxis)
     losses = np.array([one.loss for one in found])
-    low, high = losses.min(), np.quantile(losses, 0.9)  # networks that a supernet serves badly may be far above
-    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    most = np.quantile(losses, 0.9)  # networks that a supernet serves badly may be far above
+    low, high = losses.min(), max([most, *(one.loss for one in best)])  # of the front all are seen
+    margin = 0.05 * (high - low) or 0.01 * abs(low)
+    axes.set_ylim(low - margin, high + margin)
     axes.legend(frameon=False)
     _written(figure, path)
 

@@ -39,7 +39,7 @@ def head_metrics(head: str, q: Floats, y: Floats, p: Floats, weight: Floats) -> 
         auc=auc(q, y, weight) if 0 < expected < float(weight.sum()) else None,
         calibration=float((weight * q).sum()) / expected if expected else None,
         calibration_error=calibration_error(q, y, weight),
-        kl=None if not len(p) or np.isnan(p).any() else float(np.average(row_kl(p, q), weights=weight)),
+        kl=None if not weight.sum() or np.isnan(p).any() else float(np.average(row_kl(p, q), weights=weight)),
     )
 
 

@@ -19,6 +19,7 @@ from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
 from nas.splits import PARTS, TRAIN, Cuts, Split, hashed, part_of, time_cuts
+from nas.whole import replaced
 
 FORMAT = 2  # of prepared folders
 _ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"
@@ -92,7 +93,8 @@ def _prepare(sources: Sources, schema: Schema, split: Split, folder: Path, finge
     raw = msgspec.json.encode(encoding)
     (folder / _ENCODING).write_bytes(raw)
     digest = hashlib.sha256("".join(digests).encode() + raw).hexdigest()
-    (folder / _DONE).write_bytes(msgspec.json.encode({"fingerprint": fingerprint, "digest": digest}))
+    with replaced(folder / _DONE) as done:
+        done.write_bytes(msgspec.json.encode({"fingerprint": fingerprint, "digest": digest}))
 
 
 def coded_rows(table: pa.Table, encoding: Encoding, first_row: int) -> Rows:
@@ -159,9 +161,12 @@ def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:
     for name, writer in zip(PARTS, writers, strict=True):
         if not writer.count:
             raise DataError(f"the {name} part is empty: no row with an observed label falls in it; change the split")
+    valid = mapped(folder / "valid")
+    judged = np.asarray(valid.labels)[np.asarray(valid.weight) > 0]
     for j, head in enumerate(schema.heads):
-        if np.isnan(np.asarray(mapped(folder / "valid").labels)[:, j]).all():
-            raise DataError(f"head {head.name!r}: no validation row has a {head.label!r}; change the split")
+        if np.isnan(judged[:, j]).all():
+            counted = f" of a {schema.weight!r} above 0" if schema.weight else ""
+            raise DataError(f"head {head.name!r}: no validation row{counted} has a {head.label!r}; change the split")
     train = mapped(folder / "train")
     observed = np.asarray(train.labels)[np.asarray(train.weight) > 0]
     for j, head in enumerate(schema.heads):

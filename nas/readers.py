@@ -4,7 +4,7 @@ import csv as text_csv
 import gzip
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute, csv, parquet
 
-from nas.columns import FILE, ROW
+from nas.columns import FILE, ROW, of_lists
 from nas.layouts import CRITEO, KDD12, Layout
 from nas.schema import DataError, Schema
 
@@ -41,7 +41,7 @@ class Source(msgspec.Struct, frozen=True):
         Raises:
             DataError: a file is missing or cannot be read as its layout, or it lacks a column.
         """
-        for path in self.files:
+        for path in (*self.files, *self.truth):
             if not Path(path).exists():
                 raise DataError(f"{path}: there is no such file")
         read = _beside(self, schema, labels) if self.truth else self._read(self.files, schema, labels)
@@ -91,8 +91,11 @@ def _of_kinds(path: Path, schema: Schema, tables: Iterable[pa.Table]) -> Iterato
     """The tables, if every column is of a type that its field's kind may have."""
     for table in tables:
         for field in schema.fields:
-            if pa.types.is_nested(table[field.name].type) and field.kind != "multi":
+            kind = table[field.name].type
+            if of_lists(kind) and field.kind != "multi":
                 raise DataError(f'{path}: column {field.name!r} holds lists, so its field is of kind "multi"')
+            if pa.types.is_nested(kind.value_type if of_lists(kind) else kind):
+                raise DataError(f"{path}: column {field.name!r}: found {kind}; expected values or lists of values")
         yield table
 
 
@@ -194,10 +197,33 @@ def _beside(source: Source, schema: Schema, labels: bool) -> Iterator[pa.Table]:
     keys = ("request", "item")
     truths = [head.truth for head in schema.heads if head.truth]
     with_keys = [*dict.fromkeys((*schema.columns(labels), *keys))]
-    logs = chain.from_iterable(_parquet(Path(path), [n for n in with_keys if n not in truths]) for path in source.files)
-    known = chain.from_iterable(_parquet(Path(path), [*keys, *truths]) for path in source.truth)
-    for log, truth in zip_longest(logs, known):
+    logs = _all_of(source.files, [n for n in with_keys if n not in truths])
+    known = _all_of(source.truth, [*keys, *truths])
+    for log, truth in _side_by_side(logs, known):
         if log is None or truth is None or any(not log[key].equals(truth[key]) for key in keys):
             raise DataError(f"{source.truth[0]}: its rows are not those of {source.files[0]}: {', '.join(keys)} differ")
         logged = {name: log[name] for name in log.column_names}
         yield pa.table({**logged, **{name: truth[name] for name in truths}}, metadata=log.schema.metadata)
+
+
+def _all_of(paths: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.Table]:
+    """The chunks of Parquet files, one file after the other."""
+    for path in paths:
+        try:
+            yield from _parquet(Path(path), wanted)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path}: not readable as Parquet: {error}") from error
+
+
+def _side_by_side(
+    first: Iterator[pa.Table], second: Iterator[pa.Table]
+) -> Iterator[tuple[pa.Table | None, pa.Table | None]]:
+    """Chunks of two streams cut to the same rows, wherever their files end; None where one of them has ended."""
+    one, other = next(first, None), next(second, None)
+    while one is not None and other is not None:
+        rows = min(one.num_rows, other.num_rows)
+        yield one.slice(0, rows), other.slice(0, rows)
+        one = one.slice(rows) if one.num_rows > rows else next(first, None)
+        other = other.slice(rows) if other.num_rows > rows else next(second, None)
+    if one is not None or other is not None:
+        yield one, other

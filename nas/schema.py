@@ -62,8 +62,10 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError("fields: there must be at least one")
         if not self.heads:
             raise ValueError("heads: there must be at least one")
-        for repeated in {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"fields: {repeated!r} stands twice")
+        predicted = [head.name for head in self.heads]
+        for what, found in (("fields", names), ("heads", predicted)):
+            for repeated in {name for name in found if found.count(name) > 1}:
+                raise ValueError(f"{what}: {repeated!r} stands twice")
         labels = {head.label for head in self.heads} | {head.truth for head in self.heads if head.truth}
         for name in names:
             if name in labels or name in self.drop or name.startswith(PREDICTION):

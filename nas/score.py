@@ -16,13 +16,15 @@ from nas.rows import Rows, in_order
 from nas.schema import DataError
 from nas.train import Run, read_run
 from nas.weights import Inputs
+from nas.whole import replaced
 
 ENCODING = "encoding.json"
 
 
 def write_encoding(folder: Path, encoding: Encoding) -> None:
     """Put a model's preprocessing beside it."""
-    (folder / ENCODING).write_bytes(msgspec.json.encode(encoding))
+    with replaced(folder / ENCODING) as part:
+        part.write_bytes(msgspec.json.encode(encoding))
 
 
 def read_model(folder: Path) -> tuple[Run, Encoding]:

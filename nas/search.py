@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nas.batches import Batch
 from nas.environment import device
@@ -24,7 +26,8 @@ from nas.network import Network
 from nas.prepare import opened
 from nas.processes import processes
 from nas.recipe import Recipe
-from nas.rows import Parts
+from nas.rows import Parts, Rows
+from nas.schema import DataError
 from nas.supernet import Supernet
 from nas.supernet_train import AnotherSupernet, SupernetRecord, read_supernet
 from nas.trace import costs
@@ -77,6 +80,7 @@ class Worker:
         parts = opened(data)
         self.plan, self.table = plan, table
         self.parts: Parts = msgspec.structs.replace(parts, valid=parts.valid.observed(plan.valid_rows))
+        _refuse_unobserved(self.parts.valid, parts)
         found: tuple[Supernet, SupernetRecord] = read_supernet(supernet)
         self.supernet, self.record = found
         heads = len(parts.encoding.schema.heads)
@@ -106,6 +110,22 @@ class Worker:
         return Evaluated(index, genotype, loss, self.sizes(genotype), self.plan.adapt_rows, seconds)
 
 
+def _refuse_unobserved(judged: Rows, parts: Parts) -> None:
+    """Without a label of every head no network has a loss."""
+    for j, head in enumerate(parts.encoding.schema.heads):
+        if not _counted(judged, j).any():
+            first = int(_counted(parts.valid.observed(), j).argmax()) + 1
+            raise DataError(
+                f"search.valid_rows: none of the first {len(judged)} validation rows has a {head.label!r}, which head "
+                f"{head.name!r} is judged by; expected at least {first}, the first that has one"
+            )
+
+
+def _counted(rows: Rows, head: int) -> NDArray[np.bool_]:
+    """(n,) whether a row's label of a head counts in a loss."""
+    return np.asarray(~np.isnan(rows.labels[:, head]) & (rows.weight > 0))
+
+
 def search(
     plan: SearchPlan, data: Path, supernet: Path, folder: Path, *, table: LatencyTable | None = None, workers: int = 1,
     say: Say = lambda found: None,
@@ -115,6 +135,7 @@ def search(
     Raises:
         AnotherSearch: the journal is of another search.
         AnotherSupernet: the supernet was trained on other data.
+        DataError: the validation rows that networks are judged on lack a head's label.
         ValueError: the adaptation is longer than a search may spend.
     """
     with one_thread():

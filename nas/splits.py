@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from nas.columns import numbers
+from nas.columns import numbers, of_lists
 from nas.schema import DataError, Schema
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -91,7 +91,7 @@ def _keys(table: pa.Table, first_row: int, schema: Schema, split: Split) -> NDAr
 def hashed(column: pa.ChunkedArray) -> NDArray[np.uint64]:
     """(n,) 64-bit hashes of a column's values as texts; each distinct value is hashed once."""
     texts = column
-    if pa.types.is_list(column.type):
+    if of_lists(column.type):
         texts = compute.binary_join(compute.cast(column, pa.list_(pa.string())), "\x1f")
     distinct = compute.cast(texts, pa.string()).combine_chunks().dictionary_encode(null_encoding="encode")
     table = np.array(
@@ -103,7 +103,7 @@ def hashed(column: pa.ChunkedArray) -> NDArray[np.uint64]:
 def mixed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """Well-spread 64-bit numbers from keys and a seed (splitmix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
-        z = keys + _GOLDEN * np.uint64(seed + 1)
+        z = keys + _GOLDEN * np.uint64((seed + 1) % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))

@@ -130,7 +130,7 @@ def _train_until(stop: int, state: _State, plan: SupernetPlan, supernet: Superne
     first, last = state.done // per_batch, -(-stop // per_batch)
     for batch in training(parts.train, plan.recipe.batch_size, plan.seed, first, last):
         rng = np.random.default_rng((plan.seed, state.done))
-        torch.manual_seed(plan.seed * 2**40 + state.done)  # of dropout
+        torch.manual_seed((plan.seed * 2**40 + state.done) % 2**64)  # of dropout
         rate = rate_at(plan.recipe, state.done, plan.rows)
         warm = state.done < plan.warmup * plan.rows
         chosen = (_full_path(plan.space, rng),) if warm else paths(plan.strategy, plan.space, rng)

@@ -92,6 +92,11 @@ def from_assignment(
     unknown = sorted(set(names) - set(theta))
     if unknown:
         raise DataError(f"value.heads: there is no weight {unknown[0]!r}; the assignment has {', '.join(theta)}")
+    heads_named = list(names.values())
+    for head in heads_named:
+        if heads_named.count(head) > 1:
+            several = " and ".join(name for name, to in names.items() if to == head)
+            raise DataError(f"value.heads: found {several} for head {head!r}; expected one weight a head")
     return from_weights({head: theta[name] for name, head in names.items()}, table.form, heads)
 
 

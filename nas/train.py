@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import msgspec
 import numpy as np
@@ -175,16 +176,22 @@ def read_run(folder: Path, inputs: Inputs) -> Run:
     """A run that was written.
 
     Raises:
-        AnotherRun: by a version of which its network computed something else.
+        AnotherRun: by a version of which its network computed something else, or what is damaged.
     """
-    record = msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
+    try:
+        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
+    except msgspec.MsgspecError as error:
+        raise AnotherRun(f"{folder / RECORD}: no record of a run: {error}; train it again") from error
     if record.schema < RECORD_SCHEMA and _normalised(record.architecture):
         raise AnotherRun(
             f"{folder}: holds a normalised network of schema {record.schema}, of which this version ({RECORD_SCHEMA}) "
             "would compute something else: train it again; what was exported of it goes on as it is"
         )
     model = module_of(record.architecture, inputs, record.recipe.dropout)
-    model.load_state_dict(torch.load(folder / MODEL, weights_only=True, map_location=device()))
+    try:
+        model.load_state_dict(torch.load(folder / MODEL, weights_only=True, map_location=device()))
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise AnotherRun(f"{folder / MODEL}: not the weights that {RECORD} tells of; train it again") from error
     return Run(record, model.to(device()).eval())
 
 
@@ -260,7 +267,10 @@ def _checkpoint(
 def _resumed(folder: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> _Progress:
     if not (folder / CHECKPOINT).exists():
         return _Progress(checks=[])
-    state = torch.load(folder / CHECKPOINT, weights_only=True, map_location=device())
+    try:
+        state = torch.load(folder / CHECKPOINT, weights_only=True, map_location=device())
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise AnotherRun(f"{folder / CHECKPOINT}: damaged; remove it to train from the beginning") from error
     if state["name"] != name:
         raise AnotherRun(
             f"{folder / CHECKPOINT}: of another network, recipe, seed, data or budget; name another folder"

@@ -15,6 +15,7 @@ Form = Literal["linear", "power"]
 SMALLEST = 1e-9  # of a prediction under the power form, as in serving
 FLOOR = 0.05  # of a head's loss weight, as a share of the mean: a head the value forgets is still learned a little
 SMALLEST_RATE = 1e-6
+PAIRS = 1 << 22  # of a request's rows that are compared at once: memory does not grow with the longest request
 
 
 class ValueModel(msgspec.Struct, frozen=True):
@@ -94,9 +95,12 @@ def value_gauc(predicted: Floats, realised: Floats, request: NDArray[np.uint64])
     starts = np.flatnonzero(np.r_[True, np.diff(request[order]) != 0])
     right = total = 0.0
     for rows in np.split(order, starts[1:]):
-        gap = realised[rows][:, None] - realised[rows]
-        better = np.maximum(gap, 0.0)
-        ahead = np.sign(predicted[rows][:, None] - predicted[rows])
-        right += float((better * (ahead + 1) / 2).sum())
-        total += float(better.sum())
+        at_once = max(1, PAIRS // len(rows)) if len(rows) else 1
+        for first in range(0, len(rows), at_once):
+            some = rows[first : first + at_once]
+            gap = realised[some][:, None] - realised[rows]
+            better = np.maximum(gap, 0.0)
+            ahead = np.sign(predicted[some][:, None] - predicted[rows])
+            right += float((better * (ahead + 1) / 2).sum())
+            total += float(better.sum())
     return right / total if total else float("nan")

@@ -31,6 +31,7 @@ from nas.trace import costs
 from nas.train import TRACED_ROWS, Report, Run, fit
 from nas.train import Say as TrainSay
 from nas.value import ValueModel
+from nas.whole import replaced
 
 FRONT, TABLE = "front.json", "latency.json"
 ROUNDS = 200  # of a measurement
@@ -94,7 +95,8 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
         say=say,
     )
     best = front(plan.rules, found)
-    (place.folder / FRONT).write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
+    with replaced(place.folder / FRONT) as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
     return plan.rules, found
 
 
@@ -216,15 +218,22 @@ def picked(place: Workplace, number: int) -> Genotype:
     if not path.exists():
         raise DataError(f"{path}: there is no front; `trimtab nas search` makes one")
     best = msgspec.json.decode(path.read_bytes(), type=list[Evaluated])
+    if not best:
+        raise DataError(f"{path}: {beyond(*journalled(place))}")
     if not 0 <= number < len(best):
         raise DataError(f"--pick: found {number}; the front has 0 .. {len(best) - 1}")
     return best[number].genotype
 
 
-def gap(first: list[Floats], second: list[Floats], rows: Rows, head: int) -> Gap:
-    """The paired gap in a head's logloss between two models' predictions, one (n, k) array a seed."""
+def gap(first: list[Floats], second: list[Floats], rows: Rows, head: int) -> Gap | None:
+    """The paired gap in a head's logloss between two models' predictions, one (n, k) array a seed.
+
+    None where fewer than two rows that count have the label: one difference does not say how much others vary.
+    """
     y = np.asarray(rows.labels, np.float64)[:, head]
     seen = ~np.isnan(y)
+    if (np.asarray(rows.weight)[seen] > 0).sum() < 2:
+        return None
     losses = [np.stack([row_logloss(q[seen, head], y[seen]) for q in runs]) for runs in (first, second)]
     return paired_gap(losses[0], losses[1], np.asarray(rows.weight, np.float64)[seen])
 
@@ -236,5 +245,6 @@ def _table(place: Workplace) -> LatencyTable:
     if path.exists() and read_table(path).batch == batch:
         return read_table(path)
     table = measured_table(batch)
-    path.write_bytes(msgspec.json.encode(table))
+    with replaced(path) as part:
+        part.write_bytes(msgspec.json.encode(table))
     return table

@@ -82,6 +82,19 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     assert (tmp_path / "front.png").stat().st_size > 1000
 
 
+def test_runs_of_one_name_in_two_folders_are_two_models(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    slower = design.parent / "slower.toml"
+    slower.write_text(TEXT.replace("learning_rate = 0.02", "learning_rate = 0.002"))
+    for file, name in ((design, "a"), (slower, "b")):
+        run(capsys, "train", file, "--model", "dnn", "--out", tmp_path / name)
+    runs = [tmp_path / name / "runs" / "dnn-seed0" for name in ("a", "b")]
+    found = json.loads(run(capsys, "evaluate", design, *runs, runs[0], "--out", tmp_path / "a", "--json"))
+    assert set(found["runs"]) == set(map(str, runs))
+    (pair,) = found["gaps"]
+    assert pair == " - ".join(str(one.with_name("dnn")) for one in runs)
+    assert found["gaps"][pair]["click"]["mean"] != 0
+
+
 def test_the_documented_design_of_a_csv_trains(capsys: Capture, tmp_path: Path) -> None:
     (shown,) = re.findall(r"```toml\n(# watch\.toml.*?)```", DOCS.read_text(), re.DOTALL)
     (tmp_path / "watch.toml").write_text(shown)
@@ -104,6 +117,25 @@ def test_a_space_is_told_and_drawn(capsys: Capture, tmp_path: Path) -> None:
     assert (
         json.loads(run(capsys, "space", "--json", "--genotype", tmp_path / "g.json"))["genotype"] == found["genotype"]
     )
+
+
+def test_an_empty_front_is_told_by_its_limits(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    narrow = design.parent / "narrow.toml"
+    narrow.write_text(TEXT.replace("at_most = 1e6", "at_most = 1").replace("evaluations = 8", "evaluations = 1"))
+    run(capsys, "train", narrow, "--out", tmp_path)
+    wanted = "no network keeps all limits: flops at most 1 (the least found is"
+    assert wanted in failed(capsys, 1, "search", narrow, "--out", tmp_path)
+    assert wanted in failed(capsys, 2, "retrain", narrow, "--out", tmp_path)
+    assert wanted in failed(capsys, 2, "retrain", narrow, "--finalists", 1, "--out", tmp_path)
+
+
+def test_scores_take_the_place_of_no_rows(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    run(capsys, "train", design, "--model", "dnn", "--out", tmp_path)
+    log = tmp_path / "new.parquet"
+    shutil.copy(design.parent / "log.parquet", log)
+    refused = failed(capsys, 2, "score", tmp_path / "runs" / "dnn-seed0", log, "--out", tmp_path / "." / "new.parquet")
+    assert f"--out: found {log}, one of the files to be scored" in refused
+    assert parquet.read_table(log).num_rows == 1500
 
 
 def test_progress_ends_at_its_end(capsys: Capture) -> None:
@@ -135,4 +167,7 @@ def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Captu
     assert "`trimtab nas retrain` makes some" in failed(capsys, 2, "evaluate", design, "--out", tmp_path)
     assert "`trimtab nas retrain` makes one" in failed(capsys, 2, "export", design, tmp_path)
     assert "no such file" in failed(capsys, 2, "train", tmp_path / "none.toml")
+    with pytest.raises(SystemExit):
+        main(["nas", "train", str(design), "--model", "dnn", "--seed", "-1"])
+    assert "--seed: found -1; expected 0 or more" in capsys.readouterr().err
     assert "or one of dnn, deepfm" in failed(capsys, 2, "train", design, "--model", "transformer", "--out", tmp_path)

@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 
 from nas.compare import bootstrap_statistic, paired_gap
+from nas.encoding import Coded
+from nas.rows import Rows
+from nas.workplace import gap
 
 
 def test_no_difference_is_claimed_about_as_often_as_said() -> None:
@@ -62,3 +65,16 @@ def test_the_interval_of_a_mean_is_that_of_theory() -> None:
     gap = bootstrap_statistic(lambda index: float(values[index].mean()), 500)
     half = 1.96 * values.std() / np.sqrt(500)
     assert (gap.low, gap.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+
+
+def test_a_head_that_hardly_any_test_row_has_has_no_gap() -> None:
+    n, unknown = 20, np.full((20, 3), np.nan, np.float32)
+    labels = unknown.copy()
+    labels[:, 0], labels[3, 1], labels[5:7, 2] = np.arange(n) % 2, 1.0, 1.0
+    features = Coded(np.zeros((n, 0), np.float32), np.zeros((n, 0), np.int32), ())
+    weight = np.ones(n, np.float32)
+    rows = Rows(features, labels, unknown, weight, np.arange(n, dtype=np.uint64), np.zeros(n))
+    first, second = np.full((n, 3), 0.4), np.linspace(0.1, 0.9, 3 * n).reshape(n, 3)
+    assert [gap([first], [second], rows, head) is None for head in range(3)] == [False, True, False]
+    weight[5] = 0.0
+    assert gap([first], [second], rows, 2) is None

@@ -46,4 +46,7 @@ def test_only_observed_rows_count() -> None:
     assert found.logloss == pytest.approx(-(np.log(0.8) + np.log(0.9)) / 2)
     assert found.calibration == pytest.approx(1.1)
     assert found.kl == pytest.approx(row_kl(p[:2], q[:2]).mean())
+    nothing = head_metrics("click", q, y, p, np.zeros(3))
+    assert np.isnan(nothing.logloss)
+    assert (nothing.auc, nothing.calibration, nothing.kl) == (None, None, None)
     assert head_metrics("click", q, np.zeros(3), np.full(3, np.nan), np.ones(3)).auc is None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas.columns import labels
+from nas.columns import labels, numbers
 from nas.encoding import FARTHEST, encode, learned
 from nas.prepare import Sources, prepare
 from nas.readers import Source
@@ -48,6 +48,24 @@ def test_the_digest_names_the_data_and_a_prepared_folder_is_used_again(tmp_path:
     assert (tmp_path / "prepared" / "prepared.json").stat().st_mtime_ns == stamp
     (tmp_path / "other").mkdir()
     assert parts(tmp_path / "other", rows=2990).digest != first.digest
+
+
+def test_a_kill_in_the_last_write_leaves_a_folder_that_is_prepared_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.write_bytes
+
+    def torn(path: Path, raw: bytes) -> int:
+        if path.name.startswith("prepared.json"):
+            whole(path, raw[:9])
+            raise KeyboardInterrupt
+        return whole(path, raw)
+
+    monkeypatch.setattr(Path, "write_bytes", torn)
+    with pytest.raises(KeyboardInterrupt):
+        parts(tmp_path, rows=300)
+    monkeypatch.undo()
+    assert len(parts(tmp_path, rows=300).train)
 
 
 def test_chunks_do_not_change_what_is_learned() -> None:
@@ -201,6 +219,14 @@ def test_an_empty_part_is_refused(tmp_path: Path) -> None:
         prepare(Sources(whole=source), SCHEMA, Split(by="group", valid=0.3, test=0.3), tmp_path / "prepared")
 
 
+def test_validation_rows_that_count_nothing_are_refused(tmp_path: Path) -> None:
+    table = world(200).append_column("w", pa.array(np.r_[np.ones(100), np.zeros(50), np.ones(50)]))
+    schema = msgspec.structs.replace(SCHEMA, weight="w")
+    source = parquet_file(tmp_path, table)
+    with pytest.raises(DataError, match="head 'click': no validation row of a 'w' above 0 has a 'click'"):
+        prepare(Sources(whole=source), schema, Split(by="time", valid=0.2, test=0.25), tmp_path / "prepared")
+
+
 def test_rows_without_any_label_are_left_out_and_a_missing_label_is_unobserved(tmp_path: Path) -> None:
     table = world(600)
     click = [None if i % 3 == 0 else v for i, v in enumerate(table["click"].to_pylist())]
@@ -246,6 +272,11 @@ def test_equal_features_stay_together_and_folds_rotate(seed: int, fold: int) -> 
     assert ((part == 1) == test_of_next).all()
 
 
+def test_any_number_is_a_seed() -> None:
+    drawn = [part_of(world(100), 0, SCHEMA, Split(seed=seed), None).tolist() for seed in (-2, -1, 0, 20260101)]
+    assert all(drawn.count(one) == 1 for one in drawn)
+
+
 def test_requests_stay_whole() -> None:
     part = part_of(world(400), 0, SCHEMA, Split(by="group", valid=0.3, test=0.3), None)
     assert (part.reshape(-1, 10) == part.reshape(-1, 10)[:, :1]).all()
@@ -259,6 +290,12 @@ def test_an_epoch_is_every_row_once_and_can_be_entered_midway(rows: int, batch: 
     assert len(np.unique(seen)) == len(seen) == rows - rows % min(batch, rows)
     later = list(shuffled(rows, batch, 7, epoch, skip=2 * min(batch, rows)))
     assert [b.tolist() for b in later] == [b.tolist() for b in batches[2:]]
+
+
+def test_a_time_in_nanoseconds_is_a_number() -> None:
+    table = pa.table({"ts_ms": np.arange(5) * 10**9 + 1_700_000_000_123_456_789})
+    found = numbers(table, "ts_ms", SCHEMA, 0)
+    assert np.diff(found) == pytest.approx(1e9)
 
 
 def test_labels_may_be_texts() -> None:

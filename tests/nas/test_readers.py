@@ -6,10 +6,12 @@ import pytest
 from pyarrow import csv, parquet
 
 from nas.columns import ROW
+from nas.encoding import encode, learned
 from nas.layouts import AVAZU, CRITEO, KDD12, avazu, criteo, kdd12, ranking_log
 from nas.readers import Source
 from nas.schema import DataError, Field, Head, Schema
-from tests.nas.files import SCHEMA, world
+from nas.splits import Split, part_of
+from tests.nas.files import SCHEMA, parquet_file, world
 
 
 def read(source: Source, schema: Schema) -> pa.Table:
@@ -38,6 +40,28 @@ def test_a_header_as_spreadsheets_write_it(tmp_path: Path) -> None:
     path.write_text("click,click\n1,0\n")
     with pytest.raises(DataError, match="the header names 'click' twice"):
         read(Source("csv", (str(path),)), schema)
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.string(), 2)])
+def test_lists_of_every_form_are_multi_valued(kind: pa.DataType, tmp_path: Path) -> None:
+    table = world(40)
+    tags = pa.array([[f"t{i % 3}", "t3"] for i in range(40)], kind)
+    source = parquet_file(tmp_path, table.set_column(table.column_names.index("tags"), "tags", tags))
+    (chunk,) = source.chunks(SCHEMA)
+    encoding = learned([(chunk, 0)], SCHEMA)
+    assert encoding.bags[0].values == ("t0", "t1", "t2", "t3")
+    assert (encode(chunk, encoding, 0).bags[0][:, :2] > encoding.bags[0].start).all()
+    part = part_of(chunk, 0, SCHEMA, Split(by="distinct"), None)
+    plain = chunk.set_column(chunk.column_names.index("tags"), "tags", tags.cast(pa.list_(pa.string())))
+    assert (part == part_of(plain, 0, SCHEMA, Split(by="distinct"), None)).all()
+
+
+@pytest.mark.parametrize("values", [[{"a": 1}] * 40, [[{"a": 1}]] * 40])
+def test_what_is_neither_a_value_nor_a_list_of_values_is_named(values: list[object], tmp_path: Path) -> None:
+    table = world(40)
+    source = parquet_file(tmp_path, table.set_column(table.column_names.index("tags"), "tags", pa.array(values)))
+    with pytest.raises(DataError, match=r"log.parquet: column 'tags': found .*struct.*; expected values or lists of"):
+        list(source.chunks(SCHEMA))
 
 
 def test_a_missing_column_is_named_with_what_the_file_has(tmp_path: Path) -> None:
@@ -165,4 +189,18 @@ def test_truth_stands_in_a_file_with_the_same_keys(tmp_path: Path) -> None:
     assert found["p"].to_pylist() == [0.7, 0.2]
     parquet.write_table(pa.table({**keys, "item": ["b", "a"], "p": [0.7, 0.2]}), tmp_path / "truth.parquet")
     with pytest.raises(DataError, match="request, item differ"):
+        read(Source("parquet", files[0], truth=files[1]), schema)
+    parquet.write_table(pa.table({**keys, "x": [3.0, 4.0], "y": [0.0, 1.0]}), tmp_path / "second.parquet")
+    both = (*files[0], str(tmp_path / "second.parquet"))
+    twice = {"request": ["r1"] * 4, "item": ["a", "b"] * 2}
+    parquet.write_table(pa.table({**twice, "p": [0.7, 0.2, 0.3, 0.4]}), tmp_path / "truth.parquet")
+    together = pa.concat_tables(
+        table.replace_schema_metadata() for table in Source("parquet", both, truth=files[1]).chunks(schema)
+    )
+    assert together["p"].to_pylist() == [0.7, 0.2, 0.3, 0.4]
+    parquet.write_table(pa.table({**keys, "p": [0.7, 0.2]}), tmp_path / "truth.parquet")
+    with pytest.raises(DataError, match="request, item differ"):
+        list(Source("parquet", both, truth=files[1]).chunks(schema))
+    (tmp_path / "truth.parquet").write_text("no Parquet")
+    with pytest.raises(DataError, match=r"truth\.parquet: not readable as Parquet"):
         read(Source("parquet", files[0], truth=files[1]), schema)

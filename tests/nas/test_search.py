@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,7 @@ from nas.pareto import dominated
 from nas.prepare import opened
 from nas.recipe import Recipe
 from nas.sampling import STRATEGIES, paths
+from nas.schema import DataError
 from nas.search import JOURNAL, AnotherSearch, SearchPlan, adaptation, search
 from nas.space import SMALL, misfits
 from nas.supernet import Borrowed
@@ -122,6 +124,19 @@ def test_a_long_adaptation_is_refused(trained: Path, tmp_path: Path) -> None:
         run(trained, tmp_path, msgspec.structs.replace(PLAN, adapt_rows=9000))
 
 
+def test_rows_without_a_label_of_every_head_judge_no_network(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "prepared", tmp_path / "prepared")
+    rows = len(opened(tmp_path / "prepared").valid)
+    labels = np.memmap(tmp_path / "prepared" / "valid" / "labels.bin", np.float32, "r+", shape=(rows, 2))
+    labels[:100, 1] = np.nan
+    labels.flush()
+    few = msgspec.structs.replace(PLAN, valid_rows=90, evaluations=4)
+    with pytest.raises(DataError, match=r"valid_rows: none of the first 90 .* 'like', .* expected at least 101"):
+        search(few, tmp_path / "prepared", trained / "supernet", tmp_path / "few")
+    enough = msgspec.structs.replace(few, valid_rows=101)
+    assert all(np.isfinite(one.loss) for one in search(enough, tmp_path / "prepared", trained / "supernet", tmp_path))
+
+
 def test_inherited_weights_tell_good_from_bad(trained: Path, whole: list[Evaluated]) -> None:
     labels = np.asarray(opened(trained / "prepared").valid.labels)
     rate = labels.mean(axis=0)
@@ -219,6 +234,11 @@ def test_strategies_sample_what_they_say() -> None:
         assert {b.width for b in smallest.blocks} == {8}
     counts = {len(b.dense) for _ in range(50) for b in paths("any-any", SMALL, rng)[0].blocks}
     assert counts == {1, 2, 3, 4, 5}
+
+
+def test_a_date_is_a_seed(trained: Path, tmp_path: Path) -> None:
+    plan = msgspec.structs.replace(SUPERNET, rows=256, seed=20260101)
+    assert train_supernet(plan, opened(trained / "prepared"), tmp_path)[1].rows == 256
 
 
 def test_another_supernets_folder_is_refused(trained: Path, tmp_path: Path) -> None:

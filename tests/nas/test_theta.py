@@ -49,6 +49,7 @@ def test_a_redis_that_does_not_answer_is_named() -> None:
         ({"arm": "e9"}, "found 'e9'; the assignment has control, e1"),
         ({"names": {"p_share": "click"}}, "no weight 'p_share'; the assignment has p_click"),
         ({"names": {"p_click": "views"}}, "no head 'views'; heads are click, like"),
+        ({"names": {"p_click": "click", "p_like": "click"}}, "found p_click and p_like for head 'click'; expected one"),
         ({"raw": b"{}"}, "cannot be read"),
         ({"segment": "nwe"}, "found 'nwe'; the assignment has all, new"),
         ({"raw": TABLE.replace(b"2.6, ", b""), "arm": "e1"}, "gives 'e1' 2 values for its 3 weights"),

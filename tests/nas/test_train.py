@@ -7,11 +7,12 @@ import torch
 
 from nas.baselines import Baseline
 from nas.batches import Batch, inputs_of, loss_of
+from nas.evaluate import metrics_of
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.space import NASREC, SMALL, drawn
-from nas.train import RECORD, AnotherRun, Check, Record, fit, on_test_rows, read_run
+from nas.train import CHECKPOINT, MODEL, RECORD, AnotherRun, Check, Record, fit, on_test_rows, read_run
 from nas.value import ValueModel
 from tests.nas.files import parts
 
@@ -133,6 +134,21 @@ def test_a_normalised_network_of_before_is_refused_where_it_would_compute_someth
             read_run(tmp_path, inputs)
 
 
+@pytest.mark.parametrize("kept", [0, 2, 900])
+def test_what_is_damaged_is_named(data: Parts, tmp_path: Path, kept: int) -> None:
+    inputs = inputs_of(data.train, data.encoding.table_rows)
+    fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path)
+    for name, wanted in ((MODEL, "not the weights that record.json"), (CHECKPOINT, "damaged; remove it to train")):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:kept])
+        with pytest.raises(AnotherRun, match=f"{name}: {wanted}"):
+            read_run(tmp_path, inputs) if name == MODEL else fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / RECORD).write_bytes((tmp_path / RECORD).read_bytes()[:kept])
+    with pytest.raises(AnotherRun, match=r"record\.json: no record of a run"):
+        read_run(tmp_path, inputs)
+
+
 def test_a_checkpoint_of_another_run_is_refused(data: Parts, tmp_path: Path) -> None:
     fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path)
     with pytest.raises(AnotherRun, match="name another folder"):
@@ -164,6 +180,18 @@ def test_value_is_measured_per_request(data: Parts) -> None:
     assert run.record.head_weights == (0.5, 1.5)
     assert run.record.best.valid.value_captured is not None
     assert run.record.best.valid.value_gauc is not None
+
+
+def test_a_value_needs_only_the_heads_that_it_weighs(data: Parts) -> None:
+    rows, schema = data.valid.take(slice(0, 400)), data.encoding.schema
+    q = np.random.default_rng(0).random((400, 2))
+    value = ValueModel("linear", (1.0, 0.0))
+    known = metrics_of(q, rows, schema, (1.0, 1.0), value)
+    rows.labels[10:, 1] = rows.truth[10:, 1] = np.nan
+    found = metrics_of(q, rows, schema, (1.0, 1.0), value)
+    assert known.value_captured is not None
+    assert (found.value_captured, found.value_gauc) == (known.value_captured, known.value_gauc)
+    assert metrics_of(q, rows, schema, (1.0, 1.0), ValueModel("linear", (1.0, 1.0))).value_captured is None
 
 
 def test_the_rate_rises_then_falls() -> None:

@@ -1,8 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.metrics import auc
 from nas.value import FLOOR, ValueModel, loss_weights, value_captured, value_gauc
 
 RATES = np.array([0.46, 0.0185, 0.0005])
@@ -73,6 +76,18 @@ def test_gauc_against_pairs_one_by_one() -> None:
                 right += gap * (0.5 if predicted[i] == predicted[j] else float(predicted[i] > predicted[j]))
     assert value_gauc(predicted, realised, request) == pytest.approx(right / total)
     assert np.isnan(value_gauc(predicted, np.ones(60), request))
+
+
+def test_a_long_request_is_compared_in_little_memory() -> None:
+    rng = np.random.default_rng(4)
+    n = 5000
+    predicted, realised = rng.random(n), rng.integers(0, 2, n).astype(float)
+    tracemalloc.start()
+    found = value_gauc(predicted, realised, np.zeros(n, np.uint64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == pytest.approx(auc(predicted, realised))
+    assert peak < 2.5e8  # all pairs at once take 2e8 in each of four arrays
 
 
 def test_values_of_both_forms() -> None:

@@ -211,14 +211,22 @@ def _flat(table: pa.Table, field: Field, schema: Schema) -> pa.Array:
 
 def _bag(table: pa.Table, code: SparseCode, schema: Schema) -> NDArray[np.int32]:
     lists = _lists(table, code.field, schema)
-    rows = _looked_up(_flat(table, code.field, schema), code)
-    lengths = np.asarray(compute.fill_null(compute.list_value_length(lists), 0), np.int64)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
+    values = _flat(table, code.field, schema)
+    rows = _looked_up(values, code)
+    owner, there = _owners(lists), ~np.asarray(values.is_null())  # an empty item is none: it takes no place
+    owner, rows = owner[there], rows[there]
+    lengths = np.bincount(owner, minlength=table.num_rows)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    kept = (place < code.field.longest) & ~np.asarray(_flat(table, code.field, schema).is_null())
+    kept = place < code.field.longest
     bag = np.full((table.num_rows, code.field.longest), NOTHING, np.int32)
     bag[owner[kept], place[kept]] = rows[kept]
     return bag
+
+
+def _owners(lists: pa.ListArray) -> NDArray[np.int64]:
+    """The list that each of all items is of."""
+    lengths = np.asarray(compute.fill_null(compute.list_value_length(lists), 0), np.int64)
+    return np.repeat(np.arange(len(lengths)), lengths)
 
 
 def learned(chunks: Iterable[tuple[pa.Table, int]], schema: Schema) -> Encoding:

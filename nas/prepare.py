@@ -21,7 +21,7 @@ from nas.schema import DataError, Schema
 from nas.splits import PARTS, TRAIN, Cuts, Split, hashed, part_of, time_cuts
 from nas.whole import replaced
 
-FORMAT = 2  # of prepared folders
+FORMAT = 3  # of prepared folders: empty items take no place, with the third
 _ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"
 Say = Callable[[str], None]
 

@@ -90,6 +90,16 @@ def test_an_unseen_category_and_nan_have_the_documented_treatment() -> None:
     assert coded.bags[0][1].tolist() == [-1, -1, -1]
 
 
+def test_an_empty_item_of_a_list_is_none() -> None:
+    encoding = learned([(world(300), 0)], SCHEMA)
+    bag = encoding.bags[0]
+    wanted = [[bag.start + 1 + bag.values.index(f"t{i}") for i in (0, 1, 2)]] * 4
+    texts = ["|t0|t1|t2", "t0||t1| |NULL|t2|t3", "t0|t1|t2|", "t0|t1|t2", *["t0"] * 196]
+    lists = [["", "t0", None, "t1", "t2"], *[["t0", "t1", "t2"]] * 3, *[["t0"]] * 195, None]
+    for values in (texts, lists):
+        assert encode(changed("tags", values), encoding, 0).bags[0][:4].tolist() == wanted
+
+
 def test_hashed_and_quantile_fields() -> None:
     schema = Schema(
         fields=(

@@ -86,9 +86,7 @@ class Learner:
             if field.kind == "dense":
                 self._see_numbers(field, numbers(table, field.name, self.schema, first_row))
             elif not field.buckets:
-                seen = compute.value_counts(_flat(table, field, self.schema).drop_null())
-                for value, count in zip(seen.field(0).to_pylist(), seen.field(1).to_pylist(), strict=True):
-                    self.counts[field.name][value] += count
+                self.counts[field.name].update(_rows_of_values(table, field, self.schema))
 
     def _see_numbers(self, field: Field, values: Floats) -> None:
         known = values[~np.isnan(values)]
@@ -221,6 +219,20 @@ def _bag(table: pa.Table, code: SparseCode, schema: Schema) -> NDArray[np.int32]
     bag = np.full((table.num_rows, code.field.longest), NOTHING, np.int32)
     bag[owner[kept], place[kept]] = rows[kept]
     return bag
+
+
+def _rows_of_values(table: pa.Table, field: Field, schema: Schema) -> dict[str, int]:
+    """How many rows hold each value; one that a row's list names twice is in one row."""
+    values = _flat(table, field, schema)
+    if field.kind == "multi":
+        coded = values.dictionary_encode()
+        there = np.asarray(coded.is_valid())
+        owner = _owners(_lists(table, field, schema))[there]
+        size = max(1, len(coded.dictionary))
+        once = np.unique(owner * size + np.asarray(coded.indices.drop_null(), np.int64)) % size
+        values = coded.dictionary.take(pa.array(once))
+    seen = compute.value_counts(values.drop_null())
+    return dict(zip(seen.field(0).to_pylist(), seen.field(1).to_pylist(), strict=True))
 
 
 def _owners(lists: pa.ListArray) -> NDArray[np.int64]:

@@ -100,6 +100,15 @@ def test_an_empty_item_of_a_list_is_none() -> None:
         assert encode(changed("tags", values), encoding, 0).bags[0][:4].tolist() == wanted
 
 
+def test_rare_is_what_few_rows_hold() -> None:
+    texts = ["z|z|t0", "t0|t1|", "|t1", *[""] * 197]
+    lists = [["z", "z", "t0", "z"], ["t0", None, "t1"], ["t1", ""], *[None] * 197]
+    for values in (texts, lists, ["z|z", *[None] * 199]):
+        table = changed("tags", values)
+        found = learned([(table.slice(0, 1), 0), (table.slice(1), 1)], SCHEMA).bags[0].values
+        assert found == (("t0", "t1") if values[1] else ())
+
+
 def test_hashed_and_quantile_fields() -> None:
     schema = Schema(
         fields=(

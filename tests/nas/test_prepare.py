@@ -177,12 +177,22 @@ def test_a_vocabulary_is_of_rows_that_are_trained_on(tmp_path: Path) -> None:
         ("true_like", [1.5, *[0.5] * 199], r"row 1, column 'true_like': found 1.5; expected a probability"),
         ("like", [0.0] * 200, r"head 'like': no training row's 'like' is 1"),
         ("ts_ms", [None, *range(199)], r"a row has no time"),
+        ("request", ["r0", None, *["r1"] * 198], r"log\.parquet, row 2, column 'request': nothing says of which request"),
+        ("request", [*["r1"] * 199, " "], r"row 200, column 'request': nothing says of which request"),
+        ("request", [float("nan"), *range(199)], r"row 1, column 'request': nothing says of which request"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, name: str, values: object, message: str) -> None:
     source = parquet_file(tmp_path, changed(name, values))
     with pytest.raises(DataError, match=message):
         prepare(Sources(whole=source), SCHEMA, Split(by="time", valid=0.2, test=0.2), tmp_path / "prepared")
+
+
+@pytest.mark.parametrize("missing", ["", "NULL"])
+def test_rows_that_name_no_request_are_not_one_group(missing: str, tmp_path: Path) -> None:
+    source = parquet_file(tmp_path, changed("request", [*map(str, range(150)), *[missing] * 50]))
+    with pytest.raises(DataError, match=r"log\.parquet, row 151, column 'request': nothing says of which request"):
+        prepare(Sources(whole=source), SCHEMA, Split(by="group", valid=0.2, test=0.2), tmp_path / "prepared")
 
 
 def test_the_row_that_is_named_is_the_file_s_own(tmp_path: Path) -> None:

@@ -177,7 +177,11 @@ def test_a_vocabulary_is_of_rows_that_are_trained_on(tmp_path: Path) -> None:
         ("true_like", [1.5, *[0.5] * 199], r"row 1, column 'true_like': found 1.5; expected a probability"),
         ("like", [0.0] * 200, r"head 'like': no training row's 'like' is 1"),
         ("ts_ms", [None, *range(199)], r"a row has no time"),
-        ("request", ["r0", None, *["r1"] * 198], r"log\.parquet, row 2, column 'request': nothing says of which request"),
+        (
+            "request",
+            ["r0", None, *["r1"] * 198],
+            r"log\.parquet, row 2, column 'request': nothing says of which request",
+        ),
         ("request", [*["r1"] * 199, " "], r"row 200, column 'request': nothing says of which request"),
         ("request", [float("nan"), *range(199)], r"row 1, column 'request': nothing says of which request"),
     ],

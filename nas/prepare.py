@@ -128,11 +128,15 @@ def _cuts(sources: Sources, schema: Schema, split: Split) -> Cuts | None:
     if schema.time is None:
         raise DataError("split by time: the schema names no time column")
     name = schema.time
-    times = [numbers(table, name, schema, 0) for table in sources.whole.chunks(schema)]
+    times = []
+    for table in sources.whole.chunks(schema):
+        times.append(numbers(table, name, schema, 0))
+        none = np.isnan(times[-1])
+        if none.any():
+            where = place(table, name, int(none.argmax()), 0)
+            raise DataError(f"{where}: a row has no time, so it is in no part of a split by time")
     if not sum(map(len, times)):
         raise DataError(f"{sources.whole.files[0]}: there are no rows")
-    if any(np.isnan(part).any() for part in times):
-        raise DataError(f"column {name!r}: a row has no time, so it is in no part of a split by time")
     return time_cuts(times, split)
 
 

@@ -90,7 +90,12 @@ def _numbered(path: Path, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _of_kinds(path: Path, schema: Schema, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The tables, if every column is of a type that its field's kind may have."""
+    inputs = {field.name for field in schema.fields}
     for table in tables:
+        for column in table.schema:
+            lists = column.name == schema.request and of_lists(column.type)
+            if column.name not in inputs and pa.types.is_nested(column.type) and not lists:
+                raise DataError(f"{path}: column {column.name!r}: found {column.type}; expected values")
         for field in schema.fields:
             kind = table[field.name].type
             if of_lists(kind) and field.kind != "multi":

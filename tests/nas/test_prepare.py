@@ -1,4 +1,5 @@
 import os
+from datetime import date, datetime
 from pathlib import Path
 
 import msgspec
@@ -176,7 +177,17 @@ def test_a_vocabulary_is_of_rows_that_are_trained_on(tmp_path: Path) -> None:
         ("click", ["true", *["0"] * 199], r"row 1, column 'click': found 'true'.*a text is one where `positive`"),
         ("true_like", [1.5, *[0.5] * 199], r"row 1, column 'true_like': found 1.5; expected a probability"),
         ("like", [0.0] * 200, r"head 'like': no training row's 'like' is 1"),
-        ("ts_ms", [None, *range(199)], r"a row has no time"),
+        ("ts_ms", [None, *range(199)], r"log\.parquet, row 1, column 'ts_ms': a row has no time"),
+        ("ts_ms", [datetime(2026, 1, 1)] * 200, r"log\.parquet: column 'ts_ms': found timestamp\[us\]; expected numb"),
+        ("age", [date(2026, 1, 1)] * 200, r"log\.parquet: column 'age': found date32\[day\]; expected numbers"),
+        ("like", [date(2026, 1, 1)] * 200, r"column 'like': found date32\[day\]; expected numbers; as a label 0, 1"),
+        ("like", [[1.0]] * 200, r"log\.parquet: column 'like': found list<.*>; expected values"),
+        ("request", [{"a": 1}] * 200, r"log\.parquet: column 'request': found struct<.*>; expected values"),
+        (
+            "age",
+            pa.array(["1", "NULL", "old", *["2"] * 197]).dictionary_encode(),
+            r"log\.parquet, row 3, column 'age': found 'old'; expected a number",
+        ),
         (
             "request",
             ["r0", None, *["r1"] * 198],

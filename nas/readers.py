@@ -118,14 +118,12 @@ def _delimited(path: Path, layout: Layout, names: Sequence[str], wanted: Sequenc
     Between tabs a quote is a character like any other: were it the beginning of a text that may hold ends of lines, a
     stray one would make a single row of all lines up to the next one. What writers of tsv quote as a whole is unquoted.
     """
-    first, before = _first_line(path)
+    first, before = ("", -1) if names else _first_line(path)
     head = tuple(names) or _header(path, layout, first)
     _require(path, wanted, head)
     with csv.open_csv(
         path,
-        read_options=csv.ReadOptions(
-            column_names=list(head), skip_rows=0 if names else before + 1, block_size=BLOCK_BYTES
-        ),
+        read_options=csv.ReadOptions(column_names=list(head), skip_rows=before + 1, block_size=BLOCK_BYTES),
         parse_options=csv.ParseOptions(
             delimiter="\t" if layout in TABS else ",", quote_char=False if layout in TABS else '"'
         ),

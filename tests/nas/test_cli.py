@@ -84,6 +84,8 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
 
 def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, capsys: Capture, tmp_path: Path) -> None:
     out, other = tmp_path / "out", design.parent / "other.toml"
+    run(capsys, "train", design)
+    run(capsys, "search", design)
     shutil.copytree(design.with_suffix(".nas"), out)
     other.write_text(TEXT.replace('preset = "small"', 'preset = "small"\nwidths = [16]'))
     wanted = f"search.jsonl: is of another space, other data or another supernet than {other} names now; put the design"

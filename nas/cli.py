@@ -25,7 +25,7 @@ FINALISTS = 5
 
 def nas(argv: list[str]) -> int:
     """Design the ranking model: train, search, retrain, evaluate, score, export, space."""
-    args = _parser().parse_args(argv)
+    args = _parsed(argv)
     if find_spec("torch") is None or find_spec("onnxruntime") is None:
         return _say("not installed: pip install 'trimtab[nas]'", FAILED)
     from nas.export import ExportWrong
@@ -58,7 +58,16 @@ def _refuse_nowhere(args: argparse.Namespace) -> None:
             raise DataError(f"--{name}: found {path}; there is no folder {path.absolute().parent}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(argv: list[str]) -> argparse.Namespace:
+    """Arguments in any order: a command's parser alone takes files that stand behind an option too."""
+    parser, commands = _parsers()
+    if argv and argv[0] in commands:
+        return commands[argv[0]].parse_intermixed_args(argv[1:])
+    return parser.parse_args(argv)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and those of its commands."""
     parser = argparse.ArgumentParser(prog="trimtab nas", description=nas.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", _train, "train the supernet, or one model (--model)")
@@ -87,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--onnx", type=Path, default=Path("model.onnx"), metavar="FILE", help="(model.onnx)")
     _score_parser(commands)
     _space_parser(commands)
-    return parser
+    return parser, dict(commands.choices)
 
 
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:

@@ -14,14 +14,26 @@ LARGEST = 1e30  # of a number: beyond it sums of squares leave the range of a fl
 
 def place(table: pa.Table, name: str, at: int, first_row: int) -> str:
     """Where a value stands: "log.csv, row 7, column 'age'"."""
-    file = (table.schema.metadata or {}).get(FILE, b"").decode()
     row = table[ROW][at].as_py() if ROW in table.column_names else first_row + at + 1
-    return f"{f'{file}, ' if file else ''}row {row}, column {name!r}"
+    return f"{_file(table, ', ')}row {row}, column {name!r}"
+
+
+def _file(table: pa.Table, then: str) -> str:
+    """The file that rows come from, and a text after it; nothing where none is told."""
+    file = (table.schema.metadata or {}).get(FILE, b"").decode()
+    return f"{file}{then}" if file else ""
 
 
 def of_lists(kind: pa.DataType) -> bool:
     """Whether a column of this type holds lists, of any of Arrow's forms."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _of_texts(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts, also where each distinct one is stored once."""
+    if pa.types.is_dictionary(kind):
+        return _of_texts(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def texts(column: pa.ChunkedArray, missing: tuple[str, ...]) -> pa.Array:
@@ -39,7 +51,7 @@ def numbers(table: pa.Table, name: str, schema: Schema, first_row: int) -> Float
         DataError: something is no number, infinite, or beyond `LARGEST`.
     """
     column = table[name]
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if _of_texts(column.type):
         column = texts(column, schema.missing)
     whole = pa.types.is_integer(column.type)  # nanoseconds since 1970 have more digits than a float: they are rounded
     try:
@@ -50,7 +62,8 @@ def numbers(table: pa.Table, name: str, schema: Schema, first_row: int) -> Float
     except pa.ArrowException as error:
         at, found = _no_number(column)
         if at is None:
-            raise DataError(f"column {name!r}: found {column.type}; expected numbers") from error
+            found = f"found {column.type}; expected numbers"
+            raise DataError(f"{_file(table, ': ')}column {name!r}: {found}") from error
         accepted = "a number, or what data.missing lists"
         raise DataError(f"{place(table, name, at, first_row)}: found {found!r}; expected {accepted}") from error
     wrong = np.abs(values) > LARGEST

@@ -6,6 +6,7 @@ Every table becomes one frozen record; unknown keys and impossible values are re
 import math
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +22,7 @@ from nas.prepare import Sources
 from nas.readers import Source
 from nas.recipe import Recipe
 from nas.sampling import Strategy
-from nas.schema import DataError, Field, Head, Schema
+from nas.schema import DataError, Field, Head, Kind, Schema
 from nas.search import MAX_ADAPTATION, SearchPlan, adaptation
 from nas.space import SPACES, Space
 from nas.splits import Split
@@ -29,6 +30,22 @@ from nas.supernet_train import SupernetPlan
 from nas.value import Form, ValueModel, loss_weights
 
 T = TypeVar("T")
+KINDS: dict[str, tuple[Kind, ...]] = {  # of the fields that heed a key
+    "transform": ("dense",),
+    "min_count": ("categorical", "multi"),
+    "buckets": ("categorical", "multi"),
+    "separator": ("multi",),
+    "longest": ("multi",),
+}
+LAID_OUT: dict[str, tuple[Layout, ...]] = {  # the layouts whose files heed a key
+    "header": ("csv", "tsv", "avazu"),
+    "truth": ("ranking-log", "parquet"),
+    "heads": ("ranking-log",),
+}
+FIXED: dict[str, Callable[[], Schema]] = {
+    "criteo": layouts.criteo, "avazu": layouts.avazu, "kdd12": layouts.kdd12,
+}  # fmt: skip
+OWN = ("time", "request", "weight", "drop", "missing")  # keys that a layout which names its own fields has its own of
 
 
 class DataTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,10 +236,12 @@ def load(path: Path) -> Design:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not TOML: {error}") from error
     tables = _converted(path, tree, Tables)
+    _refuse_unheeded(path, tree, tables)
     space = _converted(path, _space(path, tables.space), Space, "space.")
     sources = _sources(path, tables.data)
     schema = _schema(path, tables, sources)
     _refuse_no_column(path, tables, schema)
+    _refuse_no_truth(path, tables, schema)
     return Design(path=path, tables=tables, sources=sources, schema=schema, space=space)
 
 
@@ -252,6 +271,38 @@ def _accepted(error: str, kind: type) -> str:
     if isinstance(found, inspect.StructType) and "unknown field" in known + error:
         return f"; accepted: {', '.join(field.name for field in found.fields)}"
     return ""
+
+
+def _refuse_unheeded(path: Path, tree: dict[str, Any], tables: Tables) -> None:
+    """A key that nothing would heed where it stands: who wrote it believes that it does something."""
+    for at, (given, field) in enumerate(zip(tree.get("fields", ()), tables.fields, strict=True)):
+        for key, kinds in KINDS.items():
+            if key in given and field.kind not in kinds:
+                raise DataError(
+                    f"{path}: fields[{at}].{key}: {field.name!r} is {field.kind}; it belongs to {' and '.join(kinds)} "
+                    "fields"
+                )
+    data, named = tables.data, bool(tables.fields or tables.heads)
+    for key, layouts_of in LAID_OUT.items():
+        if key in tree["data"] and data.layout not in layouts_of:
+            raise DataError(
+                f"{path}: data.{key}: belongs to files of layout {', '.join(layouts_of)}; found {data.layout!r}"
+            )
+    if "heads" in tree["data"] and named:
+        raise DataError(f"{path}: data.heads: chooses among a log's own heads, but [[fields]] and [[heads]] are named")
+    for key in OWN:
+        if key in tree["data"] and not named and data.layout in (*FIXED, "ranking-log"):
+            raise DataError(
+                f"{path}: data.{key}: belongs to files that name their [[fields]] and [[heads]]; layout "
+                f"{data.layout!r} has its own"
+            )
+
+
+def _refuse_no_truth(path: Path, tables: Tables, schema: Schema) -> None:
+    """Files of true probabilities of which no head has any."""
+    if tables.data.truth and not any(head.truth for head in schema.heads):
+        wanted = "heads.truth" if tables.heads else "columns true_* beside the log's label_*"
+        raise DataError(f"{path}: data.truth: no head has a true probability there; expected {wanted}")
 
 
 def _space(path: Path, table: dict[str, Any]) -> dict[str, Any]:
@@ -290,7 +341,6 @@ def _sources(path: Path, data: DataTable) -> Sources:
 
 def _schema(path: Path, tables: Tables, sources: Sources) -> Schema:
     """The layout's own schema, or the file's fields and heads."""
-    known = {"criteo": layouts.criteo, "avazu": layouts.avazu, "kdd12": layouts.kdd12}
     data = tables.data
     if tables.fields or tables.heads:
         try:
@@ -300,8 +350,8 @@ def _schema(path: Path, tables: Tables, sources: Sources) -> Schema:
             )  # fmt: skip
         except ValueError as error:
             raise DataError(f"{path}: {error}") from error
-    if data.layout in known:
-        return known[data.layout]()
+    if data.layout in FIXED:
+        return FIXED[data.layout]()
     if data.layout == "ranking-log":
         return layouts.ranking_log(_columns(sources), data.heads)
     raise DataError(f"{path}: fields, heads: a file of layout {data.layout!r} needs both")

@@ -86,9 +86,7 @@ class Learner:
             if field.kind == "dense":
                 self._see_numbers(field, numbers(table, field.name, self.schema, first_row))
             elif not field.buckets:
-                seen = compute.value_counts(_flat(table, field, self.schema).drop_null())
-                for value, count in zip(seen.field(0).to_pylist(), seen.field(1).to_pylist(), strict=True):
-                    self.counts[field.name][value] += count
+                self.counts[field.name].update(_rows_of_values(table, field, self.schema))
 
     def _see_numbers(self, field: Field, values: Floats) -> None:
         known = values[~np.isnan(values)]
@@ -211,14 +209,36 @@ def _flat(table: pa.Table, field: Field, schema: Schema) -> pa.Array:
 
 def _bag(table: pa.Table, code: SparseCode, schema: Schema) -> NDArray[np.int32]:
     lists = _lists(table, code.field, schema)
-    rows = _looked_up(_flat(table, code.field, schema), code)
-    lengths = np.asarray(compute.fill_null(compute.list_value_length(lists), 0), np.int64)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
+    values = _flat(table, code.field, schema)
+    rows = _looked_up(values, code)
+    owner, there = _owners(lists), ~np.asarray(values.is_null())  # an empty item is none: it takes no place
+    owner, rows = owner[there], rows[there]
+    lengths = np.bincount(owner, minlength=table.num_rows)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    kept = (place < code.field.longest) & ~np.asarray(_flat(table, code.field, schema).is_null())
+    kept = place < code.field.longest
     bag = np.full((table.num_rows, code.field.longest), NOTHING, np.int32)
     bag[owner[kept], place[kept]] = rows[kept]
     return bag
+
+
+def _rows_of_values(table: pa.Table, field: Field, schema: Schema) -> dict[str, int]:
+    """How many rows hold each value; one that a row's list names twice is in one row."""
+    values = _flat(table, field, schema)
+    if field.kind == "multi":
+        coded = values.dictionary_encode()
+        there = np.asarray(coded.is_valid())
+        owner = _owners(_lists(table, field, schema))[there]
+        size = max(1, len(coded.dictionary))
+        once = np.unique(owner * size + np.asarray(coded.indices.drop_null(), np.int64)) % size
+        values = coded.dictionary.take(pa.array(once))
+    seen = compute.value_counts(values.drop_null())
+    return dict(zip(seen.field(0).to_pylist(), seen.field(1).to_pylist(), strict=True))
+
+
+def _owners(lists: pa.ListArray) -> NDArray[np.int64]:
+    """The list that each of all items is of."""
+    lengths = np.asarray(compute.fill_null(compute.list_value_length(lists), 0), np.int64)
+    return np.repeat(np.arange(len(lengths)), lengths)
 
 
 def learned(chunks: Iterable[tuple[pa.Table, int]], schema: Schema) -> Encoding:

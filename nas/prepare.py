@@ -18,10 +18,10 @@ from nas.encoding import Encoding, encode, learned
 from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
-from nas.splits import PARTS, TRAIN, Cuts, Split, hashed, part_of, time_cuts
+from nas.splits import PARTS, TRAIN, Cuts, Split, part_of, requests, time_cuts
 from nas.whole import replaced
 
-FORMAT = 2  # of prepared folders
+FORMAT = 3  # of prepared folders: with the third, empty items take no place and `min_count` counts rows
 _ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"
 Say = Callable[[str], None]
 
@@ -117,7 +117,7 @@ def coded_rows(table: pa.Table, encoding: Encoding, first_row: int) -> Rows:
         np.stack(observed, axis=1).astype(np.float32),
         np.stack(true, axis=1).astype(np.float32),
         weight.astype(np.float32),
-        hashed(table[schema.request]) if schema.request else np.arange(first_row, first_row + n, dtype=np.uint64),
+        requests(table, schema, first_row) if schema.request else np.arange(first_row, first_row + n, dtype=np.uint64),
         numbers(table, schema.time, schema, first_row) if schema.time else np.zeros(n),
     )
 
@@ -128,11 +128,15 @@ def _cuts(sources: Sources, schema: Schema, split: Split) -> Cuts | None:
     if schema.time is None:
         raise DataError("split by time: the schema names no time column")
     name = schema.time
-    times = [numbers(table, name, schema, 0) for table in sources.whole.chunks(schema)]
+    times = []
+    for table in sources.whole.chunks(schema):
+        times.append(numbers(table, name, schema, 0))
+        none = np.isnan(times[-1])
+        if none.any():
+            where = place(table, name, int(none.argmax()), 0)
+            raise DataError(f"{where}: a row has no time, so it is in no part of a split by time")
     if not sum(map(len, times)):
         raise DataError(f"{sources.whole.files[0]}: there are no rows")
-    if any(np.isnan(part).any() for part in times):
-        raise DataError(f"column {name!r}: a row has no time, so it is in no part of a split by time")
     return time_cuts(times, split)
 
 

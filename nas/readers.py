@@ -20,6 +20,8 @@ from nas.schema import DataError, Schema
 CHUNK_ROWS = 50_000
 BLOCK_BYTES = 8 << 20  # of a text file that are parsed at once
 INDICES, LABEL = "indices", "label"  # columns of a libsvm file
+TABS: tuple[Layout, ...] = ("tsv", "criteo", "kdd12")  # columns stand between tabs, which know no quotes
+QUOTED = r'^"([^"]|"")*"$'
 UNLABELLED = {"criteo": CRITEO[1:], "kdd12": KDD12[2:]}  # of rows that are only scored: their own test files' columns
 
 
@@ -63,13 +65,12 @@ def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iter
     if source.layout == "libsvm":
         _require(path, wanted, (LABEL, INDICES, *(field.name for field in schema.of("dense"))))
         return _numbered(path, _libsvm(path, schema, labels))
-    delimiter = "\t" if source.layout in ("tsv", "criteo", "kdd12") else ","
     fixed = {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
     if source.layout == "kdd12" and labels:
-        return map(_two_rows, _numbered(path, _delimited(path, delimiter, fixed, [*KDD12])))
-    if source.layout in UNLABELLED and not labels and _width(path, delimiter) < len(fixed):
+        return map(_two_rows, _numbered(path, _delimited(path, source.layout, fixed, [*KDD12])))
+    if source.layout in UNLABELLED and not labels and _width(path) < len(fixed):
         fixed = UNLABELLED[source.layout]
-    return _numbered(path, _delimited(path, delimiter, fixed, wanted))
+    return _numbered(path, _delimited(path, source.layout, fixed, wanted))
 
 
 def _require(path: Path, wanted: Iterable[str], found: Sequence[str]) -> None:
@@ -89,7 +90,12 @@ def _numbered(path: Path, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _of_kinds(path: Path, schema: Schema, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The tables, if every column is of a type that its field's kind may have."""
+    inputs = {field.name for field in schema.fields}
     for table in tables:
+        for column in table.schema:
+            lists = column.name == schema.request and of_lists(column.type)
+            if column.name not in inputs and pa.types.is_nested(column.type) and not lists:
+                raise DataError(f"{path}: column {column.name!r}: found {column.type}; expected values")
         for field in schema.fields:
             kind = table[field.name].type
             if of_lists(kind) and field.kind != "multi":
@@ -106,39 +112,65 @@ def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[pa.Table]:
     return _numbered(path, (pa.Table.from_batches([batch]) for batch in batches))
 
 
-def _delimited(path: Path, delimiter: str, names: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.Table]:
-    """Every column as text: what a column means is decided in one place, for all layouts (`encoding`)."""
-    head = tuple(names) or _header(path, delimiter)
+def _delimited(path: Path, layout: Layout, names: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.Table]:
+    """Every column as text: what a column means is decided in one place, for all layouts (`encoding`).
+
+    Between tabs a quote is a character like any other: were it the beginning of a text that may hold ends of lines, a
+    stray one would make a single row of all lines up to the next one. What writers of tsv quote as a whole is unquoted.
+    """
+    first, before = ("", -1) if names else _first_line(path)
+    head = tuple(names) or _header(path, layout, first)
     _require(path, wanted, head)
     with csv.open_csv(
         path,
-        read_options=csv.ReadOptions(column_names=list(head), skip_rows=0 if names else 1, block_size=BLOCK_BYTES),
-        parse_options=csv.ParseOptions(delimiter=delimiter),
+        read_options=csv.ReadOptions(column_names=list(head), skip_rows=before + 1, block_size=BLOCK_BYTES),
+        parse_options=csv.ParseOptions(
+            delimiter="\t" if layout in TABS else ",", quote_char=False if layout in TABS else '"'
+        ),
         convert_options=csv.ConvertOptions(
             include_columns=list(wanted), column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
         ),
     ) as reader:
         for batch in reader:
             table = pa.Table.from_batches([batch])
+            if layout == "tsv":
+                table = pa.table([_unquoted(column) for column in table.columns], table.column_names)
             for start in range(0, table.num_rows, CHUNK_ROWS):
                 yield table.slice(start, CHUNK_ROWS)
 
 
-def _header(path: Path, delimiter: str) -> tuple[str, ...]:
-    with _opened(path) as lines:
-        first = next(iter(lines), "").rstrip("\r\n")
-    if not first:
+def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts without the quotes around them, those within single again; others as they are."""
+    whole = compute.match_substring_regex(column, QUOTED)
+    if not compute.any(whole).as_py():
+        return column
+    inner = compute.replace_substring(compute.utf8_slice_codeunits(column, 1, -1), '""', '"')
+    return compute.if_else(whole, inner, column)
+
+
+def _header(path: Path, layout: Layout, line: str) -> tuple[str, ...]:
+    if not line:
         raise DataError(f"{path}: the file is empty")
-    names = tuple(name.strip() for name in next(text_csv.reader([first], delimiter=delimiter)))
+    if layout in TABS:
+        found = _unquoted(pa.chunked_array([line.split("\t")])).to_pylist()
+    else:
+        found = next(text_csv.reader([line]))
+    names = tuple(name.strip() for name in found)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{path}: the header names {twice[0]!r} twice")
     return names
 
 
-def _width(path: Path, delimiter: str) -> int:
+def _first_line(path: Path) -> tuple[str, int]:
+    """The first line that holds something, and how many are before it; nothing where none does."""
     with _opened(path) as lines:
-        return next(iter(lines), "").count(delimiter) + 1
+        return next(((line.rstrip("\r\n"), before) for before, line in enumerate(lines) if line.strip()), ("", 0))
+
+
+def _width(path: Path) -> int:
+    """Columns of a file whose columns stand between tabs."""
+    return _first_line(path)[0].count("\t") + 1
 
 
 def _opened(path: Path) -> TextIO:

@@ -17,7 +17,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One feature.
 
     `dense`: a number; missing or NaN becomes the mean of the training rows. `categorical`: a value among many; one that
-    the training rows held fewer than `min_count` times, or never, becomes the field's `unknown`, as a missing one does.
+    fewer than `min_count` training rows held, or none, becomes the field's `unknown`, as a missing one does.
     `multi`: several categorical values, a list or a text with `separator`; the mean of their embeddings stands for all.
     """
 

@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from nas.columns import numbers, of_lists
+from nas.columns import numbers, of_lists, place, texts
 from nas.schema import DataError, Schema
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -79,25 +79,44 @@ def _keys(table: pa.Table, first_row: int, schema: Schema, split: Split) -> NDAr
     if split.by == "rows":
         return mixed(np.arange(first_row, first_row + table.num_rows, dtype=np.uint64), split.seed)
     if split.by == "group":
-        if schema.request is None:
-            raise DataError("split by group: the schema names no request column")
-        return mixed(hashed(table[schema.request]), split.seed)
+        return mixed(requests(table, schema, first_row), split.seed)
     key = np.zeros(table.num_rows, np.uint64)
     for field in schema.fields:
         key = mixed(key ^ hashed(table[field.name]), split.seed)
     return key
 
 
+def requests(table: pa.Table, schema: Schema, first_row: int) -> NDArray[np.uint64]:
+    """(n,) hashes that rows of one request share.
+
+    Raises:
+        DataError: no column says of which request a row is, or it says nothing of a row.
+    """
+    if schema.request is None:
+        raise DataError("split by group: the schema names no request column")
+    named = texts(_joined(table[schema.request]), (*schema.missing, ""))
+    if named.null_count:
+        at = int(np.asarray(named.is_null()).argmax())
+        raise DataError(
+            f"{place(table, schema.request, at, first_row)}: nothing says of which request the row is, and all such "
+            "rows would be one; give each a request of its own, or leave them out"
+        )
+    return hashed(table[schema.request])
+
+
 def hashed(column: pa.ChunkedArray) -> NDArray[np.uint64]:
     """(n,) 64-bit hashes of a column's values as texts; each distinct value is hashed once."""
-    texts = column
-    if of_lists(column.type):
-        texts = compute.binary_join(compute.cast(column, pa.list_(pa.string())), "\x1f")
-    distinct = compute.cast(texts, pa.string()).combine_chunks().dictionary_encode(null_encoding="encode")
+    distinct = compute.cast(_joined(column), pa.string()).combine_chunks().dictionary_encode(null_encoding="encode")
     table = np.array(
         [xxhash.xxh64_intdigest(str(value).encode()) for value in distinct.dictionary.to_pylist()], np.uint64
     )
     return table[np.asarray(distinct.indices)] if len(table) else np.zeros(0, np.uint64)
+
+
+def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of values; of lists, each as one text."""
+    lists = of_lists(column.type)
+    return compute.binary_join(compute.cast(column, pa.list_(pa.string())), "\x1f") if lists else column
 
 
 def mixed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:

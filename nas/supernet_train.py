@@ -176,6 +176,12 @@ def read_supernet(folder: Path) -> tuple[Supernet, SupernetRecord]:
     Raises:
         AnotherSupernet: there is none, it is not finished, or its weights lie as in an earlier version.
     """
+    record = read_record(folder)
+    return loaded(folder / SUPERNET, record.plan.space, record.inputs), record
+
+
+def read_record(folder: Path) -> SupernetRecord:
+    """What is told of a supernet that was trained; raises as `read_supernet`."""
     if not (folder / RECORD).exists():
         raise AnotherSupernet(f"{folder}: there is no trained supernet; `trimtab nas train` makes one")
     record = msgspec.json.decode((folder / RECORD).read_bytes(), type=SupernetRecord)
@@ -183,7 +189,7 @@ def read_supernet(folder: Path) -> tuple[Supernet, SupernetRecord]:
         raise AnotherSupernet(
             f"{folder}: holds a supernet of schema {record.schema}; this version reads {SCHEMA}: train another one"
         )
-    return loaded(folder / SUPERNET, record.plan.space, record.inputs), record
+    return record
 
 
 def _state(folder: Path, name: str) -> _State:

@@ -24,8 +24,9 @@ from nas.prepare import prepare
 from nas.rows import Parts, Rows
 from nas.schema import DataError
 from nas.score import write_encoding
-from nas.search import JOURNAL, Header, search, whole_lines
-from nas.supernet_train import AnotherSupernet, SupernetRecord, read_supernet, train_supernet
+from nas.search import JOURNAL, AnotherSearch, Header, search, whole_lines
+from nas.space import misfits
+from nas.supernet_train import AnotherSupernet, SupernetRecord, read_record, read_supernet, train_supernet
 from nas.supernet_train import Say as SupernetSay
 from nas.trace import costs
 from nas.train import TRACED_ROWS, Report, Run, fit
@@ -101,13 +102,34 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
 
 
 def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
-    """What a search has found so far."""
+    """What the design's search has found so far.
+
+    Raises:
+        DataError: there is none.
+        AnotherSearch: it was made in another space, on other data or through another supernet.
+    """
     path = place.folder / "search" / JOURNAL
     lines = whole_lines(path)
     if not lines:
         raise DataError(f"{path}: there is no search; `trimtab nas search` makes one")
     found = [msgspec.json.decode(line, type=Evaluated) for line in lines[1:]]
-    return msgspec.json.decode(lines[0], type=Header).plan.rules, sorted(found, key=lambda one: one.index)
+    header = msgspec.json.decode(lines[0], type=Header)
+    if header.data != place.parts.digest or not _in_space(place, header, found):
+        raise AnotherSearch(
+            f"{path}: is of another space, other data or another supernet than {place.design.path} names now; put the "
+            "design back, or train a supernet and search in another folder (--out)"
+        )
+    return header.plan.rules, sorted(found, key=lambda one: one.index)
+
+
+def _in_space(place: Workplace, header: Header, found: list[Evaluated]) -> bool:
+    """Whether a search was made in the design's space, through the supernet that is there."""
+    space = place.design.space
+    try:
+        record = read_record(place.folder / "supernet")
+    except AnotherSupernet:  # removed since, or an earlier version's: then its networks alone tell of its space
+        return not any(misfits(one.genotype, space) for one in found)
+    return record.digest == header.supernet and record.plan.space == space
 
 
 def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None]) -> Evaluated:
@@ -117,6 +139,7 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
 
     Raises:
         DataError: there is no search, or none of its networks keeps the limits.
+        AnotherSearch: it is not the design's.
     """
     rules, found = journalled(place)
     candidates = within(rules, found)
@@ -181,7 +204,7 @@ def trained(
     place: Workplace, architecture: Architecture, seed: int, name: str, report: Report | None = None,
     say: TrainSay = lambda rows, budget: None,
 ) -> tuple[Run, Path]:  # fmt: skip
-    """Train an architecture from scratch, or go on where it was killed; the run and its folder."""
+    """Train an architecture from scratch, or go on from the last epoch that it ended; the run and its folder."""
     folder = place.folder / "runs" / f"{name}-seed{seed}"
     run = fit(
         architecture, place.design.tables.recipe, place.parts, seed=seed, head_weights=place.head_weights,
@@ -213,13 +236,20 @@ def picked(place: Workplace, number: int) -> Genotype:
 
     Raises:
         DataError: there is no front, or it is shorter.
+        AnotherSearch: it is of another search than the design's.
     """
     path = place.folder / FRONT
     if not path.exists():
         raise DataError(f"{path}: there is no front; `trimtab nas search` makes one")
     best = msgspec.json.decode(path.read_bytes(), type=list[Evaluated])
+    rules, found = journalled(place)
+    if not {(one.index, one.genotype) for one in best} <= {(one.index, one.genotype) for one in found}:
+        raise AnotherSearch(
+            f"{path}: is of another search than {place.folder / 'search'}; `trimtab nas search` ends that one and "
+            "writes its front"
+        )
     if not best:
-        raise DataError(f"{path}: {beyond(*journalled(place))}")
+        raise DataError(f"{path}: {beyond(rules, found)}")
     if not 0 <= number < len(best):
         raise DataError(f"--pick: found {number}; the front has 0 .. {len(best) - 1}")
     return best[number].genotype

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from controller.cli import main
-from nas.cli import progress
+from nas.cli import _parsed, progress
 from nas.space import SPACES, cardinality
 from tests.nas.files import parquet_file, world
 from tests.nas.test_design_file import DOCS, TEXT
@@ -82,13 +82,46 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     assert (tmp_path / "front.png").stat().st_size > 1000
 
 
+def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", design.parent / "other.toml"
+    run(capsys, "train", design)
+    run(capsys, "search", design)
+    shutil.copytree(design.with_suffix(".nas"), out)
+    other.write_text(TEXT.replace('preset = "small"', 'preset = "small"\nwidths = [16]'))
+    wanted = f"search.jsonl: is of another space, other data or another supernet than {other} names now; put the design"
+    for which in (("--pick", 0), ("--finalists", 1)):
+        assert wanted in failed(capsys, 2, "retrain", other, *which, "--out", out)
+    shutil.move(out / "supernet", tmp_path / "supernet")
+    assert wanted in failed(capsys, 2, "retrain", other, "--out", out)
+    assert "--pick: found 99" in failed(capsys, 2, "retrain", design, "--pick", 99, "--out", out)
+    other.write_text(TEXT.replace('by = "group"', 'by = "time"'))
+    assert wanted in failed(capsys, 2, "retrain", other, "--out", out)
+    journal = out / "search" / "search.jsonl"
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    refused = failed(capsys, 2, "retrain", design, "--out", out)
+    assert f"front.json: is of another search than {out / 'search'}; `trimtab nas search` ends that one" in refused
+
+
+def test_files_may_stand_behind_an_option(capsys: Capture) -> None:
+    found = _parsed(["evaluate", "d.toml", "--out", "o", "run", "--json", "other"])
+    assert (found.design, found.out, found.runs) == (Path("d.toml"), Path("o"), [Path("run"), Path("other")])
+    found = _parsed(["score", "run", "a.csv", "--layout", "csv", "b.csv", "--out", "s"])
+    assert (found.run, found.files, found.out) == (Path("run"), ["a.csv", "b.csv"], Path("s"))
+    assert _parsed(["evaluate", "--out", "o", "d.toml"]).runs == []
+    assert _parsed(["retrain", "d.toml", "--finalists", "3"]).finalists == 3
+    for wrong in (["evaluate"], ["evaluate", "--bogus", "d.toml"], ["nothing"], [], ["retrain", "d.toml", "run"]):
+        with pytest.raises(SystemExit):
+            _parsed(wrong)
+    assert "unrecognized arguments: run" in capsys.readouterr().err
+
+
 def test_runs_of_one_name_in_two_folders_are_two_models(design: Path, capsys: Capture, tmp_path: Path) -> None:
     slower = design.parent / "slower.toml"
     slower.write_text(TEXT.replace("learning_rate = 0.02", "learning_rate = 0.002"))
     for file, name in ((design, "a"), (slower, "b")):
         run(capsys, "train", file, "--model", "dnn", "--out", tmp_path / name)
     runs = [tmp_path / name / "runs" / "dnn-seed0" for name in ("a", "b")]
-    found = json.loads(run(capsys, "evaluate", design, *runs, runs[0], "--out", tmp_path / "a", "--json"))
+    found = json.loads(run(capsys, "evaluate", design, "--out", tmp_path / "a", *runs, runs[0], "--json"))
     assert set(found["runs"]) == set(map(str, runs))
     (pair,) = found["gaps"]
     assert pair == " - ".join(str(one.with_name("dnn")) for one in runs)

@@ -119,6 +119,33 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
             'kind = "number"',
             r"Invalid enum value 'number' - at `fields\[0\]\.kind`; accepted: categorical, dense, multi",
         ),
+        (
+            'kind = "categorical"',
+            'kind = "categorical"\ntransform = "standard"',
+            r"fields\[1\]\.transform: 'city' is categorical; it belongs to dense fields",
+        ),
+        (
+            'kind = "categorical"',
+            'kind = "categorical"\nlongest = 3',
+            r"fields\[1\]\.longest: .* belongs to multi fields",
+        ),
+        ('kind = "categorical"', 'kind = "multi"\ntransform = "log"', r"fields\[1\]\.transform: 'city' is multi"),
+        *(
+            ('kind = "dense"', f'kind = "dense"\n{key}', r"fields\[0\]\.[a-z_]*: 'age' is dense; it belongs to")
+            for key in ("buckets = 5", "min_count = 3", 'separator = ","', "longest = 9")
+        ),
+        (
+            'time = "ts_ms"',
+            'heads = ["click"]',
+            r"data\.heads: belongs to files of layout ranking-log; found 'parquet'",
+        ),
+        ('time = "ts_ms"', 'header = ["a"]', r"data\.header: belongs to files of layout csv, tsv, avazu; found"),
+        (
+            'layout = "parquet"',
+            'layout = "csv"\ntruth = ["t"]',
+            r"data\.truth: belongs to files of layout ranking-log, pa",
+        ),
+        ('layout = "parquet"', 'layout = "ranking-log"\nheads = ["click"]', r"data\.heads: chooses among a log's own"),
         ('name = "age"', 'name = "click"', "'click' is a label: it must not be an input"),
         (
             'kind = "dense"',
@@ -174,6 +201,28 @@ def test_a_value_model_that_cannot_be_had_is_named(value: str, message: str, tmp
 def test_a_split_by_a_column_that_a_layout_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"found 'time'; files of layout 'criteo' have no column for that"):
         load(written(tmp_path, '[data]\nlayout = "criteo"\nfiles = ["a"]\n[split]\nby = "time"\n'))
+
+
+@pytest.mark.parametrize(
+    "key", ['time = "hour"', 'request = "id"', 'weight = "w"', 'drop = ["C1"]', 'missing = ["-1"]']
+)
+def test_a_layout_s_own_columns_are_not_named_again(key: str, tmp_path: Path) -> None:
+    name = key.split(maxsplit=1)[0]
+    with pytest.raises(DataError, match=rf"data\.{name}: belongs to files that name .*; layout 'avazu' has its own"):
+        load(written(tmp_path, f'[data]\nlayout = "avazu"\nfiles = ["a"]\n{key}\n'))
+
+
+def test_a_truth_of_which_no_head_has_any_is_refused(tmp_path: Path) -> None:
+    text = TEXT.replace("time =", 'truth = ["truth.parquet"]\ntime =')
+    assert load(written(tmp_path, text)).sources.whole.truth  # type: ignore[union-attr]
+    with pytest.raises(DataError, match=r"data\.truth: no head has a true probability there; expected heads\.truth"):
+        load(written(tmp_path, re.sub("truth = .true_.*", "", text)))
+    short = world(30).select(["age", "click"]).rename_columns(["user_age", "label_click"])
+    parquet_file(tmp_path, short)
+    parquet_file(tmp_path, short, "truth.parquet")
+    log = '[data]\nlayout = "ranking-log"\nfiles = ["log.parquet"]\ntruth = ["truth.parquet"]\n'
+    with pytest.raises(DataError, match=r"data\.truth: no head .* expected columns true_\*"):
+        load(written(tmp_path, log))
 
 
 def test_the_documented_keys_are_those_that_are_read() -> None:

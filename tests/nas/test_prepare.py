@@ -1,4 +1,5 @@
 import os
+from datetime import date, datetime
 from pathlib import Path
 
 import msgspec
@@ -90,6 +91,25 @@ def test_an_unseen_category_and_nan_have_the_documented_treatment() -> None:
     assert coded.bags[0][1].tolist() == [-1, -1, -1]
 
 
+def test_an_empty_item_of_a_list_is_none() -> None:
+    encoding = learned([(world(300), 0)], SCHEMA)
+    bag = encoding.bags[0]
+    wanted = [[bag.start + 1 + bag.values.index(f"t{i}") for i in (0, 1, 2)]] * 4
+    texts = ["|t0|t1|t2", "t0||t1| |NULL|t2|t3", "t0|t1|t2|", "t0|t1|t2", *["t0"] * 196]
+    lists = [["", "t0", None, "t1", "t2"], *[["t0", "t1", "t2"]] * 3, *[["t0"]] * 195, None]
+    for values in (texts, lists):
+        assert encode(changed("tags", values), encoding, 0).bags[0][:4].tolist() == wanted
+
+
+def test_rare_is_what_few_rows_hold() -> None:
+    texts = ["z|z|t0", "t0|t1|", "|t1", *[""] * 197]
+    lists = [["z", "z", "t0", "z"], ["t0", None, "t1"], ["t1", ""], *[None] * 197]
+    for values in (texts, lists, ["z|z", *[None] * 199]):
+        table = changed("tags", values)
+        found = learned([(table.slice(0, 1), 0), (table.slice(1), 1)], SCHEMA).bags[0].values
+        assert found == (("t0", "t1") if values[1] else ())
+
+
 def test_hashed_and_quantile_fields() -> None:
     schema = Schema(
         fields=(
@@ -157,13 +177,37 @@ def test_a_vocabulary_is_of_rows_that_are_trained_on(tmp_path: Path) -> None:
         ("click", ["true", *["0"] * 199], r"row 1, column 'click': found 'true'.*a text is one where `positive`"),
         ("true_like", [1.5, *[0.5] * 199], r"row 1, column 'true_like': found 1.5; expected a probability"),
         ("like", [0.0] * 200, r"head 'like': no training row's 'like' is 1"),
-        ("ts_ms", [None, *range(199)], r"a row has no time"),
+        ("ts_ms", [None, *range(199)], r"log\.parquet, row 1, column 'ts_ms': a row has no time"),
+        ("ts_ms", [datetime(2026, 1, 1)] * 200, r"log\.parquet: column 'ts_ms': found timestamp\[us\]; expected numb"),
+        ("age", [date(2026, 1, 1)] * 200, r"log\.parquet: column 'age': found date32\[day\]; expected numbers"),
+        ("like", [date(2026, 1, 1)] * 200, r"column 'like': found date32\[day\]; expected numbers; as a label 0, 1"),
+        ("like", [[1.0]] * 200, r"log\.parquet: column 'like': found list<.*>; expected values"),
+        ("request", [{"a": 1}] * 200, r"log\.parquet: column 'request': found struct<.*>; expected values"),
+        (
+            "age",
+            pa.array(["1", "NULL", "old", *["2"] * 197]).dictionary_encode(),
+            r"log\.parquet, row 3, column 'age': found 'old'; expected a number",
+        ),
+        (
+            "request",
+            ["r0", None, *["r1"] * 198],
+            r"log\.parquet, row 2, column 'request': nothing says of which request",
+        ),
+        ("request", [*["r1"] * 199, " "], r"row 200, column 'request': nothing says of which request"),
+        ("request", [float("nan"), *range(199)], r"row 1, column 'request': nothing says of which request"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, name: str, values: object, message: str) -> None:
     source = parquet_file(tmp_path, changed(name, values))
     with pytest.raises(DataError, match=message):
         prepare(Sources(whole=source), SCHEMA, Split(by="time", valid=0.2, test=0.2), tmp_path / "prepared")
+
+
+@pytest.mark.parametrize("missing", ["", "NULL"])
+def test_rows_that_name_no_request_are_not_one_group(missing: str, tmp_path: Path) -> None:
+    source = parquet_file(tmp_path, changed("request", [*map(str, range(150)), *[missing] * 50]))
+    with pytest.raises(DataError, match=r"log\.parquet, row 151, column 'request': nothing says of which request"):
+        prepare(Sources(whole=source), SCHEMA, Split(by="group", valid=0.2, test=0.2), tmp_path / "prepared")
 
 
 def test_the_row_that_is_named_is_the_file_s_own(tmp_path: Path) -> None:

@@ -42,6 +42,45 @@ def test_a_header_as_spreadsheets_write_it(tmp_path: Path) -> None:
         read(Source("csv", (str(path),)), schema)
 
 
+ONE_COLUMN = Schema(fields=(Field(name="name", kind="categorical"),), heads=(Head(name="click", label="click"),))
+
+
+def test_between_tabs_a_stray_quote_joins_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    texts = ['"x', 'y"', '5" pipe', '"', '"a" or "b"', "plain"]
+    path.write_text("name\tclick\n" + "".join(f"{text}\t1\n" for text in texts))
+    assert read(Source("tsv", (str(path),)), ONE_COLUMN)["name"].to_pylist() == texts
+    path.write_text('"name"\t"click"\n"say ""x"""\t"1"\n""\t0\n\'é\'\t0\n"é"\t0\n')  # as pandas quotes
+    found = read(Source("tsv", (str(path),)), ONE_COLUMN)
+    assert found["name"].to_pylist() == ['say "x"', "", "'é'", "é"]
+    assert found["click"].to_pylist() == ["1", "0", "0", "0"]
+    path.write_text('name\tclick\n"a\tb"\t1\n')
+    with pytest.raises(DataError, match=r"a\.tsv: not readable as tsv: .*Expected 2 columns, got 3"):
+        read(Source("tsv", (str(path),)), ONE_COLUMN)
+
+
+def test_criteo_and_kdd12_know_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("".join("\t".join(["1", *["3"] * 13, *[text] * 26]) + "\n" for text in ('"ab', "cd", 'e"', '"f"')))
+    assert read(Source("criteo", (str(path),)), criteo())["C1"].to_pylist() == ['"ab', "cd", 'e"', '"f"']
+    path.write_text("".join("\t".join(["1", "1", *[text] * 10]) + "\n" for text in ('"7', "8", '9"')))
+    assert read(Source("kdd12", (str(path),)), kdd12())["ad"].to_pylist() == ['"7', "8", '9"']
+
+
+@pytest.mark.parametrize("blank", ["\n", "\r\n \r\n", "\ufeff\n\n"])
+def test_lines_before_the_header_that_hold_nothing_are_passed_over(blank: str, tmp_path: Path) -> None:
+    for name, layout, by in (("a.csv", "csv", ","), ("a.tsv", "tsv", "\t")):
+        (tmp_path / name).write_text(f"{blank}name{by}click\nx{by}1\n\ny{by}0\n", encoding="utf-8", newline="")
+        found = read(Source(layout, (str(tmp_path / name),)), ONE_COLUMN)  # type: ignore[arg-type]
+        assert found["name"].to_pylist() == ["x", "y"]
+    (tmp_path / "c.tsv").write_text("\n" + "\t".join(CRITEO) + "\n")
+    (table,) = Source("criteo", (str(tmp_path / "c.tsv"),)).chunks(criteo(), labels=False)
+    assert table["I1"].to_pylist() == ["I1"]
+    (tmp_path / "a.csv").write_text(blank)
+    with pytest.raises(DataError, match=r"a\.csv: the file is empty"):
+        read(Source("csv", (str(tmp_path / "a.csv"),)), ONE_COLUMN)
+
+
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.string(), 2)])
 def test_lists_of_every_form_are_multi_valued(kind: pa.DataType, tmp_path: Path) -> None:
     table = world(40)

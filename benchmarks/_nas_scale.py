@@ -47,7 +47,7 @@ MIDDLE = Scale(
     recipe=Recipe(batch_size=512, learning_rate=0.008), rows=250_000,
     supernet=Recipe(batch_size=256, learning_rate=0.004), supernet_rows=500_000, nets=100,
     strategies=("half-known", "single-any"), adapt_rows=4_000, valid_rows=8_000, searches=3, evaluations=80,
-    finalists=5, seeds=3, widths=(256,), rates=(0.004, 0.008),
+    finalists=5, seeds=3, widths=(64, 256), rates=(0.004, 0.008),
 )  # fmt: skip
 LONG = Scale(  # nine days: every hour and weekday of the test rows is one of the training's too
     name="full", hours=216, requests_per_hour=4_300.0, valid=0.02, space=WIDE,
@@ -65,7 +65,7 @@ class AnotherScale(Exception):
 
 
 def claim(folder: Path, scale: Scale) -> None:
-    """Mark a folder as of a scale; with more searches or seeds it may be gone on with.
+    """Mark a folder as of a scale; with more searches, seeds, widths or rates it may be gone on with.
 
     Raises:
         AnotherScale: it holds results of another one.
@@ -85,5 +85,5 @@ def claim(folder: Path, scale: Scale) -> None:
 
 
 def _of_a_folder(scale: dict[str, object]) -> dict[str, object]:
-    """What all results of a folder share."""
-    return {name: value for name, value in scale.items() if name not in ("searches", "seeds")}
+    """What all results of a folder share: others are named by theirs."""
+    return {name: value for name, value in scale.items() if name not in ("searches", "seeds", "widths", "rates")}

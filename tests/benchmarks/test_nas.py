@@ -153,7 +153,7 @@ def test_a_pick_is_the_best_finalist_that_fits() -> None:
 
 def test_a_folder_of_another_scale_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     claim(tmp_path, SHORT)
-    claim(tmp_path, SHORT)
+    claim(tmp_path, msgspec.structs.replace(SHORT, seeds=9, widths=(8, 16), rates=(0.002,)))
     with pytest.raises(AnotherScale, match="holds results of other sizes, this is the short one"):
         claim(tmp_path, TINY)
     assert main(["--middle", "--out", str(tmp_path)]) == 2

@@ -165,7 +165,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     if options.cadence and options.runs:
         parser.error("--runs keeps no cadence: give --cadence without it")
     options.worlds = tuple(dict.fromkeys(chain.from_iterable(options.worlds))) if options.worlds else worlds
-    options.controllers = options.controllers or controllers
+    options.controllers = tuple(dict.fromkeys(options.controllers or controllers))  # each once, as worlds are
     options.seeds, options.hours = options.seeds or seeds, options.hours or hours
     if options.peers_from:
         try:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from simulators.catalog import product_named
 
+LAST_MS = 2_145_916_800_000  # the beginning of 2038
+
 
 def positive(text: str) -> int:
     """A whole number above 0."""
@@ -24,6 +26,13 @@ def random_seed(text: str) -> int:
     """A whole number from 0 to 2^63 - 1."""
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
+def moment(text: str) -> int:
+    """Milliseconds since 1970, before 2038: the ids of events have room for times until 2039."""
+    if not text.isdecimal() or int(text) >= LAST_MS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of ms since 1970, from 0 to before {LAST_MS}")
     return int(text)
 
 

@@ -15,7 +15,7 @@ from controller.cli import address
 from controller.shell.config import ConfigError, load
 from controller.shell.journal_file import JournalError
 from simulators import closed_loop, processes, view
-from simulators.arguments import positive, random_seed, world_name
+from simulators.arguments import moment, positive, random_seed, world_name
 from simulators.catalog import DRAWN, PRODUCTS, product_named
 from simulators.cli_feed import ranking_log
 from simulators.closed_loop import START_MS
@@ -175,7 +175,7 @@ def _simulate_parser() -> argparse.ArgumentParser:
     mode.add_argument("--realtime", action="store_true", help="traffic on the wall clock")
     parser.add_argument("--hours", type=positive, default=72, metavar="N", help="how much traffic (72)")
     parser.add_argument(
-        "--start-ms", type=int, metavar="MS", help="begin of the first window, in lockstep and in files"
+        "--start-ms", type=moment, metavar="MS", help="begin of the first window, in lockstep and in files"
     )
     parser.add_argument("--events-per-hour", type=_rate, metavar="N", help="mean over the day (the world's)")
     parser.add_argument("--events-per-record", type=positive, default=20, metavar="N", help="together (20)")

@@ -78,6 +78,8 @@ def ope_command(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if not 0.0 < args.level < 1.0:
         parser.error(f"--level {args.level}: expected a number between 0 and 1")
+    if args.target_log and args.on_policy:
+        parser.error("--on-policy: what the policy of --target-log earned is shown already; give one of them")
     try:
         _print(args, *_evaluated(args))
     except LogError as error:

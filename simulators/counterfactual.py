@@ -7,6 +7,10 @@ was shown, by segment, with a constant of every request (a within estimator; Woo
 
     y = a_request + g_place + B x + noise,     x the candidate's predictions, y signals, watch, leaving        (1)
 
+Leaving ends what is shown, so a request's mean over what was shown depends on it, and its slopes would come out at half
+their size. They are fitted without a_request, on x less its mean over all of the request's candidates, which no one's
+leaving moves; the last place is left out, as nobody knows who would have gone on.
+
 | symbol | shape | meaning |
 |---|---|---|
 | n, c, p, S, K, Y | | requests, candidates of each, places of a page, segments, signals, outcomes |
@@ -153,14 +157,16 @@ class Fitted(msgspec.Struct, frozen=True, eq=False):
 
 
 def fitted(log: Log) -> Fitted:
-    """Fit (1). Raises `LogError` where nothing was shown."""
+    """Fit (1), leaving (the last outcome) apart. Raises `LogError` where nothing was shown."""
     places = int(log.position.max()) + 1
     if places < 1:
         raise LogError("the log shows nothing: no candidate has a position")
     shape = (GROUPS, len(log.segments))
     K, Y = len(log.signals), len(log.labels) + 1
     xx, xy = np.zeros((*shape, K + places, K + places)), np.zeros((*shape, K + places, Y))
+    oo, ol = np.zeros_like(xx), np.zeros((*shape, K + places, 1))
     sums, count = np.zeros((*shape, places, Y)), np.zeros((*shape, places, Y))
+    usual = log.predictions.mean(axis=2, dtype=np.float64).T  # (n, K)
     for g in range(GROUPS):
         for s in range(len(log.segments)):
             rows = np.flatnonzero((log.group == g) & (log.segment == s))
@@ -168,18 +174,25 @@ def fitted(log: Log) -> Fitted:
             known = ~np.isnan(y)
             for out, values in ((sums, np.where(known, y, 0.0)), (count, known.astype(np.float64))):
                 np.add.at(out[g, s], at, values)
+            own = (x - np.pad(usual[rows], ((0, 0), (0, places)))[request])[known[:, -1]]
+            oo[g, s], ol[g, s] = own.T @ own, own.T @ y[known[:, -1], -1:]
             x, y = _within(x, request), _within(np.where(known, y, 0.0), request)
             xx[g, s], xy[g, s] = x.T @ x, x.T @ y
-    xx, xy, sums, count = (each.sum(axis=0) - each for each in (xx, xy, sums, count))
+    xx, xy, oo, ol, sums, count = (each.sum(axis=0) - each for each in (xx, xy, oo, ol, sums, count))
     seldom = [name for s, name in enumerate(log.segments) if (np.trace(xx[:, s], axis1=1, axis2=2) <= 0.0).any()]
     if seldom:
         raise LogError(f"the log shows too little of segment {seldom[0]!r} to learn from: too few requests or units")
-    ridge = RIDGE * np.trace(xx, axis1=2, axis2=3)[..., None, None] * np.eye(K + places)
-    B = np.linalg.solve(xx + ridge, xy)[:, :, :K].swapaxes(2, 3)
+    B = np.concatenate((_slopes(xx, xy[..., :-1], K), _slopes(oo, ol, K)), axis=2)
     m = sums / np.maximum(count, 1.0)
     m[:, :, -1, -1] = m[:, :, :-1, -1].mean(axis=2) if places > 1 else 0.0  # whether people stay after the last place
     cells = np.bincount(log.group * shape[1] + log.segment, minlength=GROUPS * shape[1]).reshape(shape)
     return Fitted(B, m, (cells.sum(axis=0) - cells).astype(np.float64))
+
+
+def _slopes(xx: Floats, xy: Floats, K: int) -> Floats:
+    """Least squares of normal equations over predictions and places, (g, S, Y, K) of the predictions."""
+    ridge = RIDGE * np.trace(xx, axis1=2, axis2=3)[..., None, None] * np.eye(xx.shape[-1])
+    return np.asarray(np.linalg.solve(xx + ridge, xy)[:, :, :K].swapaxes(2, 3))
 
 
 def _shown(log: Log, rows: NDArray[np.intp], places: int) -> tuple[Floats, Floats, NDArray[np.intp], NDArray[np.intp]]:

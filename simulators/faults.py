@@ -19,8 +19,11 @@ from simulators.scenarios import Swap
 from simulators.worlds import HOUR_MS
 
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-Hour = Annotated[float, msgspec.Meta(ge=0.0)]
+MOST_H = 1e6  # a century: times are milliseconds in 64 bits
+Hour = Annotated[float, msgspec.Meta(ge=0.0, le=MOST_H)]
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+Span = Annotated[float, msgspec.Meta(gt=0.0, le=MOST_H)]  # of hours, where they are moved by as much
+Minutes = Annotated[float, msgspec.Meta(gt=0.0, le=60 * MOST_H)]
 Index = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -78,7 +81,7 @@ class Swapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A new ranking model: half of the predictions become `scale` times as large, the others as much smaller."""
 
     at: Index = 30
-    scale: Positive = 1.5
+    scale: Annotated[float, msgspec.Meta(ge=0.1, le=10.0)] = 1.5  # beyond, weights act far outside their bounds
 
     def scenario(self, scenario: Product) -> Product:
         """See `OnScenario`."""
@@ -120,7 +123,7 @@ class Stopped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     partition: Annotated[int, msgspec.Meta(ge=-1)] = 0
     at: Hour = 20.0
-    hours: Positive = 3.0
+    hours: Span = 3.0
 
     def rows(self, rows: Rows, moment: Moment, rng: np.random.Generator) -> Rows:
         """See `OnRows`."""
@@ -147,7 +150,7 @@ class Skewed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The clocks of a share of producers are wrong by so many minutes (above 0: ahead)."""
 
     share: Share = 0.05
-    minutes: float = 30.0
+    minutes: Annotated[float, msgspec.Meta(ge=-60 * MOST_H, le=60 * MOST_H)] = 30.0
     at: Hour = 0.0
     hours: Positive = inf
 
@@ -161,7 +164,7 @@ class Late(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A share of events arrives so many hours after its time, on average (exponential)."""
 
     share: Share = 0.1
-    mean_h: Positive = 2.0
+    mean_h: Span = 2.0
     at: Hour = 0.0
     hours: Positive = inf
 
@@ -176,7 +179,7 @@ class Copied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A share of events is sent twice, the copy some minutes later (exponential)."""
 
     share: Share = 0.1
-    mean_minutes: Positive = 10.0
+    mean_minutes: Minutes = 10.0
     at: Hour = 0.0
     hours: Positive = inf
 
@@ -303,6 +306,8 @@ def parse(text: str, world: AnyWorld) -> Fault:
     quantities = [quantity.name for quantity in world.quantities]
     if isinstance(fault, Exploded) and fault.quantity not in ("", *quantities):
         raise ValueError(f"fault {text}: the world sends no {fault.quantity!r}; it sends {', '.join(quantities)}")
+    if isinstance(fault, Bots) and fault.units > world.units:
+        raise ValueError(f"fault {text}: the world has {world.units} units")
     return fault
 
 

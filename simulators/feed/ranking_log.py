@@ -6,6 +6,7 @@ upstream that are as wrong as the serving ranker. What people and items are trul
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -85,8 +86,10 @@ def _batches(
 ) -> Iterator[tuple[int, Answered]]:
     theta = weights_table(shelf, latents, people.bucket, served)
     shards = shards_of(shelf, latents, people.seed, bounds[0])
-    for begin_ms in range(bounds[0], bounds[1], MOMENT_MS):
-        end_ms, waiting = min(begin_ms + MOMENT_MS, bounds[1]), list[Answered]()
+    edges = [*range(bounds[0] // MOMENT_MS * MOMENT_MS, bounds[1], MOMENT_MS), bounds[1]]
+    edges[0] = bounds[0]  # a log may begin within a moment: what is put together is of one moment all the same
+    for begin_ms, end_ms in pairwise(edges):
+        waiting = list[Answered]()
         for shard in shards:
             for batch in span(shelf, latents, shard, theta, people.seed, (begin_ms, end_ms)):
                 waiting.append(batch)

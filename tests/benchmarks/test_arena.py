@@ -177,6 +177,14 @@ def test_worlds_are_named_one_by_one_or_drawn_in_a_row(capsys: pytest.CaptureFix
     assert "no world is called 'drown-1'; there are feed," in capsys.readouterr().err
 
 
+def test_a_controller_named_twice_runs_once(tmp_path: Path) -> None:
+    """The same run counted twice would halve the standard error."""
+    out = tmp_path / "arena.json"
+    arguments = f"--worlds quick quick --controllers random random --hours 1 --seeds 2 --json {out}"
+    assert arena.main(arguments.split()) == 0
+    assert [run["seed"] for run in json.loads(out.read_text())["runs"]] == [0, 1]
+
+
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "arena.json"
     arguments = f"--worlds quick aa --controllers trimtab random --hours 4 --json {out}"

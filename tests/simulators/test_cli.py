@@ -171,6 +171,8 @@ def test_simulate_without_redis_names_it(tmp_path: Path, capsys: Output) -> None
         ["nowhere"],
         ["quick", "--hours", "0"],
         ["quick", "--seed", "-1"],
+        ["quick", "--out", "e.ndjson", "--start-ms", "-1"],
+        ["quick", "--out", "e.ndjson", "--start-ms", "2199023255552000"],
         ["quick", "--out", "e.ndjson", "--realtime"],
         ["quick", "--out", "e.ndjson", "--fault", "lost:share=2"],
     ],

@@ -160,6 +160,12 @@ def test_a_log_that_cannot_be_used_is_named(log: Path, argv: list[str], message:
     assert message in capsys.readouterr().err
 
 
+def test_a_target_has_one_log(log: Path, capsys: Output) -> None:
+    with pytest.raises(SystemExit):
+        ope_command([str(log), "--target-log", str(log), "--on-policy", "other.csv"])
+    assert "--on-policy: what the policy of --target-log earned is shown already" in capsys.readouterr().err
+
+
 def test_replay_changes_the_format_and_refuses_to_write_over(tmp_path: Path, capsys: Output) -> None:
     made, again = tmp_path / "e.parquet", tmp_path / "e.ndjson"
     processes.run(Job(world="quick", out=str(made), hours=1), 1, lambda progress: None)

@@ -6,10 +6,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from pyarrow import compute, parquet
 
 from controller.shell.offline_file import read_predictions
-from simulators.counterfactual import Log, LogError, csv_text, predictions, read, told, vectors
+from simulators.counterfactual import GROUPS, Log, LogError, csv_text, fitted, predictions, read, told, vectors
 from simulators.feed.crowd import feed_population
 from simulators.feed.ranking_log import write
 from simulators.feed.shipped import SHORTVIDEO
@@ -39,11 +40,38 @@ def test_a_log_tells_the_direction_and_its_bias_is_known(log: Log) -> None:
     truth = truth_of(SHORTVIDEO)
     true = np.array([truth.immediate({"all": vector}).change for vector in asked])
     for k, (metric, likeness, low, high) in enumerate(
-        (("watch", 0.75, 0.2, 0.9), ("likes", 0.75, 0.2, 1.0), ("ctr", 0.95, 0.75, 1.2))
+        (("watch", 0.75, 0.5, 1.1), ("likes", 0.75, 0.2, 1.0), ("ctr", 0.95, 0.75, 1.2))
     ):
         changes = np.array([each.change for each in found if each.metric == metric])
         assert np.corrcoef(changes, true[:, k])[0, 1] > likeness, metric
         assert low < np.polyfit(true[:, k], changes, 1)[0] < high, metric  # a share of the change is seen
+
+
+def departures(*, differ: float) -> Log:
+    """Pages of 6 of 16, a chance to leave of .12 + .3 x after each item; people `differ` in it as in x."""
+    n, c, p = 20_000, 16, 6
+    rng = np.random.default_rng(5)
+    person = rng.standard_normal((n, 1))
+    x = 0.1 * rng.standard_normal((n, c)) + 0.05 * person
+    predicted = np.stack([x, 0.1 * rng.standard_normal((n, c))]).astype(np.float32)
+    order = np.argsort(-predicted.sum(axis=0), axis=1)[:, :p]
+    leaves = rng.random((n, p)) < 0.12 + 0.3 * np.take_along_axis(x, order, axis=1) + differ * person
+    seen: NDArray[np.bool_] = np.cumsum(leaves, axis=1) - leaves == 0
+    position, labels = np.full((n, c), -1, np.int8), np.full((3, n, c), np.nan, np.float32)
+    np.put_along_axis(position, order, np.where(seen, np.arange(p), -1).astype(np.int8), axis=1)
+    for label in labels:
+        np.put_along_axis(label, order, np.where(seen, 0.0, np.nan).astype(np.float32), axis=1)
+    alike = np.zeros(n, np.int32)
+    return Log(("p_a", "p_b"), ("a", "b"), predicted, labels, position, alike, ("all",), np.arange(n) % GROUPS)
+
+
+@pytest.mark.parametrize("differ", [0.0, 0.03])
+def test_slopes_of_leaving_are_those_that_people_leave_by(differ: float) -> None:
+    """Leaving ends a page: against what was shown of it slopes came out at a third to a half of their size."""
+    slope = fitted(departures(differ=differ)).B[:, 0, -1, 0]
+    error = np.sqrt((GROUPS - 1) * np.var(slope))
+    assert error < 0.05
+    assert slope.mean() == pytest.approx(0.3, abs=2.5 * error)
 
 
 def test_errors_are_those_of_other_logs(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from simulators.feed.crowd import feed_population
+from simulators.feed.items import DAY_MS
 from simulators.feed.pages import EXAMINED
 from simulators.feed.ranking_log import truth_path, write
 from simulators.feed.targets import SIGNALS
@@ -75,6 +76,19 @@ def test_the_page_is_what_theta_makes_of_the_predictions(log: tuple[pa.Table, pa
     position = numbers(rows, "position")
     shown = np.isfinite(position)
     assert np.mean(rank[shown] == position[shown]) > 0.999  # float32 may tie
+
+
+def test_a_log_that_begins_within_a_quarter_of_an_hour_holds_the_predictions_that_ranked(tmp_path: Path) -> None:
+    """At midnight the ranker is trained anew: pages before and after it are of other predictions."""
+    path, begin_ms = tmp_path / "log.parquet", BOUNDS[0] // DAY_MS * DAY_MS + DAY_MS - 7 * 60_000
+    people = feed_population(SMALL, 1, "log:")
+    write(SMALL, people, serving(SMALL.baseline), (begin_ms, begin_ms + 1_800_000), path, lambda _: None)
+    rows = parquet.read_table(path)
+    score = sum(weight * numbers(rows, f"pred_{s}") for weight, s in zip(SMALL.baseline, SIGNALS, strict=True))
+    score = np.asarray(score).reshape(-1, 16)
+    first = score[numbers(rows, "position").reshape(-1, 16) == 0]
+    assert len(first) == len(score) > 200
+    assert np.mean(first < score.max(axis=1) * (1 - 1e-5)) < 0.001  # float32 may tie
 
 
 def test_labels_follow_the_true_probabilities(log: tuple[pa.Table, pa.Table]) -> None:

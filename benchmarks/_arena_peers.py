@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-from benchmarks._arena_protocol import Brief, History, cautious_best, objective, room
+from benchmarks._arena_protocol import UNKNOWN_SD, Brief, History, cautious_best, objective, room
 from controller.core.goal import margins
 from simulators.worlds import Floats
 
@@ -154,7 +154,8 @@ class HyperZeroLike:
         """Means (M, k) and covariances, M of (k, k), of every metric's process."""
         mean, covariance = [], []
         for y, sd in zip(known.change.T, known.sd.T, strict=True):
-            scale = max(float(np.mean(y**2) - np.mean(sd**2)), 1e-4)
+            told = sd < UNKNOWN_SD  # of other rows nothing is known yet, and so nothing of how much the metric moves
+            scale = max(float((y[told] ** 2 - sd[told] ** 2).sum()) / max(int(told.sum()), 1), 1e-4)
             K = scale * self._kernel(known.unit, known.unit) + np.diag(sd**2 + 1e-9)
             cross, L = scale * self._kernel(known.unit, net), cholesky(K, lower=True)
             V = solve_triangular(L, cross, lower=True)

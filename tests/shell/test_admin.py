@@ -6,7 +6,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPConnection
+from contextlib import ExitStack
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import msgspec
@@ -111,6 +112,26 @@ def test_a_client_that_does_not_read_its_answers_is_let_go(
     asked = 1_000_000 * b"GET /console/console.js HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with socket.create_connection(interface.server.address, 5) as client, pytest.raises(ConnectionError):
         client.sendall(asked)
+
+
+def test_callers_that_hang_on_leave_descriptors_for_the_daemon(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(admin, "MOST_OPEN", 5)
+    with ExitStack() as open_:
+        clients = [open_.enter_context(socket.create_connection(interface.server.address, 5)) for _ in range(20)]
+        assert [client.recv(1) for client in clients[5:]] == 15 * [b""], "the server hangs up"
+        clients[0].sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert clients[0].recv(12) == b"HTTP/1.1 200"
+    wait_until(lambda: _answers(interface), "there is room again")
+    assert capfd.readouterr().err == ""
+
+
+def _answers(interface: Interface) -> bool:
+    try:
+        return interface.ask("/livez").status == 200
+    except (OSError, HTTPException):
+        return False
 
 
 def test_a_port_that_is_taken_is_named(interface: Interface, site: Site) -> None:

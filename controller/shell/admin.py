@@ -69,6 +69,16 @@ class _Door(socket.socket):
         return taken, peer
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """Ends a connection that does not get on with TLS; asyncio waits for a minute, and uvicorn sees it afterwards."""
+
+    async def create_server(self, *args: Any, **options: Any) -> Any:
+        """As its base does."""
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = SILENT_S
+        return await super().create_server(*args, **options)
+
+
 class _Impatient(H11Protocol):
     """Ends a connection on which nothing has happened for a while.
 
@@ -126,12 +136,17 @@ def serve(host: str, port: int, app: ASGIApp, cert: Path | None = None, key: Pat
         except OSError as error:  # ssl's errors are OSErrors
             raise CertificateRefused(f"admin.cert_file {cert}, admin.key_file {key}: {error}") from error
     server, listener = uvicorn.Server(config), _listener(host, port)
-    thread = threading.Thread(target=server.run, args=([listener],), name="trimtab-admin", daemon=True)
+    thread = threading.Thread(target=_run, args=(server, listener), name="trimtab-admin", daemon=True)
     thread.start()
     deadline_s = time.monotonic() + STARTED_S
     while not server.started and thread.is_alive() and time.monotonic() < deadline_s:
         time.sleep(0.005)
     return Server(server, thread, listener, config.ssl is not None)
+
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        runner.run(server.serve(sockets=[listener]))
 
 
 def _showing(cert: Path, key: Path | None) -> ssl.SSLContext:

@@ -200,6 +200,20 @@ def test_it_speaks_tls_where_it_has_a_certificate(site: Site, tmp_path: Path) ->
         server.close()
 
 
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_client_that_stops_in_the_midst_of_tls_is_let_go(
+    site: Site, said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "SILENT_S", 0.05)
+    server = serve("127.0.0.1", 0, app(msgspec.structs.replace(site, tls=True)), *certificate(tmp_path))
+    try:
+        with socket.create_connection(server.address, 10) as client:
+            client.sendall(said)
+            assert client.recv(1) == b"", "the server hangs up"
+    finally:
+        server.close()
+
+
 def test_a_certificate_that_was_renewed_is_shown_with_the_next_connection(site: Site, tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
     server = serve("127.0.0.1", 0, app(site), cert, key)

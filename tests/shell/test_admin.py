@@ -127,6 +127,17 @@ def test_callers_that_hang_on_leave_descriptors_for_the_daemon(
     assert capfd.readouterr().err == ""
 
 
+def test_what_strangers_send_fills_no_log(interface: Interface, caplog: pytest.LogCaptureFixture) -> None:
+    for asked in (
+        b"nonsense\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+    ):
+        with socket.create_connection(interface.server.address, 5) as client:
+            client.sendall(asked)
+            assert client.recv(9) == b"HTTP/1.1 "
+    assert caplog.text == ""
+
+
 def _answers(interface: Interface) -> bool:
     try:
         return interface.ask("/livez").status == 200

@@ -248,6 +248,9 @@ def report(argv: list[str]) -> int:
 
     fingerprint.single_threaded()
     journal = _journal(args.journal)
+    out = args.out or Path(f"{journal.stem}.html")
+    if not (args.text or args.json):
+        _spared(out, (args.journal, journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm"))))
     quiet = args.json or not sys.stderr.isatty()
     found = findings.findings(journal, (lambda done, total: None) if quiet else _reading)
     if args.figures is not None:
@@ -256,7 +259,7 @@ def report(argv: list[str]) -> int:
         as_data = {"timeline": story.timeline(journal), "findings": msgspec.to_builtins(found)}
         show(args.json, story.current(journal) | as_data, pages.text(found))
         return 0
-    page, out = pages.page(found), args.out or Path(f"{journal.stem}.html")
+    page = pages.page(found)
     if out == Path("-"):
         sys.stdout.buffer.write(page.encode())  # it says of itself that it is UTF-8
         return 0
@@ -271,6 +274,12 @@ def _placed(text: str) -> Path:
     if not folder.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: there is no folder {folder}")
     return Path(text)
+
+
+def _spared(out: Path, read: Sequence[Path]) -> None:
+    """Raise `Unwritable` where a report would take the place of what it is made from."""
+    if any(path.exists() and out.exists() and out.samefile(path) for path in read):
+        raise Unwritable(f"{out}: is what the report is read from; name another place by --out")
 
 
 def _write_figures(folder: Path, figures: dict[str, str]) -> None:

@@ -435,6 +435,25 @@ def test_a_report_is_not_written_where_no_folder_is(
     assert not place.parent.exists()
 
 
+def test_a_report_does_not_take_the_place_of_what_it_is_read_from(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = journal.rename(tmp_path / "quick.html")  # whose report is written to quick.html where nothing else is said
+    linked = tmp_path / "linked"
+    linked.symlink_to(page)
+    before = page.read_bytes(), study.read_bytes()
+    for argv in ((str(page),), (str(page), "--out", str(linked)), (str(page), "--out", "./quick.html")):
+        done = Done(capsys, "report", *argv)
+        assert done.status == 1
+        assert "is what the report is read from; name another place by --out" in done.err
+    assert Done(capsys, "report", str(page), "--text").status == 0
+    page.rename(journal)
+    assert Done(capsys, "report", str(study), "--out", str(study)).status == 1
+    assert (journal.read_bytes(), study.read_bytes()) == before
+    assert Done(capsys, "report", str(study)).status == 0
+
+
 def test_figures_get_a_folder_of_their_own(capsys: pytest.CaptureFixture[str], journal: Path, tmp_path: Path) -> None:
     for _ in range(2):  # the second into what is there
         assert Done(capsys, "report", str(journal), "--text", "--figures", str(tmp_path / "figures")).status == 0

@@ -74,6 +74,10 @@ def address(text: str) -> tuple[str, int] | None:
     """Host and port of "127.0.0.1:9464" or "[::1]:9464"; None for anything else."""
     host, _, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        host.encode("idna")
+    except UnicodeError:  # two dots in a row, a part that is too long: no socket takes it
+        return None
     return (host, int(port)) if host and port.isascii() and port.isdigit() and int(port) <= 65_535 else None
 
 

@@ -132,7 +132,7 @@ def test_callers_that_are_invented_take_no_memory() -> None:
 def test_an_address_is_a_host_and_a_port() -> None:
     assert address("127.0.0.1:9464") == ("127.0.0.1", 9464)
     assert address("[::1]:0") == ("::1", 0)
-    for text in ("", ":1", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "127.0.0.1:²"):
+    for text in ("", ":1", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "127.0.0.1:²", "é..b:1", 70 * "é" + ":1"):
         assert address(text) is None
 
 

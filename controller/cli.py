@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,6 +28,8 @@ from controller.shell.fingerprint import code_version
 Run = Callable[[list[str]], int]
 
 FAILED, MISUSED = 1, 2
+# Control characters but tab and line end, and those that turn the direction of what follows.
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 EITHER = "its file, or the address of its daemon (http://HOST:PORT; the token from TRIMTAB_ADMIN_TOKEN)"
 
 
@@ -388,7 +391,20 @@ def _summary(entry: EntryPoint) -> str:
 
 def show(as_json: bool, found: dict[str, Any], lines: Sequence[str]) -> None:
     """Print what a command found, as data or as text."""
-    print(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+    print(json.dumps(found, indent=2) if as_json else _harmless("\n".join(lines)))
+
+
+def _harmless(text: str) -> str:
+    """What no terminal obeys: a reason, typed by anybody with a token, could hide what stands beside it."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _OneLine(logging.Formatter):
+    """An entry of the log is a line, whatever stands in its reasons and names; but for a traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # of its base
+        """As its base does."""
+        return _harmless(super().formatMessage(record).replace("\n", "\\n"))
 
 
 def _reading(done: int, total: int) -> None:
@@ -402,7 +418,7 @@ def _progress(done: int, total: int) -> None:
 
 
 def _log_to_stderr() -> None:
-    told = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    told = _OneLine("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     told.converter = time.gmtime  # UTC, as every time in its lines
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(told)

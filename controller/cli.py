@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,6 +28,8 @@ from controller.shell.fingerprint import code_version
 Run = Callable[[list[str]], int]
 
 FAILED, MISUSED = 1, 2
+# Control characters but tab and line end, and those that turn the direction of what follows.
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 EITHER = "its file, or the address of its daemon (http://HOST:PORT; the token from TRIMTAB_ADMIN_TOKEN)"
 
 
@@ -248,6 +251,9 @@ def report(argv: list[str]) -> int:
 
     fingerprint.single_threaded()
     journal = _journal(args.journal)
+    out = args.out or Path(f"{journal.stem}.html")
+    if not (args.text or args.json):
+        _spared(out, (args.journal, journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm"))))
     quiet = args.json or not sys.stderr.isatty()
     found = findings.findings(journal, (lambda done, total: None) if quiet else _reading)
     if args.figures is not None:
@@ -256,7 +262,7 @@ def report(argv: list[str]) -> int:
         as_data = {"timeline": story.timeline(journal), "findings": msgspec.to_builtins(found)}
         show(args.json, story.current(journal) | as_data, pages.text(found))
         return 0
-    page, out = pages.page(found), args.out or Path(f"{journal.stem}.html")
+    page = pages.page(found)
     if out == Path("-"):
         sys.stdout.buffer.write(page.encode())  # it says of itself that it is UTF-8
         return 0
@@ -271,6 +277,12 @@ def _placed(text: str) -> Path:
     if not folder.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: there is no folder {folder}")
     return Path(text)
+
+
+def _spared(out: Path, read: Sequence[Path]) -> None:
+    """Raise `Unwritable` where a report would take the place of what it is made from."""
+    if any(path.exists() and out.exists() and out.samefile(path) for path in read):
+        raise Unwritable(f"{out}: is what the report is read from; name another place by --out")
 
 
 def _write_figures(folder: Path, figures: dict[str, str]) -> None:
@@ -379,7 +391,20 @@ def _summary(entry: EntryPoint) -> str:
 
 def show(as_json: bool, found: dict[str, Any], lines: Sequence[str]) -> None:
     """Print what a command found, as data or as text."""
-    print(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+    print(json.dumps(found, indent=2) if as_json else _harmless("\n".join(lines)))
+
+
+def _harmless(text: str) -> str:
+    """What no terminal obeys: a reason, typed by anybody with a token, could hide what stands beside it."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _OneLine(logging.Formatter):
+    """An entry of the log is a line, whatever stands in its reasons and names; but for a traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # of its base
+        """As its base does."""
+        return _harmless(super().formatMessage(record).replace("\n", "\\n"))
 
 
 def _reading(done: int, total: int) -> None:
@@ -393,7 +418,7 @@ def _progress(done: int, total: int) -> None:
 
 
 def _log_to_stderr() -> None:
-    told = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    told = _OneLine("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     told.converter = time.gmtime  # UTC, as every time in its lines
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(told)

@@ -1,6 +1,7 @@
 import getpass
 import gzip
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -433,6 +434,41 @@ def test_a_report_is_not_written_where_no_folder_is(
     assert done.status == 2
     assert f"argument {option}: {place}: there is no folder {place.parent}" in done.err
     assert not place.parent.exists()
+
+
+def test_a_reason_gives_no_orders_to_a_terminal(capsys: pytest.CaptureFixture[str], journal: Path) -> None:
+    why = "\x1b[2J\x1b[31mall is well\r\x9b\u202e"
+    with Journal.open(journal, None) as book:
+        book.claim(2, [Entry(START_MS, "stage_changed", {"from": "a", "to": "b", "why": why})])
+    assert r"a -> b: \x1b[2J\x1b[31mall is well\r\x9b\u202e" in Done(capsys, "report", str(journal), "--text").out
+
+
+def test_an_entry_of_the_log_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.Logger("root")
+    monkeypatch.setattr(logging, "root", root)
+    cli._log_to_stderr()
+    root.warning("refused: %s", "c1\n2026-01-01 ERROR trimtab: \x1b[31mforged")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(r"WARNING root: refused: c1\n2026-01-01 ERROR trimtab: \x1b[31mforged")
+
+
+def test_a_report_does_not_take_the_place_of_what_it_is_read_from(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = journal.rename(tmp_path / "quick.html")  # whose report is written to quick.html where nothing else is said
+    linked = tmp_path / "linked"
+    linked.symlink_to(page)
+    before = page.read_bytes(), study.read_bytes()
+    for argv in ((str(page),), (str(page), "--out", str(linked)), (str(page), "--out", "./quick.html")):
+        done = Done(capsys, "report", *argv)
+        assert done.status == 1
+        assert "is what the report is read from; name another place by --out" in done.err
+    assert Done(capsys, "report", str(page), "--text").status == 0
+    page.rename(journal)
+    assert Done(capsys, "report", str(study), "--out", str(study)).status == 1
+    assert (journal.read_bytes(), study.read_bytes()) == before
+    assert Done(capsys, "report", str(study)).status == 0
 
 
 def test_figures_get_a_folder_of_their_own(capsys: pytest.CaptureFixture[str], journal: Path, tmp_path: Path) -> None:

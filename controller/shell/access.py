@@ -26,6 +26,8 @@ SHORTEST = 20  # characters of a token in the clear: fewer can be guessed
 MAX_PEERS = 1024  # buckets kept at a time: callers of no token can be invented without end
 _NAME: Final = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
+_COMMENT: Final = re.compile(r"(?:^|\s)#")  # a token in the clear may hold one
+_CLEAR: Final = re.compile(rf"[!-~]{{{SHORTEST},}}")  # what any client can send in a header as it stands
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}")
 
 
@@ -72,6 +74,10 @@ def address(text: str) -> tuple[str, int] | None:
     """Host and port of "127.0.0.1:9464" or "[::1]:9464"; None for anything else."""
     host, _, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        host.encode("idna")
+    except UnicodeError:  # two dots in a row, a part that is too long: no socket takes it
+        return None
     return (host, int(port)) if host and port.isascii() and port.isdigit() and int(port) <= 65_535 else None
 
 
@@ -112,19 +118,19 @@ def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> str:
 
 def _tokens(lines: list[str], place: str, clear: bool) -> Iterator[Token]:
     for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
+        text = _COMMENT.split(line)[0].strip()
         if text:
             yield _token(text, f"{place}, line {number}", clear)
 
 
 def _token(line: str, place: str, clear: bool) -> Token:
     parts = line.split()
-    accepted = ACCEPTED + (f", or the token itself, of {SHORTEST} characters or more" if clear else "")
+    accepted = ACCEPTED + (f", or the token itself, of {SHORTEST} ASCII characters or more" if clear else "")
     if len(parts) != 3 or not _NAME.fullmatch(parts[0]) or parts[1] not in ("viewer", "operator"):
         raise TokensRefused(f"{place}: is no token; accepted: {accepted}")
     name, role, secret = parts
     hashed = _DIGEST.fullmatch(secret)
-    if not hashed and not (clear and len(secret) >= SHORTEST and not secret.startswith("sha256:")):
+    if not hashed and not (clear and _CLEAR.fullmatch(secret) and not secret.startswith("sha256:")):
         raise TokensRefused(f"{place}: {name}: what stands last cannot be used; accepted: {accepted}")
     digest = bytes.fromhex(hashed[1]) if hashed else hashlib.sha256(secret.encode()).digest()
     return Token(Caller(name, "operator" if role == "operator" else "viewer"), digest)

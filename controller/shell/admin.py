@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from controller.shell.tls import Renewed
 
 SILENT_S = 10.0  # a client that neither asks, nor goes on asking, nor reads for so long is let go
 MOST_AT_ONCE = 64  # connections; more are answered with 503
+MOST_OPEN = 2 * MOST_AT_ONCE  # and of these no more are taken: each holds a descriptor, of which Redis needs some too
 STARTED_S = 10.0  # how long a server may take to listen
 
 
@@ -48,6 +50,33 @@ class Server:
         self._server.should_exit = True
         self._thread.join(STARTED_S)
         self._listener.close()
+
+
+class _Door(socket.socket):
+    """Listens, and hangs up on who comes beyond `MOST_OPEN` connections, those that say nothing counted."""
+
+    def __init__(self, family: int) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self._taken: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection; one too many raises `ConnectionAbortedError`, at which asyncio looks again."""
+        taken, peer = super().accept()
+        if sum(one.fileno() >= 0 for one in self._taken) >= MOST_OPEN:
+            taken.close()
+            raise ConnectionAbortedError(f"{MOST_OPEN} connections are open")
+        self._taken.add(taken)
+        return taken, peer
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Ends a connection that does not get on with TLS; asyncio waits for a minute, and uvicorn sees it afterwards."""
+
+    async def create_server(self, *args: Any, **options: Any) -> Any:
+        """As its base does."""
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = SILENT_S
+        return await super().create_server(*args, **options)
 
 
 class _Impatient(H11Protocol):
@@ -92,7 +121,7 @@ def serve(host: str, port: int, app: ASGIApp, cert: Path | None = None, key: Pat
         loop="asyncio",
         interface="asgi3",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # its warnings, a line for each broken or unanswered request, are written by strangers
         access_log=False,
         proxy_headers=False,  # whoever asks could claim to be on this machine
         server_header=False,
@@ -107,12 +136,17 @@ def serve(host: str, port: int, app: ASGIApp, cert: Path | None = None, key: Pat
         except OSError as error:  # ssl's errors are OSErrors
             raise CertificateRefused(f"admin.cert_file {cert}, admin.key_file {key}: {error}") from error
     server, listener = uvicorn.Server(config), _listener(host, port)
-    thread = threading.Thread(target=server.run, args=([listener],), name="trimtab-admin", daemon=True)
+    thread = threading.Thread(target=_run, args=(server, listener), name="trimtab-admin", daemon=True)
     thread.start()
     deadline_s = time.monotonic() + STARTED_S
     while not server.started and thread.is_alive() and time.monotonic() < deadline_s:
         time.sleep(0.005)
     return Server(server, thread, listener, config.ssl is not None)
+
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        runner.run(server.serve(sockets=[listener]))
 
 
 def _showing(cert: Path, key: Path | None) -> ssl.SSLContext:
@@ -124,7 +158,7 @@ def _showing(cert: Path, key: Path | None) -> ssl.SSLContext:
 
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = _Door(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -20,7 +20,7 @@ from controller.shell.board import HistoryEntry, history_entry
 from controller.shell.effects import ArmEffects, Measured, arm_effects, effect, measured, own_test
 from controller.shell.journal import Journal, Recorded, check_chain
 from controller.shell.journal_file import JournalRefused
-from controller.shell.recorder import restored
+from controller.shell.recorder import restored, writer
 from controller.shell.story import SENTENCES
 from controller.shell.verdict import Step, Verdict, judged
 
@@ -201,8 +201,14 @@ def findings(path: Path, progress: Progress = lambda done, total: None) -> Findi
     with Journal.read_only(path) as journal, journal.snapshot():
         head, study = journal.head(), journal.study()
         state, lacks = _state(journal)
-        story = _read(journal.entries(_READ), head.seq, progress)
-    plan, carry = story.plan, msgspec.convert(story.carry, Carry)
+        try:
+            story = _read(journal.entries(_READ), head.seq, progress)
+            plan, carry = story.plan, msgspec.convert(story.carry, Carry)
+        except msgspec.ValidationError as error:
+            raise JournalRefused(
+                f"journal {path}: its ledger is not of this version of Trimtab ({error}): "
+                f"read it with the version that wrote it ({writer(journal)})"
+            ) from error
     vector, steps = carry.candidate or carry.pick, _behind(carry, story)
     found = Findings(
         study=study,

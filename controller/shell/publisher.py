@@ -57,10 +57,11 @@ _DIGEST = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()  # wh
 # A permission that is missing inside a script comes as a plain error: Redis 7.2 and later, 7.0, 6.
 _ACL_IN_SCRIPT = ("ACL failure in script", "user executing the script", "NOPERM")
 
-_TLS_HINTS = {  # what OpenSSL says, and where to look
+_HINTS = {  # what OpenSSL or Redis says, and where to look
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted: see redis.ca_file and the host in redis.url",
     "ALERT": "it does not accept this client's certificate: see redis.cert_file and redis.key_file",
     "EOF occurred": "it ended TLS: does it ask for a client's certificate? see redis.cert_file and redis.key_file",
+    "hash to the same slot": "a Redis Cluster keeps a table and its copies apart: name a Redis that is no part of one",
 }
 
 
@@ -106,7 +107,7 @@ class RedisPublisher:
 
     def stored(self) -> tuple[int, int] | None:
         """See `Publisher`."""
-        _, version, epoch = self._run(self._key)
+        _, version, epoch = self._run(f"{self._key}:0")  # two keys, as it publishes: a cluster refuses those at once
         return None if version < 0 else (version, _epoch(version, epoch))
 
     def _run(self, history_key: str, *arguments: bytes | int) -> tuple[int, int, int]:
@@ -215,7 +216,7 @@ def _named(error: redis.RedisError, client: redis.Redis) -> PublisherUnavailable
     no_entry = isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError)
     if no_entry or any(sign in reason for sign in _ACL_IN_SCRIPT):
         return PublisherRefused(f"redis refuses this client; see redis.url, TRIMTAB_REDIS_PASSWORD, ACL: {reason}")
-    hint = next((f" ({words})" for sign, words in _TLS_HINTS.items() if sign in reason), "")
+    hint = next((f" ({words})" for sign, words in _HINTS.items() if sign in reason), "")
     return PublisherUnavailable(f"redis: Redis at {_place(client)} (redis.url): {reason}{hint}")
 
 

@@ -168,11 +168,12 @@ def restored(journal: Journal) -> State | None:
     except (KeyError, ValueError) as error:  # msgspec's errors are ValueErrors
         raise JournalRefused(
             f"journal {journal.path}: its checkpoint is not of this version of Trimtab ({error}): "
-            f"go on with the version that wrote it ({_writer(journal)}), or start a new journal"
+            f"go on with the version that wrote it ({writer(journal)}), or start a new journal"
         ) from error
 
 
-def _writer(journal: Journal) -> str:
+def writer(journal: Journal) -> str:
+    """The version of this program that ran on the journal last."""
     last = journal.newest(("daemon_started",))
     return "unknown" if last is None else str(last.body.get("about", {}).get("version", "unknown"))
 

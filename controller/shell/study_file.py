@@ -368,6 +368,8 @@ def _rollout(rollout: RolloutTable) -> Iterator[Mistake]:
 
 def _ramp(rollout: RolloutTable, traffic: TrafficTable) -> Iterator[Mistake]:
     """A share of no bucket at all never carries the traffic that its step waits for."""
+    if not 0 < traffic.buckets <= MAX_BUCKETS:  # which is told, and may be too many for a float
+        return
     for index, share in enumerate(rollout.ramp_shares):
         if 0 < share <= MAX_RAMP_SHARE and not whole(share * traffic.buckets):
             accepted = f"a share that is at least one of the {traffic.buckets} buckets"

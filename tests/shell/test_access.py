@@ -47,10 +47,21 @@ def test_tokens_come_from_the_environment_too_hashed_or_not() -> None:
     assert caller_of(tokens, "Bearer the token of ann", loopback=False) == Caller("ann", "operator")
 
 
+def test_a_token_in_the_clear_may_hold_the_sign_of_a_comment() -> None:
+    tokens = load_tokens(None, {TOKENS: f"#nobody\nbob viewer {CLEAR}#rest  # since Monday"})
+    assert caller_of(tokens, f"Bearer {CLEAR}#rest", loopback=False) == Caller("bob", "viewer")
+    assert caller_of(tokens, f"Bearer {CLEAR}", loopback=False) is None
+
+
+def test_bytes_that_are_no_text_in_the_environment_are_refused() -> None:
+    with pytest.raises(TokensRefused, match=f"{TOKENS}, line 1: bob: what stands last cannot be used"):
+        load_tokens(None, {TOKENS: f"bob viewer {CLEAR}\udcff"})
+
+
 @pytest.mark.parametrize(
     "line",
     ["ann operator", "ann king sha256:" + 64 * "0", "a/b viewer sha256:" + 64 * "0", "ann viewer sha256:12",
-     "ann viewer short", f"ann viewer {CLEAR} extra"],
+     "ann viewer short", f"ann viewer {CLEAR} extra", f"ann viewer {CLEAR}-\u00e4"],
 )  # fmt: skip
 def test_what_is_no_token_is_refused_by_its_place_and_not_repeated(tmp_path: Path, line: str) -> None:
     file = tmp_path / "tokens"
@@ -121,7 +132,7 @@ def test_callers_that_are_invented_take_no_memory() -> None:
 def test_an_address_is_a_host_and_a_port() -> None:
     assert address("127.0.0.1:9464") == ("127.0.0.1", 9464)
     assert address("[::1]:0") == ("::1", 0)
-    for text in ("", ":1", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "127.0.0.1:²"):
+    for text in ("", ":1", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "127.0.0.1:²", "é..b:1", 70 * "é" + ":1"):
         assert address(text) is None
 
 

@@ -6,7 +6,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPConnection
+from contextlib import ExitStack
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import msgspec
@@ -113,6 +114,37 @@ def test_a_client_that_does_not_read_its_answers_is_let_go(
         client.sendall(asked)
 
 
+def test_callers_that_hang_on_leave_descriptors_for_the_daemon(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(admin, "MOST_OPEN", 5)
+    with ExitStack() as open_:
+        clients = [open_.enter_context(socket.create_connection(interface.server.address, 5)) for _ in range(20)]
+        assert [client.recv(1) for client in clients[5:]] == 15 * [b""], "the server hangs up"
+        clients[0].sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert clients[0].recv(12) == b"HTTP/1.1 200"
+    wait_until(lambda: _answers(interface), "there is room again")
+    assert capfd.readouterr().err == ""
+
+
+def test_what_strangers_send_fills_no_log(interface: Interface, caplog: pytest.LogCaptureFixture) -> None:
+    for asked in (
+        b"nonsense\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+    ):
+        with socket.create_connection(interface.server.address, 5) as client:
+            client.sendall(asked)
+            assert client.recv(9) == b"HTTP/1.1 "
+    assert caplog.text == ""
+
+
+def _answers(interface: Interface) -> bool:
+    try:
+        return interface.ask("/livez").status == 200
+    except (OSError, HTTPException):
+        return False
+
+
 def test_a_port_that_is_taken_is_named(interface: Interface, site: Site) -> None:
     port = interface.server.address[1]
     with pytest.raises(PortTaken, match=rf"cannot listen on 127\.0\.0\.1:{port}: .*in use; give another --listen"):
@@ -175,6 +207,20 @@ def test_it_speaks_tls_where_it_has_a_certificate(site: Site, tmp_path: Path) ->
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises((ssl.SSLError, ConnectionError)):
             old.wrap_socket(socket.create_connection(server.address, 10))
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_client_that_stops_in_the_midst_of_tls_is_let_go(
+    site: Site, said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "SILENT_S", 0.05)
+    server = serve("127.0.0.1", 0, app(msgspec.structs.replace(site, tls=True)), *certificate(tmp_path))
+    try:
+        with socket.create_connection(server.address, 10) as client:
+            client.sendall(said)
+            assert client.recv(1) == b"", "the server hangs up"
     finally:
         server.close()
 

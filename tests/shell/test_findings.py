@@ -10,6 +10,7 @@ from controller.shell import findings as module
 from controller.shell.effects import effect
 from controller.shell.findings import Findings, findings
 from controller.shell.journal import Entry, Journal
+from controller.shell.journal_file import JournalRefused
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
 from controller.shell.report import text
@@ -241,6 +242,17 @@ def test_a_checkpoint_of_another_version_leaves_the_ledgers_story(tmp_path: Path
     assert found.verdict.gain == found.steps[-1].gain
     assert found.verdict.basis.endswith("what is measured since is not told here")
     assert not any("is measured" in said for said in found.verdict.sentences)
+
+
+@pytest.mark.parametrize(("kind", "body"), [("plan_changed", {"plan": {}, "digest": "", "changed": []}),
+                                            ("decided", {"why": "", "window_end_ms": 1, "outcome": "kept",
+                                                         "carry": {"stage": "asleep"}})])  # fmt: skip
+def test_a_ledger_of_another_version_is_refused(tmp_path: Path, kind: str, body: dict[str, object]) -> None:
+    path = journalled(at_stage("explore"), tmp_path / "j")
+    with Journal.open(path, None) as journal:
+        journal.claim(2, [Entry(1, kind, body)])
+    with pytest.raises(JournalRefused, match=r"its ledger is not of this version of Trimtab \(.*version that wrote it"):
+        findings(path)
 
 
 def test_what_the_newest_state_knows_stands_in_the_ledger_too(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ from controller.shell.publisher import (
     Stored,
     connect,
 )
+from tests.services.process import free_port
 from tests.services.redis_server import MakeRedis
+from tests.waiting import wait_until
 
 KEY = "trimtab:feed:assignment"
 HISTORY_S = 600
@@ -386,6 +388,15 @@ def test_a_full_redis_is_worth_another_try(redis_server: MakeRedis) -> None:
         assert publisher.stored() == (1, 0)
         client.config_set("maxmemory", "0")
         assert publisher.publish(table(2), 2).accepted
+
+
+def test_a_cluster_is_refused_before_anything_is_published(redis_server: MakeRedis) -> None:
+    server = redis_server(arguments=("--cluster-enabled", "yes", "--cluster-port", str(free_port())))
+    with connect(server.url, None) as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")), "the cluster is up")
+        with pytest.raises(PublisherUnavailable, match="name a Redis that is no part of one"):
+            RedisPublisher(client, "feed").stored()
 
 
 SECRET = "s3cr3t-words"

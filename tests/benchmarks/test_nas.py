@@ -133,7 +133,7 @@ def test_every_baseline_has_small_embeddings_too(folder: Path) -> None:
         assert found[f"{name}-256"] == Baseline(name=name, width=256, embedding=16)
         assert found[f"{name}-256-e8"] == Baseline(name=name, width=256, embedding=8)
         assert found[f"{name}-256-e4"] == Baseline(name=name, width=256, embedding=4)
-    assert len(found) == 3 * len(NAMES)
+    assert len(found) == 3 * len(MIDDLE.widths) * len(NAMES)
     assert len(baselines(short)) == len(NAMES)
 
 

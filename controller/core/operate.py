@@ -89,7 +89,8 @@ def _current(plan: Plan, control: Control) -> Deal:
     if len(deal.arms) == 1:
         return deal
     if control.carry.stage not in FROZEN:
-        gone = [i for i, arm in enumerate(deal.arms) if arm.theta in control.carry.banned]
+        # Control stays: what is banned may be the baseline, which arms of the A/A stage and a choice can serve too.
+        gone = [i for i, arm in enumerate(deal.arms) if i and arm.theta in control.carry.banned]
         return rollout.without(deal, control.carry.deals + 1, gone) if gone else deal
     return rollout.all_control(control.carry.deals + 1, control.carry.stage, baseline(plan), plan.buckets)
 

@@ -9,7 +9,7 @@ from controller.assignment import VERSIONS_PER_EPOCH, Arm, Assignment, Stage, de
 from controller.core.control import Control, Theta, Vector, carrying, initial, issue, moved, tuned
 from controller.core.operate import Command, Verb, apply, begin
 from controller.core.rollout import FROZEN, RESUMED, Deal, nested
-from tests.core.loop import HOUR, PLAN, START, same
+from tests.core.loop import HOUR, PLAN, START, at_stage, same
 
 THETA: Theta = {"all": (1.0, 2.0, 0.1)}
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -178,6 +178,20 @@ def test_a_choice_that_makes_no_sense_is_refused(choice: dict[str, object], said
     assert after is control
     assert answer.said.startswith("refused: ")
     assert said in answer.said
+
+
+def test_control_stays_where_the_baseline_itself_failed_its_test() -> None:
+    """A choice may name the baseline, which then is not confirmed, and banned like any other vector."""
+    loop = at_stage("explore")
+    loop.windows(3)
+    base = {"all": tuple(weight.baseline for weight in PLAN.weights)}
+    assert loop.order("choose", theta=base, objective={"watch": 1.0}).table
+    loop.until("explore")
+    assert loop.carry.banned == (base,)
+    before = loop.table
+    assert loop.order("choose").table
+    assert (loop.table.arms, loop.table.buckets) == (before.arms, before.buckets)
+    assert loop.table.arms[0].arm == "control"
 
 
 def test_nothing_is_chosen_while_frozen() -> None:

@@ -63,12 +63,13 @@ def _stands(plan: Plan, deal: Deal, cell: Cell, crossing: Crossing) -> bool:
 def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], end_ms: int, now_ms: int) -> tuple[Control, bytes]:
     """Give the broken arms' buckets to control at once; a candidate that breaks sends the study back to explore.
 
-    `end_ms`: the window that it tripped in. In the stage `verify`, and in the fourth window, the study pauses.
+    `end_ms`: the window that it tripped in. On a deal of `verify`, and in the fourth window, the study pauses.
     """
     deal, worst, stage = control.deals[control.carry.deal], found[0], control.carry.stage
     broken = sorted({c.arm for c in found})
     what = f"{deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window"
-    if stage == "verify":  # every arm serves the baseline: no vector is at fault
+    # Every arm serves the baseline: no vector is at fault. After a choice such a deal goes on in confirm for a window.
+    if deal.stage == "verify":
         return _paused(plan, control, f"A/A: {what}", now_ms)
     reason = f"breaker: {what}, the limit is {worst.limit:+.2%}"
     banned = banning(control.carry, *(deal.arms[arm].theta for arm in broken))

@@ -104,6 +104,20 @@ def test_a_vector_that_was_chosen_and_not_served_yet_is_not_at_fault(stage: Stag
     assert chosen.arm in [arm.arm for arm in loop.table.arms]
 
 
+def test_an_arm_of_the_baseline_that_breaks_after_a_choice_pauses_the_study_and_bans_nothing() -> None:
+    """The choice ends the A/A stage, but its arms go on until the next table."""
+    loop = Loop(varied(rollout={"verify_ms": 4 * HOUR}))
+    loop.window()
+    assert loop.order("choose", theta={"all": (1.0, 2.5, 0.3)}, objective={"watch": 1.0}).table
+    chosen, arm = loop.carry.candidate, loop.table.arms[1].arm
+    loop.poll([broken(row, arm) for row in loop.rows(minute=20)])
+    assert (loop.carry.stage, loop.carry.banned) == ("paused", ())
+    assert loop.carry.reason.startswith(f"A/A: {arm} changes ctr by -9")
+    loop.order("resume")
+    assert (loop.carry.stage, loop.carry.candidate) == ("confirm", chosen)
+    assert all(checked.outcome == "exact" for checked in replay(journalled(loop.records)))
+
+
 def break_one(loop: Loop) -> str:
     """One hour in which the newest vector's clicks vanish; the arm's name."""
     arm = loop.table.arms[-1].arm

@@ -65,7 +65,7 @@ def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], end_ms: int,
 
     `end_ms`: the window that it tripped in. On a deal of `verify`, and in the fourth window, the study pauses.
     """
-    deal, worst, stage = control.deals[control.carry.deal], found[0], control.carry.stage
+    deal, worst = control.deals[control.carry.deal], found[0]
     broken = sorted({c.arm for c in found})
     what = f"{deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window"
     # Every arm serves the baseline: no vector is at fault. After a choice such a deal goes on in confirm for a window.
@@ -74,17 +74,20 @@ def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], end_ms: int,
     reason = f"breaker: {what}, the limit is {worst.limit:+.2%}"
     banned = banning(control.carry, *(deal.arms[arm].theta for arm in broken))
     control = _counted(plan, carrying(control, banned=banned), end_ms)
+    candidate = control.carry.candidate  # one that was only chosen is not served yet
+    at_fault = candidate is not None and candidate.arm in {deal.arms[arm].arm for arm in broken}
     if control.carry.breaks >= MOST_BREAKS:
         why = (
             f"{reason}, after others in {MOST_BREAKS - 1} windows before: look whether the arms' events are counted as "
             "control's are; if they are, narrow the bounds of the weights or lower safety.risk; then resume"
         )
-        return _paused(plan, carrying(control, breaks=0), why, now_ms)
-    candidate = control.carry.candidate  # one that was only chosen is not served yet
-    if stage == "explore" or candidate is None or candidate.arm not in {deal.arms[arm].arm for arm in broken}:
-        control = carrying(control, reason=reason)
-    else:
+        # A resumed study must not go on with the vector that broke.
+        control = carrying(control, breaks=0, candidate=None if at_fault else candidate)
+        return _paused(plan, control, why, now_ms)
+    if at_fault:
         control = moved(control, "explore", reason, now_ms, candidate=None)
+    else:
+        control = carrying(control, reason=reason)
     return issue(plan, control, rollout.without(deal, control.carry.deals + 1, broken), now_ms)
 
 

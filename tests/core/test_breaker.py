@@ -1,11 +1,12 @@
 """Catastrophes within a window."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from controller.assignment import Stage
 from controller.core.breaker import FORGIVEN, tripped
-from controller.core.control import Statistics
+from controller.core.control import Statistics, carrying
 from controller.core.replay import replay
 from controller.core.safety import MIN_CLUSTERS, Guardrail
 from controller.core.windows import Cell, Quality
@@ -142,6 +143,24 @@ def test_breaks_in_four_windows_pause_the_study_and_say_what_to_look_at() -> Non
     assert (loop.carry.stage, loop.carry.breaks) == ("explore", 1)
     assert len(loop.carry.banned) == 5
     assert all(checked.outcome == "exact" for checked in replay(journalled(loop.records)))
+
+
+@pytest.mark.parametrize("stage", ["confirm", "ramp", "hold"])
+def test_a_candidate_that_breaks_in_the_fourth_window_is_not_served_again(stage: Stage) -> None:
+    loop = at_stage(stage)
+    loop.window()
+    bad = loop.table.arms[1]
+    # Others broke in three windows before.
+    control = carrying(loop.state.control, breaks=3, broke_ms=loop.carry.decided_through_ms)
+    loop.state = msgspec.structs.replace(loop.state, control=control)
+    loop.poll([broken(row, bad.arm) for row in loop.rows(minute=20)])
+    assert (loop.carry.stage, loop.carry.banned, loop.carry.candidate) == ("paused", (bad.theta,), None)
+    loop.order("resume")
+    assert loop.carry.stage == "explore"
+    loop.poll([loop.settles()])
+    loop.hour += 1
+    loop.window()
+    assert bad.theta not in [arm.theta for arm in loop.table.arms]
 
 
 def test_two_vectors_that_break_in_one_window_count_once() -> None:

@@ -74,8 +74,9 @@ def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], end_ms: int,
     reason = f"breaker: {what}, the limit is {worst.limit:+.2%}"
     banned = banning(control.carry, *(deal.arms[arm].theta for arm in broken))
     control = _counted(plan, carrying(control, banned=banned), end_ms)
-    candidate = control.carry.candidate  # one that was only chosen is not served yet
-    at_fault = candidate is not None and candidate.arm in {deal.arms[arm].arm for arm in broken}
+    # By its weights: what was only chosen is not served yet under its own name, but an exploring arm may serve it.
+    candidate = control.carry.candidate
+    at_fault = candidate is not None and any(deal.arms[arm].theta == candidate.theta for arm in broken)
     if control.carry.breaks >= MOST_BREAKS:
         why = (
             f"{reason}, after others in {MOST_BREAKS - 1} windows before: look whether the arms' events are counted as "

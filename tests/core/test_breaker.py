@@ -105,6 +105,18 @@ def test_a_vector_that_was_chosen_and_not_served_yet_is_not_at_fault(stage: Stag
     assert chosen.arm in [arm.arm for arm in loop.table.arms]
 
 
+def test_a_vector_that_was_chosen_and_breaks_as_an_exploring_arm_is_given_up() -> None:
+    loop = explored()
+    bad = loop.table.arms[1]
+    assert loop.order("choose", theta=bad.theta, objective={"watch": 1.0}).table
+    loop.poll([broken(row, bad.arm) for row in loop.rows(minute=20)])
+    assert (loop.carry.stage, loop.carry.banned, loop.carry.candidate) == ("explore", (bad.theta,), None)
+    loop.poll([loop.settles()])
+    loop.hour += 1
+    assert bad.theta not in [arm.theta for arm in loop.table.arms]
+    assert all(checked.outcome == "exact" for checked in replay(journalled(loop.records)))
+
+
 def test_an_arm_of_the_baseline_that_breaks_after_a_choice_pauses_the_study_and_bans_nothing() -> None:
     """The choice ends the A/A stage, but its arms go on until the next table."""
     loop = Loop(varied(rollout={"verify_ms": 4 * HOUR}))

@@ -82,7 +82,8 @@ def _shares(predicted: Floats, value: Floats, k: int) -> Floats:
     room = np.sort(value, axis=1)[:, -k:].mean(1) - mean
     best = np.argsort(-predicted, axis=1, kind="stable")[:, :k]
     gained = np.take_along_axis(value, best, axis=1).mean(1) - mean
-    return np.asarray(np.divide(gained, room, out=np.full(len(room), np.nan), where=room > 0))
+    told = (room > 0) & (value.max(1) > value.min(1))  # a mean of equal numbers is not always that number
+    return np.asarray(np.divide(gained, room, out=np.full(len(room), np.nan), where=told))
 
 
 def value_gauc(predicted: Floats, realised: Floats, request: NDArray[np.uint64]) -> float:

@@ -55,6 +55,14 @@ def test_value_captured_by_hand() -> None:
     assert value_captured(true, true, request, 2) == pytest.approx([1.0])
 
 
+def test_a_request_whose_rows_are_worth_the_same_is_left_out_however_their_mean_is_rounded() -> None:
+    rng = np.random.default_rng(0)
+    for length in range(6, 30):
+        value = np.repeat(rng.random(100), length)
+        request = np.repeat(np.arange(100, dtype=np.uint64), length)
+        assert not len(value_captured(rng.random(len(value)), value, request, 5))
+
+
 @given(st.integers(0, 1000))
 def test_the_truth_captures_all_and_noise_none(seed: int) -> None:
     rng = np.random.default_rng(seed)

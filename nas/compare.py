@@ -44,9 +44,10 @@ def paired_gap(
     share = np.full(n, 1.0 / n) if weight is None else weight / weight.sum()
     difference = first.mean(0) - second.mean(0)
     mean = float(share @ difference)
-    residual = share * (difference - mean)  # of a ratio of sums, by linearisation
+    counts = share != 0  # a row of weight 0 tells nothing, also not of how sure the others are
+    residual = (share * (difference - mean))[counts]  # of a ratio of sums, by linearisation
     if group is not None:
-        residual = np.bincount(np.unique(group, return_inverse=True)[1], weights=residual)
+        residual = np.bincount(np.unique(group[counts], return_inverse=True)[1], weights=residual)
     count = len(residual)
     parts = [(float(residual @ residual) * count / (count - 1), count - 1)]
     for model in (first, second):

@@ -83,19 +83,21 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def proposed(
-    rules: Rules, space: Space, found: Sequence[Evaluated], count: int, seed: int, sizes: Callable[[Genotype], Sizes]
-) -> list[Genotype]:
+    rules: Rules, space: Space, found: Sequence[Evaluated], count: int, seed: int, sizes: Callable[[Genotype], Sizes],
+    named: Callable[[Genotype], str] = digest,
+) -> list[Genotype]:  # fmt: skip
     """The next `count` genotypes after those found, none of them seen before, within the limits on size.
 
-    Where none is found in a fair number of tries, the nearest to the limits is taken.
+    Where none is found in a fair number of tries, the nearest to the limits is taken. `named`: the same for genotypes
+    that are the same network.
     """
-    seen = {digest(one.genotype) for one in found}
+    seen = {named(one.genotype) for one in found}
     fitness = _order(rules, found)
     children = []
     for number in range(len(found), len(found) + count):
         rng = np.random.default_rng((seed, number))
-        child = _child(rules, space, found, fitness, number, rng, seen, sizes)
-        seen.add(digest(child))
+        child = _child(rules, space, found, fitness, number, rng, seen, sizes, named)
+        seen.add(named(child))
         children.append(child)
     return children
 
@@ -116,13 +118,13 @@ def within(rules: Rules, found: Sequence[Evaluated]) -> list[Evaluated]:
 
 def _child(
     rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], number: int,
-    rng: np.random.Generator, seen: set[str], sizes: Callable[[Genotype], Sizes],
+    rng: np.random.Generator, seen: set[str], sizes: Callable[[Genotype], Sizes], named: Callable[[Genotype], str],
 ) -> Genotype:  # fmt: skip
     best, least = drawn(space, rng), float("inf")
     for attempt in range(TRIES):
         known = rules.known if attempt < TRIES // 2 else 0.0  # a form may exceed the limits at any size
         child = _variation(rules, space, found, fitness, number, known, rng)
-        if digest(child) in seen:
+        if named(child) in seen:
             continue
         excess = _size_excess(rules, sizes(child)) if rules.limits else 0.0
         if excess < least:

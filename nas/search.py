@@ -20,7 +20,7 @@ from nas.batches import Batch
 from nas.environment import device
 from nas.evaluate import evaluate
 from nas.evolution import Evaluated, Rules, Sizes, proposed
-from nas.genotype import Genotype
+from nas.genotype import Genotype, digest
 from nas.latency import LatencyTable
 from nas.network import Network
 from nas.prepare import opened
@@ -32,6 +32,7 @@ from nas.supernet import Supernet
 from nas.supernet_train import AnotherSupernet, SupernetRecord, read_supernet
 from nas.trace import costs
 from nas.train import TRACED_ROWS, fit
+from nas.weights import numeric
 from nas.whole import replaced
 
 JOURNAL = "search.jsonl"
@@ -93,6 +94,10 @@ class Worker:
         found = costs(network, self.traced)
         latency = self.table.estimate(network, self.traced) if self.table else None
         return Sizes(found.flops, found.parameters + found.table_parameters, latency)
+
+    def named(self, genotype: Genotype) -> str:
+        """The same for equal networks: where a kind of field is missing, `numeric` changes nothing."""
+        return digest(msgspec.structs.replace(genotype, numeric=numeric(genotype, self.record.inputs)))
 
     def evaluate(self, index: int, genotype: Genotype) -> Evaluated:
         """The validation loss with inherited weights, after a short adaptation where the plan asks for one."""
@@ -162,7 +167,7 @@ def _rounds(
     known = journal.results
     while len(found) < plan.evaluations and not _spent(plan, found):
         count = min(rules.children, plan.evaluations - len(found))
-        genotypes = proposed(rules, worker.record.plan.space, found, count, plan.seed, worker.sizes)
+        genotypes = proposed(rules, worker.record.plan.space, found, count, plan.seed, worker.sizes, worker.named)
         tasks = {len(found) + i: genotype for i, genotype in enumerate(genotypes)}
         for one in _evaluated({i: g for i, g in tasks.items() if i not in known}, worker, pool):
             journal.append(one)

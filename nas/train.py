@@ -89,7 +89,9 @@ class _Progress(msgspec.Struct):
 
     @property
     def best_check(self) -> Check:
-        return min(self.checks, key=lambda check: check.valid.loss)
+        """Not of weights that left the range of fp32 where there are others: even odds may look better than they."""
+        usable = self.checks[:-1] if self.stopped == "diverged" else []
+        return min(usable or self.checks, key=lambda check: check.valid.loss)
 
 
 def fit(
@@ -221,6 +223,8 @@ def _check(
 ) -> None:
     metrics, _ = evaluate(model, parts.valid, parts.encoding.schema, weights, value)
     progress.checks.append(Check(progress.rows, metrics))
+    if not _finite(model):
+        progress.stopped = "diverged"
     better = progress.best_check is progress.checks[-1]
     progress.worse = 0 if better else progress.worse + 1
     if better or not progress.best:
@@ -235,8 +239,12 @@ def _valued_again(
     progress.checks[progress.checks.index(best)] = Check(best.rows, metrics)
 
 
+def _finite(model: nn.Module) -> bool:
+    return all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
+
+
 def _reason(progress: _Progress, recipe: Recipe, report: Report | None, model: nn.Module) -> str:
-    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+    if not _finite(model):
         return "diverged"
     if report is not None and report(progress.checks[-1]):
         return "pruned"

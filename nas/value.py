@@ -63,7 +63,8 @@ def value_captured(predicted: Floats, true: Floats, request: NDArray[np.uint64],
     """(requests,) the share of the true value to be had from a request's k rows that its predicted best k have.
 
     (V(top k by predicted) - V(random)) / (V(top k by true) - V(random)), V a mean of true values; requests of k rows or
-    fewer, or whose rows are all worth the same, tell nothing and are left out.
+    fewer, or whose rows are all worth the same, tell nothing and are left out. Of rows that are predicted alike each is
+    as likely among the best.
     """
     order = np.lexsort((np.arange(len(request)), request))
     starts = np.flatnonzero(np.r_[True, np.diff(request[order]) != 0])
@@ -82,7 +83,15 @@ def _shares(predicted: Floats, value: Floats, k: int) -> Floats:
     room = np.sort(value, axis=1)[:, -k:].mean(1) - mean
     best = np.argsort(-predicted, axis=1, kind="stable")[:, :k]
     gained = np.take_along_axis(value, best, axis=1).mean(1) - mean
-    return np.asarray(np.divide(gained, room, out=np.full(len(room), np.nan), where=room > 0))
+    last = np.take_along_axis(predicted, best[:, -1:], axis=1)  # of the best k
+    ahead, even = predicted > last, predicted == last
+    tied = ahead.sum(1) + even.sum(1) > k
+    if tied.any():  # else the order of the rows would decide, which may be that of another ranker
+        share = (k - ahead.sum(1)) / np.maximum(even.sum(1), 1)
+        expected = (np.where(ahead, value, 0.0).sum(1) + share * np.where(even, value, 0.0).sum(1)) / k
+        gained = np.where(tied, expected - mean, gained)
+    told = (room > 0) & (value.max(1) > value.min(1))  # a mean of equal numbers is not always that number
+    return np.asarray(np.divide(gained, room, out=np.full(len(room), np.nan), where=told))
 
 
 def value_gauc(predicted: Floats, realised: Floats, request: NDArray[np.uint64]) -> float:

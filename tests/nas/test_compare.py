@@ -43,6 +43,17 @@ def test_a_gap_by_weight_is_the_one_between_weighted_means_and_as_sure_as_it_var
     assert paired_gap(first, second, np.full(400, 3.0)).high == pytest.approx(alike.high)
 
 
+def test_rows_of_weight_0_make_no_gap_surer() -> None:
+    rng = np.random.default_rng(6)
+    first, second, person = rng.random((1, 40)), rng.random((1, 40)), np.arange(40) // 2
+    weight = np.where(np.arange(40) < 6, rng.random(40), 0.0)
+    for group, left in ((None, None), (person, person[:6])):
+        found, expected = (
+            paired_gap(first, second, weight, group), paired_gap(first[:, :6], second[:, :6], weight[:6], left)
+        )  # fmt: skip
+        assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
+
+
 def test_a_gap_over_people_is_as_sure_as_people_differ() -> None:
     rng = np.random.default_rng(4)
     gaps, told = [], []

@@ -14,6 +14,7 @@ import torch
 
 from nas.batches import Batch
 from nas.evolution import Evaluated, Limit, Rules, front
+from nas.genotype import digest
 from nas.latency import LatencyTable, measured_table
 from nas.network import Network
 from nas.pareto import dominated
@@ -25,7 +26,7 @@ from nas.search import JOURNAL, AnotherSearch, SearchPlan, adaptation, search
 from nas.space import SMALL, misfits
 from nas.supernet import Borrowed
 from nas.supernet_train import RECORD, STATE, AnotherSupernet, SupernetPlan, read_supernet, train_supernet
-from tests.nas.files import parts
+from tests.nas.files import SCHEMA, parts
 from tests.nas.networks import genotype
 from tests.waiting import wait_until
 
@@ -115,6 +116,15 @@ def test_a_journal_of_another_search_is_refused(trained: Path, whole: list[Evalu
 def test_rows_bound_a_search(trained: Path, tmp_path: Path) -> None:
     found = run(trained, tmp_path, msgspec.structs.replace(PLAN, rows=600))
     assert len(found) == 8  # whole rounds of 4 nets x 128 rows
+
+
+def test_networks_that_are_one_without_dense_fields_are_evaluated_once(tmp_path: Path) -> None:
+    data = parts(tmp_path, schema=msgspec.structs.replace(SCHEMA, fields=SCHEMA.fields[2:]))
+    space = msgspec.structs.replace(SMALL, blocks=1, dense=("fc",), sparse=("efc", "attention"), mergers=())
+    train_supernet(SupernetPlan(space=space, recipe=RECIPE, rows=256), data, tmp_path / "supernet")
+    found = run(tmp_path, tmp_path / "search", msgspec.structs.replace(PLAN, evaluations=24, adapt_rows=0))
+    networks = {digest(msgspec.structs.replace(one.genotype, numeric=False)) for one in found}
+    assert len(networks) == len(found) == 24
 
 
 def test_a_long_adaptation_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -62,6 +62,18 @@ def test_a_training_that_leaves_the_range_of_fp32_stops_and_has_a_record(data: P
     assert fit(GENOTYPE, wild, data, rows=1500, rungs=(512,), folder=tmp_path).record.rows == 512
 
 
+def test_a_training_that_leaves_the_range_of_fp32_keeps_the_best_weights_it_had(
+    data: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.train.rate_at", lambda recipe, row, rows: 0.5 if row < 512 else 1e30)
+    for folder in (tmp_path, tmp_path):  # the second is found as it was left
+        run = fit(GENOTYPE, RECIPE, data, rows=1500, rungs=(512, 1024), folder=folder)
+        assert [check.rows for check in run.record.checks] == [512, 1024]
+        assert run.record.checks[0].valid.loss > run.record.checks[1].valid.loss == pytest.approx(np.log(2))
+        assert (run.record.stopped, run.record.best) == ("diverged", run.record.checks[0])
+        assert all(bool(torch.isfinite(weight).all()) for weight in run.model.parameters())
+
+
 def test_a_training_without_patience_left_is_found_again_as_it_was(data: Parts, tmp_path: Path) -> None:
     wild = msgspec.structs.replace(RECIPE, epochs=20, patience=1, learning_rate=0.3)
     first, again = (fit(GENOTYPE, wild, data, folder=tmp_path).record for _ in range(2))

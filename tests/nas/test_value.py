@@ -55,12 +55,33 @@ def test_value_captured_by_hand() -> None:
     assert value_captured(true, true, request, 2) == pytest.approx([1.0])
 
 
+def test_a_request_whose_rows_are_worth_the_same_is_left_out_however_their_mean_is_rounded() -> None:
+    rng = np.random.default_rng(0)
+    for length in range(6, 30):
+        value = np.repeat(rng.random(100), length)
+        request = np.repeat(np.arange(100, dtype=np.uint64), length)
+        assert not len(value_captured(rng.random(len(value)), value, request, 5))
+
+
 @given(st.integers(0, 1000))
 def test_the_truth_captures_all_and_noise_none(seed: int) -> None:
     rng = np.random.default_rng(seed)
     true, request = rng.random(4000), np.repeat(np.arange(200, dtype=np.uint64), 20)
     assert value_captured(true, true, request, 5) == pytest.approx(np.ones(200))
     assert abs(value_captured(rng.random(4000), true, request, 5).mean()) < 0.12
+
+
+def test_rows_that_are_predicted_alike_are_taken_in_any_order() -> None:
+    rng = np.random.default_rng(5)
+    true, predicted = np.sort(rng.random(9))[::-1], np.array([2, 1, 1, 1, 1, 0, 0, 3, 0]) / 7
+    request = np.zeros(9, np.uint64)
+    orders = [rng.permutation(9) for _ in range(4000)]
+    drawn = [np.argsort(-predicted[order], kind="stable")[:3] for order in orders]
+    best = np.mean([true[order][few].mean() for order, few in zip(orders, drawn, strict=True)])
+    share = (best - true.mean()) / (true[:3].mean() - true.mean())
+    for order in orders[:3]:
+        assert value_captured(predicted[order], true[order], request, 3) == pytest.approx([share], abs=0.02)
+    assert value_captured(np.full(9, 0.5), true, request, 3) == pytest.approx([0.0])
 
 
 def test_gauc_against_pairs_one_by_one() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from kafka import KafkaProducer
 
 from controller.shell.connections import Kafka
-from controller.shell.sources import Source
+from controller.shell.sources import ARROW, Record, Source
 from controller.shell.sources_confluent import ConfluentSource
 from controller.shell.sources_kafka import KafkaSource
 from tests.services.kafka_broker import MakeTopic
@@ -44,6 +45,33 @@ def test_every_codec_is_read(
     wait_until(all_came, f"records in {codec}")
     source.close()
     assert came == sent
+
+
+class NotUtf8(str):
+    """A header's name that a client in another language may send."""
+
+    def encode(self, *_: object) -> bytes:
+        return b"\xff\xfe"
+
+
+def test_a_header_whose_name_is_not_utf8_ends_no_reader(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=1)
+    writer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
+    for _ in range(100):  # so that the interpreter has warmed up in between
+        writer.send(topic, b"sound", headers=[("content-type", ARROW)])
+        writer.send(topic, b"odd", headers=[("content-type", ARROW), (NotUtf8("name"), b"")])
+    writer.close()
+    source = ConfluentSource(Kafka(kafka_bootstrap, topic), window_ms=3_600_000, idle_after_s=None)
+    source.start(None, "earliest")
+    came: list[Record] = []
+
+    def all_came() -> bool:
+        came.extend(record for part in source.poll(0.1).parts for record in part.records)
+        return len(came) >= 200
+
+    wait_until(all_came, "records")
+    source.close()
+    assert [record[1:] for record in came] == [(b"sound", True), (b"odd", False)] * 100
 
 
 def transactional(bootstrap: str, topic: str) -> Producer:

@@ -239,13 +239,13 @@ def _attribute(tables: Tables, rows: _Rows, last_ms: Mapping[int, int]) -> None:
     `last_ms`: version -> ends of windows from there on are beyond it.
     """
     versions, code = codes(rows.events.version)
-    for k, version in enumerate(versions):
-        served = np.flatnonzero((code == k) & (rows.result == ACCEPTED))
-        if version == 0:
-            rows.result[served] = FALLBACK
-        elif version not in tables:
-            rows.result[served] = UNKNOWN_VERSION
-        else:
+    strange = np.array([version not in tables for version in versions], np.bool_)[code]
+    left = rows.result == ACCEPTED
+    rows.result[left & strange] = UNKNOWN_VERSION
+    rows.result[left & (rows.events.version == 0)] = FALLBACK
+    for k, version in enumerate(versions):  # strange ones may be as many as rows
+        if version in tables:
+            served = np.flatnonzero((code == k) & (rows.result == ACCEPTED))
             names, dealt = tables[version]
             arm = np.array([names.index(a) if a in names else -1 for a in rows.events.arm_names], np.int16)
             wrong = arm[rows.events.arm[served]] != dealt[rows.events.bucket[served]]

@@ -1,5 +1,6 @@
 """Event time against a recount row by row, and one test for each rule."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -261,6 +262,20 @@ def test_a_version_counts_in_windows_that_begin_before_it_ended() -> None:
         _, info = ingest(PLAN, EVENTS, initial(), batch, TABLES, NOW, "events", {7: ended})
         assert counts(info).get("unknown_version", 0) == unknown
         assert counts(info)["accepted"] == 3 - unknown
+
+
+def test_rows_that_each_name_a_version_of_their_own_take_no_longer() -> None:
+    def seconds(versions: Sequence[int]) -> float:
+        batch = Batch((part(0, [Row(key, HOUR, version=version) for key, version in enumerate(versions)]),))
+        start = time.process_time()
+        _, info = ingest(PLAN, EVENTS, initial(), batch, TABLES, NOW, "wall")
+        taken = time.process_time() - start
+        assert counts(info) == {"unknown_version": len(versions)}
+        return taken
+
+    rows = 20_000
+    one, many = (min(seconds(versions) for _ in range(3)) for versions in ([99] * rows, range(99, 99 + rows)))
+    assert many < 8 * one  # about as long; one by one 27 times
 
 
 def test_the_wall_clock_refuses_the_future_and_names_the_row() -> None:

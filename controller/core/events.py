@@ -7,7 +7,7 @@ Notation: n rows, C components (the study's, in `EventPlan.components` order), R
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from controller.core import column_rows, json_rows
 from controller.core.column_rows import Columns
-from controller.core.rows import MAX_RECORD, MAX_TEXT, MAX_TIME_MS, MAX_TOLD, MAX_VALUE, Layout, Table, Text
+from controller.core.rows import (
+    MAX_RECORD,
+    MAX_TEXT,
+    MAX_TIME_MS,
+    MAX_TOLD,
+    MAX_TOLD_IN_ALL,
+    MAX_VALUE,
+    Layout,
+    Table,
+    Text,
+)
 from controller.unit_hash import buckets_of, xxh64_spans
 
 FIXED_POINT = 1_000_000  # components are added up as integers in units of 1e-6
@@ -88,7 +98,8 @@ class Events(msgspec.Struct, frozen=True, eq=False):
 class Rejected(msgspec.Struct, frozen=True):
     """A row that is not counted. `reason` is a key of `REASONS`; `data` its bytes, at most `MAX_REJECTED`.
 
-    `rows`: of a record that has more than `MAX_TOLD` refused ones, how many more there are for this reason; no `data`.
+    `rows`: of a record that has more than `MAX_TOLD` refused ones, or one behind `MAX_TOLD_IN_ALL` of them, how many
+    more there are for this reason; no `data`.
     """
 
     offset: int
@@ -151,8 +162,8 @@ def from_columns(columns: Columns, plan: EventPlan) -> Decoded:
     unknown = {name: int(np.count_nonzero(rows & good)) for name, rows in columns.unknown.items()}
     table = column_rows.table(columns, layout, good)
     events = _events(table, columns.offset, plan, fault)
-    told, untold = _told(fault, columns.offset)
-    bad = told.tolist()
+    one_by_one, untold = _told(fault, columns.offset)
+    bad = one_by_one.tolist()
     rejected = [
         Rejected(int(columns.offset[row]), _FAULTS[fault[row]], data[:MAX_REJECTED])
         for row, data in zip(bad, columns.show(bad) if bad else [], strict=True)
@@ -173,9 +184,25 @@ def _told(fault: NDArray[np.int8], offset: NDArray[np.int64]) -> tuple[NDArray[n
     if len(bad) <= MAX_TOLD:
         return bad, []
     _, first, record = np.unique(offset[bad], return_index=True, return_inverse=True)
-    beyond = np.arange(len(bad)) - first[record] >= MAX_TOLD
+    place = np.arange(len(bad))
+    beyond = (place >= MAX_TOLD_IN_ALL) | (place - first[record] >= MAX_TOLD)
     more = Counter(zip(offset[bad[beyond]].tolist(), fault[bad[beyond]].tolist(), strict=True))
     return bad[~beyond], [Rejected(at, _FAULTS[reason], b"", rows) for (at, reason), rows in more.items()]
+
+
+def told(rejected: Iterable[Rejected]) -> Iterator[Rejected]:
+    """Those told one by one that may be, and how many others there are."""
+    of_record: Counter[int] = Counter()
+    more: Counter[tuple[int, str]] = Counter()
+    left = MAX_TOLD_IN_ALL
+    for row in rejected:
+        if row.rows > 1 or not left or of_record[row.offset] >= MAX_TOLD:
+            more[row.offset, row.reason] += row.rows
+        else:
+            left -= 1
+            of_record[row.offset] += 1
+            yield row
+    yield from (Rejected(offset, reason, b"", rows) for (offset, reason), rows in more.items())
 
 
 def in_order(rejected: Iterable[Rejected]) -> tuple[Rejected, ...]:

@@ -25,6 +25,7 @@ from controller.core.rows import (
     MAX_TEXT,
     MAX_TIME_MS,
     MAX_TOLD,
+    MAX_TOLD_IN_ALL,
     MAX_UNKNOWN,
     MAX_VALUE,
     MAX_VERSION,
@@ -53,7 +54,7 @@ class Parsed(NamedTuple):
     table: Table
     record: NDArray[np.int64]  # (n,) index of the record that held the row
     lines: dict[int, list[bytes]]  # records of several lines: the lines of their rows in the table
-    refused: list[Refusal]  # at most `MAX_TOLD` of a record
+    refused: list[Refusal]  # at most `MAX_TOLD` of a record, `MAX_TOLD_IN_ALL` of all
     untold: dict[tuple[int, str], int]  # (record, reason) -> rows refused beyond these
     unknown: dict[str, int]  # component names that the study does not use -> rows
 
@@ -163,8 +164,8 @@ class _Reader:
         return True
 
     def _refuse(self, at: int, reason: str, row: bytes) -> None:
-        full = len(self.refused) >= MAX_TOLD and self.refused[-MAX_TOLD].record == at
-        if full:
+        told = len(self.refused)
+        if told >= MAX_TOLD_IN_ALL or (told >= MAX_TOLD and self.refused[-MAX_TOLD].record == at):
             self.untold[at, reason] = self.untold.get((at, reason), 0) + 1
         else:
             self.refused.append(Refusal(at, reason, row))

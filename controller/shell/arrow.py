@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from controller.core import events
 from controller.core.column_rows import Columns, Names, Rows
-from controller.core.events import Decoded, EventPlan, Rejected
+from controller.core.events import Decoded, EventPlan, Events, Rejected
 from controller.core.rows import MAX_RECORD, MAX_TEXT, MAX_UNKNOWN, OTHERS, Text
 
 MAX_ROWS = 2**22  # of a record
 MAX_UNPACKED = 4 * MAX_RECORD  # bytes of a record's buffers: compressed zeros can stand for a thousand times as many
 
 _SLICE = 65_536  # rows
+_Batch = tuple[int, pa.RecordBatch]  # with its record's offset
 _ZSTD, _LZ4 = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"  # what every buffer compressed by them holds
 
 
@@ -45,20 +46,40 @@ def decode(record: bytes, offset: int, plan: EventPlan) -> Decoded:
 
 def decode_many(records: Sequence[bytes], offsets: Sequence[int], plan: EventPlan) -> Decoded:
     """Read records in offset order as `decode` does; small ones of one schema are checked together, which is faster."""
-    rejected: list[Rejected] = []
-    batches: list[tuple[int, pa.RecordBatch]] = []
+    kept: list[Events] = []
+    unknown: Counter[str] = Counter()
+
+    def rejected() -> Iterator[Rejected]:
+        for batches, unreadable in _portions(records, offsets):
+            yield from unreadable
+            for part in columns(batches, plan):
+                decoded = events.from_columns(part, plan)
+                kept.append(decoded.events)
+                unknown.update(decoded.unknown_components)
+                yield from decoded.rejected
+
+    refused = events.in_order(events.told(rejected()))
+    rows = events.concat(kept or [events.decode([], [], plan).events])
+    return Decoded(rows, refused, dict(unknown))
+
+
+def _portions(records: Sequence[bytes], offsets: Sequence[int]) -> Iterator[tuple[list[_Batch], list[Rejected]]]:
+    """Batches, and records that hold none, in offset order: no more at once than what one record may hold, and one."""
+    batches: list[_Batch] = []
+    unreadable: list[Rejected] = []
+    size = 0
     for record, offset in zip(records, offsets, strict=True):
         try:
-            batches += [(offset, batch) for batch in read(record)]
+            found = read(record)
         except Undecodable as error:
-            rejected.append(Rejected(offset, error.reason, record[: events.MAX_REJECTED]))
-    parts = [events.from_columns(part, plan) for part in columns(batches, plan)]
-    unknown: Counter[str] = Counter()
-    for part in parts:
-        unknown.update(part.unknown_components)
-        rejected += part.rejected
-    rows = events.concat([part.events for part in parts] or [events.decode([], [], plan).events])
-    return Decoded(rows, events.in_order(rejected), dict(unknown))
+            unreadable.append(Rejected(offset, error.reason, record[: events.MAX_REJECTED]))
+            continue
+        batches += [(offset, batch) for batch in found]
+        size += sum(batch.get_total_buffer_size() for batch in found)
+        if size >= MAX_UNPACKED:
+            yield batches, unreadable
+            batches, unreadable, size = [], [], 0
+    yield batches, unreadable
 
 
 def rows_at(record: bytes, places: Sequence[int], plan: EventPlan) -> list[bytes]:
@@ -97,9 +118,9 @@ def read(record: bytes) -> list[pa.RecordBatch]:
     return batches
 
 
-def columns(batches: Sequence[tuple[int, pa.RecordBatch]], plan: EventPlan) -> Iterator[Columns]:
+def columns(batches: Sequence[_Batch], plan: EventPlan) -> Iterator[Columns]:
     """Columns of batches that `read` gave, each with its record's offset; batches of one schema together."""
-    by_schema: dict[pa.Schema, list[tuple[int, pa.RecordBatch]]] = {}
+    by_schema: dict[pa.Schema, list[_Batch]] = {}
     for part in batches:
         by_schema.setdefault(part[1].schema, []).append(part)
     for alike in by_schema.values():
@@ -108,7 +129,7 @@ def columns(batches: Sequence[tuple[int, pa.RecordBatch]], plan: EventPlan) -> I
                 yield _columns(batch.slice(begin, step), offset[begin : begin + step], plan)
 
 
-def _joined(run: list[tuple[int, pa.RecordBatch]]) -> list[tuple[NDArray[np.int64], pa.RecordBatch]]:
+def _joined(run: list[_Batch]) -> list[tuple[NDArray[np.int64], pa.RecordBatch]]:
     """Batches of one schema as one, where Arrow can: dictionaries of small indices may not fit into one."""
     parts = [(np.full(batch.num_rows, offset, np.int64), batch) for offset, batch in run]
     if len(parts) == 1:

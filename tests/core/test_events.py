@@ -28,7 +28,7 @@ from controller.core.events import (
     fixed_point,
     rows_at,
 )
-from controller.core.rows import MAX_TOLD
+from controller.core.rows import MAX_TOLD, MAX_TOLD_IN_ALL
 from controller.unit_hash import xxh64
 from tests.corpus import MUTATIONS, PLAN, encoded, event, mutated
 
@@ -329,7 +329,9 @@ def _corpus(count: int = 12_000) -> tuple[list[bytes], Decoded]:
 
 def test_every_row_of_the_corpus_is_accepted_or_rejected_under_a_reason() -> None:
     records, decoded = _corpus()
-    counted = Counter(decoded.events.offset.tolist()) + Counter(row.offset for row in decoded.rejected)
+    counted = Counter(decoded.events.offset.tolist())
+    for row in decoded.rejected:
+        counted[row.offset] += row.rows
     assert counted == {offset: rows_of(record) for offset, record in enumerate(records)}
     assert np.all(np.diff(decoded.events.offset) >= 0)
     assert len(decoded.rejected) > 8000
@@ -452,6 +454,16 @@ def test_very_many_refused_rows_of_a_record_are_counted_not_told() -> None:
     assert rows == {"malformed": 1502, "out_of_range": 700}
     assert [row.rows for row in decoded.rejected[MAX_TOLD:]] == [500, 700, 1, 1]
     assert decoded.events.offset.tolist() == [3]
+
+
+def test_very_many_refused_rows_of_many_records_are_counted_not_told() -> None:
+    odd = encoded(event(0) | {"arm": ""})
+    records = [b"1\n" * MAX_TOLD, b"\n".join([odd] * MAX_TOLD)] * (MAX_TOLD_IN_ALL // MAX_TOLD + 2)
+    rejected = decode(records, range(len(records)), PLAN).rejected
+    assert sum(row.rows for row in rejected) == len(records) * MAX_TOLD
+    for reason in ("malformed", "missing_field"):
+        assert sum(bool(row.data) for row in rejected if row.reason == reason) == MAX_TOLD_IN_ALL
+        assert [row.rows for row in rejected if row.reason == reason and not row.data] == [MAX_TOLD] * 2
 
 
 def test_rows_that_contradict_themselves_are_counted_too() -> None:

@@ -369,6 +369,24 @@ def test_very_many_refused_rows_of_a_record_are_counted_not_told() -> None:
     assert len(decoded.events.offset) == 1
 
 
+def test_of_a_record_of_many_slices_no_more_are_told() -> None:
+    decoded = as_arrow(stream(pa.table({"of no event": np.zeros(200_000, np.int8)}), compression="zstd"))
+    assert len(decoded.rejected) == MAX_TOLD + 1
+    assert sum(row.rows for row in decoded.rejected) == 200_000
+
+
+def test_many_records_take_no_more_memory_than_three_that_are_as_large_as_they_may_be() -> None:
+    long = stream(table([event(0)]).append_column("note", pa.array(["x" * (20 << 20)])), compression="zstd")
+    pool, usual = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        decoded = arrow.decode_many([long] * 20, range(20), PLAN)
+    finally:
+        pa.set_memory_pool(usual)
+    assert len(decoded.events.offset) == 20
+    assert pool.max_memory() < 3 * arrow.MAX_UNPACKED
+
+
 def test_rows_of_a_record_are_found_by_their_place_among_those_that_pass() -> None:
     rows = [event(k) for k in range(70_000)]
     rows[1] = event(1) | {"id": None}

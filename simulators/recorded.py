@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from controller.core.json_faults import REFUSED
 from simulators.sinks import Sink
 from simulators.tables import kind_of, opened
 
@@ -155,7 +156,7 @@ def _shifted(line: bytes, shift: int) -> bytes:
     try:
         event = msgspec.json.decode(line)
         event["ts_ms"] += shift
-    except (msgspec.DecodeError, TypeError, KeyError):
+    except (*REFUSED, TypeError, KeyError):
         return line
     return msgspec.json.encode(event)
 
@@ -168,7 +169,7 @@ def _lines(lines: Iterable[bytes]) -> Iterator[Recorded]:
             continue
         try:
             head = _HEAD.decode(text)
-        except msgspec.DecodeError:
+        except REFUSED:
             yield Recorded(last, unit, text, False)
             continue
         last, unit = head.ts_ms, str(head.bucket) if head.unit is None else head.unit
@@ -178,7 +179,7 @@ def _lines(lines: Iterable[bytes]) -> Iterator[Recorded]:
 def _is_event(found: Recorded) -> bool:
     try:
         _EVENT.decode(found.line)
-    except msgspec.DecodeError:
+    except REFUSED:
         return False
     return True
 

@@ -89,6 +89,15 @@ def test_files_are_merged_by_time(tmp_path: Path) -> None:
     assert [event.ts_ms for event in merged([tmp_path / "a", tmp_path / "b"])] == [1, 2, 3, 4, 9, 10]
 
 
+@pytest.mark.parametrize("shift_to_ms", [None, 1_000_000])
+def test_a_line_that_is_nested_too_deeply_travels_as_it_is(shift_to_ms: int | None, tmp_path: Path) -> None:
+    path, sink = tmp_path / "e.ndjson", Kept(1)
+    deep = b'{"ts_ms":6000,"values":' + b"[" * 100_000
+    path.write_bytes(deep + b'\n{"id":"e","ts_ms":5000,"unit":"u1","values":{}}\n')
+    assert replay(events(path), sink, None, silent, shift_to_ms=shift_to_ms).events == 2
+    assert sink.lines[0] == deep
+
+
 def test_what_cannot_be_read_travels_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "e.ndjson"
     event = b'{"id":"e","ts_ms":5000,"unit":"u1","values":{}}'

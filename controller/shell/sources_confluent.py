@@ -116,7 +116,8 @@ class ConfluentSource:
         """See `Source.caught_up`."""
         self._assign()
         self._refreshed_at = -math.inf
-        self._discover()
+        if not self._discover():
+            return False
         self._ask_ends()
         return self._standing.at_end()
 
@@ -173,21 +174,22 @@ class ConfluentSource:
             raise OffsetLost(partition, asked, *self._bounds(partition))
         self._standing.failed(f"Kafka at {self._kafka.bootstrap}, partition {partition}: {error}")
 
-    def _discover(self) -> None:
-        """Take up partitions that were added to the topic, at their beginning."""
+    def _discover(self) -> bool:
+        """Take up partitions that were added to the topic, at their beginning; False where nobody could say."""
         if self._monotonic() - self._refreshed_at < self._refresh_s:
-            return
+            return True
         self._refreshed_at = self._monotonic()
         try:
             new = self._partitions(_ANSWER_S) - self._standing.positions.keys()
             starts = self._ask(new, _EARLIEST, _ANSWER_S)
         except KafkaException as error:
             self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {error}")
-            return
+            return False
         if starts:
             self._consumer.incremental_assign([self._at(*position) for position in starts.items()])
         for partition, offset in starts.items():
             self._standing.advance(partition, offset)
+        return True
 
     def _ask_ends(self) -> None:
         try:

@@ -6,9 +6,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from controller.shell.connections import Kafka
@@ -167,6 +170,32 @@ def test_no_broker_at_the_start(kind: Callable[..., Source]) -> None:
         source.start(None, "earliest")
     source.close()
     wait_until(lambda: threading.active_count() <= threads, "the client's threads end")
+
+
+class Hushed(AdminClient):
+    """It answers no question about a topic's partitions while it is told so; about offsets it does."""
+
+    hushed = False
+
+    def list_topics(self, *args: Any, **settings: Any) -> Any:
+        if self.hushed:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return super().list_topics(*args, **settings)
+
+
+def test_no_answer_about_partitions_is_not_caught_up(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.shell.sources_confluent.admin", SimpleNamespace(AdminClient=Hushed))
+    source = ConfluentSource(Kafka(kafka_bootstrap, kafka_topic()), window_ms=3_600_000, idle_after_s=None)
+    source.start(None, "latest")
+    assert source.caught_up()
+    monkeypatch.setattr(Hushed, "hushed", True)
+    assert not source.caught_up()
+    assert source.health() is not None
+    monkeypatch.setattr(Hushed, "hushed", False)
+    assert source.caught_up()
+    source.close()
 
 
 def test_dead_letters_keep_the_event_and_why_it_was_refused(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:

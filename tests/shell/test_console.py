@@ -154,3 +154,44 @@ def test_the_keyboard_stays_where_it_was_when_an_order_changes_the_buttons(brows
         board.show(loop.state, {}, core.event_clock_ms(loop.state))
         shown.says("headline", "Exploring")
         expect(page.locator("#act-pause")).to_be_focused()
+
+
+LATE = """() => {
+  const own = window.fetch;
+  window.fetch = (path, told) => told.method !== "POST" ? own(path, told) : new Promise((done) => {
+    window.refuse = () => done(new Response('{"error": "too many requests"}', { status: 429 }));
+  });
+}"""
+
+
+def ordered(page: Page, verb: str, why: str) -> None:
+    """An order as far as its button in the dialog."""
+    page.locator(f"#act-{verb}").click()
+    page.locator("#confirm-why").fill(why)
+
+
+def test_an_order_refused_after_its_dialog_was_closed_is_said_to_be_refused(browser: Browser, tmp_path: Path) -> None:
+    with console(browser, at_stage("explore"), tmp_path / "j") as shown:
+        page = shown.page
+        page.evaluate(LATE)
+        ordered(page, "pause", "first")
+        page.locator("#confirm-yes").click()
+        page.keyboard.press("Escape")
+        ordered(page, "rollback", "second")
+        page.evaluate("window.refuse()")
+        shown.says("acted", "Pause: Refused: too many requests")
+        expect(page.locator("#confirm-title")).to_have_text("Roll back study hand?")
+        expect(page.locator("#confirm-why")).to_have_value("second")
+        expect(page.locator("#confirm-fault")).to_have_text("")
+
+
+def test_an_order_can_be_given_while_another_waits_for_the_daemon(browser: Browser, tmp_path: Path) -> None:
+    with console(browser, at_stage("explore"), tmp_path / "j") as shown:
+        ordered(shown.page, "pause", "first")
+        shown.page.locator("#confirm-yes").click()
+        shown.says("acted", "Pause: safe in the journal, waiting for the daemon.")
+        ordered(shown.page, "rollback", "second")
+        shown.page.locator("#confirm-yes").click(timeout=5000)
+        shown.says("acted", "Roll back: safe in the journal, waiting for the daemon.")
+    with Journal.read_only(tmp_path / "j") as journal:
+        assert [waiting.command["why"] for waiting in journal.inbox()] == ["first", "second"]

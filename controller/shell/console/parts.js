@@ -107,7 +107,7 @@ export function glance(view) {
   const margins = measured ? measured.effects.margins : [];
   const broken = margins.filter((one) => one.state === "broken"), unsure = margins.filter((one) => one.state === "unsure");
   const guard = measured && !margins.length ? ["none", "", "the study has no guardrail"]
-    : !margins.length ? ["none measured", "", "no guardrail has been measured yet"]
+    : !margins.length ? ["none measured", "", "no guardrail has been measured yet of what is tried now"]
     : broken.length ? [`${broken.length} of ${margins.length} broken`, "bad", broken.map((one) => one.metric).join(", ")]
     : unsure.length ? [`${margins.length - unsure.length} of ${margins.length} sure`, "warn", `not sure yet: ${unsure.map((one) => one.metric).join(", ")}`]
     : [`all ${margins.length} kept`, "good", `nearest: ${nearest(margins)}`];

@@ -253,7 +253,7 @@ def report(argv: list[str]) -> int:
     journal = _journal(args.journal)
     out = args.out or Path(f"{journal.stem}.html")
     if not (args.text or args.json):
-        _spared(out, (args.journal, journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm"))))
+        _spared(out, (args.journal, journal, *(Path(f"{journal}{end}") for end in ("-wal", "-shm"))))
     quiet = args.json or not sys.stderr.isatty()
     found = findings.findings(journal, (lambda done, total: None) if quiet else _reading)
     if args.figures is not None:

@@ -471,6 +471,13 @@ def test_a_report_does_not_take_the_place_of_what_it_is_read_from(
     assert Done(capsys, "report", str(study)).status == 0
 
 
+@pytest.mark.parametrize("place", ["", ".", "/"])
+def test_a_report_on_a_directory_says_so(capsys: pytest.CaptureFixture[str], place: str) -> None:
+    done = Done(capsys, "report", place)
+    assert done.status == 1
+    assert "is a directory, expected the journal's file" in done.err
+
+
 def test_figures_get_a_folder_of_their_own(capsys: pytest.CaptureFixture[str], journal: Path, tmp_path: Path) -> None:
     for _ in range(2):  # the second into what is there
         assert Done(capsys, "report", str(journal), "--text", "--figures", str(tmp_path / "figures")).status == 0

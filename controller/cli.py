@@ -196,7 +196,7 @@ def _edits(study: Study) -> tuple[list[str], dict[str, str]]:
     try:
         return list(edits(study.plan, study.journal, study.unwritten)), {}
     except (JournalError, PlanRefused) as error:
-        return [], {"journal": str(error).removeprefix(f"journal {study.journal}: ")}
+        return [], {"journal": str(error).removeprefix(f"journal {study.journal.absolute()}: ")}
 
 
 def status(argv: list[str]) -> int:

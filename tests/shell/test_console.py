@@ -14,10 +14,11 @@ from controller.core import step as core
 from controller.core.estimate import Metric
 from controller.shell.api import Site
 from controller.shell.board import Board, StudyView
+from controller.shell.effects import UNKNOWN
 from controller.shell.health import Health
 from controller.shell.journal import Journal
 from controller.shell.story import moment
-from tests.core.loop import Loop, at_stage, indifferent, varied
+from tests.core.loop import START, Loop, at_stage, indifferent, varied
 from tests.shell.interface import ANN, TOKENS, serving
 from tests.shell.test_findings import journalled
 
@@ -193,6 +194,18 @@ def test_the_keyboard_stays_where_it_was_when_an_order_changes_the_buttons(brows
         board.show(loop.state, {}, core.event_clock_ms(loop.state))
         shown.says("headline", "Exploring")
         expect(page.locator("#act-pause")).to_be_focused()
+
+
+def test_a_gain_that_cannot_be_measured_is_said_to_be_unknown(browser: Browser, tmp_path: Path) -> None:
+    loop = at_stage("explore")
+    loop.windows(2)
+    with console(browser, loop, tmp_path / "j") as shown:
+        measured = seen(shown.board).measured
+        assert measured is not None
+        effects = replace(measured.effects, gain=UNKNOWN)
+        shown.board.study = replace(seen(shown.board), measured=replace(measured, effects=effects), now_ms=START)
+        tile = shown.page.locator("#glance .tile").first
+        expect(tile.locator("dd")).to_have_text(["unknown", "exploring traffic against control"])
 
 
 LATE = """() => {

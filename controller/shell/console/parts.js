@@ -114,7 +114,7 @@ export function glance(view) {
   const own = atLastShare(view);
   return [
     own ?? tile("Objective, measured now", measured ? percent(measured.effects.gain.change) : "nothing yet",
-      measured ? `${range(measured.effects.gain)}; ${what}` : "no word yet on any vector that is tried now", measured ? sure(measured.effects.gain) : ""),
+      measured ? [range(measured.effects.gain), what].filter(Boolean).join("; ") : "no word yet on any vector that is tried now", measured ? sure(measured.effects.gain) : ""),
     tile("Best vector known, expected", pick ? percent(pick.gain_mean) : "none yet",
       pick ? `${percent(pick.gain_mean - 1.96 * pick.gain_sd)} to ${percent(pick.gain_mean + 1.96 * pick.gain_sd)}; keeps every guardrail: ${chance(pick.p_feasible)}` : "none is known to be better and feasible"),
     tile("Guardrails", guard[0], guard[2], guard[1]),

@@ -196,7 +196,7 @@ def _edits(study: Study) -> tuple[list[str], dict[str, str]]:
     try:
         return list(edits(study.plan, study.journal, study.unwritten)), {}
     except (JournalError, PlanRefused) as error:
-        return [], {"journal": str(error).removeprefix(f"journal {study.journal}: ")}
+        return [], {"journal": str(error).removeprefix(f"journal {study.journal.absolute()}: ")}
 
 
 def status(argv: list[str]) -> int:
@@ -253,7 +253,7 @@ def report(argv: list[str]) -> int:
     journal = _journal(args.journal)
     out = args.out or Path(f"{journal.stem}.html")
     if not (args.text or args.json):
-        _spared(out, (args.journal, journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm"))))
+        _spared(out, (args.journal, journal, *(Path(f"{journal}{end}") for end in ("-wal", "-shm"))))
     quiet = args.json or not sys.stderr.isatty()
     found = findings.findings(journal, (lambda done, total: None) if quiet else _reading)
     if args.figures is not None:

@@ -171,7 +171,7 @@ def test_check_names_the_services_that_do_not_answer(capsys: pytest.CaptureFixtu
 
 
 def test_check_says_what_an_edit_would_change_of_a_running_study(
-    capsys: pytest.CaptureFixture[str], study: Path, journal: Path
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = study.read_text()
     assert Done(capsys, "check", str(study), "--offline", "--json").json["edits"] == []
@@ -185,6 +185,8 @@ def test_check_says_what_an_edit_would_change_of_a_running_study(
     assert "journal: the study file was changed where a journal cannot follow: seed: 0 before, 1 now" in done.out
     assert "window.length: 1h before, 2h now; " in done.out
     assert "window.validity: 3h before, 6h now (not in the file: it follows from other keys)" in done.out
+    monkeypatch.chdir(study.parent)
+    assert "\njournal: the study file was changed" in Done(capsys, "check", study.name, "--offline").out
 
 
 def test_the_last_word_of_a_check_is_of_its_faults(capsys: pytest.CaptureFixture[str], study: Path) -> None:
@@ -469,6 +471,13 @@ def test_a_report_does_not_take_the_place_of_what_it_is_read_from(
     assert Done(capsys, "report", str(study), "--out", str(study)).status == 1
     assert (journal.read_bytes(), study.read_bytes()) == before
     assert Done(capsys, "report", str(study)).status == 0
+
+
+@pytest.mark.parametrize("place", ["", ".", "/"])
+def test_a_report_on_a_directory_says_so(capsys: pytest.CaptureFixture[str], place: str) -> None:
+    done = Done(capsys, "report", place)
+    assert done.status == 1
+    assert "is a directory, expected the journal's file" in done.err
 
 
 def test_figures_get_a_folder_of_their_own(capsys: pytest.CaptureFixture[str], journal: Path, tmp_path: Path) -> None:

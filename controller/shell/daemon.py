@@ -343,6 +343,7 @@ class Daemon:
         started_s = time.perf_counter()
         self._state = self._recorder.commit(self._state, effects, applied)
         self._metrics.committed(time.perf_counter() - started_s)
+        self._metrics.show(self._state)  # an order, or a loss, is shown also where nothing can be read
         self._board.committed(effects)
         self._dirty = False
 

@@ -30,9 +30,13 @@ def faults(study: Study) -> dict[str, str]:
 
 
 def journal_place(study: Study) -> Mistake | None:
-    """Why no journal can be made where there is none yet, or None."""
+    """Why no journal can be made where there is none yet, or why the one there cannot be written to; or None."""
     folder = study.journal.absolute().parent
     accepted = f"a file in a folder that is there and can be written to; {_FROM}"
+    if study.journal.is_file():
+        own = f"a file that this user may write to, on a file system that is not read-only; {_FROM}"
+        said = f"a journal that cannot be written to: {study.journal.absolute()}"
+        return None if os.access(study.journal, os.W_OK) else Mistake("journal.path", said, own)
     if study.journal.exists():
         return None
     if not folder.is_dir():
@@ -44,7 +48,7 @@ def journal_place(study: Study) -> Mistake | None:
 
 
 def require_journal_place(study: Study) -> None:
-    """Raise `JournalRefused` where no journal can be made and there is none yet."""
+    """Raise `JournalRefused` where no journal can be made and there is none yet, or the one there takes nothing."""
     place = journal_place(study)
     if place is not None:
         raise JournalRefused(str(place))

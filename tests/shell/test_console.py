@@ -11,12 +11,14 @@ from playwright.sync_api import Browser, Page, expect
 from prometheus_client import CollectorRegistry
 
 from controller.core import step as core
+from controller.core.estimate import Metric
 from controller.shell.api import Site
 from controller.shell.board import Board, StudyView
+from controller.shell.effects import UNKNOWN
 from controller.shell.health import Health
 from controller.shell.journal import Journal
 from controller.shell.story import moment
-from tests.core.loop import Loop, at_stage, varied
+from tests.core.loop import START, Loop, at_stage, indifferent, varied
 from tests.shell.interface import ANN, TOKENS, serving
 from tests.shell.test_findings import journalled
 
@@ -85,6 +87,40 @@ def test_the_curve_has_no_line_where_no_vector_was_known(browser: Browser, tmp_p
         assert [y is None for y in shown.page.evaluate(DRAWN, told)[3]] == [False, False, True, False]
 
 
+LABELLED = """async (decisions) => {
+  const own = window.uPlot, made = [], pen = document.createElement("canvas").getContext("2d");
+  window.uPlot = class { constructor(options) { made.push(options.axes[1]); } destroy() {} };
+  const { gainOverTime } = await import("/console/charts.js"), box = document.createElement("div");
+  gainOverTime(box, decisions);
+  window.uPlot = own;
+  if (!made.length) return box.textContent;
+  const said = made[0].values(null, [-2.5, 0, 12.5]);
+  pen.font = made[0].font;
+  return made[0].size(null, said) - Math.max(...said.map((one) => pen.measureText(one).width));
+}"""
+
+
+def test_the_curve_s_labels_have_room_and_one_decision_is_no_curve(browser: Browser, tmp_path: Path) -> None:
+    known = {"window_end_ms": 3_600_000, "stage": "explore", "gain_mean": 0.125, "gain_sd": 0.01, "objective": None}
+    unknown = known | {"window_end_ms": 7_200_000, "gain_mean": None}
+    with console(browser, at_stage("explore"), tmp_path / "j") as shown:
+        assert shown.page.evaluate(LABELLED, [known, known | {"window_end_ms": 7_200_000}]) >= 15, "tick and gap"
+        assert shown.page.evaluate(LABELLED, [unknown]) == "No vector is known to gain anything yet."
+        assert shown.page.evaluate(LABELLED, [known, unknown]).startswith("One decision knew a vector")
+
+
+def test_an_objective_of_many_metrics_leaves_the_changes_in_sight(browser: Browser, tmp_path: Path) -> None:
+    names = ("watch_time", "likes", "shares", "comments", "follows", "reports", "returns_next_day", "completions")
+    metrics = tuple(Metric(name, "clicks", "impressions") for name in names)
+    plan = varied(metrics=metrics, objective=dict.fromkeys(names, 0.25), guardrails=())
+    loop = Loop(plan, indifferent)
+    loop.windows(3)
+    with console(browser, loop, tmp_path / "j") as shown:
+        shown.says("metrics", "0.25 \u00d7 completions")
+        hidden = "box => box.scrollWidth - box.clientWidth"
+        assert shown.page.locator(".scroll", has=shown.page.locator("#metrics")).evaluate(hidden) == 0
+
+
 def test_an_expired_table_is_not_shown_as_live_traffic(browser: Browser, tmp_path: Path) -> None:
     loop = at_stage("explore")
     loop.windows(2)
@@ -134,6 +170,10 @@ def test_what_is_not_there_is_said_as_it_is(browser: Browser, tmp_path: Path) ->
     with console(browser, Loop(), tmp_path / "j") as shown:
         shown.says("glance", "no event has come; 0 records behind")
         shown.says("glance", "no guardrail has been measured yet")
+    ramp = at_stage("ramp")
+    ramp.window()
+    with console(browser, ramp, tmp_path / "l") as shown:
+        shown.says("glance", "no guardrail has been measured yet of what is tried now")
     loop = Loop(varied(guardrails=()))
     loop.windows(2)
     with console(browser, loop, tmp_path / "k") as shown:
@@ -154,3 +194,56 @@ def test_the_keyboard_stays_where_it_was_when_an_order_changes_the_buttons(brows
         board.show(loop.state, {}, core.event_clock_ms(loop.state))
         shown.says("headline", "Exploring")
         expect(page.locator("#act-pause")).to_be_focused()
+
+
+def test_a_gain_that_cannot_be_measured_is_said_to_be_unknown(browser: Browser, tmp_path: Path) -> None:
+    loop = at_stage("explore")
+    loop.windows(2)
+    with console(browser, loop, tmp_path / "j") as shown:
+        measured = seen(shown.board).measured
+        assert measured is not None
+        effects = replace(measured.effects, gain=UNKNOWN)
+        shown.board.study = replace(seen(shown.board), measured=replace(measured, effects=effects), now_ms=START)
+        tile = shown.page.locator("#glance .tile").first
+        expect(tile.locator("dd")).to_have_text(["unknown", "exploring traffic against control"])
+
+
+LATE = """() => {
+  const own = window.fetch;
+  window.fetch = (path, told) => told.method !== "POST" ? own(path, told) : new Promise((done) => {
+    window.refuse = () => done(new Response('{"error": "too many requests"}', { status: 429 }));
+  });
+}"""
+
+
+def ordered(page: Page, verb: str, why: str) -> None:
+    """An order as far as its button in the dialog."""
+    page.locator(f"#act-{verb}").click()
+    page.locator("#confirm-why").fill(why)
+
+
+def test_an_order_refused_after_its_dialog_was_closed_is_said_to_be_refused(browser: Browser, tmp_path: Path) -> None:
+    with console(browser, at_stage("explore"), tmp_path / "j") as shown:
+        page = shown.page
+        page.evaluate(LATE)
+        ordered(page, "pause", "first")
+        page.locator("#confirm-yes").click()
+        page.keyboard.press("Escape")
+        ordered(page, "rollback", "second")
+        page.evaluate("window.refuse()")
+        shown.says("acted", "Pause: Refused: too many requests")
+        expect(page.locator("#confirm-title")).to_have_text("Roll back study hand?")
+        expect(page.locator("#confirm-why")).to_have_value("second")
+        expect(page.locator("#confirm-fault")).to_have_text("")
+
+
+def test_an_order_can_be_given_while_another_waits_for_the_daemon(browser: Browser, tmp_path: Path) -> None:
+    with console(browser, at_stage("explore"), tmp_path / "j") as shown:
+        ordered(shown.page, "pause", "first")
+        shown.page.locator("#confirm-yes").click()
+        shown.says("acted", "Pause: safe in the journal, waiting for the daemon.")
+        ordered(shown.page, "rollback", "second")
+        shown.page.locator("#confirm-yes").click(timeout=5000)
+        shown.says("acted", "Roll back: safe in the journal, waiting for the daemon.")
+    with Journal.read_only(tmp_path / "j") as journal:
+        assert [waiting.command["why"] for waiting in journal.inbox()] == ["first", "second"]

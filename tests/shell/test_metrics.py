@@ -18,7 +18,7 @@ from controller.core.windows import Batch
 from controller.shell.journal import Entry, Journal
 from controller.shell.metrics import MAX_UNKNOWN, OTHER, PARTS, Metrics, Series
 from controller.shell.metrics_catalog import FAMILIES
-from tests.shell.loop import HOUR_MS, PLAN, START_MS, Rig, World
+from tests.shell.loop import HOUR_MS, PLAN, START_MS, Letters, Rig, World
 
 
 def running(world: World, windows: int = 3) -> Rig:
@@ -93,6 +93,30 @@ def test_the_stage_is_one_of_all_stages(world: World) -> None:
     rig.journal.send(Command("pause", "me"), START_MS)
     rig.turn()
     rig.turn()
+    assert (rig.metric("stage", stage="explore"), rig.metric("stage", stage="paused")) == (0, 1)
+
+
+def test_an_order_is_shown_while_nothing_can_be_read(world: World) -> None:
+    world.topic.stop("connection refused")
+    rig = world.start()
+    rig.turn()
+    rig.journal.send(Command("pause", "me"), START_MS)
+    rig.turn()
+    assert rig.health.faults["source"] == "connection refused"
+    assert (rig.metric("stage", stage="explore"), rig.metric("stage", stage="paused")) == (0, 1)
+    assert rig.metric("assignment_version") == 1_000_002
+
+
+def test_an_order_is_shown_while_dead_letters_hold_the_polls_back(world: World) -> None:
+    letters = Letters()
+    rig = world.start(dead_letters=letters)
+    rig.settle()
+    letters.fault = "topic gone"
+    world.topic.append(0, b"junk")
+    rig.turn()
+    rig.journal.send(Command("pause", "me"), START_MS)
+    rig.turn()
+    assert rig.health.faults == {"dead letters": "topic gone"}
     assert (rig.metric("stage", stage="explore"), rig.metric("stage", stage="paused")) == (0, 1)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from controller.shell import config
 from controller.shell.access import TOKENS
-from controller.shell.named_files import admin_fault, faults, journal_place
+from controller.shell.journal_file import JournalRefused
+from controller.shell.named_files import admin_fault, faults, journal_place, require_journal_place
 from simulators.catalog import world_named
 from simulators.study import study_text
 
@@ -39,6 +40,18 @@ def test_a_folder_that_cannot_be_written_to_holds_no_new_journal(study: Path) ->
         assert "a folder that cannot be written to" in str(journal_place(config.load(study)))
     finally:
         study.parent.chmod(0o700)
+
+
+def test_a_journal_that_cannot_be_written_to_is_named(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, writable = study.parent / "quick.journal", os.access
+    journal.touch()
+    assert journal_place(config.load(study)) is None
+    # as on a read-only file system, for root too
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != journal and writable(path, mode))
+    found = f"journal.path: found a journal that cannot be written to: {journal}; accepted: a file that this user may "
+    assert faults(config.load(study))["journal"].startswith(found)
+    with pytest.raises(JournalRefused, match="cannot be written to"):
+        require_journal_place(config.load(study))
 
 
 def test_files_that_are_not_there_are_named(study: Path) -> None:

@@ -160,3 +160,14 @@ def test_nothing_in_it_keeps_people_out(held: Findings, tmp_path: Path, browser:
             ] == []
             assert tab.evaluate("document.documentElement.scrollWidth") == width
             tab.context.close()
+
+
+def test_a_reason_without_a_space_does_not_stick_out(tmp_path: Path, browser: Browser) -> None:
+    loop = at_stage("explore")
+    loop.window()
+    loop.order("pause", f"https://tracker.example.org/{'incident_' * 20}")
+    (tmp_path / "x.html").write_text(page(findings(journalled(loop, tmp_path / "j"))), encoding="utf-8")
+    tab = browser.new_context(viewport={"width": 390, "height": 900}).new_page()
+    tab.goto((tmp_path / "x.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    tab.context.close()

@@ -53,7 +53,7 @@ export function gainOverTime(box, decisions) {
   drawn = null;
   const known = decisions.filter((one) => one.gain_mean != null);
   if (known.length < 2) {
-    box.textContent = "No vector is known to gain anything yet.";
+    box.textContent = known.length ? "One decision knew a vector that gains: the curve begins with the second." : "No vector is known to gain anything yet.";
     return;
   }
   box.textContent = "";
@@ -69,7 +69,7 @@ export function gainOverTime(box, decisions) {
     width: Math.max(240, box.clientWidth), height: 250, tzDate: (s) => uPlot.tzDate(new Date(s * 1000), "UTC"),
     cursor: { show: false }, legend: { show: false },
     scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(0, high)] } },
-    axes: [{ ...axis, space: 64, values: (_, ticks) => days(ticks) }, { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => `${tick > 0 ? "+" : ""}${tick}%`) }],
+    axes: [{ ...axis, space: 64, values: (_, ticks) => days(ticks) }, { ...axis, size: (_, said) => 22 + 8 * Math.max(4, ...(said ?? []).map((one) => one.length)), values: (_, ticks) => ticks.map((tick) => `${tick > 0 ? "+" : ""}${tick}%`) }],
     series: [{}, none, none, { stroke: accent, width: 2, points: { show: known.length < 40, size: 5, fill: accent } }],
     bands: [{ series: [2, 1], fill: colour("--accent-soft") }],
     hooks: { drawClear: [(plot) => zeroLine(plot)], draw: [(plot) => stageLines(plot, decisions), (plot) => ending(plot, decisions)] },

@@ -203,18 +203,24 @@ async function send(event) {
     el("confirm-why").focus();
     return;
   }
-  const { command, candidate } = asked, body = { command, why, study: view.study };
+  const own = asked, { command, candidate } = own, body = { command, why, study: view.study };
   if (["approve", "reject"].includes(command)) body.candidate = candidate;
+  let order = null, fault = "";
   el("confirm-yes").disabled = true;
   try {
-    const order = await ask("/api/v1/orders", body);
-    el("confirm").close();
-    await followed(command, order.id);
+    order = await ask("/api/v1/orders", body);
   } catch (error) {
-    text("confirm-fault", error instanceof Refused ? `Refused: ${error.message}` : "No answer came, so the order may have arrived or not: look whether it shows under \u201cWhat happened\u201d before you give it again.");
-    if (!el("confirm").open) acted(`${ORDERS[command].word}: what became of it is not known (${error.message}); it is in the journal.`);
+    fault = error instanceof Refused ? `Refused: ${error.message}` : "No answer came, so the order may have arrived or not: look whether it shows under \u201cWhat happened\u201d before you give it again.";
   } finally {
     el("confirm-yes").disabled = false;
+  }
+  const shown = el("confirm").open && asked === own; // else it was closed meanwhile, or asks for another order
+  if (!order) return shown ? text("confirm-fault", fault) : acted(`${ORDERS[command].word}: ${fault}`);
+  if (shown) el("confirm").close();
+  try {
+    await followed(command, order.id);
+  } catch (error) {
+    acted(`${ORDERS[command].word}: what became of it is not known (${error.message}); it is in the journal.`);
   }
 }
 

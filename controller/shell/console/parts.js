@@ -107,14 +107,14 @@ export function glance(view) {
   const margins = measured ? measured.effects.margins : [];
   const broken = margins.filter((one) => one.state === "broken"), unsure = margins.filter((one) => one.state === "unsure");
   const guard = measured && !margins.length ? ["none", "", "the study has no guardrail"]
-    : !margins.length ? ["none measured", "", "no guardrail has been measured yet"]
+    : !margins.length ? ["none measured", "", "no guardrail has been measured yet of what is tried now"]
     : broken.length ? [`${broken.length} of ${margins.length} broken`, "bad", broken.map((one) => one.metric).join(", ")]
     : unsure.length ? [`${margins.length - unsure.length} of ${margins.length} sure`, "warn", `not sure yet: ${unsure.map((one) => one.metric).join(", ")}`]
     : [`all ${margins.length} kept`, "good", `nearest: ${nearest(margins)}`];
   const own = atLastShare(view);
   return [
     own ?? tile("Objective, measured now", measured ? percent(measured.effects.gain.change) : "nothing yet",
-      measured ? `${range(measured.effects.gain)}; ${what}` : "no word yet on any vector that is tried now", measured ? sure(measured.effects.gain) : ""),
+      measured ? [range(measured.effects.gain), what].filter(Boolean).join("; ") : "no word yet on any vector that is tried now", measured ? sure(measured.effects.gain) : ""),
     tile("Best vector known, expected", pick ? percent(pick.gain_mean) : "none yet",
       pick ? `${percent(pick.gain_mean - 1.96 * pick.gain_sd)} to ${percent(pick.gain_mean + 1.96 * pick.gain_sd)}; keeps every guardrail: ${chance(pick.p_feasible)}` : "none is known to be better and feasible"),
     tile("Guardrails", guard[0], guard[2], guard[1]),

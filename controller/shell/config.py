@@ -156,7 +156,7 @@ def _plan(table: StudyTable, predictions: tuple[Prediction, ...]) -> Plan:
         objectives=table.objectives,
         guardrails=table.guardrails,
         traffic=_traffic(table.traffic),
-        rollout=_rollout(table.rollout, table.window.length),
+        rollout=_rollout(table.rollout, int(table.window.length)),
         safety=table.safety,
         offline=predictions,
     )

@@ -291,10 +291,15 @@ def _columns(table: Table, segments: str | Sequence[str | None] | Coded | None) 
         codes = np.asarray(segments.codes).astype(np.int64)  # also of unsigned ones, beside which -1 is no number
         if codes.max(initial=-1) >= len(segments.names):
             raise ValueError(f"codes must be below {len(segments.names)}, the number of names")
-        of_code = np.array([*(table.columns.get(name, 0) for name in segments.names), 0], np.int32)
+        of_code = np.array([*(table.columns.get(name, 0) for name in _named(segments.names)), 0], np.int32)
         column: NDArray[np.int32] = of_code[np.maximum(codes, -1)]
         return column
-    return np.fromiter((table.columns.get(segment, 0) for segment in segments), np.int32, len(segments))
+    return np.fromiter((table.columns.get(segment, 0) for segment in _named(segments)), np.int32, len(segments))
+
+
+def _named(segments: Any) -> Any:
+    """Segments as Python strings: a scalar of an Arrow array equals no name."""
+    return segments.to_pylist() if hasattr(segments, "to_pylist") else segments
 
 
 def _hashes(units: Any, salt: bytes) -> NDArray[np.uint64]:

@@ -132,6 +132,6 @@ class Follower:
     def _replaces(self, table: Table) -> bool:
         """A newer table does; an older one (of a restored Redis, say) only when the one held has expired first."""
         held, now_ms = self.table, self._clock()
-        if table.version > held.version:
-            return True
+        if table.version >= held.version:
+            return table.version > held.version
         return held.valid_until_ms < now_ms <= table.valid_until_ms

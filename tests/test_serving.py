@@ -129,6 +129,23 @@ def test_segments_may_be_codes_of_any_integers(serving: Client, kind: str) -> No
     assert many.row.tolist() == serving.assign_many(["u1", "u2"], ["new", "other"]).row.tolist()
 
 
+@pytest.mark.parametrize(
+    "segments",
+    [
+        pa.array(["new", "other"]),
+        pa.chunked_array([["new"], ["other"]]),
+        pa.array(["new", "other"]).dictionary_encode(),
+        Coded(pa.array([0, 1]), pa.array(["new", "other"])),
+    ],
+    ids=["array", "chunked", "dictionary", "codes"],
+)
+def test_segments_may_stand_in_arrow_arrays_as_units_may(serving: Client, segments: Any) -> None:
+    many = serving.assign_many(pa.array(["u1", "u2"]), segments)
+    assert many.version == 1_000_001
+    assert many.row.tolist() == serving.assign_many(["u1", "u2"], ["new", "other"]).row.tolist()
+    assert many.row.tolist() != serving.assign_many(["u1", "u2"]).row.tolist()
+
+
 def test_any_negative_code_means_no_segment(serving: Client) -> None:
     codes = np.array([-1, -2, -3, np.iinfo(np.int64).min])
     many = serving.assign_many(UNITS[:4], Coded(codes, ["new", "new"]))

@@ -107,6 +107,16 @@ def test_an_older_table_is_not_taken_while_the_newer_one_holds(connect: Connect)
         assert client.assign("u1").version == 2_000_009
 
 
+def test_another_table_of_the_version_held_is_not_taken_even_when_that_one_has_expired(connect: Connect) -> None:
+    publisher = connect()
+    publish(publisher, table(valid_until_ms=NOW - 1))
+    with client_of(connect(), poll_s=0.01) as client:
+        assert client.wait()
+        publish(publisher, table(fallback="e1", valid_until_ms=NOW + 9000))
+        wait_until(lambda: client.status().older == 1, "the other table is seen")
+        assert (client.status().taken, client.assign("u1").version, client.assign("u1").arm) == (1, 0, "control")
+
+
 def test_a_flush_keeps_the_last_table(connect: Connect) -> None:
     publisher = connect()
     publish(publisher, table())

@@ -115,7 +115,7 @@ def _claimed(plan: Plan, deal: Deal, sample: Cell, looks: Looks) -> _Claim:
     if hour is not None:
         y = worst.without(y, looks, hour)
         lost = max(worst.share(looks, hour)[names.index(name)] for name in plan.objective)
-        gain = sum(coefficient * float(y[names.index(name)]) for name, coefficient in plan.objective.items())
+        gain = sum(plan.objective[name] * float(y[m]) for m, name in enumerate(names) if name in plan.objective)
         se /= math.sqrt(max(1.0 - lost, 1e-9))
         said = (
             f"gain {gain:+.2%} +- {se:.2%} without a window like no other, which ends at {hour.end_ms} ({said} with it)"
@@ -149,8 +149,8 @@ def _implausible(plan: Plan, claim: _Claim) -> str | None:
     Twyman's law: a figure that looks too good is usually an error of measurement (Kohavi, Tang and Xu 2020,
     "Trustworthy online controlled experiments", chapter 3).
     """
-    asked, most = [*plan.objective, *(rail.metric for rail in plan.guardrails)], plan.safety.implausible_change
-    found = [f"{name} by {claim.change[name]:+.0%}" for name in dict.fromkeys(asked) if abs(claim.change[name]) > most]
+    asked, most = {*plan.objective, *(rail.metric for rail in plan.guardrails)}, plan.safety.implausible_change
+    found = [f"{name} by {y:+.0%}" for name, y in claim.change.items() if name in asked and abs(y) > most]
     if not found:
         return None
     limit = f"a change above {most:.0%} (safety.implausible_change) is more often an error in an arm's telemetry"

@@ -183,6 +183,12 @@ def banning(carry: Carry, *thetas: Theta) -> tuple[Theta, ...]:
     return (*kept, *thetas)[-MAX_BANNED:]
 
 
+def _in_order(plan: Plan, arm: Arm) -> Arm:
+    """Its segments as the study file has them: those of a vector that was read back from the ledger are sorted."""
+    theta = {name: arm.theta[name] for name in (ALL, *plan.segments) if name in arm.theta}
+    return msgspec.structs.replace(arm, theta=theta)
+
+
 def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Control, bytes]:
     """Make the next table, of `deal`; returns the state that knows it and the table's bytes."""
     carry = control.carry
@@ -213,7 +219,7 @@ def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Contro
             form=plan.form,
             weights=tuple(weight.name for weight in plan.weights),
             fallback=fallback(carry, deal),
-            arms=deal.arms,
+            arms=tuple(_in_order(plan, arm) for arm in deal.arms),
             buckets=tuple(deal.buckets.tolist()),
         )
     )

@@ -29,7 +29,7 @@ from controller.shell.study_file import (
     components_of,
     demands,
 )
-from controller.shell.toml_records import Mistake, parse_duration, read_fields, show
+from controller.shell.toml_records import Mistake, join, parse_duration, read_fields, show
 
 DAY_MS = parse_duration("1d")
 HALF_A_DAY_MS = DAY_MS // 2
@@ -108,7 +108,7 @@ def _nul(place: str, value: Any) -> Iterator[Mistake]:
     """No name and no path can hold one."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _nul(f"{place}.{key}".removeprefix("."), inner)
+            yield from _nul(join(place, key), inner)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _nul(f"{place}[{index}]", inner)
@@ -156,7 +156,7 @@ def _plan(table: StudyTable, predictions: tuple[Prediction, ...]) -> Plan:
         objectives=table.objectives,
         guardrails=table.guardrails,
         traffic=_traffic(table.traffic),
-        rollout=_rollout(table.rollout, table.window.length),
+        rollout=_rollout(table.rollout, int(table.window.length)),
         safety=table.safety,
         offline=predictions,
     )

@@ -67,12 +67,13 @@ class Recorder:
             PlanRefused: the journal belongs to a plan or a source that this one cannot continue; nothing was
                 written, and a daemon that runs on the journal goes on.
             JournalRefused: its checkpoint was written by another version of this program; likewise.
+            Superseded: Redis holds a version above which there is no epoch; likewise.
             Fenced: another process claimed the journal at the same moment.
         """
         before = last_plan(plan, journal)
         _check_source(journal, source)
         restored(journal)  # what cannot be read is refused while a daemon that can read it goes on
-        recorder = cls(plan, journal, publisher, max(journal.epoch(), _stored_epoch(publisher)) + 1)
+        recorder = cls(plan, journal, publisher, _next_epoch(plan, journal, publisher))
         journal.claim(recorder.epoch)  # from here on nobody else changes what is read next
         recorder._written = restored(journal)
         state = start(plan) if recorder._written is None else recorder._written
@@ -131,6 +132,17 @@ class Recorder:
         stored = self._publisher.stored()
         if self._newest is not None and (stored is None or stored[0] != self._newest.version):
             self._pending = self._newest
+
+
+def _next_epoch(plan: Plan, journal: Journal, publisher: Publisher) -> int:
+    stored = _stored_epoch(publisher)
+    epoch = max(journal.epoch(), stored) + 1
+    if (epoch + 1) * assignment.VERSIONS_PER_EPOCH > assignment.MAX_VERSION:
+        raise Superseded(
+            f"study {plan.study}: Redis holds a version of epoch {stored}, after which there is none: no daemon came "
+            f"so far, so it is no table of this study's. Delete the key {assignment.key(plan.study)}."
+        )
+    return epoch
 
 
 def _stored_epoch(publisher: Publisher) -> int:

@@ -256,9 +256,9 @@ class Entry(NamedTuple):
 
 
 def journalled(records: list[Record]) -> list[Entry]:
-    """The records after a trip through JSON."""
+    """The records after a trip through the journal's JSON, whose keys are sorted."""
     return [
-        Entry(seq, r.at_ms, r.kind, msgspec.json.decode(msgspec.json.encode(r.body)), r.data)
+        Entry(seq, r.at_ms, r.kind, msgspec.json.decode(msgspec.json.encode(r.body, order="sorted")), r.data)
         for seq, r in enumerate(records, 1)
     ]
 

@@ -165,6 +165,15 @@ def test_a_gain_above_what_weights_can_do_waits_for_a_person(watch: float, stage
     assert ("for it changes watch by +5" in carry.reason) == waits
 
 
+def test_what_is_said_of_a_claim_is_the_same_in_whatever_order_the_objective_is_written() -> None:
+    """The ledger holds the plan with its keys sorted, and what it says must come out again to the letter."""
+    written = varied(PLAN, objective={"watch": 1.0, "ctr": 0.5})
+    held = varied(PLAN, objective={"ctr": 0.5, "watch": 1.0})
+    told = [after(believed_feasible(p), confirming(*sums(watch=0.6, clicks=0.7))).carry.reason for p in (written, held)]
+    assert "for it changes watch by +6" in told[0]
+    assert told[0] == told[1]
+
+
 def test_the_ramp_climbs_by_exposure_and_ends_in_hold() -> None:
     control = confirming(*sums(), stage="ramp", exposed_windows=0)
     assert after(PLAN, control) is control

@@ -194,6 +194,12 @@ def test_sums_of_another_shape_are_unreadable(entries: list[Entry], data: bytes 
         list(replay([*entries[:place], entries[place]._replace(data=data)]))
 
 
+def test_segments_that_are_not_in_alphabetical_order_are_decided_again_exactly() -> None:
+    loop = Loop(varied(segments=("young", "Abroad")))
+    loop.until("ramp")
+    assert Counter(checked.outcome for checked in replay(journalled(loop.records))).keys() == {"exact"}
+
+
 def test_a_ledger_begins_with_its_study(entries: list[Entry]) -> None:
     with pytest.raises(Unreadable, match="must begin with study_started"):
         list(replay(entries[1:]))

@@ -6,12 +6,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.estimate import Metric, at_cap
 from controller.core.events import Component
+from controller.core.plan import Plan, digest
 from controller.core.rollout import RolloutPlan
 from controller.core.windows import WindowPlan
 from controller.shell.config import ConfigError, Study, load
@@ -99,6 +101,13 @@ def test_defaults_follow_the_length_of_a_window(tmp_path: Path) -> None:
     assert plan.components == (Component("clicks"), Component("impressions"), Component("watch_s"))
     assert plan.buckets == 1000
     assert plan.seed == 0
+
+
+def test_windows_of_more_than_a_day_make_a_plan_that_can_be_written_down(tmp_path: Path) -> None:
+    plan = read(tmp_path, SMALL.replace('"1h"', '"2d"')).plan
+    assert plan.rollout == RolloutPlan(48 * HOUR, 72 * HOUR, 48 * HOUR, 96 * HOUR)
+    assert msgspec.convert(msgspec.to_builtins(plan), Plan) == plan
+    assert len(digest(plan)) == 64
 
 
 def test_optional_keys_are_read(tmp_path: Path) -> None:

@@ -179,6 +179,16 @@ def test_the_epoch_is_above_that_of_redis_too(journal: Journal) -> None:
     assert recorder.publish(START_MS)
 
 
+def test_a_version_that_leaves_no_epoch_is_refused_and_leaves_the_journal_alone(journal: Journal) -> None:
+    publisher = MemoryPublisher()
+    publisher.table = b'{"version": 9007199254740000}'
+    with pytest.raises(Superseded, match=f"Delete the key {assignment.key(PLAN.study)}"):
+        Recorder.take_over(PLAN, journal, publisher, START_MS, "wall")
+    assert journal.epoch() == 0
+    publisher.table = None
+    assert Recorder.take_over(PLAN, journal, publisher, START_MS, "wall")[0].epoch == 1
+
+
 def test_an_expired_last_table_becomes_all_control(tmp_path: Path) -> None:
     path, publisher = tmp_path / "j", MemoryPublisher()
     dealt = assignment.Arm("e1", "explore", {"all": tuple(weight.baseline for weight in PLAN.weights)})

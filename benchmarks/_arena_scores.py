@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._arena_run import TRIMTAB, Hour, Run
-from benchmarks._arena_worlds import entered
+from benchmarks._arena_worlds import of_run
 from controller.core.control import Theta
 from simulators.scenarios import Scenario
 from simulators.truth import best_gain, truth
@@ -89,7 +89,7 @@ class _Exposures(msgspec.Struct, frozen=True, eq=False):
 
 def scored(run: Run) -> Scores:
     """The figures of a run."""
-    scenario, common, last = entered(run.scenario), run.controller != TRIMTAB, len(run.hours) - 1
+    scenario, common, last = of_run(run.scenario, run.seed), run.controller != TRIMTAB, len(run.hours) - 1
     picks = [truth(scenario, h + 1, [hour.recommended], seen=h)[0] for h, hour in enumerate(run.hours)]
     arms = [truth(scenario, h, [theta for _, theta in hour.arms]) for h, hour in enumerate(run.hours)]
     mixtures = [_shares(hour) @ change for hour, change in zip(run.hours, arms, strict=True)]

@@ -1,6 +1,6 @@
 """The arena's scenarios: nineteen of the simulators' worlds, and any number drawn at random.
 
-Each with half of its traffic for everyone's arms.
+Each with half of its traffic for everyone's arms, and with a drift that differs from seed to seed.
 """
 
 from functools import cache
@@ -13,6 +13,7 @@ from simulators.shapes import SHAPES
 
 AVAILABLE = 0.5  # of the traffic, for everyone's arms
 DRIFTING = ("feed", "tenure")  # here, though they stand still in the catalogue
+OWN_DRIFT = 1_000  # seeds of drifts from here on are no world's
 NAMES = ("quick", "feed", "tenure", "aa", *SHAPES, "rails", "trap", "jump")
 
 
@@ -33,6 +34,18 @@ def entered(name: str) -> Scenario:
     """A scenario of the arena, or a world drawn at random; raises `ValueError` saying which there are."""
     found = SCENARIOS.get(name)
     return found if found is not None else _entered(catalog.scenario_named(name))
+
+
+@cache
+def of_run(name: str, seed: int) -> Scenario:
+    """The scenario as a run meets it: phases and wanderings of its drift are the seed's own.
+
+    Else all runs of a world would share one error of what is to come.
+    """
+    scenario = entered(name)
+    if scenario.drift is None:
+        return scenario
+    return msgspec.structs.replace(scenario, drift=msgspec.structs.replace(scenario.drift, seed=OWN_DRIFT + seed))
 
 
 def names(text: str) -> tuple[str, ...]:

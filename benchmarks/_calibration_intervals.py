@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks._arena_run import Hour, Trimtab, hours_of
-from benchmarks._arena_worlds import SCENARIOS
+from benchmarks._arena_worlds import SCENARIOS, of_run
 from benchmarks._calibration_figures import Figure, Spread, clustered
 from controller.core.belief import believe, judged_metrics, points
 from controller.core.control import HOUR_MS, Control, Evidence, Statistics, Theta, carrying
@@ -35,7 +35,6 @@ from simulators.worlds import Floats, World, true_change
 WORLDS, RUNS, HOURS = ("three", "feed", "late", "heavy"), 12, 36
 BELIEF_EVERY_H, FROM_H = 3, 2  # a belief costs as much as a decision
 LEVEL, LOW, HIGH = 0.95, 0.93, 0.97
-OWN_DRIFT = 1_000  # seeds of drifts from here on are no world's
 KINDS = ("settled", "sealed", "posterior dealt", "posterior pick", "ahead dealt", "ahead pick")
 
 
@@ -112,20 +111,13 @@ def measured(runs: int | None, spread: Spread) -> list[Figure]:
 def watched(job: tuple[str, int]) -> Errors:
     """Play a study and keep the errors of everything it believed."""
     name, seed = job
-    scenario = drifting_apart(SCENARIOS[name], seed)
+    scenario = of_run(name, seed)
     with single_threaded():
         plan = study_of(scenario.world, seed).plan
         watcher = Watcher(scenario)
         hours: list[Hour] = list(hours_of(scenario, plan, watcher, seed, HOURS))
     assert len(hours) == HOURS
     return watcher.errors(seed, len(plan.metrics))
-
-
-def drifting_apart(scenario: Scenario, seed: int) -> Scenario:
-    """The scenario with phases and wanderings that are the seed's own."""
-    if scenario.drift is None:
-        return scenario
-    return msgspec.structs.replace(scenario, drift=msgspec.structs.replace(scenario.drift, seed=OWN_DRIFT + seed))
 
 
 def coverage(world: World, kind: str, found: list[Errors]) -> list[Figure]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks._arena_run import Hour, Trimtab, hours_of
 from benchmarks._arena_scores import Promotion, promotions_of
-from benchmarks._arena_worlds import AVAILABLE, SCENARIOS
+from benchmarks._arena_worlds import AVAILABLE, of_run
 from benchmarks._calibration_figures import Figure, Spread, share
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
@@ -89,7 +89,7 @@ def _power(case: str, found: Sequence[Study], promoted: Sequence[Promotion]) -> 
 
 def study(case: str, seed: int) -> Study:
     """Play a study until it is decided whether it promotes anything in time."""
-    scenario = COSTLY if case == COSTLY.name else SCENARIOS[case]
+    scenario = COSTLY if case == COSTLY.name else of_run(case, seed)
     with single_threaded():
         world = msgspec.structs.replace(scenario.world, explore_arms=CASES[case][1])
         plan = study_of(world, seed).plan

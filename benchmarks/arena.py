@@ -23,7 +23,7 @@ from benchmarks._arena_report import Line, ahead, best_peers, lines
 from benchmarks._arena_run import CONTROLLERS, run
 from benchmarks._arena_scores import Scores, scored
 from benchmarks._arena_table import tables
-from benchmarks._arena_worlds import SCENARIOS, entered, names
+from benchmarks._arena_worlds import SCENARIOS, entered, names, of_run
 from controller.shell.fingerprint import single_threaded
 from nas.processes import processes
 from simulators.arguments import new_file, positive, random_seed
@@ -122,7 +122,7 @@ def _played(job: Job, hours: int, cadence: int | None) -> Outcome:
     name, controller, seed = job
     try:
         with single_threaded():
-            return scored(run(entered(name), controller, seed, hours, cadence))
+            return scored(run(of_run(name, seed), controller, seed, hours, cadence))
     except Missing as lack:
         return controller, str(lack)
 

@@ -11,7 +11,7 @@ from benchmarks._arena_plot import plot
 from benchmarks._arena_protocol import History, Missing, brief_of, cautious_best
 from benchmarks._arena_run import CONTROLLERS, PEERS, TRIMTAB, Claim, Run, run
 from benchmarks._arena_scores import scored
-from benchmarks._arena_worlds import SCENARIOS, names
+from benchmarks._arena_worlds import SCENARIOS, names, of_run
 from simulators.catalog import QUICK
 from simulators.study import study_of
 from simulators.worlds import margins, true_change
@@ -23,7 +23,7 @@ BRIEF = brief_of(PLAN)
 
 def played(name: str, scenario: str = "quick", seed: int = 0, hours: int = 8) -> Run:
     try:
-        return run(SCENARIOS[scenario], name, seed, hours)
+        return run(of_run(scenario, seed), name, seed, hours)
     except Missing as lack:
         pytest.skip(str(lack))
 
@@ -106,12 +106,21 @@ def test_a_promotion_claims_what_its_confirm_sample_showed() -> None:
 
 def test_in_a_drift_a_claim_is_of_its_own_hours() -> None:
     made = played(TRIMTAB, "drift", hours=2)
-    theta = {"all": tuple(0.9 * w.baseline + 0.1 * w.high for w in SCENARIOS["drift"].world.weights)}
+    scenario = of_run("drift", made.seed)
+    theta = {"all": tuple(0.9 * w.baseline + 0.1 * w.high for w in scenario.world.weights)}
     claimed = msgspec.structs.replace(made.hours[1], claim=Claim(theta, 0.0, 1.0, (0, 1)))
     [promotion] = scored(msgspec.structs.replace(made, hours=(made.hours[0], claimed))).promotions
-    each = [true_change(SCENARIOS["drift"].at(h), theta)[0] for h in (0, 1)]
+    each = [true_change(scenario.at(h), theta)[0] for h in (0, 1)]
     assert min(each) <= promotion.gain_then <= max(each)
     assert promotion.gain_then != pytest.approx(promotion.gain, rel=0.01)
+
+
+def test_runs_of_a_world_drift_each_in_a_way_of_its_own() -> None:
+    late, own, other = SCENARIOS["late"], of_run("late", 0), of_run("late", 1)
+    clicks = [one.at(3).quantities[1].response for one in (own, of_run("late", 0), other, late)]
+    assert clicks[0] == clicks[1]
+    assert clicks[0] != clicks[2] != clicks[3] != clicks[0]
+    assert of_run("three", 1) is SCENARIOS["three"]
 
 
 def test_a_held_deal_lasts() -> None:

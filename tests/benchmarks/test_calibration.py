@@ -15,7 +15,6 @@ from benchmarks import _calibration_srm as srm
 from benchmarks import _calibration_stops as stops
 from benchmarks import calibration
 from benchmarks._arena_scores import Promotion
-from benchmarks._arena_worlds import SCENARIOS
 from benchmarks._calibration_figures import Job, Outcome, clustered, share
 from controller.core import safety
 from simulators.catalog import QUICK
@@ -70,15 +69,6 @@ def test_a_watched_study_is_judged_by_the_truth_of_its_hours(monkeypatch: pytest
     assert np.array_equal(settled, sealed)  # nothing is late
     assert 0.4 < np.std(settled) < 1.8
     assert len(errors.z["posterior dealt"]) == len(errors.z["ahead dealt"]) > 4
-
-
-def test_studies_of_a_world_drift_each_in_a_way_of_its_own() -> None:
-    late = SCENARIOS["late"]
-    own, other = (intervals.drifting_apart(late, seed) for seed in (0, 1))
-    clicks = [one.at(3).quantities[1].response for one in (own, intervals.drifting_apart(late, 0), other, late)]
-    assert clicks[0] == clicks[1]
-    assert clicks[0] != clicks[2] != clicks[3] != clicks[0]
-    assert intervals.drifting_apart(SCENARIOS["three"], 1) is SCENARIOS["three"]
 
 
 def test_a_sequence_that_is_too_narrow_stops_harmless_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

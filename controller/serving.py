@@ -354,6 +354,7 @@ def _arrow_layout(array: Any) -> Packed:
 def _count(units: Units) -> int:
     """How many units there are; 0 for what cannot say."""
     try:
-        return len(units.offsets) - 1 if isinstance(units, Packed) else len(units)
+        # Arrow lets an array of length 0 leave its offsets out.
+        return max(len(units.offsets) - 1, 0) if isinstance(units, Packed) else len(units)
     except Exception:  # noqa: BLE001  # anything may come here
         return 0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from controller.assignment import Form, decode
 from controller.serving import UNKNOWN_BUCKET, Assigned, Client, Coded, score
-from controller.unit_hash import buckets_of, pack, unit_hashes, xxh64
+from controller.unit_hash import Packed, buckets_of, pack, unit_hashes, xxh64
 from tests.serving_study import (
     BASELINE,
     BOTH,
@@ -225,6 +225,18 @@ def test_unusable_collections_are_served_with_the_fallback(serving: Client, unit
     many = serving.assign_many(units)
     assert (many.version, many.row.tolist(), many.bucket.tolist()) == (0, [0] * n, [UNKNOWN_BUCKET] * n)
     assert serving.status().last_error
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_no_units_in_arrows_layout_may_come_without_an_offset(connect: Connect, held: bool) -> None:
+    """Arrow lets an array of length 0 leave its offsets out."""
+    nobody = Packed(np.zeros(0, np.uint8), np.zeros(0, np.int64))
+    with client_of(connect()) as client:
+        if held:
+            publish(connect(), table())
+            assert client.wait()
+        assert client.assign_many(nobody).arm.tolist() == []
+        assert (client.status().fallbacks, client.status().unusable) == (0, 0)
 
 
 @pytest.mark.parametrize("segments", [["new"], [["new"], ["new"]], Coded(np.array([0, 1]), ["new"]), 5])

@@ -16,7 +16,7 @@ from scipy import stats
 
 from benchmarks._calibration_figures import Figure, Spread, share
 from controller.core import rollout, safety
-from controller.core.estimate import Changes, Metric, relative_changes
+from controller.core.estimate import Changes, Metric, Served, relative_changes
 from controller.core.events import FIXED_POINT
 from controller.core.safety import Guardrail
 from simulators.worlds import Floats, World, volume
@@ -149,7 +149,8 @@ def _hour(
 def estimated(total: NDArray[np.int64], arm_of: NDArray[np.int16], past: Floats | None) -> Changes:
     """The estimates of all runs, as if they were arms of one deal."""
     nowhere = np.zeros_like(total[:1])
-    found = relative_changes(METRICS, COMPONENTS, np.concatenate((nowhere, total)), arm_of.astype(np.int64), 2, past)
+    served = Served(np.concatenate((nowhere, total)), arm_of.astype(np.int64), 2, past)
+    found = relative_changes(METRICS, COMPONENTS, served)
     variance = found.covariance[:, 1:, 0, 0]
     return msgspec.structs.replace(
         found,

@@ -95,4 +95,4 @@ def noise(
 
 def _together(metrics: tuple[Metric, ...], components: tuple[str, ...], deal: Served) -> Floats:
     """(M, B) what each bucket adds to the level of all, who are served alike."""
-    return influences(metrics, components, deal.sums, np.zeros_like(deal.arm_of), 1, deal.history)
+    return influences(metrics, components, Served(deal.sums, np.zeros_like(deal.arm_of), 1, deal.history))

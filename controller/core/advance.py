@@ -10,7 +10,7 @@ from controller.core import policy, trend, worst
 from controller.core.belief import Believed, points
 from controller.core.control import Carry, Control, Statistics, Vector, banning, carrying, moved
 from controller.core.estimate import combined_se
-from controller.core.evidence import deal_changes, trial_sums
+from controller.core.evidence import deal_changes, served, trial_sums
 from controller.core.goal import TOLERANCE, tolerant
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
@@ -109,8 +109,7 @@ def _claimed(plan: Plan, deal: Deal, sample: Cell, looks: Looks) -> _Claim:
     gain, se = measured_gain(plan, deal, sample)
     y = deal_changes(plan, deal, sample).change[:, 0, 0]
     names = [metric.name for metric in plan.metrics]
-    asked = {*plan.objective, *(rail.metric for rail in plan.guardrails)}
-    hour = worst.bad(looks, [m for m, name in enumerate(names) if name in asked])
+    hour = worst.bad(looks, [m for m, name in enumerate(names) if name in plan.tested])
     said = f"gain {gain:+.2%} +- {se:.2%}"
     if hour is not None:
         y = worst.without(y, looks, hour)
@@ -149,8 +148,8 @@ def _implausible(plan: Plan, claim: _Claim) -> str | None:
     Twyman's law: a figure that looks too good is usually an error of measurement (Kohavi, Tang and Xu 2020,
     "Trustworthy online controlled experiments", chapter 3).
     """
-    asked, most = {*plan.objective, *(rail.metric for rail in plan.guardrails)}, plan.safety.implausible_change
-    found = [f"{name} by {y:+.0%}" for name, y in claim.change.items() if name in asked and abs(y) > most]
+    most = plan.safety.implausible_change
+    found = [f"{name} by {y:+.0%}" for name, y in claim.change.items() if name in plan.tested and abs(y) > most]
     if not found:
         return None
     limit = f"a change above {most:.0%} (safety.implausible_change) is more often an error in an arm's telemetry"
@@ -162,10 +161,8 @@ def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:
     objective = np.array([plan.objective.get(metric.name, 0.0) for metric in plan.metrics])
     counted = objective != 0.0
     change = deal_changes(plan, deal, cell).change[counted, 0, 0]
-    components = tuple(component.name for component in plan.components)
     metrics = tuple(metric for metric in plan.metrics if plan.objective.get(metric.name, 0.0))
-    arm_of = deal.buckets.astype(np.int64)
-    se = combined_se(objective[counted], metrics, components, cell.sums, arm_of, len(deal.arms), deal.history)
+    se = combined_se(objective[counted], metrics, plan.component_names, served(deal, cell))
     return float(objective[counted] @ change), float(se[0])
 
 

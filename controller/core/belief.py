@@ -87,7 +87,7 @@ def _unmeasured(
 ) -> tuple[str, ...]:
     known = [len(rows) > 0 for rows in _told(observations)]
     silent = [plan.metrics[m].name for m, own in zip(judged, factors, strict=True) if not all(known[p] for p in own)]
-    return tuple(name for name in silent if name in _needed(plan))
+    return tuple(name for name in silent if name in plan.tested)
 
 
 def _told(observations: Observations) -> list[NDArray[np.intp]]:
@@ -100,7 +100,7 @@ def judged_metrics(plan: Plan) -> list[int]:
 
     A delayed metric cannot answer to arms that change every hour: it is judged where a deal stays.
     """
-    named = _needed(plan).union(*plan.objectives.values())
+    named = plan.tested.union(*plan.objectives.values())
     return [m for m, metric in enumerate(plan.metrics) if metric.response == "immediate" and metric.name in named]
 
 
@@ -116,18 +116,12 @@ def _places(plan: Plan, m: int, apart: bool) -> tuple[int, ...]:
 def _shown(plan: Plan, control: Control) -> bool:
     """Whether the events have the exposures that metrics are taken apart by: without them metrics stay whole."""
     component = parts.exposures(plan.metrics)
-    names = [component.name for component in plan.components]
-    return component is not None and bool(control.history[..., names.index(component)].any())
+    return component is not None and bool(control.history[..., plan.component_names.index(component)].any())
 
 
 def scales(plan: Plan, places: list[int]) -> tuple[Scale, ...]:
     """How large the changes of processes (places in `parts.measured`) are held to be before any is seen."""
     return tuple(EXPOSURES if parts.per_exposure(plan.metrics, place) else RESPONSE for place in places)
-
-
-def _needed(plan: Plan) -> set[str]:
-    """The metrics that a vector is tested by."""
-    return {*plan.objective, *(guardrail.metric for guardrail in plan.guardrails)}
 
 
 def _process(
@@ -167,8 +161,7 @@ def _shares(plan: Plan, control: Control, groups: tuple[int, ...], judged: list[
     A metric's relative change in all traffic is the sum of the groups' by these. What is missing to 1 is traffic of no
     group, which keeps the baseline. Metrics differ: who watches most need not be who clicks most.
     """
-    names = [component.name for component in plan.components]
-    numerators = [names.index(plan.metrics[m].numerator) for m in judged]
+    numerators = [plan.component_names.index(plan.metrics[m].numerator) for m in judged]
     sums = np.abs(control.history.sum(axis=1))[:, numerators].T  # (M, G1)
     parts = (sums / np.maximum(sums.sum(axis=1, keepdims=True), 1.0))[:, list(groups)]
     return np.where(parts.any(axis=1, keepdims=True), parts, 1.0 / len(groups))

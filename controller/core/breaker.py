@@ -10,7 +10,7 @@ import numpy as np
 from controller.core import rollout, safety
 from controller.core.control import Control, Statistics, banning, carrying, issue, moved
 from controller.core.estimate import influences
-from controller.core.evidence import deal_changes, deal_sums
+from controller.core.evidence import deal_changes, deal_sums, served
 from controller.core.plan import Plan
 from controller.core.rollout import OTHERS, Deal
 from controller.core.safety import BREAKER_ALPHA, Crossing
@@ -49,11 +49,9 @@ def _stands(plan: Plan, deal: Deal, cell: Cell, crossing: Crossing) -> bool:
 
     Where amounts have heavy tails one event can be most of an arm, and no variance between forty buckets tells.
     """
-    names = tuple(component.name for component in plan.components)
-    arm_of = deal.buckets.astype(np.int64)
     metric = next(metric for metric in plan.metrics if metric.name == crossing.metric)
-    error = influences((metric,), names, cell.sums, arm_of, len(deal.arms), deal.history)[0]
-    speaks = np.where(arm_of == crossing.arm, error * np.sign(crossing.change), -np.inf)
+    error = influences((metric,), plan.component_names, served(deal, cell))[0]
+    speaks = np.where(deal.buckets == crossing.arm, error * np.sign(crossing.change), -np.inf)
     buckets = deal.buckets.copy()
     buckets[np.argmax(speaks)] = OTHERS
     rest = _crossings(plan, msgspec.structs.replace(deal, buckets=buckets), cell)

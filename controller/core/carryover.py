@@ -54,7 +54,7 @@ def observed(
 
     Least squares with White's (1980) variance, so neither busy buckets nor heavy tails make it surer than it is.
     """
-    u = influences(metrics, components, now.sums, now.arm_of, now.arms, before.history)
+    u = influences(metrics, components, msgspec.structs.replace(now, history=before.history))
     c = _within(_changes(metrics, components, before), now)
     moment, square, spread = (c * u).sum(axis=1), (c**2).sum(axis=1), ((c * u) ** 2).sum(axis=1)
     told = (
@@ -87,8 +87,7 @@ def _changes(metrics: tuple[Metric, ...], components: tuple[str, ...], before: S
     c = np.empty((len(metrics), len(before.arm_of)))
     for k in (0, 1):
         others = np.where(half == k, -1, before.arm_of)
-        measured = relative_changes(metrics, components, before.sums, others, before.arms, before.history)
-        effect = measured.change[:, 0]
+        effect = relative_changes(metrics, components, msgspec.structs.replace(before, arm_of=others)).change[:, 0]
         by_arm = np.concatenate((np.zeros((len(metrics), 1)), effect), axis=1)
         c[:, half == k] = by_arm[:, before.arm_of[half == k]]
     return c
@@ -102,6 +101,6 @@ def _within(c: Floats, now: Served) -> Floats:
     return np.asarray(c - mean[:, cell])
 
 
-def _half(arm_of: NDArray[np.int64]) -> NDArray[np.int64]:
+def _half(arm_of: NDArray[np.signedinteger]) -> NDArray[np.int64]:
     """(B,) which half a bucket belongs to: the dealing is at random, so any rule will do."""
     return np.arange(len(arm_of)) % 2

@@ -68,31 +68,25 @@ class Changes(msgspec.Struct, frozen=True, eq=False):
 
 
 class Served(msgspec.Struct, frozen=True, eq=False):
-    """What one deal did."""
+    """What one deal did: the sums of its windows, and who was served what in them."""
 
-    sums: NDArray[np.int64]  # (G1, B, C)
-    arm_of: NDArray[np.int64]  # (B,)
-    arms: int
-    history: Floats | None  # (G1, B, C) the buckets' past before it
+    sums: NDArray[np.int64]  # (G1, B, C) fixed point; slot 0 holds traffic without a segment
+    arm_of: NDArray[np.signedinteger]  # (B,) arm of each bucket, 0 = control; a negative value leaves the bucket out
+    arms: int  # A, control included
+    # (G1, B, C) the buckets' sums before the deal began, in any unit; it must not depend on the arm that a bucket is in
+    # now. None: no variance reduction.
+    history: Floats | None = None
+
+    @property
+    def member(self) -> Floats:
+        """R, (A, B)."""
+        return np.asarray(self.arm_of == np.arange(self.arms)[:, None], np.float64)
 
 
-def relative_changes(
-    metrics: tuple[Metric, ...],
-    components: tuple[str, ...],
-    sums: NDArray[np.int64],
-    arm_of: NDArray[np.signedinteger],
-    arms: int,
-    history: Floats | None = None,
-) -> Changes:
+def relative_changes(metrics: tuple[Metric, ...], components: tuple[str, ...], served: Served) -> Changes:
     """Estimate every metric's relative change, in every group, of every arm against arm 0.
 
-    Args:
-        metrics: M metrics over `components` (C names).
-        sums: (G1, B, C) fixed-point sums of the deal's windows; slot 0 holds traffic without a segment.
-        arm_of: (B,) arm of each bucket, 0 = control; a negative value leaves the bucket out.
-        arms: A, control included.
-        history: (G1, B, C) what the buckets' sums were before the deal began, in any unit; it must not depend on which
-            arm a bucket is in now. None: no variance reduction.
+    `metrics`: M of them, over `components` (C names).
 
     Where a component has a cap, the square of the largest bias against the uncapped metric that the cap explains is
     added to an arm's variance (`_cap_bias`).
@@ -100,64 +94,52 @@ def relative_changes(
     Variances are by the delta method with buckets as clusters (Deng, Knoblich and Lu 2018, "Applying the
     delta method in metric analytics", section 3).
     """
-    numerator, denominator = _by_metric(metrics, components, _groups(sums) / FIXED_POINT)
-    member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
+    sums, member, arm_of = _groups(served.sums), served.member, served.arm_of
+    numerator, denominator = _by_metric(metrics, components, sums / FIXED_POINT)
     with np.errstate(divide="ignore", invalid="ignore"):
         level, variance = _levels(numerator, denominator, member, arm_of)
         rest = numerator
-        if history is not None:
-            past = _by_metric(metrics, components, _groups(history))
+        if served.history is not None:
+            past = _by_metric(metrics, components, _groups(served.history))
             rest = _without_past(numerator, denominator, past, member, arm_of)
             level, unforetold = _levels(rest, denominator, member, arm_of)
             least = np.maximum(unforetold, UNFORETOLD * variance)
             variance = np.where(variance == 0.0, 0.0, least)  # the past's own noise is none of an arm without any
         change, covariance = _against_control(level, variance, member.sum(axis=1))
-        covariance = covariance + _cap_bias(metrics, components, _groups(sums), member)[..., None] * np.eye(arms - 1)
+        covariance = covariance + _cap_bias(metrics, components, sums, member)[..., None] * np.eye(served.arms - 1)
         own = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
         relative_se = np.clip(_told_by_all(rest, denominator, member, arm_of), own / BY_LUCK, own * BY_LUCK)
-    traffic = (_groups(sums) != 0).any(axis=-1)  # (G, B)
+    traffic = (sums != 0).any(axis=-1)  # (G, B)
     return Changes(change, covariance, level[..., 0], relative_se, (traffic @ member.T).astype(np.int64))
 
 
 def combined_se(
-    coefficients: Floats,
-    metrics: tuple[Metric, ...],
-    components: tuple[str, ...],
-    sums: NDArray[np.int64],
-    arm_of: NDArray[np.signedinteger],
-    arms: int,
-    history: Floats | None = None,
+    coefficients: Floats, metrics: tuple[Metric, ...], components: tuple[str, ...], served: Served
 ) -> Floats:
     """(A-1,) standard error, over all traffic, of sum of coefficient (M,) x relative change of every arm.
 
     With one metric this is `relative_changes`' own standard error, without what a cap hides.
     """
-    terms = combined_noise(coefficients, metrics, components, sums, arm_of, arms, history)
+    terms = combined_noise(coefficients, metrics, components, served)
     return np.asarray(np.sqrt(terms.sum(axis=0)))
 
 
 def combined_noise(
-    coefficients: Floats,
-    metrics: tuple[Metric, ...],
-    components: tuple[str, ...],
-    sums: NDArray[np.int64],
-    arm_of: NDArray[np.signedinteger],
-    arms: int,
-    history: Floats | None = None,
+    coefficients: Floats, metrics: tuple[Metric, ...], components: tuple[str, ...], served: Served
 ) -> Floats:
     """(M, A-1) covariance of each metric's term with the sum of coefficient x relative change; together its variance.
 
     The metrics of a bucket vary together: what a bucket does to the whole sum (its linearised influence) is added
     up over the metrics before it is squared.
     """
-    numerator, denominator = _by_metric(metrics, components, sums.sum(axis=0, keepdims=True) / FIXED_POINT)
-    member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)  # R
+    numerator, denominator = _by_metric(metrics, components, served.sums.sum(axis=0, keepdims=True) / FIXED_POINT)
+    member, arm_of = served.member, served.arm_of
     with np.errstate(divide="ignore", invalid="ignore"):
         still = _levels(numerator, denominator, member, arm_of)[1][:, 0, 1:] == 0.0
         whole = _combined(coefficients, numerator, denominator, member, arm_of, still)
-        if history is None:
+        if served.history is None:
             return whole
-        past = _by_metric(metrics, components, history.sum(axis=0, keepdims=True))
+        past = _by_metric(metrics, components, served.history.sum(axis=0, keepdims=True))
         rest = _without_past(numerator, denominator, past, member, arm_of)
         unforetold = _combined(coefficients, rest, denominator, member, arm_of, still)
     too_little = unforetold.sum(axis=0) < UNFORETOLD * whole.sum(axis=0)
@@ -352,23 +334,16 @@ def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
     return steady, np.clip(np.abs(steady / ratio), 0.5, 2.0)
 
 
-def influences(
-    metrics: tuple[Metric, ...],
-    components: tuple[str, ...],
-    sums: NDArray[np.int64],
-    arm_of: NDArray[np.signedinteger],
-    arms: int,
-    history: Floats | None = None,
-) -> Floats:
+def influences(metrics: tuple[Metric, ...], components: tuple[str, ...], served: Served) -> Floats:
     """(M, B) what each bucket adds, over all traffic, to its arm's relative level: their mean is the level's error.
 
     Zero in the mean of every arm; without what the bucket's own past foretells, where there is one.
     """
-    numerator, denominator = _by_metric(metrics, components, sums.sum(axis=0, keepdims=True) / FIXED_POINT)
-    member = (arm_of == np.arange(arms)[:, None]).astype(np.float64)
+    numerator, denominator = _by_metric(metrics, components, served.sums.sum(axis=0, keepdims=True) / FIXED_POINT)
+    member, arm_of = served.member, served.arm_of
     with np.errstate(divide="ignore", invalid="ignore"):
-        if history is not None:
-            past = _by_metric(metrics, components, history.sum(axis=0, keepdims=True))
+        if served.history is not None:
+            past = _by_metric(metrics, components, served.history.sum(axis=0, keepdims=True))
             numerator = _without_past(numerator, denominator, past, member, arm_of)
         total, level, residual = _residuals(numerator, denominator, member, arm_of)
         each = member.sum(axis=1) / (total * level)  # (M, 1, A)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from controller.core import late
 from controller.core.control import DAY_MS, HOUR_MS, Control, Evidence, ended_ms
-from controller.core.estimate import Changes, Metric, relative_changes
+from controller.core.estimate import Changes, Metric, Served, relative_changes
 from controller.core.parts import measured
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
@@ -75,9 +75,9 @@ def watched(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) ->
     """The state that has looked at every open window, for what it will be found to have missed."""
     known = control.late
     for end in sorted({end for end, _ in cells}):
-        served = _served(control, {version: cell for (e, version), cell in cells.items() if e == end})
-        if served is not None:
-            deal, cell = served
+        most = _served_most(control, {version: cell for (e, version), cell in cells.items() if e == end})
+        if most is not None:
+            deal, cell = most
             known = late.looked(
                 known,
                 end,
@@ -90,16 +90,16 @@ def watched(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) ->
 
 
 def _learnt(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -> Control:
-    served = _served(control, cells)
-    if served is None:
+    most = _served_most(control, cells)
+    if most is None:
         return control
-    deal, cell = served
+    deal, cell = most
     changes = partial(measured_changes, plan, deal, cell)
     known = late.sealed(control.late, end_ms, deal.id, _totals(plan, cell), changes)
     return msgspec.structs.replace(control, late=known)
 
 
-def _served(control: Control, cells: dict[int, Cell]) -> tuple[Deal, Cell] | None:
+def _served_most(control: Control, cells: dict[int, Cell]) -> tuple[Deal, Cell] | None:
     """The deal that served most of a window (version -> cell), and its sums there."""
     by_deal: dict[int, Cell] = {}
     for version in sorted(cells.keys() & control.versions.keys()):
@@ -118,7 +118,7 @@ def _age(plan: Plan, control: Control, end_ms: int) -> int:
 
 
 def _totals(plan: Plan, cell: Cell) -> NDArray[np.float64]:
-    return late.totals(measured(plan.metrics), tuple(component.name for component in plan.components), cell.sums)
+    return late.totals(measured(plan.metrics), plan.component_names, cell.sums)
 
 
 def deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -> Cell | None:
@@ -177,6 +177,11 @@ def traffic(plan: Plan, control: Control, parts: int) -> tuple[float, ...]:
     return tuple((rate / rate.sum()).tolist())
 
 
+def served(deal: Deal, cell: Cell) -> Served:
+    """What a deal did, by its sums."""
+    return Served(cell.sums, deal.buckets.astype(np.int64), len(deal.arms), deal.history)
+
+
 def deal_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
     """The relative changes of a deal's arms, from its sums."""
     return _changes(plan, plan.metrics, deal, cell)
@@ -188,9 +193,7 @@ def measured_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
 
 
 def _changes(plan: Plan, metrics: tuple[Metric, ...], deal: Deal, cell: Cell) -> Changes:
-    names = tuple(component.name for component in plan.components)
-    arm_of = deal.buckets.astype(np.int64)
-    return relative_changes(metrics, names, cell.sums, arm_of, len(deal.arms), deal.history)
+    return relative_changes(metrics, plan.component_names, served(deal, cell))
 
 
 def _evidence(plan: Plan, control: Control, id_: int, cell: Cell, moment: float) -> Evidence | None:

@@ -39,7 +39,6 @@ def _look(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], end_
         return None
     found = deal_changes(plan, control.trial, cell)
     change, se = found.change[:, 0, 0], np.sqrt(found.covariance[:, 0, 0, 0])
-    names = tuple(component.name for component in plan.components)
-    weight, _ = late.totals(plan.metrics, names, cell.sums[:, control.trial.buckets == 0])
+    weight, _ = late.totals(plan.metrics, plan.component_names, cell.sums[:, control.trial.buckets == 0])
     weight = np.where(np.isfinite(change), weight, 0.0)
     return Look(end_ms, *(tuple(np.nan_to_num(row).tolist()) for row in (change, weight, se)))

@@ -48,6 +48,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """The part that the decoder needs."""
         return EventPlan(self.components, self.segments, self.salt, self.buckets)
 
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """The components in the order of every sum's last axis."""
+        return tuple(component.name for component in self.components)
+
+    @property
+    def tested(self) -> frozenset[str]:
+        """The metrics that a vector is tested by: those of the objective and of the guardrails."""
+        return frozenset((*self.objective, *(guardrail.metric for guardrail in self.guardrails)))
+
 
 def digest(plan: Plan) -> str:
     """SHA-256 of the plan's canonical JSON, as hexadecimal."""

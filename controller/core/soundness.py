@@ -11,17 +11,16 @@ from controller.core import aa, carryover, rollout
 from controller.core.aa import Noise
 from controller.core.control import Control, Statistics, baseline, carrying, moved
 from controller.core.estimate import Served
-from controller.core.evidence import deal_sums
+from controller.core.evidence import deal_sums, served
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
-from controller.core.windows import Cell
 
 
 def verified(plan: Plan, control: Control, seen: Statistics) -> Control:
     """In the stage `verify`: paused where arms that are served alike differ, explore once it has lasted long enough."""
     deals = list(_alike(plan, control, seen))
     windows = max(plan.rollout.verify_ms // plan.window.length_ms, 1)
-    broken = aa.difference(plan.metrics, _components(plan), deals, windows)
+    broken = aa.difference(plan.metrics, plan.component_names, deals, windows)
     if broken is not None:
         return moved(control, "paused", broken, seen.end_ms)
     if deals:
@@ -39,7 +38,7 @@ def _alike(plan: Plan, control: Control, seen: Statistics) -> Iterator[Served]:
     for id_, deal in sorted(control.deals.items()):
         cell = deal_sums(unsealed, cells, id_)
         if deal.stage == "verify" and len(deal.arms) == plan.traffic.explore_arms + 1 and cell is not None:
-            yield _served(deal, cell)
+            yield served(deal, cell)
 
 
 def alike(plan: Plan, control: Control, rng: np.random.Generator) -> tuple[Control, Deal]:
@@ -55,7 +54,7 @@ def alike(plan: Plan, control: Control, rng: np.random.Generator) -> tuple[Contr
 def _noise(plan: Plan, deals: list[Served]) -> tuple[Noise, ...]:
     windows = plan.rollout.confirm_ms / plan.window.length_ms
     shares = plan.traffic.confirm_share, 1.0 - plan.traffic.max_share_at_risk
-    found = aa.noise(plan.metrics, _components(plan), deals, shares, windows)
+    found = aa.noise(plan.metrics, plan.component_names, deals, shares, windows)
     # What is no number cannot be recorded.
     return tuple(n for n in found if math.isfinite(n.arm_se) and math.isfinite(n.test_se))
 
@@ -78,17 +77,9 @@ def followed_on(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> C
     was, now = deal_sums(control, seen.cells, before.id), deal_sums(control, seen.cells, deal.id)
     if was is None or now is None:
         return control
-    known = carryover.learned(known, plan.metrics, _components(plan), _served(before, was), _served(deal, now))
+    known = carryover.learned(known, plan.metrics, plan.component_names, served(before, was), served(deal, now))
     return carrying(
         control,
         carryover=msgspec.structs.replace(known, deal=deal.id),
         notice=carryover.found(known, plan.metrics) or "",
     )
-
-
-def _served(deal: Deal, cell: Cell) -> Served:
-    return Served(cell.sums, deal.buckets.astype(np.int64), len(deal.arms), deal.history)
-
-
-def _components(plan: Plan) -> tuple[str, ...]:
-    return tuple(component.name for component in plan.components)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from controller.core.estimate import BUCKETS, Metric, combined_noise, relative_changes, usable
-from controller.core.evidence import deal_sums
+from controller.core.evidence import deal_sums, served
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.step import State
@@ -81,8 +81,7 @@ def _noises(plan: Plan, state: State) -> Iterator[Noise]:
     metrics = tuple(metric for metric in plan.metrics if metric.name in plan.objective)
     coefficients = np.array([plan.objective[metric.name] for metric in metrics])
     for deal, cell in _deals(state):
-        arm_of = deal.buckets.astype(np.int64)
-        terms = combined_noise(coefficients, metrics, _names(plan), cell.sums, arm_of, len(deal.arms), deal.history)
+        terms = combined_noise(coefficients, metrics, plan.component_names, served(deal, cell))
         if np.isfinite(terms).all():
             whole, parts = float(terms.sum(axis=0).mean()), terms.mean(axis=1).tolist()
             share = {metric.name: part / whole for metric, part in zip(metrics, parts, strict=True)}
@@ -105,8 +104,7 @@ def _denominators(plan: Plan, state: State) -> Iterator[Moved]:
     ratios = tuple(metric for metric in plan.metrics if metric.denominator != BUCKETS)
     totals = tuple(Metric(metric.name, metric.denominator, BUCKETS) for metric in ratios)
     for deal, cell in _deals(state) if ratios else ():
-        arm_of = deal.buckets.astype(np.int64)
-        changes = relative_changes(totals, _names(plan), cell.sums, arm_of, len(deal.arms), deal.history)
+        changes = relative_changes(totals, plan.component_names, served(deal, cell))
         se = np.sqrt(np.diagonal(changes.covariance[:, 0], axis1=1, axis2=2))  # (M, A-1)
         for m in np.flatnonzero(usable(changes)).tolist():
             for a, arm in enumerate(deal.arms[1:]):
@@ -116,10 +114,6 @@ def _denominators(plan: Plan, state: State) -> Iterator[Moved]:
 
 def _offer(metric: Metric) -> str:
     return f'{metric.numerator}_per_bucket = {{ numerator = "{metric.numerator}", denominator = "{BUCKETS}" }}'
-
-
-def _names(plan: Plan) -> tuple[str, ...]:
-    return tuple(component.name for component in plan.components)
 
 
 def told(found: Advice) -> list[str]:

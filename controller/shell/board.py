@@ -12,7 +12,7 @@ import numpy as np
 
 from controller.assignment import Stage
 from controller.core.control import Choice, Control, Vector, fallback, tuned
-from controller.core.evidence import deal_sums
+from controller.core.evidence import deal_sums, served
 from controller.core.ledger import Record
 from controller.core.operate import Command, Verb, apply
 from controller.core.plan import Plan, digest
@@ -264,7 +264,7 @@ def _arms(plan: Plan, state: State, deal: Deal) -> tuple[ArmView, ...]:
         by_bucket = cell.events.sum(axis=0)
         events = np.bincount(deal.buckets, weights=by_bucket, minlength=len(deal.arms)).astype(np.int64)
         if len(deal.arms) > 1:
-            effects = (None, *arm_effects(plan, cell, deal.buckets.astype(np.int64), len(deal.arms), deal.history))
+            effects = (None, *arm_effects(plan, served(deal, cell)))
     return tuple(
         ArmView(arm.arm, arm.role, int(count[a]) / plan.buckets, int(events[a]), arm.theta, effects[a])
         for a, arm in enumerate(deal.arms)

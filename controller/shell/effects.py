@@ -8,11 +8,10 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.core.control import Control
-from controller.core.estimate import combined_se, relative_changes
-from controller.core.evidence import deal_sums, trial_sums
+from controller.core.estimate import Served, combined_se, relative_changes
+from controller.core.evidence import deal_sums, served, trial_sums
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
@@ -93,26 +92,18 @@ def _margin(metric: str, sign: int, limit: float, found: Effect) -> Margin:
     return Margin(metric, side, limit, found, sign * (found.change - limit), state)
 
 
-def arm_effects(
-    plan: Plan,
-    cell: Cell,
-    arm_of: NDArray[np.signedinteger],
-    arms: int,
-    history: NDArray[np.float64] | None,
-    group: int = 0,
-) -> tuple[ArmEffects, ...]:
+def arm_effects(plan: Plan, deal: Served, group: int = 0) -> tuple[ArmEffects, ...]:
     """(A-1) what every arm did in a group, from a deal's sums. The objective is over all traffic only."""
-    components = tuple(component.name for component in plan.components)
-    found = relative_changes(plan.metrics, components, cell.sums, arm_of, arms, history)
+    found = relative_changes(plan.metrics, plan.component_names, deal)
     se = np.sqrt(np.maximum(np.diagonal(found.covariance[:, group], axis1=1, axis2=2), 0.0))  # (M, A-1)
     coefficients = np.array([plan.objective.get(metric.name, 0.0) for metric in plan.metrics])
     aimed = coefficients != 0.0
     own = tuple(metric for metric, counts in zip(plan.metrics, aimed, strict=True) if counts)
     with np.errstate(invalid="ignore"):  # what cannot be measured may be infinite on both sides
         gain = coefficients[aimed] @ found.change[aimed, group]
-    gain_se = combined_se(coefficients[aimed], own, components, cell.sums, arm_of, arms, history)
+    gain_se = combined_se(coefficients[aimed], own, plan.component_names, deal)
     told = []
-    for a in range(arms - 1):
+    for a in range(deal.arms - 1):
         by_metric = {
             metric.name: effect(float(found.change[m, group, a]), float(se[m, a]))
             for m, metric in enumerate(plan.metrics)
@@ -129,7 +120,7 @@ def measured(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -
     if test is None:
         return _exploring(plan, control, cells)
     trial, cell = test
-    found = arm_effects(plan, cell, trial.buckets.astype(np.int64), len(trial.arms), trial.history)
+    found = arm_effects(plan, served(trial, cell))
     return Measured("candidate", trial.names[1], int(cell.events.sum()), 1, found[0])
 
 
@@ -147,8 +138,8 @@ def _exploring(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell])
     for id_, deal in sorted(control.deals.items()):
         cell = deal_sums(control, cells, id_)
         if cell is not None and deal.stage == "explore" and len(deal.arms) > 1:
-            as_one = np.minimum(deal.buckets.astype(np.int64), 1)
-            rows.append(arm_effects(plan, cell, as_one, 2, deal.history)[0])
+            as_one = Served(cell.sums, np.minimum(deal.buckets.astype(np.int64), 1), 2, deal.history)
+            rows.append(arm_effects(plan, as_one)[0])
             events += int(cell.events.sum())
     if not rows:
         return None

@@ -12,6 +12,7 @@ from controller.assignment import ALL
 from controller.core import ledger
 from controller.core.advance import measured_gain
 from controller.core.control import Carry, Control, Theta, tuned
+from controller.core.evidence import served
 from controller.core.plan import Plan
 from controller.core.step import State
 from controller.core.surface import Surface, surface
@@ -304,9 +305,7 @@ def _by_segment(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]
     test = own_test(control, cells)
     if test is None:
         return ()
-    trial, cell = test
-    arm_of = trial.buckets.astype(np.int64)
     return tuple(
-        SegmentEffects(segment, arm_effects(plan, cell, arm_of, len(trial.arms), trial.history, group)[0])
+        SegmentEffects(segment, arm_effects(plan, served(*test), group)[0])
         for group, segment in enumerate(plan.segments, 1)
     )

@@ -84,7 +84,7 @@ def test_the_noise_is_what_repeated_deals_show() -> None:
     found = deals(60, np.random.default_rng(5), trait=0.2)[10:]  # after the past is known
     told = noise(METRICS, COMPONENTS, found[:10], (0.5, 0.5), windows=4)
     for m, figures in enumerate(told):
-        measured = [relative_changes(METRICS, COMPONENTS, d.sums, d.arm_of, d.arms, d.history) for d in found]
+        measured = [relative_changes(METRICS, COMPONENTS, d) for d in found]
         changes = np.concatenate([changes.change[m, 0] for changes in measured])
         assert figures.arm_se == pytest.approx(changes.std(), rel=0.15)
         one_arm = 1.0 / 20 + 1.0 / 240

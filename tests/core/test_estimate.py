@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from controller.core.estimate import BUCKETS, Changes, Metric, combined_se, relative_changes, usable
+from controller.core.estimate import BUCKETS, Changes, Metric, Served, combined_se, relative_changes, usable
 
 COMPONENTS = ("impressions", "clicks", "watch_s")
 METRICS = (
@@ -34,7 +34,7 @@ def deal(
 
 
 def estimate(sums: NDArray[np.int64], arm_of: NDArray[np.int64], arms: int) -> Changes:
-    return relative_changes(METRICS, COMPONENTS, sums, arm_of, arms)
+    return relative_changes(METRICS, COMPONENTS, Served(sums, arm_of, arms))
 
 
 def expected_covariance(r: Any, v: Any, buckets: Any) -> Any:
@@ -98,8 +98,8 @@ def test_segment_effects_recombine_by_both_sums() -> None:
     clicks = shown * rate * (1 + 0.1 * rng.standard_normal((3, 12_000)))
     sums = np.rint(np.stack([shown, clicks], axis=-1) * 1e6).astype(np.int64)
     parts = (METRICS[0], Metric("clicked", "clicks", BUCKETS), METRICS[2])
-    changes = relative_changes(parts, ("impressions", "clicks"), sums, arm_of, 2)
-    rest = relative_changes(parts, ("impressions", "clicks"), sums[:1], arm_of, 2)  # what belongs to no segment
+    changes = relative_changes(parts, ("impressions", "clicks"), Served(sums, arm_of, 2))
+    rest = relative_changes(parts, ("impressions", "clicks"), Served(sums[:1], arm_of, 2))  # what belongs to no segment
     y = np.concatenate((rest.change[:, 0], changes.change[:, 1:, 0]), axis=1)  # (M, 3)
     weight = sums[:, arm_of == 0].sum(axis=1) / sums[:, arm_of == 0].sum(axis=(0, 1))  # (3, C) of control's sums
     clicked, impressions = weight[:, 1] @ y[1], weight[:, 0] @ y[2]
@@ -122,7 +122,8 @@ def test_bias_covariance_and_coverage_hold_in_a_known_world(effects: tuple[float
     drawn = rng.gamma(20.0, 1.0, (deals, 3, 30)) * levels[:, None] * 1e6
     arm_of = np.repeat(np.arange(3), 30)
     results = [
-        relative_changes((watch,), ("watch_s",), d.reshape(1, 90, 1).round().astype(np.int64), arm_of, 3) for d in drawn
+        relative_changes((watch,), ("watch_s",), Served(d.reshape(1, 90, 1).round().astype(np.int64), arm_of, 3))
+        for d in drawn
     ]
     change = np.stack([r.change[0, 0] for r in results])
     covariance = np.stack([r.covariance[0, 0] for r in results])
@@ -155,7 +156,7 @@ def test_a_mean_weighted_by_precision_is_unbiased_for_rare_events(total: int, ef
         events = rng.poisson(total / 680 / 60 * shown * (1.0 + true[arm_of]))
         sums = np.stack([events, shown], axis=-1)[None] * 10**6
         if past.any():
-            found = relative_changes((reports,), ("reports", "shown"), sums, arm_of, 9, past)
+            found = relative_changes((reports,), ("reports", "shown"), Served(sums, arm_of, 9, past))
             inverse = np.linalg.inv(found.covariance[0, 0])
             weighted += float(inverse.sum(axis=0) @ (found.change[0, 0] - true[1:]))
             weight += float(inverse.sum())
@@ -169,7 +170,8 @@ def test_the_deals_that_are_used_are_not_those_in_which_control_was_lucky() -> N
     change = []
     for _ in range(1000):
         sums = np.stack([rng.poisson(100 / 680, 1000), np.full(1000, 5)], axis=-1)[None] * 10**6
-        found = relative_changes((Metric("reports", "reports", "shown"),), ("reports", "shown"), sums, arm_of, 9)
+        reports = Metric("reports", "reports", "shown")
+        found = relative_changes((reports,), ("reports", "shown"), Served(sums, arm_of, 9))
         if usable(found)[0]:
             change.append(found.change[0, 0].mean())
     assert 300 < len(change) < 700
@@ -186,7 +188,7 @@ def test_an_unlucky_arm_is_no_surer_than_a_lucky_one() -> None:
     change, variance = [], []
     for _ in range(400):
         sums = rng.poisson(7.0, (1, 1000, 1)) * 10**6
-        found = relative_changes((Metric("hides", "hides", BUCKETS),), ("hides",), sums, arm_of, 9)
+        found = relative_changes((Metric("hides", "hides", BUCKETS),), ("hides",), Served(sums, arm_of, 9))
         change.append(found.change[0, 0])
         variance.append(np.diagonal(found.covariance[0, 0]))
     y, v = np.array(change), np.array(variance)
@@ -204,7 +206,7 @@ def test_an_arm_just_below_zero_is_no_surer_than_one_just_above() -> None:
         own = rng.normal(0.0, 1.0, 440)
         amounts[arm_of == arm] = level + (own - own.mean()) / own.std()
     sums = np.rint(amounts * 1e6).astype(np.int64)[None, :, None]
-    found = relative_changes((Metric("net", "net", BUCKETS),), ("net",), sums, arm_of, 3)
+    found = relative_changes((Metric("net", "net", BUCKETS),), ("net",), Served(sums, arm_of, 3))
     assert (found.change[0, 0] + 1.0 > 0.0).tolist() == [True, False]
     one, other = np.sqrt(np.diagonal(found.covariance[0, 0]))
     assert other == pytest.approx(one, rel=0.01)
@@ -217,7 +219,7 @@ def test_the_second_order_terms_remove_a_bias_that_can_be_seen() -> None:
     errors, plain = [], []
     for drawn in rng.gamma(5.0, 1.0, (3000, 410)):
         sums = (drawn * 1e6).round().astype(np.int64).reshape(1, 410, 1)
-        errors.append(relative_changes((metric,), ("watch_s",), sums, arm_of, 2).change[0, 0, 0])
+        errors.append(relative_changes((metric,), ("watch_s",), Served(sums, arm_of, 2)).change[0, 0, 0])
         plain.append(drawn[10:].mean() / drawn[:10].mean() - 1)
     assert np.mean(plain) > 0.012
     assert abs(np.mean(errors)) < 0.25 * np.mean(plain)
@@ -284,7 +286,7 @@ def test_ten_buckets_an_arm_and_five_percent_are_the_limits() -> None:
     def changes(buckets: int, spread: float) -> Changes:
         values = 1e8 * (1 + spread * rng.standard_normal(40 + buckets))
         arm_of = np.repeat([0, 1], [40, buckets])
-        return relative_changes((metric,), ("watch_s",), values.astype(np.int64).reshape(1, -1, 1), arm_of, 2)
+        return relative_changes((metric,), ("watch_s",), Served(values.astype(np.int64).reshape(1, -1, 1), arm_of, 2))
 
     assert usable(changes(10, 0.1)).all()
     assert not usable(changes(9, 0.1)).any()
@@ -325,8 +327,8 @@ def mixed(rng: np.random.Generator, buckets: int = 400) -> tuple[NDArray[np.int6
 @pytest.mark.parametrize("m", [0, 1])
 def test_the_error_of_one_metric_is_its_own(m: int) -> None:
     sums, arm_of = mixed(np.random.default_rng(13))
-    own = relative_changes((TWO[m],), TWO_NAMES, sums, arm_of, 3).covariance[0, 0]
-    se = combined_se(np.array([-2.0]), (TWO[m],), TWO_NAMES, sums, arm_of, 3)
+    own = relative_changes((TWO[m],), TWO_NAMES, Served(sums, arm_of, 3)).covariance[0, 0]
+    se = combined_se(np.array([-2.0]), (TWO[m],), TWO_NAMES, Served(sums, arm_of, 3))
     assert se == pytest.approx(2.0 * np.sqrt(np.diagonal(own)))
 
 
@@ -335,9 +337,9 @@ def test_the_error_of_a_sum_of_metrics_knows_that_they_move_together() -> None:
     gains, ses, blind = [], [], []
     for _ in range(600):
         sums, arm_of = mixed(rng)
-        changes = relative_changes(TWO, TWO_NAMES, sums, arm_of, 3)
+        changes = relative_changes(TWO, TWO_NAMES, Served(sums, arm_of, 3))
         gains.append(0.5 * changes.change[0, 0] + changes.change[1, 0])
-        ses.append(combined_se(np.array([0.5, 1.0]), TWO, TWO_NAMES, sums, arm_of, 3))
+        ses.append(combined_se(np.array([0.5, 1.0]), TWO, TWO_NAMES, Served(sums, arm_of, 3)))
         variance = np.diagonal(changes.covariance[:, 0], axis1=1, axis2=2)
         blind.append(np.sqrt(0.25 * variance[0] + variance[1]))
     true = np.std(gains, axis=0)
@@ -348,8 +350,8 @@ def test_the_error_of_a_sum_of_metrics_knows_that_they_move_together() -> None:
 def test_metrics_that_cancel_leave_little_error() -> None:
     sums, arm_of = mixed(np.random.default_rng(15))
     per_bucket = (Metric("clicks", "clicks", BUCKETS), TWO[1])
-    together = combined_se(np.array([1.0, 1.0]), per_bucket, TWO_NAMES, sums, arm_of, 3)
-    apart = combined_se(np.array([1.0, -1.0]), per_bucket, TWO_NAMES, sums, arm_of, 3)
+    together = combined_se(np.array([1.0, 1.0]), per_bucket, TWO_NAMES, Served(sums, arm_of, 3))
+    apart = combined_se(np.array([1.0, -1.0]), per_bucket, TWO_NAMES, Served(sums, arm_of, 3))
     assert (apart < 0.3 * together).all()
 
 
@@ -375,7 +377,7 @@ def test_the_past_of_the_buckets_takes_noise_away_and_adds_no_bias() -> None:
     errors, widths, plain = np.empty((3, runs, 3, 3))
     for run in range(runs):
         sums, arm_of, before = with_traits(rng, effects)
-        reduced = relative_changes(METRICS, COMPONENTS, sums, arm_of, 4, before)
+        reduced = relative_changes(METRICS, COMPONENTS, Served(sums, arm_of, 4, before))
         truth = np.array([effects[1:], effects[1:], np.zeros(3)])
         errors[run] = reduced.change[:, 0] - truth
         widths[run] = np.sqrt(np.diagonal(reduced.covariance[:, 0], axis1=1, axis2=2))
@@ -388,10 +390,10 @@ def test_the_past_of_the_buckets_takes_noise_away_and_adds_no_bias() -> None:
 
 def test_the_past_counts_by_its_shape_alone() -> None:
     sums, arm_of, before = with_traits(np.random.default_rng(13), np.array([0.0, 0.1]))
-    once, scaled = (relative_changes(METRICS, COMPONENTS, sums, arm_of, 2, k * before) for k in (1.0, 7.0))
+    once, scaled = (relative_changes(METRICS, COMPONENTS, Served(sums, arm_of, 2, k * before)) for k in (1.0, 7.0))
     np.testing.assert_allclose(once.change, scaled.change, rtol=1e-9)
     np.testing.assert_allclose(once.covariance, scaled.covariance, rtol=1e-9)
-    nothing = relative_changes(METRICS, COMPONENTS, sums, arm_of, 2, np.zeros_like(before))
+    nothing = relative_changes(METRICS, COMPONENTS, Served(sums, arm_of, 2, np.zeros_like(before)))
     np.testing.assert_allclose(nothing.change, estimate(sums, arm_of, 2).change)
 
 
@@ -402,8 +404,8 @@ def test_what_the_past_foretells_is_not_learned_from_buckets_left_out(now: int, 
     loud, loud_before = sums.copy(), before.copy()
     loud[:, arm_of < 0] *= now
     loud_before[:, arm_of < 0] *= then
-    quiet = relative_changes(METRICS, COMPONENTS, sums, arm_of, 3, before)
-    changes = relative_changes(METRICS, COMPONENTS, loud, arm_of, 3, loud_before)
+    quiet = relative_changes(METRICS, COMPONENTS, Served(sums, arm_of, 3, before))
+    changes = relative_changes(METRICS, COMPONENTS, Served(loud, arm_of, 3, loud_before))
     np.testing.assert_allclose(changes.change, quiet.change, rtol=1e-9)
     np.testing.assert_allclose(changes.covariance, quiet.covariance, rtol=1e-9)
 
@@ -415,7 +417,7 @@ def test_the_past_of_a_mean_is_a_regression() -> None:
     centred = [np.concatenate([v[arm] - v[arm].mean() for arm in arms]) for v in (n, x)]
     rest = n - centred[0] @ centred[1] / (centred[1] @ centred[1]) * x
     r, v = (np.array([f(rest[arm]) for arm in arms]) for f in (np.mean, lambda y: y.var(ddof=1) / len(y)))
-    changes = relative_changes(METRICS, COMPONENTS, sums, arm_of, 2, before)
+    changes = relative_changes(METRICS, COMPONENTS, Served(sums, arm_of, 2, before))
     np.testing.assert_allclose(changes.change[1, 0, 0], r[1] / r[0] * (1 - v[0] / r[0] ** 2) - 1, rtol=1e-9)
     expected = expected_covariance(r, v, np.array([arm.sum() for arm in arms]))
     np.testing.assert_allclose(changes.covariance[1, 0], expected, rtol=1e-9)
@@ -423,8 +425,8 @@ def test_the_past_of_a_mean_is_a_regression() -> None:
 
 def test_the_combined_error_of_one_metric_is_its_own_with_a_past_too() -> None:
     sums, arm_of, before = with_traits(np.random.default_rng(15), np.array([0.0, 0.1, -0.1]))
-    changes = relative_changes(METRICS, COMPONENTS, sums, arm_of, 3, before)
-    se = combined_se(np.array([1.0]), METRICS[:1], COMPONENTS, sums, arm_of, 3, before)
+    changes = relative_changes(METRICS, COMPONENTS, Served(sums, arm_of, 3, before))
+    se = combined_se(np.array([1.0]), METRICS[:1], COMPONENTS, Served(sums, arm_of, 3, before))
     np.testing.assert_allclose(se, np.sqrt(np.diagonal(changes.covariance[0, 0])), rtol=0.02)
 
 
@@ -436,8 +438,8 @@ def test_the_combined_error_too_knows_a_past_that_is_too_good_and_an_arm_without
     sums = np.rint(np.stack([np.full(count, 100.0), clicks, watch], axis=1)[None] * 1e6).astype(np.int64)
     past = np.stack([np.full(count, 100.0), np.ones(count), trait], axis=1)[None]
     for metric, before, close in ((TWO[1], past, 0.1), (TWO[0], None, 1e-9)):  # of the first each takes its own level
-        own = relative_changes((metric,), TWO_NAMES, sums, arm_of, 3, before).covariance[0, 0]
-        se = combined_se(np.array([1.0]), (metric,), TWO_NAMES, sums, arm_of, 3, before)
+        own = relative_changes((metric,), TWO_NAMES, Served(sums, arm_of, 3, before)).covariance[0, 0]
+        se = combined_se(np.array([1.0]), (metric,), TWO_NAMES, Served(sums, arm_of, 3, before))
         assert se == pytest.approx(np.sqrt(np.diagonal(own)), rel=close)
 
 
@@ -449,8 +451,8 @@ def test_an_arm_without_any_event_takes_control_s_noise_beside_a_past_too() -> N
     clicks = rng.poisson(0.2 * trait) * (arm_of != 1)
     sums = np.rint(np.stack([np.full(count, 100.0), clicks, clicks], axis=1)[None] * 1e6).astype(np.int64)
     past = np.stack([np.full(count, 100.0), trait, trait], axis=1)[None]
-    own = relative_changes((TWO[0],), TWO_NAMES, sums, arm_of, 9, past).covariance[0, 0].diagonal()
-    se = combined_se(np.array([1.0]), (TWO[0],), TWO_NAMES, sums, arm_of, 9, past)
+    own = relative_changes((TWO[0],), TWO_NAMES, Served(sums, arm_of, 9, past)).covariance[0, 0].diagonal()
+    se = combined_se(np.array([1.0]), (TWO[0],), TWO_NAMES, Served(sums, arm_of, 9, past))
     assert 0.9 < own[0] / own[1:].mean() < 1.5
     assert se == pytest.approx(np.sqrt(own), rel=0.05)
 
@@ -460,6 +462,6 @@ def test_against_a_control_below_zero_nothing_can_be_said() -> None:
     rng, arm_of = np.random.default_rng(17), np.repeat([0, 1], 40)
     sums, _ = mixed(rng, 80)
     sums[..., 2] = np.rint(-(5.0 - arm_of + 0.1 * rng.standard_normal(80)) * 1e6)
-    changes = relative_changes(TWO, TWO_NAMES, sums, arm_of, 2)
+    changes = relative_changes(TWO, TWO_NAMES, Served(sums, arm_of, 2))
     assert usable(changes).tolist() == [True, False]
     assert np.isnan(changes.change[1]).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from controller.core.estimate import BUCKETS, Changes, Metric, at_cap, relative_changes
+from controller.core.estimate import BUCKETS, Changes, Metric, Served, at_cap, relative_changes
 
 HEAVY = Metric("watch", "watch_s", BUCKETS)
 
@@ -18,7 +18,7 @@ def heavy(rng: np.random.Generator, effects: NDArray[np.float64], cap: float | N
     kept = [np.bincount(bucket, v, len(arm_of)) for v in (np.minimum(amount, top), np.where(amount > top, top, 0.0))]
     sums = np.rint(np.stack(kept, axis=-1)[None] * 1e6).astype(np.int64)
     names = ("watch_s",) if cap is None else ("watch_s", at_cap("watch_s"))
-    return relative_changes((HEAVY,), names, sums[..., : len(names)], arm_of, len(effects))
+    return relative_changes((HEAVY,), names, Served(sums[..., : len(names)], arm_of, len(effects)))
 
 
 def test_a_cap_keeps_the_intervals_of_the_uncapped_change() -> None:
@@ -42,8 +42,8 @@ def test_what_a_cap_hides_is_its_share_of_the_sum_times_the_change() -> None:
     amount, arm_of = 10 * (1 + rng.pareto(1.8, (2, 40_000))) * (1 + effects)[:, None], np.repeat([0, 1], 40_000)
     kept, over = np.minimum(amount, 60.0).ravel(), np.where(amount > 60.0, 60.0, 0.0).ravel()
     sums = np.rint(np.stack([kept, over], axis=-1)[None] * 1e6).astype(np.int64)
-    capped = relative_changes((HEAVY,), ("watch_s", at_cap("watch_s")), sums, arm_of, 2)
-    blind = relative_changes((HEAVY,), ("watch_s",), sums[..., :1], arm_of, 2)
+    capped = relative_changes((HEAVY,), ("watch_s", at_cap("watch_s")), Served(sums, arm_of, 2))
+    blind = relative_changes((HEAVY,), ("watch_s",), Served(sums[..., :1], arm_of, 2))
     share = over[:40_000].sum() / kept[:40_000].sum()
     added = capped.covariance[0, 0, 0, 0] - blind.covariance[0, 0, 0, 0]
     assert 0.1 < share < 0.3
@@ -61,6 +61,6 @@ def test_under_a_low_cap_intervals_cover_the_uncapped_change(quantile: float) ->
         amount = np.exp(rng.normal(0.0, 1.0, (2, 400, 100))) * effects[:, None, None]
         kept, over = np.minimum(amount, cap).sum(axis=2), np.where(amount > cap, cap, 0.0).sum(axis=2)
         sums = np.rint(np.stack([kept.ravel(), over.ravel()], axis=-1)[None] * 1e6).astype(np.int64)
-        found = relative_changes((HEAVY,), ("watch_s", at_cap("watch_s")), sums, arm_of, 2)
+        found = relative_changes((HEAVY,), ("watch_s", at_cap("watch_s")), Served(sums, arm_of, 2))
         misses += int(abs(found.change[0, 0, 0] - 0.05) > 1.96 * np.sqrt(found.covariance[0, 0, 0, 0]))
     assert misses <= 8

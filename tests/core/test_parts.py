@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from controller.core.estimate import Metric, relative_changes
+from controller.core.estimate import Metric, Served, relative_changes
 from controller.core.parts import exposures, measured, parts, per_exposure
 
 WATCH, SHARES, CTR = (
@@ -50,7 +50,7 @@ def test_the_parts_multiply_to_the_metric_with_less_noise() -> None:
     clicks = rng.binomial(shown.astype(np.int64), 0.4)
     watch = clicks * 9.0 * np.where(arm_of == 1, 1.1, 1.0)
     sums = (np.stack([shown, clicks, watch], axis=1)[None] * 1e6).astype(np.int64)
-    found = relative_changes(measured(metrics), ("impressions", "clicks", "watch_s"), sums, arm_of, 2)
+    found = relative_changes(measured(metrics), ("impressions", "clicks", "watch_s"), Served(sums, arm_of, 2))
     change, sd = found.change[:, 0, 0], np.sqrt(found.covariance[:, 0, 0, 0])
     product = np.prod([1.0 + change[place] for place in parts(metrics, 0)]) - 1.0
     assert product == pytest.approx(change[0], abs=1e-3)

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.core.estimate import BUCKETS, Metric, relative_changes
+from controller.core.estimate import BUCKETS, Metric, Served, relative_changes
 from controller.core.worst import Look, Looks, bad, without, without_worst
 
 
@@ -102,7 +102,7 @@ def test_no_window_is_bad_for_one_huge_amount() -> None:
         for k in range(24):
             amount = rng.lognormal(0.0, 2.0, (800, 3)).sum(axis=1)
             sums = np.rint(amount * 1e6).astype(np.int64)[None, :, None]
-            said = relative_changes((Metric("watch", "watch", BUCKETS),), names, sums, arm_of, 2)
+            said = relative_changes((Metric("watch", "watch", BUCKETS),), names, Served(sums, arm_of, 2))
             y, se = said.change[0, 0, 0], np.sqrt(said.covariance[0, 0, 0, 0])
             windows.append(Look(k, (float(y),), (float(amount[:600].sum()),), (float(se),)))
         found += bad(Looks(1, tuple(windows)), [0]) is not None

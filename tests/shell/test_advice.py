@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from controller.core.estimate import combined_se
-from controller.core.evidence import deal_sums
+from controller.core.evidence import deal_sums, served
 from controller.shell.advice import advice, told
 from controller.shell.config import Study, load
 from controller.shell.journal import Journal
@@ -50,9 +50,7 @@ def test_the_terms_are_those_of_the_objective_and_make_its_error(study: Study) -
     cell = deal_sums(loop.state.control, loop.state.windows.cells, noise.deal)
     assert cell is not None
     assert noise.events == cell.events.sum()
-    names = tuple(component.name for component in PLAN.components)
-    arm_of = deal.buckets.astype(np.int64)
-    se = combined_se(np.array([1.0, 0.5]), PLAN.metrics, names, cell.sums, arm_of, len(deal.arms), deal.history)
+    se = combined_se(np.array([1.0, 0.5]), PLAN.metrics, PLAN.component_names, served(deal, cell))
     assert noise.se == pytest.approx(np.sqrt(np.mean(se**2)))
     assert told(found)[0].startswith(f"the objective's noise: watch {noise.share['watch']:.0%}, ctr ")
 

@@ -1,7 +1,7 @@
 import msgspec
-import numpy as np
 import pytest
 
+from controller.core import evidence
 from controller.core.evidence import deal_changes, deal_sums, trial_sums
 from controller.core.safety import Guardrail
 from controller.shell.effects import UNKNOWN, Z95, Effect, arm_effects, effect, margins, measured, pooled
@@ -26,7 +26,7 @@ def test_arms_are_told_as_they_are_estimated() -> None:
     deal, cell = control.deals[id_], deal_sums(control, loop.state.windows.cells, id_)
     assert cell is not None
     changes = deal_changes(PLAN, deal, cell)
-    found = arm_effects(PLAN, cell, deal.buckets.astype(np.int64), len(deal.arms), deal.history)
+    found = arm_effects(PLAN, evidence.served(deal, cell))
     assert len(found) == len(deal.arms) - 1
     for a, arm in enumerate(found):
         for m, metric in enumerate(arm.metrics):

@@ -10,7 +10,7 @@ import numpy as np
 from controller.core import rollout, safety
 from controller.core.control import Control, Statistics, banning, carrying, issue, moved
 from controller.core.estimate import influences
-from controller.core.evidence import deal_changes, deal_sums, served
+from controller.core.evidence import deal_changes, served, unsealed_deal_sums
 from controller.core.plan import Plan
 from controller.core.rollout import OTHERS, Deal
 from controller.core.safety import BREAKER_ALPHA, Crossing
@@ -27,7 +27,7 @@ def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, .
     """
     deal = control.deals[control.carry.deal]
     recent = {key: cell for key, cell in seen.cells.items() if key[0] >= seen.end_ms - plan.window.length_ms}
-    cell = deal_sums(msgspec.structs.replace(control, totals={}), recent, deal.id)
+    cell = unsealed_deal_sums(control, recent, deal.id)
     if cell is None or len(deal.arms) < 2 or not plan.guardrails:
         return ()
     found = _crossings(plan, deal, cell)

@@ -6,11 +6,9 @@ is served, and its trial's sums grow: what the newest windows say drowns in what
 
 import math
 
-import msgspec
-
 from controller.core.advance import measured_gain
 from controller.core.control import Control, Statistics
-from controller.core.evidence import trial_sums
+from controller.core.evidence import trial_sums, unsealed_trial_sums
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
@@ -67,9 +65,8 @@ def losing(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | 
 
 
 def _newest(plan: Plan, control: Control, seen: Statistics, deal: Deal, ends: list[int]) -> Gain | None:
-    unsealed = msgspec.structs.replace(control, tried=None)
     cells = {key: cell for key, cell in seen.cells.items() if key[0] in ends}
-    return _gain(plan, deal, trial_sums(unsealed, cells))
+    return _gain(plan, deal, unsealed_trial_sums(control, cells))
 
 
 def _gain(plan: Plan, deal: Deal, cell: Cell | None) -> Gain | None:

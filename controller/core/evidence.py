@@ -3,6 +3,7 @@
 Notation as in `control`.
 """
 
+from collections.abc import Iterable
 from functools import partial
 
 import msgspec
@@ -126,11 +127,16 @@ def deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -
 
     Cells of a version that is not known any more (served long after its table expired) are counted, not believed.
     """
-    total = control.totals.get(deal)
-    for key in sorted(cells):
-        if control.versions.get(key[1]) == deal:
-            total = _plus(total, cells[key])
-    return total
+    return _added(control.totals.get(deal), _cells_of(control, cells, deal))
+
+
+def unsealed_deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -> Cell | None:
+    """The same of the given cells alone."""
+    return _added(None, _cells_of(control, cells, deal))
+
+
+def _cells_of(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -> list[Cell]:
+    return [cells[key] for key in sorted(cells) if control.versions.get(key[1]) == deal]
 
 
 def on_trial(control: Control, version: int) -> bool:
@@ -141,11 +147,16 @@ def on_trial(control: Control, version: int) -> bool:
 
 def trial_sums(control: Control, cells: dict[tuple[int, int], Cell]) -> Cell | None:
     """The trial's sums: its sealed windows' and the given unsealed cells'; None where it has had no event."""
-    total = control.tried
-    for key in sorted(cells):
-        if on_trial(control, key[1]):
-            total = _plus(total, cells[key])
-    return total
+    return _added(control.tried, _cells_on_trial(control, cells))
+
+
+def unsealed_trial_sums(control: Control, cells: dict[tuple[int, int], Cell]) -> Cell | None:
+    """The same of the given cells alone."""
+    return _added(None, _cells_on_trial(control, cells))
+
+
+def _cells_on_trial(control: Control, cells: dict[tuple[int, int], Cell]) -> list[Cell]:
+    return [cells[key] for key in sorted(cells) if on_trial(control, key[1])]
 
 
 def remembered(control: Control, end_ms: int, cells: list[Cell]) -> Control:
@@ -206,6 +217,12 @@ def _evidence(plan: Plan, control: Control, id_: int, cell: Cell, moment: float)
 
 def _moment(plan: Plan, end_ms: int, cell: Cell) -> float:
     return int(cell.events.sum()) * (end_ms - plan.window.length_ms / 2) / HOUR_MS
+
+
+def _added(total: Cell | None, cells: Iterable[Cell]) -> Cell | None:
+    for cell in cells:
+        total = _plus(total, cell)
+    return total
 
 
 def _plus(one: Cell | None, other: Cell) -> Cell:

@@ -5,7 +5,7 @@ import numpy as np
 
 from controller.core import late
 from controller.core.control import Control
-from controller.core.evidence import deal_changes, trial_sums
+from controller.core.evidence import deal_changes, unsealed_trial_sums
 from controller.core.plan import Plan
 from controller.core.windows import Cell
 from controller.core.worst import Look, Looks
@@ -33,8 +33,7 @@ def _remembered(plan: Plan) -> int:
 
 def _look(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], end_ms: int) -> Look | None:
     """One window; None where the test was not served in it, or nothing can be told of some metric."""
-    alone = msgspec.structs.replace(control, tried=None)
-    cell = trial_sums(alone, {key: cell for key, cell in cells.items() if key[0] == end_ms})
+    cell = unsealed_trial_sums(control, {key: cell for key, cell in cells.items() if key[0] == end_ms})
     if cell is None or control.trial is None:
         return None
     found = deal_changes(plan, control.trial, cell)

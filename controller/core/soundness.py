@@ -11,7 +11,7 @@ from controller.core import aa, carryover, rollout
 from controller.core.aa import Noise
 from controller.core.control import Control, Statistics, baseline, carrying, moved
 from controller.core.estimate import Served
-from controller.core.evidence import deal_sums, served
+from controller.core.evidence import deal_sums, served, unsealed_deal_sums
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 
@@ -34,9 +34,8 @@ def _alike(plan: Plan, control: Control, seen: Statistics) -> Iterator[Served]:
     """The stage's deals in windows that are not sealed; what was before it was resumed had a fault."""
     since = control.carry.stage_since_ms + plan.window.length_ms
     cells = {key: cell for key, cell in seen.cells.items() if key[0] >= since}
-    unsealed = msgspec.structs.replace(control, totals={})
     for id_, deal in sorted(control.deals.items()):
-        cell = deal_sums(unsealed, cells, id_)
+        cell = unsealed_deal_sums(control, cells, id_)
         if deal.stage == "verify" and len(deal.arms) == plan.traffic.explore_arms + 1 and cell is not None:
             yield served(deal, cell)
 

@@ -22,7 +22,8 @@ from benchmarks._arena_run import Hour, Trimtab, hours_of
 from benchmarks._arena_worlds import SCENARIOS, of_run
 from benchmarks._calibration_figures import Figure, Spread, clustered
 from controller.core.belief import believe, judged_metrics, points
-from controller.core.control import HOUR_MS, Control, Evidence, Statistics, Theta, carrying
+from controller.core.control import Control, Evidence, Statistics, Theta, carrying
+from controller.core.durations import HOUR_MS
 from controller.core.evidence import live_evidence
 from controller.core.plan import Plan
 from controller.core.policy import AHEAD_H

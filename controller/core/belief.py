@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from controller.assignment import ALL
 from controller.core import jump, offline, outliers, parts, posterior
-from controller.core.control import HOUR_MS, Control, Evidence, Theta
+from controller.core.control import Control, Evidence, Theta
+from controller.core.durations import HOUR_MS
 from controller.core.estimate import Changes, usable
 from controller.core.evidence import traffic
 from controller.core.goal import Goal, goal_of

@@ -9,7 +9,7 @@ import numpy as np
 
 from controller.core import rollout, safety
 from controller.core.control import Control, Statistics, banning, carrying, issue, moved
-from controller.core.estimate import influences
+from controller.core.estimate import MIN_BUCKETS, influences
 from controller.core.evidence import deal_changes, served, unsealed_deal_sums
 from controller.core.plan import Plan
 from controller.core.rollout import OTHERS, Deal
@@ -36,12 +36,12 @@ def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, .
 
 def _crossings(plan: Plan, deal: Deal, cell: Cell) -> tuple[Crossing, ...]:
     changes = deal_changes(plan, deal, cell)
-    if changes.buckets[0] < safety.MIN_CLUSTERS:
+    if changes.buckets[0] < MIN_BUCKETS:
         return ()
     # From an infeasible baseline a catastrophe is a fall below the baseline, not below a limit far above it.
     borne = tuple(rail.borne for rail in plan.guardrails)
     found = safety.crossings(borne, plan.metrics, changes, BREAKER_ALPHA, plan.safety.breaker_change)
-    return tuple(c for c in found if changes.buckets[c.arm] >= safety.MIN_CLUSTERS)
+    return tuple(c for c in found if changes.buckets[c.arm] >= MIN_BUCKETS)
 
 
 def _stands(plan: Plan, deal: Deal, cell: Cell, crossing: Crossing) -> bool:

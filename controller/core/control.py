@@ -23,8 +23,6 @@ from controller.core.trend import Step
 from controller.core.windows import Cell, Quality
 from controller.core.worst import Looks
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 MAX_BANNED = 32  # the newest: every entry of the ledger holds them, and the world may have changed since the others
 
 Theta = dict[str, tuple[float, ...]]  # segment -> W weights; always has `all`

@@ -4,6 +4,7 @@ Notation: A arms, G' groups with weights of their own (one, or each segment), d 
 """
 
 from collections import Counter
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -14,7 +15,6 @@ from controller.core import policy, ratio, rollout, safety
 from controller.core.advance import advanced, exposed_ms, measured_gain
 from controller.core.belief import Believed, banned, believe, theta_at
 from controller.core.control import (
-    HOUR_MS,
     Choice,
     Control,
     Statistics,
@@ -26,6 +26,7 @@ from controller.core.control import (
     tuned,
 )
 from controller.core.drift import faded, losing
+from controller.core.durations import HOUR_MS
 from controller.core.estimate import MIN_BUCKETS, Changes
 from controller.core.evidence import deal_changes, live_evidence, remembered, trial_sums, watched
 from controller.core.faults import fault, served
@@ -33,6 +34,8 @@ from controller.core.looks import looked
 from controller.core.plan import Plan
 from controller.core.rollout import BESIDE, FROZEN, OTHERS, TESTS, Deal
 from controller.core.soundness import alike, followed_on, told, verified
+
+Outcome = Literal["dealt", "kept", "no_data", "backlog", "frozen"]
 
 NOTHING = "none (what is not near a vector that failed is believed to break a guardrail)"  # instead of reasons
 EXPOSED = 0.5  # of a window's events that a deal must have served for the window to count as its exposure
@@ -42,7 +45,7 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
     """What was decided on one window, for the ledger and for people."""
 
     end_ms: int
-    outcome: str  # dealt | kept | no_data | backlog | frozen
+    outcome: Outcome
     why: str
     table: bytes | None  # None: nothing is published (an older window of a backlog, but one that freezes the study)
     changes: Changes | None  # of the deal that was live in the window, over all it has lasted
@@ -54,7 +57,7 @@ class _Verdict(msgspec.Struct, frozen=True, eq=False):
     """A decision before its table is made."""
 
     control: Control
-    outcome: str
+    outcome: Outcome
     why: str
     deal: Deal  # to be published
     changes: Changes | None = None
@@ -151,7 +154,7 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
     else:
         control, following, beside = _tested(plan, control, deal, believed, rng)
         why = _progress(plan, control, seen) + beside
-    outcome = "kept" if following.id == deal.id else "dealt"
+    outcome: Outcome = "kept" if following.id == deal.id else "dealt"
     said = [control.carry.reason if turned else why, control.carry.notice]
     return _Verdict(control, outcome, "; ".join(filter(None, said)), following, changes, tripped)
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core import late
-from controller.core.control import DAY_MS, HOUR_MS, Control, Evidence, ended_ms
+from controller.core.control import Control, Evidence, ended_ms
+from controller.core.durations import DAY_MS, HOUR_MS
 from controller.core.estimate import Changes, Metric, Served, relative_changes
 from controller.core.parts import measured
 from controller.core.plan import Plan

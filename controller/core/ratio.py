@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 MEMORY = 0.9  # of the buckets' past, a window: who came in the last hours tells best who comes now
 RUNNING = 0.95  # of what control had in the windows before, a window
 MIN_EXPECTED = 100.0  # units of an arm below which nothing is said
-MIN_CLUSTERS = 10  # buckets, less arms, below which how they stray is not known
+MIN_FREEDOM = 10  # buckets, less arms, below which how they stray is not known
 FAULT = 0.02  # a smaller difference is never called one: weights move how often people come, too
 TINY = 1e-300  # against 0 / 0
 
@@ -187,7 +187,7 @@ def _spread(window: Counted) -> _Spread | None:
     inside = (e >= MIN_EXPECTED)[window.arm_of]
     arms = int((e >= MIN_EXPECTED).sum())
     freedom = int(inside.sum()) - arms
-    if arms < 2 or freedom < MIN_CLUSTERS:
+    if arms < 2 or freedom < MIN_FREEDOM:
         return None
     ratio = np.divide(y, e, out=np.ones(len(e)), where=e >= MIN_EXPECTED)
     strays = np.where(inside, window.units - ratio[window.arm_of] * window.expected, 0.0)

@@ -19,7 +19,6 @@ Floats = NDArray[np.float64]
 MIN_INFORMATION_SD = 0.005  # sequences are tuned to be tightest where a change is known to this s.e., or to the limit
 BREAKER_ALPHA = 1e-6  # per sequence: the breaker looks every minute at every arm and must not cry wolf
 MIN_ATTRIBUTED = 200  # fewer events than this say nothing about a share
-MIN_CLUSTERS = 10  # buckets below which a variance between buckets is not worth believing
 SILENCE_ALPHA = 1e-9  # P(an arm is called silent that only had no luck), per arm and window
 
 

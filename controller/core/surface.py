@@ -13,7 +13,8 @@ import numpy as np
 
 from controller.assignment import ALL
 from controller.core.belief import Believed, believe, judged_metrics, points
-from controller.core.control import HOUR_MS, Control, Theta, tuned
+from controller.core.control import Control, Theta, tuned
+from controller.core.durations import HOUR_MS
 from controller.core.evidence import live_evidence
 from controller.core.kernel import Floats
 from controller.core.plan import Plan

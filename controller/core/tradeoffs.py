@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from controller.core.belief import Believed, banned, believe, judged_metrics, points, theta_at
-from controller.core.control import HOUR_MS, Control, Theta, tuned
+from controller.core.control import Control, Theta, tuned
+from controller.core.durations import HOUR_MS
 from controller.core.evidence import live_evidence
 from controller.core.front import Question, front, valued
 from controller.core.goal import tolerant

@@ -7,7 +7,7 @@ cut into batches, and how partitions interleave, cannot change a bit.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -24,16 +24,7 @@ Tables = dict[int, tuple[tuple[str, ...], NDArray[np.int16]]]  # version -> (arm
 Result = Literal[
     "accepted", "duplicate", "expired", "fallback", "unknown_version", "misattributed", "overflow", "future"
 ]
-RESULTS: tuple[Result, ...] = (
-    "accepted",
-    "duplicate",
-    "expired",
-    "fallback",
-    "unknown_version",
-    "misattributed",
-    "overflow",
-    "future",
-)
+RESULTS: tuple[Result, ...] = get_args(Result)
 ACCEPTED, DUPLICATE, EXPIRED, FALLBACK, UNKNOWN_VERSION, MISATTRIBUTED, OVERFLOW, FUTURE = range(len(RESULTS))
 
 

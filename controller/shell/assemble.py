@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from controller.core.clock import Clock
 from controller.shell import fingerprint
 from controller.shell.access import Token, address, load_tokens
 from controller.shell.admin import Server, serve
@@ -18,7 +19,7 @@ from controller.shell.api import Site, app
 from controller.shell.board import Board
 from controller.shell.config import Study
 from controller.shell.connections import password
-from controller.shell.daemon import Clock, Daemon, log, readiness_log
+from controller.shell.daemon import Daemon, log, readiness_log
 from controller.shell.dead_letters import DeadLetters, KafkaDeadLetters
 from controller.shell.health import Health
 from controller.shell.journal import Journal

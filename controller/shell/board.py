@@ -5,16 +5,17 @@ A request never waits for the loop nor the loop for a request: each snapshot is 
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 
 from controller.assignment import Stage
+from controller.core.clock import Clock
 from controller.core.control import Choice, Control, Vector, fallback, tuned
 from controller.core.evidence import deal_sums, served
 from controller.core.ledger import Record
-from controller.core.operate import Command, Verb, apply
+from controller.core.operate import Command, apply
 from controller.core.plan import Plan, digest
 from controller.core.rollout import Deal
 from controller.core.step import Effect as StepEffect
@@ -23,13 +24,12 @@ from controller.core.trend import Step
 from controller.core.windows import Quality
 from controller.shell.effects import ArmEffects, Measured, arm_effects, measured
 from controller.shell.journal import Journal
+from controller.shell.messages import Verb
 from controller.shell.story import SENTENCES
 
 MAX_DECISIONS = 400  # kept for the charts: two weeks of hourly windows
 MAX_EVENTS = 200  # beside decisions: starts, stages, guardrails, orders
-ORDERS: tuple[Verb, ...] = ("pause", "resume", "rollback", "approve", "reject")
-
-Clock = Literal["wall", "events"]
+ORDERS: tuple[Verb, ...] = get_args(Verb)
 
 
 class Action(msgspec.Struct, frozen=True):

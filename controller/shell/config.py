@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from controller.core.control import HOUR_MS
-from controller.core.durations import written
+from controller.core.durations import DAY_MS, HOUR_MS, written
 from controller.core.estimate import MIN_BUCKETS, Metric, at_cap
 from controller.core.events import Component
 from controller.core.offline import Prediction
@@ -29,12 +28,10 @@ from controller.shell.study_file import (
     components_of,
     demands,
 )
-from controller.shell.toml_records import Mistake, join, parse_duration, read_fields, show
+from controller.shell.toml_records import Mistake, join, read_fields, show
 
-DAY_MS = parse_duration("1d")
-HALF_A_DAY_MS = DAY_MS // 2
 MAX_LISTED = 20  # mistakes of a file of predictions that are shown
-Service = TypeVar("Service", Kafka, Redis)
+_Service = TypeVar("_Service", Kafka, Redis)
 LARGE_STATE = 2**30  # bytes of sums that are not sealed: a decision goes through all of them
 
 
@@ -127,12 +124,8 @@ def _tree(path: Path) -> dict[str, Any]:
         raise _unreadable(path, error.strerror or str(error), "a file that can be read") from error
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"a byte that is not UTF-8 at position {error.start}", "TOML in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:  # its text ends with "(at line L, column C)"
-        raise _unreadable(path, f"no TOML: {error}", "a TOML file; see deploy/studies/feed.toml") from error
-    except (
-        RecursionError,
-        ValueError,
-    ) as error:  # arrays nested too deep; numbers and dates that Python refuses
+    # tomllib's own errors are ValueErrors, and so are numbers and dates that Python refuses; arrays may be too deep.
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"no TOML: {error}", "a TOML file; see deploy/studies/feed.toml") from error
 
 
@@ -171,10 +164,10 @@ def _offline(table: StudyTable, folder: Path) -> tuple[tuple[Prediction, ...], l
 def _window(window: WindowTable) -> WindowPlan:
     """Fill in defaults by the length: for "1h" a grace of "5m", a lateness of "6h", a validity of "3h"."""
     length = int(window.length)
-    lateness = min(6 * length, parse_duration("6h")) if window.lateness is None else int(window.lateness)
+    lateness = min(6 * length, 6 * HOUR_MS) if window.lateness is None else int(window.lateness)
     return WindowPlan(
         length_ms=length,
-        grace_ms=min(length // 12, parse_duration("5m")) if window.grace is None else int(window.grace),
+        grace_ms=min(length // 12, 5 * 60_000) if window.grace is None else int(window.grace),
         lateness_ms=lateness,
         dedupe_ms=lateness if window.dedupe is None else int(window.dedupe),
         validity_ms=3 * length if window.validity is None else int(window.validity),
@@ -210,7 +203,7 @@ def _rollout(rollout: RolloutTable, length_ms: int) -> RolloutPlan:
     )
 
 
-def _with_paths(service: Service, folder: Path) -> Service:
+def _with_paths(service: _Service, folder: Path) -> _Service:
     named = {key: path for key, path in msgspec.structs.asdict(service.tls).items() if path is not None}
     return msgspec.structs.replace(service, **{key: str(folder / path) for key, path in named.items()})
 
@@ -334,7 +327,7 @@ def _large(plan: Plan) -> Iterator[str]:
 def _forgetful(plan: Plan) -> Iterator[str]:
     rows = max(len(plan.segments), 1) * plan.traffic.explore_arms
     remembered_ms = -(-MAX_ROWS // rows) * plan.window.length_ms
-    if remembered_ms < HALF_A_DAY_MS:
+    if remembered_ms < DAY_MS // 2:
         yield (
             f"traffic.explore_arms: {rows} changes a window (one an arm and segment), of which the belief holds the "
             f"newest {MAX_ROWS}: those of {remembered_ms / HOUR_MS:.1f} hours; longer windows, fewer arms or fewer "

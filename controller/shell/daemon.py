@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from controller.core import step as core
-from controller.core.clock import AHEAD_OF_EVENTS_MS, PartitionState
+from controller.core.clock import AHEAD_OF_EVENTS_MS, Clock, PartitionState
 from controller.core.events import EventPlan, Events, capped_rows
 from controller.core.ledger import Record
 from controller.core.operate import Command
@@ -37,7 +37,6 @@ from controller.shell.records import decode_records, rows_at
 from controller.shell.sources import At, Fetched, OffsetLost, Poll, Source, SourceUnavailable
 from controller.shell.story import in_utc
 
-Clock = Literal["wall", "events"]
 Turn = Literal["waiting", "quiet", "news"]  # for a service; nothing came; records came
 
 POLL_S = 0.1

@@ -234,7 +234,7 @@ def slice_figure(one: Slice, log: bool, baseline: float, limits: Sequence[float]
                 "circle", class_="dot", cx=x(curve.chosen), cy=y(float(np.interp(curve.chosen, one.values, mean))), r=4
             )
         )
-    parts += [_text(_number(v), x(v), 158, anchor) for v, anchor in ((one.values[0], "start"), (one.values[-1], "end"))]
+    parts += [_text(number(v), x(v), 158, anchor) for v, anchor in ((one.values[0], "start"), (one.values[-1], "end"))]
     return _svg(260, 164, _described(one), parts)
 
 
@@ -243,9 +243,9 @@ def _kept(value: float, bounds: tuple[float, float]) -> float:
 
 
 def _described(one: Slice) -> str:
-    curve, (low, high) = one.curves[0], (_number(one.values[0]), _number(one.values[-1]))
+    curve, (low, high) = one.curves[0], (number(one.values[0]), number(one.values[-1]))
     ends = f"{curve.mean[0]:+.2%} at {low}, {curve.mean[-1]:+.2%} at {high}"
-    return f"{one.metric} along {one.weight}: {ends}; the vector is at {_number(curve.chosen)}"
+    return f"{one.metric} along {one.weight}: {ends}; the vector is at {number(curve.chosen)}"
 
 
 def slice_bounds(slices: Sequence[Slice]) -> tuple[float, float]:
@@ -257,5 +257,6 @@ def slice_bounds(slices: Sequence[Slice]) -> tuple[float, float]:
     return max(low - room, min(e[0] for e in ends)), min(high + room, max(e[1] for e in ends))
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A weight, to four digits."""
     return f"{value:.4g}".replace("-", "\u2212")

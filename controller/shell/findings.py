@@ -12,6 +12,7 @@ from controller.assignment import ALL
 from controller.core import ledger
 from controller.core.advance import measured_gain
 from controller.core.control import Carry, Control, Theta, tuned
+from controller.core.durations import DAY_MS
 from controller.core.evidence import served
 from controller.core.plan import Plan
 from controller.core.step import State
@@ -25,7 +26,6 @@ from controller.shell.recorder import restored, writer
 from controller.shell.story import SENTENCES
 from controller.shell.verdict import Step, Verdict, judged
 
-DAY_MS = 86_400_000
 MAX_DECISIONS = 1500  # in the log, one by one: two months of hourly windows; older ones by day
 MAX_EVENTS = 1500
 MAX_DAYS = 800

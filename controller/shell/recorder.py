@@ -10,6 +10,7 @@ import msgspec
 
 from controller import assignment
 from controller.core import checkpoint, decide, replan
+from controller.core.clock import Clock
 from controller.core.control import Control
 from controller.core.ledger import Record
 from controller.core.plan import Plan, digest
@@ -52,7 +53,7 @@ class Recorder:
         journal: Journal,
         publisher: Publisher,
         now_ms: int,
-        clock: str,
+        clock: Clock,
         source: str = "",
         admin: str = "",
     ) -> tuple["Recorder", State]:

@@ -57,7 +57,8 @@ def page(found: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"moment": moment, "signed": told, "interval": interval, "count": count, "weight": weight}
+    environment.filters |= {"moment": moment, "signed": told, "interval": interval, "count": count}
+    environment.filters["weight"] = figures.number
     folder = Path(__file__).with_name("report_page")
     style = Markup(figures.classes() + (folder / "report.css").read_text(encoding="utf-8"))
     plan = "" if found.plan is None else msgspec.json.format(msgspec.json.encode(found.plan), indent=2).decode()
@@ -113,7 +114,7 @@ def vector_rows(found: Findings) -> list[VectorRow]:
         VectorRow(
             own.name,
             own.fixed,
-            f"{weight(own.low)} to {weight(own.high)}",
+            f"{figures.number(own.low)} to {figures.number(own.high)}",
             own.baseline,
             tuple((segment, row[i]) for segment, row in theta.items() if _shown(plan, segment)),
             worth.get(own.name),
@@ -201,8 +202,8 @@ def text(found: Findings) -> list[str]:
     if found.lacks:
         told.append(f"  told from the ledger alone, without measurements and surfaces: {found.lacks}")
     for row in vector_rows(found):
-        values = ", ".join(f"{segment} {weight(value)}" for segment, value in row.values)
-        told.append(f"  {row.name}: {values} (baseline {weight(row.baseline)})")
+        values = ", ".join(f"{segment} {figures.number(value)}" for segment, value in row.values)
+        told.append(f"  {row.name}: {values} (baseline {figures.number(row.baseline)})")
     told += ["", "how it got there:"]
     told += [f"  {moment(e.at_ms) if e.at_ms else 'before any event'}  {e.what}" for e in found.events]
     told += ["", f"decisions ({found.decided}; the newest {min(found.decided, LOG_ROWS)}):"]
@@ -219,11 +220,6 @@ def told(value: float | None) -> str:
 def count(value: int) -> str:
     """A number with separators."""
     return f"{value:,}"
-
-
-def weight(value: float) -> str:
-    """A weight, to four digits."""
-    return f"{value:.4g}".replace("-", "\u2212")
 
 
 def totals(found: Findings) -> Mapping[str, int]:

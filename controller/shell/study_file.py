@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 
 from controller.assignment import ALL, STUDY, STUDY_RULE, Form
-from controller.core.durations import written
-from controller.core.estimate import BUCKETS
+from controller.core.durations import DAY_MS, written
+from controller.core.estimate import BUCKETS, MIN_BUCKETS
 from controller.core.plan import MAX_ROWS
-from controller.core.rollout import whole
+from controller.core.rollout import HOLDBACK, whole
 from controller.core.rows import MAX_VALUE
 from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight
@@ -23,9 +23,8 @@ from controller.shell.access import Admin, check_admin
 from controller.shell.connections import Kafka, Redis, check_kafka, check_redis
 from controller.shell.toml_records import Duration, Mistake, join, names, plain, show, within
 
-MIN_BUCKETS_PER_ARM: Final = 10  # below it a deal's changes never enter the posterior
 MAX_BUCKETS: Final = 100_000  # the table in Redis holds one number a bucket
-MAX_RAMP_SHARE: Final = 0.95  # a baseline holdback of at least 5 % stays for ever
+MAX_RAMP_SHARE: Final = 1.0 - HOLDBACK
 MAX_OBJECTIVES: Final = 6  # named ones: a front of more cannot be looked at
 
 
@@ -169,8 +168,7 @@ def _seed(seed: int) -> Iterator[Mistake]:
 
 
 def _window(window: WindowTable) -> Iterator[Mistake]:
-    day_ms = 86_400_000
-    if not 1_000 <= window.length <= 7 * day_ms:
+    if not 1_000 <= window.length <= 7 * DAY_MS:
         yield Mistake("window.length", written(window.length), 'from "1s" to "7d"')
 
 
@@ -314,10 +312,8 @@ def _traffic(traffic: TrafficTable) -> Iterator[Mistake]:
         traffic.max_share_at_risk,
         traffic.buckets,
     )
-    sound = 2 * MIN_BUCKETS_PER_ARM <= buckets <= MAX_BUCKETS
-    yield from within(
-        "traffic.buckets", buckets, sound, f"a whole number from {2 * MIN_BUCKETS_PER_ARM} to {MAX_BUCKETS}"
-    )
+    sound = 2 * MIN_BUCKETS <= buckets <= MAX_BUCKETS
+    yield from within("traffic.buckets", buckets, sound, f"a whole number from {2 * MIN_BUCKETS} to {MAX_BUCKETS}")
     yield from within("traffic.max_share_at_risk", risk, 0 < risk <= 0.5, "a share above 0 and at most 0.5")
     yield from within(
         "traffic.explore_share",
@@ -328,8 +324,8 @@ def _traffic(traffic: TrafficTable) -> Iterator[Mistake]:
     if traffic.salt is not None:
         yield from plain("traffic.salt", traffic.salt)
     if sound and 0 < share <= 1:
-        most = int(share * buckets + 1e-9) // MIN_BUCKETS_PER_ARM
-        every = f"so that each arm gets at least {MIN_BUCKETS_PER_ARM} of the {buckets} buckets"
+        most = whole(share * buckets) // MIN_BUCKETS
+        every = f"so that each arm gets at least {MIN_BUCKETS} of the {buckets} buckets"
         accepted = f"1 to {most}, {every}" if most else f"a larger explore_share or more buckets, {every}"
         yield from within("traffic.explore_arms", arms, 1 <= arms <= most, accepted)
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 
-UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-MAX_DURATION_MS: Final = 366 * UNIT_MS["d"]  # longer than any study; keeps sums of durations far inside int64
+from controller.core.durations import DAY_MS, UNIT_MS
+
+MAX_DURATION_MS: Final = 366 * DAY_MS  # longer than any study; keeps sums of durations far inside int64
 _DURATION: Final = re.compile(r"(?:[0-9]{1,9}(?:ms|[smhd]))+")
 _DURATION_PART: Final = re.compile(r"([0-9]+)(ms|[smhd])")
 _SECRET: Final = re.compile(r"password|passwd|secret|token|credential", re.IGNORECASE)

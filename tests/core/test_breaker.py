@@ -7,8 +7,9 @@ import pytest
 from controller.assignment import Stage
 from controller.core.breaker import FORGIVEN, tripped
 from controller.core.control import Statistics, carrying
+from controller.core.estimate import MIN_BUCKETS
 from controller.core.replay import replay
-from controller.core.safety import MIN_CLUSTERS, Guardrail
+from controller.core.safety import Guardrail
 from controller.core.windows import Cell, Quality
 from tests.core.loop import HOUR, PLAN, START, Loop, Row, Theta, at_stage, journalled, varied
 
@@ -246,7 +247,7 @@ def test_it_sees_what_only_the_newest_window_and_the_one_before_show_together() 
     sums = np.array([1000.0, 100.0, 5000.0]) * (1.0 + 0.01 * rng.standard_normal((1, PLAN.buckets, 3)))
     sums[:, arm_of == 2, 1] *= 0.05
     own = np.flatnonzero(arm_of == 2)
-    assert len(own) // 2 < MIN_CLUSTERS < len(own) - 1
+    assert len(own) // 2 < MIN_BUCKETS < len(own) - 1
 
     def shown(silent: np.ndarray) -> Cell:
         served = np.isin(np.arange(PLAN.buckets), silent, invert=True)[None]

@@ -3,7 +3,8 @@ import pytest
 from scipy.stats import qmc
 
 from controller.core.belief import believe, points
-from controller.core.control import HOUR_MS, Theta
+from controller.core.control import Theta
+from controller.core.durations import HOUR_MS
 from controller.core.evidence import live_evidence
 from controller.core.policy import AHEAD_H
 from controller.core.posterior import further, paths

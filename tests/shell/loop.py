@@ -8,9 +8,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from controller import assignment
+from controller.core.clock import Clock
 from controller.core.plan import Plan
 from controller.shell.board import Board
-from controller.shell.daemon import Clock, Daemon, Turn, readiness_log
+from controller.shell.daemon import Daemon, Turn, readiness_log
 from controller.shell.dead_letters import DeadLetter, DeadLetters, DeadLettersUnavailable
 from controller.shell.health import Health
 from controller.shell.journal import Journal, Recorded

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import pytest
 
+from controller.core.clock import Clock
 from controller.core.events import MAX_REJECTED
 from controller.core.operate import Command
 from controller.core.rows import MAX_TOLD
-from controller.shell.daemon import COMMIT_S, LAST_BACKOFF_S, Clock
+from controller.shell.daemon import COMMIT_S, LAST_BACKOFF_S
 from controller.shell.dead_letters import MAX_CHUNK, MAX_LETTERS, DeadLetter, DeadLettersUnavailable
 from controller.shell.sources import At, OffsetLost
 from tests.memory_source import MemorySource, MemoryTopic

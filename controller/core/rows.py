@@ -16,7 +16,7 @@ MAX_RECORD = 16 * 2**20  # bytes
 MAX_TOLD = 1000  # refused rows of a record that are told one by one; a few bytes can hold very many
 MAX_TOLD_IN_ALL = 10_000  # the same of all records that are read at once
 MAX_UNKNOWN = 100  # component names that are counted by name
-OTHERS = "(others)"  # what names beyond them are counted under
+OTHERS = "(other)"  # what names beyond them are counted under
 
 
 class Layout(NamedTuple):

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import NormalDist
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -16,23 +15,23 @@ from prometheus_client.registry import Collector
 
 from controller import metric_family
 from controller.assignment import Stage
+from controller.core.clock import Clock
 from controller.core.control import Control
-from controller.core.decide import Decision
+from controller.core.decide import Decision, Outcome
 from controller.core.events import REASONS
 from controller.core.ledger import Record
 from controller.core.plan import Plan
 from controller.core.rollout import MOVES
+from controller.core.rows import MAX_UNKNOWN, OTHERS
 from controller.core.step import Effect, State, event_clock_ms
 from controller.core.step import Info as StepInfo
 from controller.core.windows import RESULTS
+from controller.shell.effects import Z95
 from controller.shell.journal import Journal
 from controller.shell.metrics_catalog import BY_NAME
 
-MAX_UNKNOWN = 100  # component names with a series of their own: a producer can invent any number
-OTHER = "(other)"
 MAX_TRIPS = 100  # looked at when a daemon starts
 PARTS = ("start", "source", "redis", "dead letters")  # of the daemon, each of which may keep it from being ready
-Z95 = NormalDist().inv_cdf(0.975)
 
 Labels = tuple[str, ...]
 
@@ -81,7 +80,7 @@ class Metrics:
         registry: CollectorRegistry,
         plan: Plan,
         build: Mapping[str, str],
-        clock: Literal["wall", "events"] = "wall",
+        clock: Clock = "wall",
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         def gauge(name: str) -> Gauge:
@@ -137,7 +136,7 @@ class Metrics:
         for component in self._plan.components:
             if component.cap is not None:
                 self._capped.labels(component.name)
-        for outcome in OUTCOMES:
+        for outcome in get_args(Outcome):
             self._decisions.labels(outcome)
         self.faults(("start",))
 
@@ -152,15 +151,18 @@ class Metrics:
         self._tripped_ms = {trip.body["metric"]: trip.at_ms for trip in newest}
 
     def polled(self, size: int, lag: Mapping[int, int], unknown: Mapping[str, int], capped: Mapping[str, int]) -> None:
-        """A poll's bytes, the lag by partition, the components that the study does not use, and those capped."""
+        """A poll's bytes, the lag by partition, the components that the study does not use, and those capped.
+
+        At most `MAX_UNKNOWN` of the unknown have a series of their own: a producer can invent any number of names.
+        """
         self._bytes.inc(size)
         self._lag.set({(str(partition),): records for partition, records in lag.items()})
         for name, rows in capped.items():
             self._capped.labels(name).inc(rows)
         for name, rows in unknown.items():
-            if len(self._unknown_names) < MAX_UNKNOWN:
+            if len(self._unknown_names) < MAX_UNKNOWN and name != OTHERS:
                 self._unknown_names.add(name)
-            self._unknown.labels(name if name in self._unknown_names else OTHER).inc(rows)
+            self._unknown.labels(name if name in self._unknown_names else OTHERS).inc(rows)
 
     def tally(self) -> str:
         """What became of the rows since the start, as in `12 accepted, 1 rejected as malformed`."""
@@ -288,7 +290,6 @@ class Metrics:
         return age_ms(state, event_clock_ms(state) if self._clock == "events" else int(self._wall_s() * 1000)) / 1000
 
 
-OUTCOMES = ("dealt", "kept", "no_data", "backlog", "frozen")
 _PICKED = {
     "expected_gain_ratio": "gain_mean",
     "expected_gain_sd_ratio": "gain_sd",

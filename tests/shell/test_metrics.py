@@ -10,13 +10,15 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 
 from controller.core.control import Choice, carrying
+from controller.core.events import decode
 from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.rollout import MOVES
+from controller.core.rows import MAX_UNKNOWN, OTHERS
 from controller.core.step import seeded, start, step
 from controller.core.windows import Batch
 from controller.shell.journal import Entry, Journal
-from controller.shell.metrics import MAX_UNKNOWN, OTHER, PARTS, Metrics, Series
+from controller.shell.metrics import PARTS, Metrics, Series
 from controller.shell.metrics_catalog import FAMILIES
 from tests.shell.loop import HOUR_MS, PLAN, START_MS, Letters, Rig, World
 
@@ -266,9 +268,11 @@ def test_no_stream_of_new_names_grows_the_series_without_end() -> None:
     for number in range(MAX_UNKNOWN + 50):
         metrics.polled(0, {}, {f"c{number}": 2}, {})
     metrics.polled(0, {}, {"c3": 5}, {"watch_s": 3})
+    too_long = b'{"id":"a","ts_ms":0,"unit":"u","version":0,"values":{"%s":1}}' % (b"n" * 300)
+    metrics.polled(0, {}, decode([too_long], [0], PLAN.events).unknown_components, {})
     assert len(samples(registry)["trimtab_unknown_components_total"]) == MAX_UNKNOWN + 1
     value = registry.get_sample_value
-    assert value("trimtab_unknown_components_total", {"component": OTHER}) == 100
+    assert value("trimtab_unknown_components_total", {"component": OTHERS}) == 101
     assert value("trimtab_unknown_components_total", {"component": "c3"}) == 7
     assert value("trimtab_capped_events_total", {"component": "watch_s"}) == 3
 

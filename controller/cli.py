@@ -212,7 +212,7 @@ def status(argv: list[str]) -> int:
         show(args.json, seen, story.live(seen))
         return 0
     study = config.load(Path(args.study))
-    own(study)
+    require_own_journal(study)
     found = story.current(study.journal)
     live, silent = word(study.journal, study.plan.study)
     more = story.silence(found, silent, time.time_ns() // 1_000_000) if live is None else story.pulse(live)
@@ -333,7 +333,7 @@ def _journal(path: Path) -> Path:
     return config.load(path).journal if path.suffix == ".toml" else path
 
 
-def own(study: Study) -> None:
+def require_own_journal(study: Study) -> None:
     """Raise `JournalRefused` when the study's journal is not there, or another study's."""
     from controller.shell.journal import Journal
     from controller.shell.journal_file import JournalRefused

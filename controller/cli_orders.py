@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from controller.cli import EITHER, FAILED, Run, command_parser, is_url, own, seconds, show
+from controller.cli import EITHER, FAILED, Run, command_parser, is_url, require_own_journal, seconds, show
 from controller.core.operate import Command
 from controller.shell import config
 from controller.shell.config import Study
@@ -50,7 +50,7 @@ def front(argv: list[str]) -> int:
 
     fingerprint.single_threaded()  # so that `choose` finds the very same vectors
     study = config.load(args.study)
-    own(study)
+    require_own_journal(study)
     found = offers.offered(study)
     stake = offers.at_stake(study)
     show(args.json, msgspec.to_builtins(found) | {"at_stake": stake}, offers.lines(study, found, stake))
@@ -87,7 +87,7 @@ def _send(order: Run, argv: list[str]) -> int:
     if is_url(args.study):
         return _answered(args, verb, orders.to_address(args.study, command, args.wait))
     study = config.load(Path(args.study))
-    own(study)
+    require_own_journal(study)
     does: list[str] = []
     if verb == "choose":
         command, does = _chosen(study, args.point, command)

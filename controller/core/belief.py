@@ -13,13 +13,14 @@ from controller.core import jump, offline, outliers, parts, posterior
 from controller.core.control import Control, Evidence, Theta
 from controller.core.durations import HOUR_MS
 from controller.core.estimate import Changes, usable
-from controller.core.evidence import traffic
+from controller.core.evidence import live_evidence, traffic
 from controller.core.goal import Goal, goal_of
 from controller.core.kernel import STEPS, Hyper
 from controller.core.learn import EXPOSURES, RESPONSE, Scale
 from controller.core.plan import MAX_ROWS, Plan
 from controller.core.posterior import Observations
 from controller.core.space import Space
+from controller.core.windows import Cell
 
 Floats = NDArray[np.float64]
 
@@ -83,6 +84,14 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
     )
 
 
+def believe_decided(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Believed:
+    """The belief as of the newest decision. `cells`: unsealed sums, of which those of the windows decided on count."""
+    through_ms = control.carry.decided_through_ms
+    seen = {key: cell for key, cell in cells.items() if key[0] <= through_ms}
+    hour = (through_ms - (control.carry.started_ms or 0)) / HOUR_MS
+    return believe(plan, control, live_evidence(plan, control, seen), hour)
+
+
 def _unmeasured(
     plan: Plan, judged: list[int], factors: tuple[tuple[int, ...], ...], observations: Observations
 ) -> tuple[str, ...]:
@@ -122,7 +131,7 @@ def _shown(plan: Plan, control: Control) -> bool:
 
 def scales(plan: Plan, places: list[int]) -> tuple[Scale, ...]:
     """How large the changes of processes (places in `parts.measured`) are held to be before any is seen."""
-    return tuple(EXPOSURES if parts.per_exposure(plan.metrics, place) else RESPONSE for place in places)
+    return tuple(EXPOSURES if parts.is_exposures(plan.metrics, place) else RESPONSE for place in places)
 
 
 def _process(

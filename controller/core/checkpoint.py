@@ -17,14 +17,14 @@ class _Small(msgspec.Struct, frozen=True):
     looked_ms: int
 
 
-class Changes(msgspec.Struct, frozen=True):
+class RowChanges(msgspec.Struct, frozen=True):
     """Rows to write and rows to drop."""
 
     put: dict[str, bytes]
     drop: tuple[str, ...]
 
 
-def changes(before: State | None, after: State) -> tuple[Changes, State]:
+def changes(before: State | None, after: State) -> tuple[RowChanges, State]:
     """Rows that turn the checkpoint of `before` (None: an empty one) into that of `after`.
 
     Returns the state to go on from: equal to `after`, but knowing that its rows are written.
@@ -37,11 +37,11 @@ def changes(before: State | None, after: State) -> tuple[Changes, State]:
     put["step"] = codec.encode(_Small(after.rejected, after.arrived, after.looked_ms))
     if before is None or before.control is not after.control:
         put["control"] = codec.encode(after.control)
-    return Changes(put, (*drop, *gone)), msgspec.structs.replace(after, windows=windows)
+    return RowChanges(put, (*drop, *gone)), msgspec.structs.replace(after, windows=windows)
 
 
 def restore(rows: dict[str, bytes]) -> State:
-    """The state that was written; raises `msgspec.ValidationError` or `KeyError` on rows of another version."""
+    """The state that was written; raises `ValueError` (msgspec's are such) or `KeyError` on rows of another version."""
     small = codec.decode(rows["step"], _Small)
     recorded = {_place(key): codec.decode(value, Cell) for key, value in rows.items() if key.startswith(_RECORDED)}
     return State(

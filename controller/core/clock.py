@@ -56,9 +56,8 @@ def admitted(events: Events, held: Events | None, watermark_ms: int | None, now_
         place = refused - first - np.searchsorted(own, offset)
         future = tuple(zip(offset.tolist(), events.ts_ms[refused].tolist(), place.tolist(), strict=True))
         events = take(events, good)
-    running = np.maximum(np.maximum.accumulate(events.ts_ms), start) if len(events.ts_ms) else events.ts_ms
-    before = np.concatenate([np.array([start], np.int64), running])[: len(running)]
-    return Admitted(events, before, int(running[-1]) if len(running) else watermark_ms, held, future)
+    after = max(start, int(events.ts_ms.max())) if len(events.ts_ms) else watermark_ms
+    return Admitted(events, _before(events.ts_ms, start), after, held, future)
 
 
 def stream_ms(partitions: Partitions, last_ms: int | None, left_out: frozenset[int]) -> int | None:
@@ -93,14 +92,17 @@ def only_refused(partitions: Partitions, last_ms: int | None, now_ms: int, lengt
     return frozenset(found)
 
 
+def _before(ts_ms: NDArray[np.int64], start: int) -> NDArray[np.int64]:
+    """(n,) the watermark before each row, `start` before the first."""
+    return np.maximum.accumulate(np.append(np.int64(start), ts_ms))[: len(ts_ms)]
+
+
 def _believed(events: Events, start: int, now_ms: int, clock: Clock) -> tuple[NDArray[np.bool_], bool]:
     """Which rows are not in the future (n,), and whether the last one is still to be judged."""
     ts = events.ts_ms
     if clock == "wall":
         return ts <= now_ms + AHEAD_OF_WALL_MS, False
-    good = np.ones(len(ts), np.bool_)
-    running = np.maximum(np.maximum.accumulate(ts), start) if len(ts) else ts
-    before = np.concatenate([np.array([start], np.int64), running])[: len(ts)]
+    good, before = np.ones(len(ts), np.bool_), _before(ts, start)
     ahead = (before != EARLIEST) & (ts - before > AHEAD_OF_EVENTS_MS)
     if not ahead.any():
         return good, False

@@ -20,7 +20,7 @@ from controller.core.plan import Plan
 from controller.core.ratio import People
 from controller.core.rollout import FROZEN, TESTS, Deal, all_control, check_move
 from controller.core.trend import Step
-from controller.core.windows import Cell, Quality
+from controller.core.windows import Cell, Quality, Tables
 from controller.core.worst import Looks
 
 MAX_BANNED = 32  # the newest: every entry of the ledger holds them, and the world may have changed since the others
@@ -152,6 +152,11 @@ def initial(plan: Plan) -> Control:
     )
 
 
+def all_on_control(plan: Plan, control: Control) -> Deal:
+    """A new deal with every bucket on control."""
+    return all_control(control.carry.deals + 1, control.carry.stage, baseline(plan), plan.buckets)
+
+
 def carrying(control: Control, **changes: object) -> Control:
     """The state with another carry."""
     return msgspec.structs.replace(control, carry=msgspec.structs.replace(control.carry, **changes))
@@ -240,8 +245,8 @@ def fallback(carry: Carry, deal: Deal) -> str:
     return CONTROL
 
 
-def tables(control: Control) -> dict[int, tuple[tuple[str, ...], NDArray[np.int16]]]:
-    """version -> (arm names, bucket to arm), for attributing events."""
+def tables(control: Control) -> Tables:
+    """What events are attributed by."""
     return {v: (control.deals[d].names, control.deals[d].buckets) for v, d in control.versions.items()}
 
 

@@ -18,6 +18,7 @@ from controller.core.control import (
     Choice,
     Control,
     Statistics,
+    all_on_control,
     banning,
     baseline,
     carrying,
@@ -29,7 +30,7 @@ from controller.core.drift import faded, losing
 from controller.core.durations import HOUR_MS
 from controller.core.estimate import MIN_BUCKETS, Changes
 from controller.core.evidence import deal_changes, live_evidence, remembered, trial_sums, watched
-from controller.core.faults import fault, served
+from controller.core.faults import events_served, fault
 from controller.core.looks import looked
 from controller.core.plan import Plan
 from controller.core.rollout import BESIDE, FROZEN, OTHERS, TESTS, Deal
@@ -91,7 +92,7 @@ def decide(
 def _observed(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Control:
     """The state that knows the window, of a backlog too, and whether the deal's vectors carried traffic in it."""
     carry = control.carry
-    events = served(control, seen, deal)
+    events = events_served(control, seen, deal)
     window = [cell for (end, _), cell in sorted(seen.cells.items()) if end == seen.end_ms]
     everyone = sum(int(cell.events.sum()) for cell in window)
     by_arm = np.bincount(deal.buckets, weights=events, minlength=len(deal.arms))
@@ -142,8 +143,8 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
     elif _belongs(deal, stage) and _on_trial(control, deal) and (why := faded(plan, control, seen, deal)):
         control = moved(control, "explore", why, seen.end_ms, candidate=None)
     elif _belongs(deal, stage) and _on_trial(control, deal) and (why := losing(plan, control, seen, deal)):
-        banned = banning(control.carry, deal.arms[1].theta)
-        control = moved(control, "explore", why, seen.end_ms, candidate=None, banned=banned)
+        vector = deal.arms[1].theta
+        control = moved(control, "explore", why, seen.end_ms, candidate=None, banned=banning(control.carry, vector))
     believed = believe(plan, control, live, (seen.end_ms - (control.carry.started_ms or 0)) / HOUR_MS)
     control = carrying(control, hypers=believed.hypers, pick=_pick(plan, control, believed, rng))
     if not crossed or tripped or len(control.looks.windows) > 1:  # what a first window says, the next one must say too
@@ -172,7 +173,7 @@ def _all_control(plan: Plan, control: Control) -> Deal:
     deal = control.deals[control.carry.deal]
     if len(deal.arms) == 1:
         return deal
-    return rollout.all_control(control.carry.deals + 1, control.carry.stage, baseline(plan), plan.buckets)
+    return all_on_control(plan, control)
 
 
 def _crossed(

@@ -19,7 +19,7 @@ def fault(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | N
     )
 
 
-def served(control: Control, seen: Statistics, deal: Deal) -> NDArray[np.int64]:
+def events_served(control: Control, seen: Statistics, deal: Deal) -> NDArray[np.int64]:
     """(B,) accepted events of the window that the deal served."""
     events = np.zeros(len(deal.buckets), np.int64)
     for (end, version), cell in seen.cells.items():
@@ -42,7 +42,7 @@ def _impossible(plan: Plan, seen: Statistics) -> str | None:
 
 
 def _silence(control: Control, seen: Statistics, deal: Deal) -> str | None:
-    silent = safety.silent_arm(served(control, seen, deal), deal.buckets, len(deal.arms))
+    silent = safety.silent_arm(events_served(control, seen, deal), deal.buckets, len(deal.arms))
     if silent is None:
         return None
     return f"missing data: arm {deal.arms[silent].arm} has no event in the window, while the others have"

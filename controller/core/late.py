@@ -93,7 +93,7 @@ def foretold(late: Late, changes: Changes, ages: Iterable[tuple[int, Floats]]) -
         return changes
     at, sums = zip(*ages, strict=True)
     weight = np.abs([total[0] for total in sums])  # (windows, M)
-    weight = weight / np.maximum(weight.sum(axis=0), 1e-300)
+    weight = weight / np.maximum(weight.sum(axis=0), TINY)
     place = np.minimum(at, AGES - 1)  # -1, a sealed window's, is the row that is added here
     lam, tau, sd = (
         np.sum(weight * np.vstack((part, np.full(part.shape[1], whole)))[place], axis=0)[:, None, None]

@@ -7,7 +7,7 @@ import msgspec
 
 from controller.assignment import ALL
 from controller.core import replan, rollout
-from controller.core.control import Control, Theta, Vector, banning, baseline, carrying, issue, moved, tuned
+from controller.core.control import Control, Theta, Vector, all_on_control, banning, carrying, issue, moved, tuned
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, RESUMED, Deal
 
@@ -92,7 +92,7 @@ def _current(plan: Plan, control: Control) -> Deal:
         # Control stays: what is banned may be the baseline, which arms of the A/A stage and a choice can serve too.
         gone = [i for i, arm in enumerate(deal.arms) if i and arm.theta in control.carry.banned]
         return rollout.without(deal, control.carry.deals + 1, gone) if gone else deal
-    return rollout.all_control(control.carry.deals + 1, control.carry.stage, baseline(plan), plan.buckets)
+    return all_on_control(plan, control)
 
 
 def _unfit(plan: Plan, control: Control, command: Command) -> str | None:
@@ -146,8 +146,8 @@ def begin(plan: Plan, control: Control, epoch: int, now_ms: int) -> tuple[Contro
     """
     carry = control.carry
     expired = carry.valid_until_ms is not None and carry.valid_until_ms <= now_ms
-    control = msgspec.structs.replace(control, carry=msgspec.structs.replace(carry, epoch=epoch))
+    control = carrying(control, epoch=epoch)
     deal = replan.within_bounds(plan, control, control.deals[carry.deal])
     if expired and len(deal.arms) > 1:
-        deal = rollout.all_control(carry.deals + 1, carry.stage, baseline(plan), plan.buckets)
+        deal = all_on_control(plan, control)
     return issue(plan, control, deal, now_ms)

@@ -34,8 +34,8 @@ def parts(metrics: tuple[Metric, ...], m: int) -> tuple[int, ...]:
     return tuple(place for place in places if place is not None) or (m,)
 
 
-def per_exposure(metrics: tuple[Metric, ...], place: int) -> bool:
-    """Whether a place of `measured(metrics)` is V / buckets."""
+def is_exposures(metrics: tuple[Metric, ...], place: int) -> bool:
+    """Whether a place of `measured(metrics)` is V / buckets: how much people are shown."""
     part = measured(metrics)[place]
     return part.numerator == exposures(metrics) and part.denominator == BUCKETS
 

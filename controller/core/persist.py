@@ -16,7 +16,7 @@ from controller.core import codec, dedupe, distinct
 from controller.core.clock import PartitionState
 from controller.core.dedupe import Index
 from controller.core.distinct import Seen
-from controller.core.windows import Cell, Quality, WindowsState
+from controller.core.windows import Cell, Quality, WindowsState, initial
 
 HEAD = "windows"
 
@@ -52,7 +52,7 @@ def window_changes(
     `before` is what the last call returned, or what was restored; None for an empty table.
     """
     if before is None:
-        before = WindowsState({}, {}, {}, {}, Index())
+        before = initial()
         units = {end: distinct.unwritten(seen) for end, seen in after.units.items()}
         after = msgspec.structs.replace(after, ids=dedupe.unwritten(after.ids), units=units)
     put = {_cell(key): codec.encode(cell) for key, cell in after.cells.items() if before.cells.get(key) is not cell}

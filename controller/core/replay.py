@@ -186,9 +186,9 @@ def _data(entry: Entry) -> bytes:
 
 
 def _compare(entry: Entry, made: dict[str, Any]) -> Checked:
-    first = ""
+    first, body = "", entry.body
     for name, value in made.items():
-        stored = entry.body[name]
+        stored = body[name]
         if stored == value:
             continue
         place = "" if name == "why" else _differs(*_parsed(name, stored, value), name)

@@ -104,12 +104,17 @@ def crossings(
         m = names.index(guardrail.metric)
         y = changes.change[m, 0]  # (A-1,)
         v = np.diagonal(changes.covariance[m, 0])
-        tight = max(abs(guardrail.limit + guardrail.sign * beyond), MIN_INFORMATION_SD)
         for arm in np.flatnonzero(np.isfinite(y) & (v > 0)):
-            width = float(radius(v[arm], alpha / len(guardrails), tight))
+            width = _radius(guardrail, v[arm], alpha / len(guardrails), beyond)
             if guardrail.sign * (y[arm] - guardrail.limit) + width < beyond:
                 found.append(Crossing(int(arm) + 1, guardrail.metric, float(y[arm]), guardrail.limit, width))
     return tuple(found)
+
+
+def _radius(guardrail: Guardrail, variance: np.float64, alpha: float, beyond: float = 0.0) -> float:
+    """Radius of the sequence of a margin that is held against `beyond`."""
+    tight = max(abs(guardrail.limit + guardrail.sign * beyond), MIN_INFORMATION_SD)
+    return float(radius(np.asarray(variance), alpha, tight))
 
 
 def lasting(
@@ -131,9 +136,8 @@ def lasting(
     for crossing in found:
         rail = next(r for r in guardrails if (r.metric, r.limit) == (crossing.metric, crossing.limit))
         rest, variance = without_worst(y, v, looks, names.index(rail.metric), rail.sign)
-        tight = max(abs(rail.limit), MIN_INFORMATION_SD)
         if math.isfinite(variance):
-            width = float(radius(np.array(variance), alpha / len(guardrails), tight))
+            width = _radius(rail, np.float64(variance), alpha / len(guardrails))
             if rail.sign * (rest - rail.limit) + width < 0.0:
                 kept.append(crossing)
     return tuple(kept)

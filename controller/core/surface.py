@@ -12,10 +12,8 @@ import msgspec
 import numpy as np
 
 from controller.assignment import ALL
-from controller.core.belief import Believed, believe, judged_metrics, points
+from controller.core.belief import Believed, believe_decided, judged_metrics, points
 from controller.core.control import Control, Theta, tuned
-from controller.core.durations import HOUR_MS
-from controller.core.evidence import live_evidence
 from controller.core.kernel import Floats
 from controller.core.plan import Plan
 from controller.core.policy import AHEAD_H
@@ -81,9 +79,7 @@ class Surface(msgspec.Struct, frozen=True):
 def surface(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], theta: Theta) -> Surface:
     """The belief around a vector as of the newest decision. `cells`: sums that are not sealed."""
     carry, plan = control.carry, tuned(plan, control.carry)
-    seen = {key: cell for key, cell in cells.items() if key[0] <= carry.decided_through_ms}
-    hour = (carry.decided_through_ms - (carry.started_ms or 0)) / HOUR_MS
-    believed = believe(plan, control, live_evidence(plan, control, seen), hour)
+    believed = believe_decided(plan, control, cells)
     unit = points(plan, believed.space, believed.groups, theta)  # (G', d)
     names = (ALL, *plan.segments)
     return Surface(

@@ -9,10 +9,8 @@ import math
 import msgspec
 import numpy as np
 
-from controller.core.belief import Believed, banned, believe, judged_metrics, points, theta_at
+from controller.core.belief import Believed, banned, believe_decided, judged_metrics, points, theta_at
 from controller.core.control import Control, Theta, tuned
-from controller.core.durations import HOUR_MS
-from controller.core.evidence import live_evidence
 from controller.core.front import Question, front, valued
 from controller.core.goal import tolerant
 from controller.core.kernel import Floats
@@ -45,9 +43,7 @@ class Tradeoffs(msgspec.Struct, frozen=True):
 def tradeoffs(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], rng: np.random.Generator) -> Tradeoffs:
     """The front of a study. `cells`: its sums that are not sealed, of which those of decided windows count."""
     own, carry, plan = plan, control.carry, tuned(plan, control.carry)
-    seen = {key: cell for key, cell in cells.items() if key[0] <= carry.decided_through_ms}
-    hour = (carry.decided_through_ms - (carry.started_ms or 0)) / HOUR_MS
-    believed = believe(plan, control, live_evidence(plan, control, seen), hour)
+    believed = believe_decided(plan, control, cells)
     objectives = _objectives(own, {plan.metrics[m].name for m in judged_metrics(plan)})
     if not objectives:
         return Tradeoffs(carry.decided_through_ms, (), None)

@@ -56,10 +56,8 @@ def share(looks: Looks, left_out: Look) -> Floats:
     return np.asarray(np.divide(left_out.weight, total, out=np.zeros(len(total)), where=total != 0.0))
 
 
-def without(change: Floats, looks: Looks, left_out: Look | None) -> Floats:
+def without(change: Floats, looks: Looks, left_out: Look) -> Floats:
     """(M,) changes of all windows but one."""
-    if left_out is None:
-        return change
     f = share(looks, left_out)
     return np.asarray((change - f * left_out.change) / np.maximum(1.0 - f, 1e-9))
 

@@ -152,8 +152,8 @@ def _exploring(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell])
 def pooled(effects: list[Effect]) -> Effect:
     """Independent changes averaged by their precision."""
     known = [(e.change, (e.high - e.change) / Z95) for e in effects if e.change is not None and e.high is not None]
-    weights = [1.0 / se**2 for _, se in known if se > 0.0]
-    if not weights:
+    weighted = [(1.0 / se**2, y) for y, se in known if se > 0.0]
+    if not weighted:
         return UNKNOWN
-    mean = sum(w * y for w, (y, _) in zip(weights, [k for k in known if k[1] > 0.0], strict=True)) / sum(weights)
-    return effect(mean, 1.0 / math.sqrt(sum(weights)))
+    precision = sum(weight for weight, _ in weighted)
+    return effect(sum(weight * y for weight, y in weighted) / precision, 1.0 / math.sqrt(precision))

@@ -129,13 +129,14 @@ class _Story:
 
     def take(self, entry: Recorded) -> None:
         """One entry more."""
-        told = history_entry(entry.at_ms, entry.kind, entry.body) if entry.kind in _TOLD else None
+        body = entry.body  # decoded at each look
+        told = history_entry(entry.at_ms, entry.kind, body) if entry.kind in _TOLD else None
         if told is not None and told.kind == "decided":
             self._decided(told, entry)
         elif told is not None:
             self.counts["events"] += 1
             self.events.append(told)
-        before, self.carry = self.carry.get("stage"), entry.body.get("carry", self.carry)
+        before, self.carry = self.carry.get("stage"), body.get("carry", self.carry)
         if self.carry.get("candidate") and self.carry.get("shares"):
             self.shares = (self.carry["candidate"]["arm"], self.carry["shares"])
             if before == "confirm":  # which a ramp that was paused and resumed no longer knows
@@ -145,7 +146,7 @@ class _Story:
                 self._planned(entry)
             case "daemon_started":
                 self.counts["starts"] += 1
-                self.starts.append(Start(entry.at_ms, entry.body["epoch"], entry.body["about"]))
+                self.starts.append(Start(entry.at_ms, body["epoch"], body["about"]))
             case "sealed":
                 self._sealed(entry)
 

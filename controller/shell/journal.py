@@ -55,7 +55,7 @@ class Recorded(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.json, type=kind)
 
 
-class Command(msgspec.Struct, frozen=True):
+class Waiting(msgspec.Struct, frozen=True):
     """An operator's command that waits in the inbox. Whether it is one at all is for the daemon to say."""
 
     id: int
@@ -238,12 +238,12 @@ class Journal:
             found: int = self._db.execute("SELECT count(*) FROM ledger WHERE kind = ?", (kind,)).fetchone()[0]
         return found
 
-    def inbox(self) -> tuple[Command, ...]:
+    def inbox(self) -> tuple[Waiting, ...]:
         """The commands that wait, oldest first."""
         waiting = "SELECT id, at_ms, CAST(command AS BLOB) FROM inbox WHERE applied IS NULL ORDER BY id"
         with named_failures(self.path):
             return tuple(
-                Command(number, at_ms, msgspec.json.decode(body))
+                Waiting(number, at_ms, msgspec.json.decode(body))
                 for number, at_ms, body in self._db.execute(waiting).fetchall()
             )
 

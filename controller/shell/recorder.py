@@ -104,15 +104,15 @@ class Recorder:
                 self._newest = self._pending = effect
         return state
 
-    def publish(self, now_ms: int) -> bool:
-        """Give the newest table to Redis when it has not taken it yet; True when nothing waits any more.
+    def publish(self, now_ms: int) -> None:
+        """Give the newest table to Redis when it has not taken it yet.
 
         Raises:
             PublisherUnavailable: the table goes on waiting.
             Superseded: Redis holds a table of a later epoch.
         """
         if self._pending is None:
-            return True
+            return
         table = self._pending
         answer = self._publisher.publish(table.table, table.version)
         body = {"version": table.version, "accepted": answer.accepted, "stored_version": answer.version}
@@ -123,7 +123,6 @@ class Recorder:
                 f"study {self._plan.study}: Redis holds version {answer.version} of epoch {answer.epoch}, this daemon "
                 f"is of epoch {self.epoch}: another daemon has taken the study over. Run one daemon a study."
             )
-        return True
 
     def check_stored(self) -> None:
         """Have the table put again when Redis holds another one: lost, older, or a later daemon's, which refuses it.

@@ -11,7 +11,7 @@ from controller.shell.fingerprint import fingerprint
 from controller.shell.journal import Journal, check_chain
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verification(msgspec.Struct, frozen=True):
     """What a journal's check came to. `ok`: the chain is whole and every decision was made again as it has to be."""
 
     ok: bool
@@ -22,7 +22,7 @@ class Verdict(msgspec.Struct, frozen=True):
     first: str  # the first entry that was not made again exactly, "" when all were
 
 
-def verify(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Verdict:
+def verify(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Verification:
     """Check the hash chain, then make every decision again. `progress(entries done, of)` is called as it goes.
 
     Under the fingerprint that wrote an entry its bytes must come out the same; under another, the same within
@@ -33,7 +33,7 @@ def verify(path: Path, progress: Callable[[int, int], None] = lambda done, total
     """
     broken = check_chain(path)
     if broken is not None:
-        return Verdict(False, 0, str(broken), False, {}, "")
+        return Verification(False, 0, str(broken), False, {}, "")
     outcomes: Counter[str] = Counter()
     first, ok, same = "", True, True
     with Journal.read_only(path) as journal:
@@ -50,7 +50,7 @@ def verify(path: Path, progress: Callable[[int, int], None] = lambda done, total
                 progress(checked.seq, total)
         except Unreadable as error:
             ok, first = False, str(error)
-    return Verdict(ok, total, "whole", all(writers.values()), dict(outcomes), first)
+    return Verification(ok, total, "whole", all(writers.values()), dict(outcomes), first)
 
 
 def _comparable(about: object) -> dict[str, object]:

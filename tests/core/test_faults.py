@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from controller.core.control import Control, Statistics
-from controller.core.faults import fault, served
+from controller.core.faults import events_served, fault
 from controller.core.ratio import People
 from controller.core.rollout import Deal
 from controller.core.windows import Cell, Quality
@@ -82,4 +82,4 @@ def test_only_what_the_deal_served_in_the_window_counts(explored: tuple[Control,
     version, other = control.carry.version, next(v for v, d in control.versions.items() if d != deal.id)
     one = Cell(np.zeros((1, PLAN.buckets, 3), np.int64), np.ones((1, PLAN.buckets), np.int64))
     cells = {(END, version): one, (END - HOUR, version): one, (END, other): one, (END, 777): one}
-    assert served(control, seen(control, cells=cells), deal).tolist() == [1] * PLAN.buckets
+    assert events_served(control, seen(control, cells=cells), deal).tolist() == [1] * PLAN.buckets

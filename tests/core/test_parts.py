@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from controller.core.estimate import Metric, Served, relative_changes
-from controller.core.parts import exposures, measured, parts, per_exposure
+from controller.core.parts import exposures, is_exposures, measured, parts
 
 WATCH, SHARES, CTR = (
     Metric("watch", "watch_s", "buckets"),
@@ -27,7 +27,7 @@ def test_metrics_per_bucket_share_their_exposures() -> None:
     assert measured(metrics)[:3] == metrics
     assert names[3:] == [("impressions", "buckets"), ("watch_s", "impressions"), ("shares", "impressions")]
     assert [parts(metrics, m) for m in range(3)] == [(3, 4), (1,), (3, 5)]
-    assert [per_exposure(metrics, place) for place in range(6)] == [False, False, False, True, False, False]
+    assert [is_exposures(metrics, place) for place in range(6)] == [False, False, False, True, False, False]
 
 
 def test_a_part_that_is_a_metric_of_the_study_is_not_measured_twice() -> None:

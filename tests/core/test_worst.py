@@ -36,7 +36,6 @@ def test_the_rest_is_the_mean_of_the_others_by_weight() -> None:
     rest = [np.delete(y, k) @ np.delete(w, k) / np.delete(w, k).sum() for k in range(9)]
     assert [without(mean, windows, look)[0] for look in windows.windows] == pytest.approx(rest)
     assert without_worst(mean, one(1.0), windows, 0, sign=1)[0] == pytest.approx(max(rest))
-    assert without(mean, windows, None) is mean
 
 
 def test_what_all_windows_say_stands() -> None:

@@ -124,8 +124,16 @@ def run(argv: list[str]) -> int:
     require_journal_place(study)  # before the console opens
     registry = CollectorRegistry()
     with _stopped_by_signals() as stop:
-        run_daemon(study, args.clock, args.start_at or usual, args.until_idle, args.events, args.listen, stop,
-                   registry)  # fmt: skip
+        run_daemon(
+            study,
+            clock=args.clock,
+            start_at=args.start_at or usual,
+            until_idle_s=args.until_idle,
+            events=args.events,
+            listen=args.listen,
+            stop=stop,
+            registry=registry,
+        )
     return 0
 
 
@@ -205,7 +213,7 @@ def status(argv: list[str]) -> int:
     parser.add_argument("study", metavar="STUDY", help=EITHER)
     args = parser.parse_args(argv)
     from controller.shell import story
-    from controller.shell.client import Remote, word
+    from controller.shell.client import Remote, live_view
 
     if is_url(args.study):
         seen = Remote(args.study, os.environ).study()
@@ -214,7 +222,7 @@ def status(argv: list[str]) -> int:
     study = config.load(Path(args.study))
     require_own_journal(study)
     found = story.current(study.journal)
-    live, silent = word(study.journal, study.plan.study)
+    live, silent = live_view(study.journal, study.plan.study)
     more = story.silence(found, silent, time.time_ns() // 1_000_000) if live is None else story.pulse(live)
     show(args.json, found | {"live": live, "silent": silent}, story.lines(found) + more)
     return 0

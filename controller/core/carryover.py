@@ -83,7 +83,7 @@ def found(known: Carryover, metrics: Sequence[Metric]) -> str | None:
 
 def _changes(metrics: tuple[Metric, ...], components: tuple[str, ...], before: Served) -> Floats:
     """(M, B) c, each half of the buckets by the other; NaN where a metric cannot be measured."""
-    half = _half(before.arm_of)
+    half = _half(len(before.arm_of))
     c = np.empty((len(metrics), len(before.arm_of)))
     for k in (0, 1):
         others = np.where(half == k, -1, before.arm_of)
@@ -95,12 +95,12 @@ def _changes(metrics: tuple[Metric, ...], components: tuple[str, ...], before: S
 
 def _within(c: Floats, now: Served) -> Floats:
     """(M, B) c less its mean within each half of each arm now: an arm that goes on from deal to deal says nothing."""
-    cell = 2 * now.arm_of + _half(now.arm_of)
+    cell = 2 * now.arm_of + _half(len(now.arm_of))
     member = (cell == np.arange(2 * now.arms)[:, None]).astype(np.float64)
     mean = (c @ member.T) / np.maximum(member.sum(axis=1), 1.0)
     return np.asarray(c - mean[:, cell])
 
 
-def _half(arm_of: NDArray[np.signedinteger]) -> NDArray[np.int64]:
+def _half(buckets: int) -> NDArray[np.int64]:
     """(B,) which half a bucket belongs to: the dealing is at random, so any rule will do."""
-    return np.arange(len(arm_of)) % 2
+    return np.arange(buckets) % 2

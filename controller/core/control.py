@@ -91,7 +91,7 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
 
 
 class Control(msgspec.Struct, frozen=True, eq=False):
-    """The decision state. Only `carry` is chosen; the rest follows from tables and sums."""
+    """The decision state; not the arm `control`. Only `carry` is chosen; the rest follows from tables and sums."""
 
     carry: Carry
     deals: dict[int, Deal]

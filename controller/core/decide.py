@@ -138,13 +138,7 @@ def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: n
     live = live_evidence(plan, control, seen.cells)
     changes = next((e.changes for e in live if e.deal == deal.id), None)
     crossed, tripped = _crossed(plan, control, seen, deal)
-    if tripped:
-        control = _stopped(control, deal, tripped, seen.end_ms)
-    elif _belongs(deal, stage) and _on_trial(control, deal) and (why := faded(plan, control, seen, deal)):
-        control = moved(control, "explore", why, seen.end_ms, candidate=None)
-    elif _belongs(deal, stage) and _on_trial(control, deal) and (why := losing(plan, control, seen, deal)):
-        vector = deal.arms[1].theta
-        control = moved(control, "explore", why, seen.end_ms, candidate=None, banned=banning(control.carry, vector))
+    control = _given_up(plan, control, seen, deal, tripped)
     believed = believe(plan, control, live, (seen.end_ms - (control.carry.started_ms or 0)) / HOUR_MS)
     control = carrying(control, hypers=believed.hypers, pick=_pick(plan, control, believed, rng))
     if not crossed or tripped or len(control.looks.windows) > 1:  # what a first window says, the next one must say too
@@ -196,6 +190,22 @@ def _on_trial(control: Control, deal: Deal) -> bool:
     """Whether the deal serves the candidate: after a choice the deal of the one before goes on for a window."""
     candidate = control.carry.candidate
     return candidate is not None and candidate.arm in deal.names
+
+
+def _given_up(
+    plan: Plan, control: Control, seen: Statistics, deal: Deal, tripped: tuple[safety.Crossing, ...]
+) -> Control:
+    """Back in explore where the candidate has crossed a guardrail, no longer gains what it did, or surely loses."""
+    if tripped:
+        return _stopped(control, deal, tripped, seen.end_ms)
+    if not (_belongs(deal, control.carry.stage) and _on_trial(control, deal)):
+        return control
+    if why := faded(plan, control, seen, deal):  # not banned: it was not at fault
+        return moved(control, "explore", why, seen.end_ms, candidate=None)
+    if why := losing(plan, control, seen, deal):
+        vector = deal.arms[1].theta
+        return moved(control, "explore", why, seen.end_ms, candidate=None, banned=banning(control.carry, vector))
+    return control
 
 
 def _stopped(control: Control, deal: Deal, tripped: tuple[safety.Crossing, ...], at_ms: int) -> Control:

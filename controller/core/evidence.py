@@ -74,7 +74,7 @@ def _foretold(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], 
 
 
 def watched(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Control:
-    """The state that has looked at every open window, for what it will be found to have missed."""
+    """The state after a look at every open window: when one is sealed, its looks are compared with the end (`late`)."""
     known = control.late
     for end in sorted({end for end, _ in cells}):
         most = _served_most(control, {version: cell for (e, version), cell in cells.items() if e == end})

@@ -61,7 +61,7 @@ def unpack(data: bytes, recorded: Cells) -> tuple[Statistics, Cells]:
     return Statistics(seen.end_ms, cells, seen.units, seen.quality, seen.rejected, seen.arrived), recorded
 
 
-def counted(data: bytes) -> tuple[Quality, int, int]:
+def row_counts(data: bytes) -> tuple[Quality, int, int]:
     """Of packed statistics: the window's rows, and those refused and all that came since the decision before."""
     seen = codec.decode(data, _Seen)
     return seen.quality, seen.rejected, seen.arrived

@@ -221,8 +221,8 @@ def _decide(
     effects += ledger.facts(before, control.carry, decision.tripped, decision.deal, now_ms)
     if decision.table is not None:
         effects.append(Publish(control.carry.version, decision.table))
-    counted = windows.counted(state.windows, end_ms)
-    state = msgspec.structs.replace(state, windows=counted, control=control, recorded=recorded, rejected=0, arrived=0)
+    after = windows.without_units(state.windows, end_ms)
+    state = msgspec.structs.replace(state, windows=after, control=control, recorded=recorded, rejected=0, arrived=0)
     return state, decision, effects
 
 

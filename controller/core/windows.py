@@ -296,7 +296,7 @@ def _met(events: EventPlan, state: WindowsState, rows: _Rows) -> dict[int, Seen]
     return units
 
 
-def counted(state: WindowsState, through_ms: int) -> WindowsState:
+def without_units(state: WindowsState, through_ms: int) -> WindowsState:
     """Let go of the units of the windows that end by then: what was asked of them is decided."""
     if state.counted_through_ms is not None and through_ms <= state.counted_through_ms:
         return state

@@ -41,6 +41,7 @@ class ClientMissing(Exception):
 
 def run_daemon(
     study: Study,
+    *,
     clock: Clock,
     start_at: At,
     until_idle_s: float | None,

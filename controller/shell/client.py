@@ -124,7 +124,7 @@ def of_journal(journal: Journal) -> Remote | None:
     return Remote(url, os.environ) if url else None
 
 
-def word(path: Path, study: str) -> tuple[dict[str, Any] | None, str]:
+def live_view(path: Path, study: str) -> tuple[dict[str, Any] | None, str]:
     """What the daemon that wrote the journal last says now of its study; None, and why, where it says nothing."""
     try:
         with Journal.read_only(path) as journal:

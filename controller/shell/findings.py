@@ -168,12 +168,12 @@ class _Story:
             self.curve, self._every = self.curve[1::2], 2 * self._every
         day = self._day(end_ms)
         seen = day.decisions | {told.outcome: day.decisions.get(told.outcome, 0) + 1}
-        refused = 0 if entry.data is None else ledger.counted(entry.data)[1]
+        refused = 0 if entry.data is None else ledger.row_counts(entry.data)[1]
         self.days[day.day_ms] = msgspec.structs.replace(day, decisions=seen, rejected=day.rejected + refused)
 
     def _sealed(self, entry: Recorded) -> None:
         day = self._day(entry.body["window_end_ms"])
-        rows = ledger.counted(entry.data or b"")[0]
+        rows = ledger.row_counts(entry.data or b"")[0]
         self.days[day.day_ms] = msgspec.structs.replace(
             day,
             accepted=day.accepted + rows.accepted,

@@ -21,11 +21,11 @@ from controller.core.windows import (
     Sealed,
     WindowPlan,
     WindowsState,
-    counted,
     forgiven,
     ingest,
     initial,
     seal,
+    without_units,
 )
 from tests.core.naive_windows import NaiveWindows
 from tests.core.stream import ARMS, DAY, EVENTS, HOUR, PLAN, TABLES, Row, bucket, columns, dense, part, right
@@ -375,12 +375,12 @@ def test_distinct_units_are_counted_once_a_window_and_only_when_accepted() -> No
 
 def test_units_of_a_window_that_was_decided_on_are_let_go_of_and_not_counted_again() -> None:
     state, _ = take(initial(), {0: [right(1, HOUR, 1), right(2, 2 * HOUR, 1)]})
-    state = counted(state, 2 * HOUR)
+    state = without_units(state, 2 * HOUR)
     assert list(state.units) == [3 * HOUR]
     state, info = take(state, {0: [right(3, HOUR, 2)]})
     assert counts(info) == {"accepted": 1}
     assert list(state.units) == [3 * HOUR]
-    assert counted(state, HOUR) is state
+    assert without_units(state, HOUR) is state
 
 
 # --- watermark and sealing -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from controller import cli
 from controller.shell.admin import serve
 from controller.shell.api import app
-from controller.shell.client import CA, TOKEN, Refused, Remote, Unreachable, of_journal, word
+from controller.shell.client import CA, TOKEN, Refused, Remote, Unreachable, live_view, of_journal
 from controller.shell.journal import Journal
 from controller.shell.messages import Order
 from controller.shell.publisher import MemoryPublisher
@@ -221,7 +221,7 @@ def test_status_says_why_no_daemon_does(
 ) -> None:
     monkeypatch.delenv(TOKEN, raising=False)
     with serving_world(world) as (_, interface):
-        assert word(world.path, "quick") == (None, "no daemon is asked: the journal names no address of one")
+        assert live_view(world.path, "quick") == (None, "no daemon is asked: the journal names no address of one")
         known(world, interface)
         asked = f"a daemon answers at {interface.url} but asks for a token: set {TOKEN}"
         assert cli.main(["status", str(study)]) == 0
@@ -230,10 +230,10 @@ def test_status_says_why_no_daemon_does(
         told = json.loads(capsys.readouterr().out)
         assert (told["live"], told["silent"]) == (None, asked)
         monkeypatch.setenv(TOKEN, ANN)
-        seen, silent = word(world.path, "quick")
+        seen, silent = live_view(world.path, "quick")
         assert (seen is not None, silent) == (True, "")
-        assert word(world.path, "slow")[1] == "the daemon at the address in the journal runs another study, quick"
-    assert word(world.path, "quick") == (None, f"no daemon answers at {interface.url}: Connection refused")
+        assert live_view(world.path, "slow")[1] == "the daemon at the address in the journal runs another study, quick"
+    assert live_view(world.path, "quick") == (None, f"no daemon answers at {interface.url}: Connection refused")
 
 
 def test_status_names_a_table_that_expired_with_its_daemon(

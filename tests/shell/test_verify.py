@@ -15,6 +15,8 @@ from controller.core.safety import Guardrail
 from controller.shell.fingerprint import fingerprint
 from controller.shell.journal import Entry, Journal, check_chain
 from controller.shell.journal_file import JournalRefused
+from controller.shell.publisher import MemoryPublisher
+from controller.shell.recorder import Recorder
 from controller.shell.verify import verify
 from tests.shell.loop import PLAN, START_MS, World
 
@@ -47,6 +49,20 @@ def good(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
 @pytest.fixture
 def copy(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(good, tmp_path / "copy.journal"))
+
+
+def test_what_a_daemon_enters_meanwhile_is_left_to_the_next_check(copy: Path, one_thread: None) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        if not seen:
+            with Journal.open(copy, None) as journal:
+                Recorder.take_over(TIGHTER, journal, MemoryPublisher(), START_MS, "events")
+        seen.append((done, total))
+
+    verdict = verify(copy, progress)
+    assert verdict.ok, verdict
+    assert max(done for done, _ in seen) <= verdict.entries < verify(copy).entries
 
 
 def test_a_good_journal_is_accepted_exactly(good: Path, one_thread: None) -> None:

@@ -141,6 +141,9 @@ def serve(host: str, port: int, app: ASGIApp, cert: Path | None = None, key: Pat
     deadline_s = time.monotonic() + STARTED_S
     while not server.started and thread.is_alive() and time.monotonic() < deadline_s:
         time.sleep(0.005)
+    if not thread.is_alive():  # it has written why: a bug, or no descriptor is left
+        listener.close()
+        raise RuntimeError(f"the thread of the admin interface on {host}:{port} has died")
     return Server(server, thread, listener, config.ssl is not None)
 
 

@@ -1,3 +1,5 @@
+import asyncio
+import errno
 import json
 import socket
 import ssl
@@ -244,3 +246,13 @@ def test_a_certificate_that_cannot_be_used_is_named(site: Site, tmp_path: Path) 
     key.write_text("no key")
     with pytest.raises(CertificateRefused):
         serve("127.0.0.1", 0, app(site), cert, key)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_whose_thread_dies_is_not_taken_for_one_that_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted() -> asyncio.AbstractEventLoop:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(admin, "_Loop", exhausted)
+    with pytest.raises(RuntimeError, match="has died"):
+        serve("127.0.0.1", 0, app(site))

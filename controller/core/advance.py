@@ -115,7 +115,7 @@ def _claimed(plan: Plan, deal: Deal, sample: Cell, looks: Looks) -> _Claim:
         y = worst.without(y, looks, hour)
         lost = max(worst.share(looks, hour)[names.index(name)] for name in plan.objective)
         gain = sum(plan.objective[name] * float(y[m]) for m, name in enumerate(names) if name in plan.objective)
-        se /= math.sqrt(max(1.0 - lost, 1e-9))
+        se /= math.sqrt(max(1.0 - lost, worst.LEAST_REST))
         said = (
             f"gain {gain:+.2%} +- {se:.2%} without a window like no other, which ends at {hour.end_ms} ({said} with it)"
         )

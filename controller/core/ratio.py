@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from controller.assignment import CONTROL
+from controller.core.estimate import TINY
 from controller.core.rollout import Deal
 
 Floats = NDArray[np.float64]
@@ -32,7 +33,6 @@ RUNNING = 0.95  # of what control had in the windows before, a window
 MIN_EXPECTED = 100.0  # units of an arm below which nothing is said
 MIN_FREEDOM = 10  # buckets, less arms, below which how they stray is not known
 FAULT = 0.02  # a smaller difference is never called one: weights move how often people come, too
-TINY = 1e-300  # against 0 / 0
 
 
 class Counted(msgspec.Struct, frozen=True, eq=False):

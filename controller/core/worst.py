@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 
 BAD = 6.0  # robust standard deviations from the others: of a test of 24 windows, one in a million
 MIN_LOOKS = 6  # windows that say what is usual
+LEAST_REST = 1e-9  # of a test without one window: against 0 / 0 where that window is all of it
 MAD_SD = 1.4826  # a normal's standard deviation over its median absolute deviation
 
 
@@ -59,7 +60,7 @@ def share(looks: Looks, left_out: Look) -> Floats:
 def without(change: Floats, looks: Looks, left_out: Look) -> Floats:
     """(M,) changes of all windows but one."""
     f = share(looks, left_out)
-    return np.asarray((change - f * left_out.change) / np.maximum(1.0 - f, 1e-9))
+    return np.asarray((change - f * left_out.change) / np.maximum(1.0 - f, LEAST_REST))
 
 
 def without_worst(change: Floats, variance: Floats, looks: Looks, m: int, sign: int) -> tuple[float, float]:
@@ -72,7 +73,7 @@ def without_worst(change: Floats, variance: Floats, looks: Looks, m: int, sign: 
         return float(change[m]), float("inf")
     worst = max(looks.windows, key=lambda look: sign * float(without(change, looks, look)[m]))
     rest = 1.0 - float(share(looks, worst)[m])
-    return float(without(change, looks, worst)[m]), float(variance[m]) / max(rest, 1e-9)
+    return float(without(change, looks, worst)[m]), float(variance[m]) / max(rest, LEAST_REST)
 
 
 def bad(looks: Looks, metrics: Sequence[int]) -> Look | None:

@@ -107,6 +107,7 @@ def test_the_manifests_fit_each_other_and_the_image() -> None:
     pod = daemon["spec"]["template"]
     (container,) = pod["spec"]["containers"]
     assert daemon["spec"]["replicas"] == 1
+    assert daemon["spec"]["podManagementPolicy"] == "Parallel", "else no update follows a pod that is not ready"
     assert "USER 10001:10001" in (DEPLOY / "Dockerfile").read_text()
     assert pod["spec"]["securityContext"]["runAsUser"] == 10001
     assert container["securityContext"]["readOnlyRootFilesystem"]

@@ -210,7 +210,7 @@ def _edits(study: Study) -> tuple[list[str], dict[str, str]]:
 def status(argv: list[str]) -> int:
     """Show what a study is doing: its daemon's word where one answers, else its journal's."""
     parser = command_parser(status, json_too=True)
-    parser.add_argument("study", metavar="STUDY", help=EITHER)
+    parser.add_argument("study", type=either, metavar="STUDY", help=EITHER)
     args = parser.parse_args(argv)
     from controller.shell import story
     from controller.shell.client import Remote, live_view
@@ -437,6 +437,15 @@ def _log_to_stderr() -> None:
 def is_url(study: str) -> bool:
     """Whether a person named a daemon's address instead of a study's file."""
     return study.startswith(("http://", "https://"))
+
+
+def either(text: str) -> str:
+    """A study's file or its daemon's address, as a command's argument."""
+    from controller.shell import access
+
+    if not is_url(text) and access.address(text) is not None and not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}; an address is written http://{text}")
+    return text
 
 
 def seconds(text: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from controller.cli import EITHER, FAILED, Run, command_parser, is_url, require_own_journal, seconds, show
+from controller.cli import EITHER, FAILED, Run, command_parser, either, is_url, require_own_journal, seconds, show
 from controller.core.operate import Command
 from controller.shell import config
 from controller.shell.config import Study
@@ -65,7 +65,7 @@ def choose(argv: list[str]) -> int:
 def _send(order: Run, argv: list[str]) -> int:
     verb: Any = order.__name__
     parser = command_parser(order, json_too=True)
-    parser.add_argument("study", metavar="STUDY", help="its file" if verb == "choose" else EITHER)
+    parser.add_argument("study", type=either, metavar="STUDY", help="its file" if verb == "choose" else EITHER)
     if verb == "choose":
         parser.add_argument("point", metavar="N", help="its number or label in `trimtab front`; "
                             "file: back to the study file's own objective")  # fmt: skip

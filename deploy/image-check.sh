@@ -17,6 +17,7 @@ cleanup() {
     for place in dev proc tmp var/lib/trimtab ''; do umount "$root/$place" 2>/dev/null || true; done
     buildah umount "$container" >/dev/null
     buildah rm "$container" >/dev/null
+    rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
 
@@ -43,6 +44,10 @@ if box touch /written 2>/dev/null; then
 fi
 box id
 box python -c "import confluent_kafka, pyarrow.ipc"
+if box python -c "import pip" 2>/dev/null || box python -c "import setuptools" 2>/dev/null; then
+    echo "what installs packages is left in the image" >&2
+    exit 1
+fi
 box test -s /usr/lib/ssl/certs/ca-certificates.crt   # whom TLS trusts where the study names no ca_file
 box trimtab simulate quick --write-study quick.toml --bootstrap "$TRIMTAB_TEST_KAFKA" --redis-url "$TRIMTAB_TEST_REDIS"
 box trimtab run quick.toml --clock events --from earliest --until-idle 10s --listen 127.0.0.1:19464 &

@@ -140,6 +140,16 @@ def test_a_study_file_that_cannot_be_used_is_named(
         assert said in done.err
 
 
+@pytest.mark.parametrize(("command", "more"), [("status", ()), ("pause", ("--why", "a sale"))])
+def test_an_address_without_its_scheme_is_told_how_it_is_written(
+    capsys: pytest.CaptureFixture[str], command: str, more: tuple[str, ...]
+) -> None:
+    done = Done(capsys, command, "127.0.0.1:1", *more)
+    assert done.status == 2
+    assert "there is no file '127.0.0.1:1'; an address is written http://127.0.0.1:1" in done.err
+    assert "no daemon answers at http://127.0.0.1:1" in Done(capsys, command, "http://127.0.0.1:1", *more).err
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [

@@ -135,7 +135,7 @@ def _asked(study: Study, topic: str, more: Callable[[Source], str | None]) -> st
     kafka = msgspec.structs.replace(study.kafka, topic=topic)
     try:
         source = _kafka_source(msgspec.structs.replace(study, kafka=kafka), "wall")
-    except CannotConnect as error:
+    except (CannotConnect, ClientMissing) as error:
         return str(error)
     try:
         source.start(None, "latest")

@@ -201,8 +201,8 @@ def edits(plan: Plan, path: Path, unwritten: Sequence[str] = ()) -> tuple[str, .
         return ()
     with Journal.read_only(path) as journal, journal.snapshot():
         before = last_plan(plan, journal, unwritten)
-        state = restored(journal) if before is not None and before != plan else None
-    if before is None:
+        state = None if before is None else restored(journal)  # of no edit too: does this version read it?
+    if before is None or before == plan:
         return ()
     changed = _marked(replan.differences(before, plan), unwritten)
     return changed if state is None else (*changed, *_outcome(before, plan, state.control))

@@ -6,19 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import methodcaller
 from typing import Any, Final
 
+import confluent_kafka
 import msgspec
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition, admin
 
 from controller.shell.connections import Kafka, no_topic
 from controller.shell.kafka_diagnosis import diagnosed
 from controller.shell.sources import ARROW, At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve
 from controller.shell.sources_standing import Newest, Standing
 from controller.shell.tls import context, require_password
-
-try:
-    import confluent_kafka
-    from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition, admin
-except ImportError as missing:
-    raise ImportError('client = "confluent" needs confluent-kafka: pip install "trimtab[confluent]"') from missing
 
 _SPEC: Final[Any] = vars(admin)["OffsetSpec"]  # public, but its package's annotations leave it out
 _EARLIEST: Final = _SPEC.earliest()

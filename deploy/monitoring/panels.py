@@ -23,11 +23,12 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 Kind = Literal["lines", "stacked", "number", "name", "bars", "states", "table"]
 Unit = Literal["short", "percentunit", "s", "bytes", "Bps", "ops", "none"]
+_STUDY = "{{study}}"  # a legend's word for the label
 SOURCE = grafana.DataSourceRef(type_val="prometheus", uid="${source}")
 
 
 class Query(msgspec.Struct, frozen=True):
-    """PromQL, and how its series are called."""
+    """PromQL, and how its series are called; on a page of several studies the study's name goes before it."""
 
     expr: str
     legend: str = "{{study}}"
@@ -90,7 +91,7 @@ def rendered(page: Dashboard) -> str:
     for row in page.rows:
         builder = builder.with_row(dashboard.Row(row.title).id(next(ids)))
         for panel in row.panels:
-            builder = builder.with_panel(_panel(panel).id(next(ids)))
+            builder = builder.with_panel(_panel(panel, page.one_study).id(next(ids)))
     return json.dumps(builder.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 
@@ -105,7 +106,7 @@ def _studies(page: Dashboard) -> Any:
     return studies if page.one_study else studies.include_all(True).all_value(".*")
 
 
-def _panel(panel: Panel) -> Any:
+def _panel(panel: Panel, one_study: bool) -> Any:
     builder: Any = _KINDS[panel.kind]()
     builder = builder.title(panel.title).description(panel.text).datasource(SOURCE).unit(panel.unit)
     builder = builder.span(panel.width).height(panel.height)
@@ -118,15 +119,17 @@ def _panel(panel: Panel) -> Any:
         words = {str(v): grafana.ValueMappingResult(text=word, color=color) for v, word, color in panel.values}
         builder = builder.mappings([grafana.ValueMap(options=words)])
     if panel.kind == "table":
+        columns = _columns(panel, one_study)
         builder = builder.with_transformation(grafana.DataTransformerConfig(id_val="merge", options={}))
-        builder = builder.with_transformation(grafana.DataTransformerConfig(id_val="organize", options=_columns(panel)))
+        builder = builder.with_transformation(grafana.DataTransformerConfig(id_val="organize", options=columns))
     for query in panel.queries:
-        builder = builder.with_target(_target(panel, query))
+        builder = builder.with_target(_target(panel, query, one_study))
     return builder
 
 
-def _target(panel: Panel, query: Query) -> Any:
-    target = prometheus.Dataquery().expr(query.expr).ref_id(_ref(panel, query)).legend_format(query.legend)
+def _target(panel: Panel, query: Query, one_study: bool) -> Any:
+    legend = query.legend if one_study or _STUDY in query.legend else f"{_STUDY} {query.legend}"
+    target = prometheus.Dataquery().expr(query.expr).ref_id(_ref(panel, query)).legend_format(legend)
     if panel.kind == "table":
         return target.instant().format(PromQueryFormat.TABLE)
     return target.instant() if panel.kind in ("bars", "name") else target.range()
@@ -136,9 +139,9 @@ def _ref(panel: Panel, query: Query) -> str:
     return "ABCDEFGH"[panel.queries.index(query)]
 
 
-def _columns(panel: Panel) -> dict[str, object]:
+def _columns(panel: Panel, one_study: bool) -> dict[str, object]:
     """A table without what Prometheus adds, its value columns called by their queries' legends."""
-    hidden = ("Time", "__name__", "instance", "job", "study")
+    hidden = ("Time", "__name__", "instance", "job", *(("study",) if one_study else ()))
     names = {f"Value #{_ref(panel, query)}": query.legend for query in panel.queries}
     return {"excludeByName": dict.fromkeys(hidden, True), "renameByName": names}
 

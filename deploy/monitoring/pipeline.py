@@ -21,7 +21,7 @@ _NOW = (
 _IN = (
     Panel("Events", "By what became of them", "lines", rate("events", "result"), "ops"),
     Panel("Refused rows", "By reason; future: ahead of the daemon's clock", "lines", rate("events_rejected", "reason")
-          + told(f'sum(rate(trimtab_events_total{{{S}, result="future"}}[{RATE}]))', "future"), "ops"),
+          + told(f'sum by (study) (rate(trimtab_events_total{{{S}, result="future"}}[{RATE}]))', "future"), "ops"),
     Panel("Bytes", "Of record values", "lines", rate("received_bytes"), "Bps"),
     Panel("Lag by partition", "One that stands out has a producer or broker of its own to ask", "lines",
           gauge("lag_records", "{{partition}}")),

@@ -19,13 +19,17 @@ def gauge(name: str, legend: str = "{{study}}") -> Queries:
 
 
 def rate(name: str, by: str = "study") -> Queries:
-    """A counter's rise in a second."""
-    return told(f"sum by ({by}) (rate(trimtab_{name}_total{{}}[{RATE}]))", f"{{{{{by}}}}}")
+    """A counter's rise in a second, of each study."""
+    return told(f"sum by ({_own(by)}) (rate(trimtab_{name}_total{{}}[{RATE}]))", f"{{{{{by}}}}}")
 
 
 def rise(name: str, by: str = "study", legend: str = "") -> Queries:
-    """A counter's rise from point to point."""
-    return told(f"sum by ({by}) (increase(trimtab_{name}_total{{}}[{RATE}]))", legend or f"{{{{{by}}}}}")
+    """A counter's rise from point to point, of each study."""
+    return told(f"sum by ({_own(by)}) (increase(trimtab_{name}_total{{}}[{RATE}]))", legend or f"{{{{{by}}}}}")
+
+
+def _own(by: str) -> str:
+    return by if by == "study" else f"study, {by}"
 
 
 def quantiles(name: str) -> Queries:

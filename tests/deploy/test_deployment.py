@@ -4,12 +4,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from controller.shell.config import load
 from controller.shell.publisher import RedisPublisher, connect
@@ -33,6 +38,25 @@ def ran(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_image_s_recipe_is_clean() -> None:
     ran(str(Path(sys.executable).with_name("hadolint")), str(DEPLOY / "Dockerfile"))
+
+
+def needed(texts: list[str], extras: set[str]) -> Iterator[Requirement]:
+    """Requirements, and what these require."""
+    for requirement in map(Requirement, texts):
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras or {""}):
+            yield requirement
+            yield from needed(requires(requirement.name) or [], requirement.extras)
+
+
+def test_the_image_s_constraints_name_all_that_it_installs_and_nothing_that_the_package_refuses() -> None:
+    """So an image that is built anew is the same; what this environment has may be newer."""
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    lines = (DEPLOY / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    wanted = list(needed(project["dependencies"] + project["optional-dependencies"]["confluent"], set()))
+    assert {canonicalize_name(requirement.name) for requirement in wanted} <= pins.keys()
+    for requirement in wanted:
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
 @pytest.mark.parametrize("database", [0, 1])
@@ -83,6 +107,7 @@ def test_the_manifests_fit_each_other_and_the_image() -> None:
     pod = daemon["spec"]["template"]
     (container,) = pod["spec"]["containers"]
     assert daemon["spec"]["replicas"] == 1
+    assert daemon["spec"]["podManagementPolicy"] == "Parallel", "else no update follows a pod that is not ready"
     assert "USER 10001:10001" in (DEPLOY / "Dockerfile").read_text()
     assert pod["spec"]["securityContext"]["runAsUser"] == 10001
     assert container["securityContext"]["readOnlyRootFilesystem"]

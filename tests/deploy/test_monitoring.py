@@ -99,6 +99,17 @@ def test_arms_of_several_studies_are_not_shown_as_one_s() -> None:
         assert bool(studies.get("includeAll")) is (page.uid != "trimtab-study")
 
 
+@pytest.mark.parametrize("page", [page for page in DASHBOARDS if not page.one_study])
+def test_series_of_two_studies_are_neither_added_up_nor_called_alike(page: Dashboard) -> None:
+    for panel in (panel for panel in json.loads(rendered(page))["panels"] if panel["type"] != "row"):
+        for target in panel["targets"]:
+            kept = re.findall(r"(?:sum|min|max|count) ?(by \([^)]*\))?", target["expr"])
+            assert all("study" in by for by in kept), target["expr"]
+            assert panel["type"] == "table" or "{{study}}" in target["legendFormat"], panel["title"]
+        if panel["type"] == "table":
+            assert "study" not in panel["transformations"][1]["options"]["excludeByName"]
+
+
 def test_grafana_finds_the_dashboards_by_file() -> None:
     provider = yaml.safe_load((PROVISIONING / "dashboards" / "trimtab.yaml").read_text())["providers"][0]
     assert provider["options"]["path"] == "/var/lib/grafana/dashboards"

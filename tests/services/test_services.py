@@ -6,6 +6,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tests.services.__main__ import main
 from tests.services.kafka_broker import MakeBroker, MakeTopic
 from tests.services.process import ServiceFailed, listens
 from tests.services.redis_server import MakeRedis, RedisServer
@@ -103,6 +104,12 @@ def test_a_stopped_redis_refuses_and_a_paused_one_hangs(redis_server: MakeRedis)
 def test_a_server_that_cannot_start_says_why(redis_server: MakeRedis) -> None:
     with pytest.raises(ServiceFailed, match="Bad directive"):
         redis_server(arguments=("--no-such-option", "1"))
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert main() == 1
+    assert "no redis-server on the PATH; `make services` installs" in capsys.readouterr().err
 
 
 def put(server: RedisServer, value: bytes) -> None:

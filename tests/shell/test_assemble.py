@@ -1,10 +1,12 @@
 """What `trimtab check` finds out from services that answer."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
+from controller.cli import main
 from controller.shell import config
 from controller.shell.assemble import probe
 from simulators.catalog import world_named
@@ -43,6 +45,20 @@ def test_a_topic_with_records_is_well(
 ) -> None:
     topic, letters = compressed(kafka_bootstrap, kafka_topic(partitions=3)), kafka_topic(partitions=1)
     assert faults(study, kafka_bootstrap, topic, letters, redis_url, client) == {}
+
+
+def test_the_faster_client_that_is_not_installed(
+    study: Path, kafka_bootstrap: str, kafka_topic: MakeTopic, redis_url: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    monkeypatch.delitem(sys.modules, "controller.shell.sources_confluent", raising=False)
+    topic, letters = kafka_topic(partitions=1), kafka_topic(partitions=1)
+    found = faults(study, kafka_bootstrap, topic, letters, redis_url, "confluent")
+    told = """kafka.client is "confluent", but there is no module confluent_kafka: pip install 'trimtab[confluent]', """
+    assert found == {"kafka": told + 'or set kafka.client to "kafka-python"'}
+    assert main(["run", str(study), "--listen", "127.0.0.1:0"]) == 1
+    assert f"trimtab run: {found['kafka']}\n" in capsys.readouterr().err
 
 
 def test_records_that_nobody_here_can_unpack(

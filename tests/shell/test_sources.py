@@ -1,8 +1,6 @@
 """The contract of a source, on the one in memory, a file, and both clients of a real broker."""
 
-import importlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -338,13 +336,6 @@ def test_a_backlog_is_more_than_a_window_left_to_read(
     last = until(source, lambda poll: poll.behind[0] == 0)
     assert last.parts
     assert not last.backlog
-
-
-def test_the_faster_client_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
-    monkeypatch.delitem(sys.modules, "controller.shell.sources_confluent")
-    with pytest.raises(ImportError, match=r'needs confluent-kafka: pip install "trimtab\[confluent\]"'):
-        importlib.import_module("controller.shell.sources_confluent")
 
 
 def test_a_memory_topic_that_is_down_and_comes_back() -> None:

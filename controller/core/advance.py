@@ -19,8 +19,7 @@ from controller.core.windows import Cell
 from controller.core.worst import Looks
 
 GATE_BETTER = 0.95  # P(gain > 0) that a vector needs to leave exploration
-GATE_FEASIBLE = 0.8  # P(every guardrail kept), likewise
-TRUSTED_FEASIBLE = 0.6  # the same after the test, whose own sample must lie inside the guardrails beside
+TRUSTED_FEASIBLE = 0.6  # P(every guardrail kept) after the test, whose own sample must lie inside them beside
 GATE_REGRET = 0.1  # exploration may end early once the expected remaining gain is this small a part of the pick's
 
 
@@ -61,7 +60,7 @@ def _leave_explore(plan: Plan, control: Control, at_ms: int, believed: Believed)
     # What no deal could measure, no test can prove.
     if pick is None or believed.unmeasured or explored_ms < plan.rollout.explore_min_ms:
         return control
-    sure = pick.p_better >= GATE_BETTER and pick.p_feasible >= GATE_FEASIBLE
+    sure = pick.p_better >= GATE_BETTER  # and it keeps every guardrail by `policy.MIN_FEASIBLE`, else it were no pick
     exhausted = pick.regret <= GATE_REGRET * pick.gain_mean or explored_ms >= plan.rollout.explore_max_ms
     if not (sure and exhausted):
         return control

@@ -18,7 +18,7 @@ from controller.core.estimate import Metric
 from controller.core.kernel import Floats
 from controller.core.safety import Guardrail
 
-TOLERANCE = 0.04  # of a limit: a pick that is over it by less keeps it, as no study of this size could tell
+TOLERANCE = 0.07  # of a limit: a pick that is over it by less keeps it, as few studies could tell
 TAIL, TAIL_RISK = 0.01, 0.015  # P(a margin is below -TAIL, a relative change) of a vector that may be dealt
 CERTAIN = 1e-9  # a standard deviation below this is rounding
 

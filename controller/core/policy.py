@@ -36,6 +36,7 @@ Reason = Literal["initial", "repeat", "thompson", "safe"]
 
 AHEAD_H = 24.0  # a vector is chosen for the coming day: what it does in the mean of its hours is what counts
 REPEAT_SHARE = 0.25  # of the arms: evidence on the best known vectors is what a pick, and a claim, is made of
+UNSURE = 0.4  # largest P(a guardrail is broken) of a vector that is dealt again
 BOLDEST = 0.85  # largest P(a guardrail is broken) of a vector that the risk may be spent on
 MIN_MOVE = 0.01  # root mean square distance: closer to the baseline, or to another arm, an arm tells nothing
 BANNED_RADIUS = 0.05  # root mean square distance that is kept from vectors that broke a guardrail
@@ -43,8 +44,7 @@ DRAWN = 256  # candidates in a joint draw: the cost is their number cubed
 REFINED, NEAR_BEST = 2, 12  # rounds in which draws go on around what each likes best; points for each draw
 ANCHORS = 6  # vectors that local candidates are spread around
 CAUTION = 0.25  # standard deviations off the mean, so that the pick is not the luckiest candidate
-MIN_FEASIBLE = 0.6  # P(every guardrail is kept) below which nothing is recommended
-TOGETHER = 0.81  # the same of several groups together: a test asks for `advance.GATE_FEASIBLE`, as if they were one
+MIN_FEASIBLE = 0.8  # P(every guardrail is kept) below which nothing is recommended: less is believed too readily
 MIN_GAIN = 0.001  # of the objective, per unit of its coefficients: less is not worth a rollout
 REGRET_DRAWS = 64
 ROUNDING = 1e-12  # a standard deviation below this, per unit of the objective's coefficients, is none
@@ -244,11 +244,8 @@ def distinct(unit: Floats) -> Floats:
 
 
 def least(groups: int) -> float:
-    """P(every guardrail is kept) below which nothing is recommended in any of so many groups.
-
-    The score of one group alone is wary enough for a test; of several each would be as bold, and all together too bold.
-    """
-    return MIN_FEASIBLE if groups == 1 else TOGETHER ** (1.0 / groups)
+    """P(every guardrail is kept) below which nothing is recommended in any of so many groups, as all together count."""
+    return float(MIN_FEASIBLE ** (1.0 / groups))
 
 
 def worth(goal: Goal, mean: Floats, sd: Floats, sure: float) -> Floats:
@@ -301,7 +298,7 @@ def _propose_group(
     Fewer where no more can be borne, or are `MIN_MOVE` apart: their traffic stays control's.
     """
     baseline = view.posterior.baseline
-    chosen = _repeats(view, previous, round(REPEAT_SHARE * arms), min(risk, 1.0 - MIN_FEASIBLE))
+    chosen = _repeats(view, previous, round(REPEAT_SHARE * arms), min(risk, UNSURE))
     reasons: list[Reason] = ["repeat"] * len(chosen)
     unit = rng.permutation(apart(pool(baseline, _anchors(view), rng), baseline, banned))
     budget = risk * arms - float((1.0 - view.believe(chosen).feasible).sum())

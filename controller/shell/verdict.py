@@ -5,9 +5,10 @@ from typing import Literal
 
 import msgspec
 
-from controller.core.advance import GATE_BETTER, GATE_FEASIBLE
+from controller.core.advance import GATE_BETTER
 from controller.core.control import Carry, tuned
 from controller.core.plan import Plan
+from controller.core.policy import MIN_FEASIBLE
 from controller.core.surface import Surface
 from controller.shell.effects import Effect, Margin, Measured, effect, margins
 from controller.shell.story import moment, terms
@@ -108,7 +109,7 @@ def _exploring(plan: Plan, carry: Carry, around: Surface | None, last: tuple[str
     rails: tuple[Margin, ...] = ()
     if around is not None:
         rails = expected_margins(plan, around)
-    sure = pick.p_better >= GATE_BETTER and pick.p_feasible >= GATE_FEASIBLE
+    sure = pick.p_better >= GATE_BETTER
     said = "Nothing has been promoted. " + (
         f"The best vector known is expected to gain {interval(gain)}, and has yet to prove it on fresh data."
         if sure
@@ -116,7 +117,7 @@ def _exploring(plan: Plan, carry: Carry, around: Surface | None, last: tuple[str
     )
     chances = (
         f"P(it is better than the baseline) is {pick.p_better:.0%}, {GATE_BETTER:.0%} is asked for before a test; "
-        f"P(it keeps every guardrail) is {pick.p_feasible:.0%}, {GATE_FEASIBLE:.0%} is asked for."
+        f"P(it keeps every guardrail) is {pick.p_feasible:.0%}, {MIN_FEASIBLE:.0%} is asked for."
     )
     basis = "what the posterior expects of it, from all exploring; chosen as the best, so it may disappoint"
     answer: Answer = "in progress" if sure else "nothing"

@@ -40,9 +40,7 @@ def test_a_good_pick_is_put_to_the_test_after_enough_exploring() -> None:
     assert "expected gain +10.00%, P(feasible) 99%" in carry.reason
 
 
-@pytest.mark.parametrize(
-    "changed", [{"p_better": 0.94}, {"p_feasible": 0.79}, {"gain_mean": 0.02, "regret": 0.01}, {"regret": 0.03}]
-)
+@pytest.mark.parametrize("changed", [{"p_better": 0.94}, {"gain_mean": 0.02, "regret": 0.01}, {"regret": 0.03}])
 def test_a_pick_that_is_not_sure_or_can_still_be_bettered_is_not(changed: dict[str, float]) -> None:
     assert after(PLAN, exploring(3, msgspec.structs.replace(GOOD, **changed))).carry.stage == "explore"
 
@@ -106,9 +104,9 @@ def test_one_that_does_not_sends_the_study_back(deal: tuple[Deal, Cell], plan: P
     assert re.match(why, carry.reason)
 
 
-@pytest.mark.parametrize(("clicks", "stage"), [(-0.051, "ramp"), (-0.053, "explore")])
-def test_a_sample_may_be_beyond_a_limit_by_what_no_study_could_tell(clicks: float, stage: str) -> None:
-    """2 % and 6 % of the limit; what is believed of it is left out."""
+@pytest.mark.parametrize(("clicks", "stage"), [(-0.053, "ramp"), (-0.054, "explore")])
+def test_a_sample_may_be_beyond_a_limit_by_the_tolerance(clicks: float, stage: str) -> None:
+    """6 % and 8 % of the limit; what is believed of it is left out."""
     control = confirming(*sums(clicks=clicks, noise=1e-5))
     assert advanced(PLAN, control, AT, believe(believed_feasible(PLAN), control, (), 1.0)).carry.stage == stage
 

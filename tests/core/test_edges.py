@@ -33,11 +33,15 @@ def served(loop: Loop) -> Theta:
 
 
 def test_from_an_infeasible_baseline_a_study_finds_the_feasible_region_and_holds_its_best() -> None:
-    loop = Loop(varied(guardrails=(Guardrail("ctr", min_change=0.03),)), costly_clicks)
-    loop.until("hold")
-    assert costly_clicks(served(loop)["all"], "")["clicks"] > 0.03
-    assert costly_clicks(served(loop)["all"], "")["watch_s"] > 0.07
-    assert worse_than_the_baseline(loop) < 0.25, "mostly the first deals, of which nothing was known"
+    gains = []
+    for seed in (7, 8, 9):
+        loop = Loop(varied(guardrails=(Guardrail("ctr", min_change=0.03),), seed=seed), costly_clicks)
+        loop.until("hold")
+        found = costly_clicks(served(loop)["all"], "")
+        assert found["clicks"] > 0.03
+        gains.append(found["watch_s"])
+        assert worse_than_the_baseline(loop) < 0.25, "mostly the first deals, of which nothing was known"
+    assert np.median(gains) > 0.09, "of .1 at most"
 
 
 def test_where_nothing_is_feasible_control_is_served_for_ever() -> None:

@@ -66,7 +66,7 @@ def test_the_front_is_that_of_brute_force() -> None:
     axis = np.linspace(0.0, 1.0, 101)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, D)
     mean, sd = question.posterior.mean_sd(grid, 0, 0.0, AHEAD_H)
-    feasible = p_kept(question.goal, mean, sd) >= 0.95  # a pick is wary: it does not go to the edge of P >= .6
+    feasible = p_kept(question.goal, mean, sd) >= 0.95  # a pick is wary: it does not go to the edge of P >= .8
     best = volume(mean[:2, feasible].T)
     assert 6 <= len(found) <= MOST
     assert volume(np.stack([p.mean for p in found])) > 0.95 * best

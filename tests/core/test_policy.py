@@ -233,7 +233,7 @@ def test_a_pick_is_better_and_probably_feasible() -> None:
     assert 0.0 <= pick.regret < 0.02
 
 
-def test_a_pick_may_be_over_a_limit_by_what_no_study_could_tell() -> None:
+def test_a_pick_may_be_over_a_limit_by_the_tolerance() -> None:
     """Gain and loss grow with the first weight: the best is where the loss is over the limit by the tolerance."""
     unit = np.random.default_rng(15).random((150, D))
     change = 0.3 * (unit[:, 0] - 0.4)

@@ -173,7 +173,7 @@ def save(supernet: Supernet, path: Path, progress: str) -> None:
 
 
 def progress_in(path: Path) -> str | None:
-    """Where the training of a supernet's file is; None in one of an earlier version."""
+    """Where the training of a supernet's file is; None where it does not say, as the first versions' files."""
     found: str | None = torch.load(path, mmap=True, weights_only=True, map_location="cpu").get("progress")
     return found
 

@@ -25,7 +25,6 @@ CHECKPOINTS = 20  # over a training
 HOPELESS = 100  # steps that were none, before any was made
 SCHEMA = 3  # of a supernet: which weights there are, where in them a network's slice lies, what it computes
 SUPERNET, RECORD = "supernet.pt", "supernet.json"
-STATE = "state.json"  # where supernets of before had their progress, which now lies in their file
 
 
 class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +77,12 @@ def train_supernet(
     """Train, or open what the folder holds of the same plan and data.
 
     Raises:
-        AnotherSupernet: the folder holds another one.
+        AnotherSupernet: the folder holds another one, or one of an earlier version.
         ValueError: no step could be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inputs = inputs_of(parts.train, parts.encoding.table_rows)
-    name = hashlib.sha256(msgspec.json.encode((plan, inputs, parts.digest))).hexdigest()
+    name = hashlib.sha256(msgspec.json.encode((SCHEMA, plan, inputs, parts.digest))).hexdigest()
     state = _state(folder, name)
     supernet = loaded(folder / SUPERNET, plan.space, inputs) if state.done else _fresh(plan, inputs, parts)
     every = max(1, plan.rows // CHECKPOINTS)
@@ -193,18 +192,16 @@ def read_record(folder: Path) -> SupernetRecord:
 
 
 def _state(folder: Path, name: str) -> _State:
-    path, before = folder / SUPERNET, folder / STATE
-    if not path.exists():
-        return _State(name)
-    held = progress_in(path) or (before.read_text() if before.exists() else None)
-    if held is None:
+    """Where the training in a folder is; at its beginning where there is none."""
+    if not (folder / SUPERNET).exists():
         return _State(name)
     try:
-        found = msgspec.json.decode(held, type=_State)
+        found = msgspec.json.decode(progress_in(folder / SUPERNET) or "", type=_State)
     except msgspec.MsgspecError:
-        found = _State("of an earlier version")
-    if found.name != name:
+        found = None
+    if found is None or found.name != name:
         raise AnotherSupernet(
-            f"{folder}: holds a supernet of another space, recipe, value or data; name another folder"
+            f"{folder}: holds a supernet of another space, recipe, value or data, or of an earlier version; "
+            "name another folder"
         )
     return found

@@ -4,10 +4,11 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from nas.baselines import Baseline
 from nas.batches import probabilities
-from nas.export import Card, export
+from nas.export import Card, ExportWrong, export
 from nas.genotype import Block, Genotype, Operator
 from nas.recipe import Recipe
 from nas.rows import Parts
@@ -51,3 +52,12 @@ def test_any_kind_of_field_alone(kinds: tuple[str, ...], tmp_path: Path) -> None
     data = parts(tmp_path, rows=1000, schema=schema)
     run = fit(GENOTYPES[0], RECIPE, data, rows=256)
     assert export(run, data, tmp_path / "model.onnx").largest_difference < 1e-5
+
+
+def test_a_model_without_numbers_is_not_written(data: Parts, tmp_path: Path) -> None:
+    run = fit(GENOTYPES[0], RECIPE, data, rows=256)
+    with torch.no_grad():
+        next(iter(run.model.parameters())).fill_(float("nan"))
+    with pytest.raises(ExportWrong, match="no numbers"):
+        export(run, data, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

@@ -48,13 +48,11 @@ def scored(run: Run, encoding: Encoding, source: Source) -> Iterator[pa.Table]:
     Raises:
         DataError: what is wrong with the rows.
     """
-    first = 0
     for table in source.chunks(encoding.schema, labels=False):
-        coded = encode(table, encoding, first)
+        coded = encode(table, encoding)
         q = np.concatenate([_predicted(run, coded, part) for part in in_order(table.num_rows, predict_rows())])
-        _refuse_none(table, coded, q, encoding, first)
+        _refuse_none(table, coded, q, encoding)
         yield pa.table({head.name: q[:, j] for j, head in enumerate(encoding.schema.heads)})
-        first += table.num_rows
 
 
 def write_scores(run: Run, encoding: Encoding, source: Source, path: Path) -> int:
@@ -73,7 +71,7 @@ def write_scores(run: Run, encoding: Encoding, source: Source, path: Path) -> in
 
 
 def _refuse_none(
-    table: pa.Table, coded: Coded, q: np.ndarray[tuple[int, ...], np.dtype[np.float64]], encoding: Encoding, first: int
+    table: pa.Table, coded: Coded, q: np.ndarray[tuple[int, ...], np.dtype[np.float64]], encoding: Encoding
 ) -> None:
     """A network's numbers may leave the range of fp32 where a feature lies far outside of what it was trained on."""
     wrong = ~np.isfinite(q).all(axis=1)
@@ -81,7 +79,7 @@ def _refuse_none(
         at = int(wrong.argmax())
         far = np.abs(coded.dense[at]) if coded.dense.shape[1] else np.zeros(0)
         name = encoding.dense[int(far.argmax())].field.name if len(far) else ""
-        where = place(table, name, at, first)
+        where = place(table, name, at)
         raise DataError(
             f"{where}: the model has no prediction, its numbers leave the range of fp32; farthest out is {name!r}"
         )

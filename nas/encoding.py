@@ -69,6 +69,15 @@ class Coded(msgspec.Struct, frozen=True, eq=False):
     sparse: NDArray[np.int32]
     bags: tuple[NDArray[np.int32], ...]
 
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def take(self, index: NDArray[np.int64] | slice) -> "Coded":
+        """The rows of an index, in memory."""
+        return Coded(
+            np.array(self.dense[index]), np.array(self.sparse[index]), tuple(np.array(bag[index]) for bag in self.bags)
+        )
+
 
 class Learner:
     """Sees the training rows once, chunk by chunk."""

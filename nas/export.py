@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.batches import Batch
+from nas.batches import features_of
 from nas.genotype import Genotype, encoded
 from nas.latency import session
 from nas.rows import Parts, Rows
@@ -89,7 +89,7 @@ def onnx_bytes(model: nn.Module, rows: Rows) -> bytes:
 
 def _scorer(model: nn.Module, rows: Rows) -> tuple[Scorer, tuple[Tensor, ...], tuple[str, ...]]:
     names, used = input_names(rows)
-    features = tuple(part.cpu() for part in Batch(rows).features)
+    features = tuple(part.cpu() for part in features_of(rows.features))
     given = tuple(part for part, use in zip(features, used, strict=True) if use)
     return Scorer(model.cpu().eval(), used, features), given, names
 

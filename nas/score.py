@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from nas.batches import predict_rows, probabilities
+from nas.batches import probabilities
 from nas.columns import place
 from nas.encoding import Coded, Encoding, encode
 from nas.readers import Source
-from nas.rows import Rows, in_order
 from nas.schema import DataError
 from nas.train import Run, read_run
 from nas.weights import Inputs
@@ -50,7 +49,7 @@ def scored(run: Run, encoding: Encoding, source: Source) -> Iterator[pa.Table]:
     """
     for table in source.chunks(encoding.schema, labels=False):
         coded = encode(table, encoding)
-        q = np.concatenate([_predicted(run, coded, part) for part in in_order(table.num_rows, predict_rows())])
+        q = probabilities(run.model, coded).numpy()
         _refuse_none(table, coded, q, encoding)
         yield pa.table({head.name: q[:, j] for j, head in enumerate(encoding.schema.heads)})
 
@@ -83,11 +82,3 @@ def _refuse_none(
         raise DataError(
             f"{where}: the model has no prediction, its numbers leave the range of fp32; farthest out is {name!r}"
         )
-
-
-def _predicted(run: Run, coded: Coded, part: slice) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    taken = Coded(coded.dense[part], coded.sparse[part], tuple(bag[part] for bag in coded.bags))
-    n = len(taken.dense)
-    unknown = np.full((n, 1), np.nan, np.float32)
-    rows = Rows(taken, unknown, unknown, np.ones(n, np.float32), np.zeros(n, np.uint64), np.zeros(n))
-    return np.asarray(probabilities(run.model, rows).numpy())

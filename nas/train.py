@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, module_of
-from nas.batches import Batch, inputs_of, log_odds, training
+from nas.batches import features_of, inputs_of, log_odds, training
 from nas.environment import Environment, device, environment
 from nas.evaluate import Metrics, evaluate
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
-from nas.rows import Parts
+from nas.rows import Parts, Rows
 from nas.steps import Steps, optimisers_of
 from nas.trace import Costs, costs
 from nas.value import ValueModel
@@ -31,7 +31,7 @@ from nas.whole import replaced
 
 RECORD_SCHEMA = 2  # what a normalised network computes changed with the second
 TRACED_ROWS = 2
-CHECKPOINT, RECORD, MODEL, PREDICTIONS = "checkpoint.pt", "record.json", "model.pt", "predictions.npy"
+CHECKPOINT, RECORD, MODEL = "checkpoint.pt", "record.json", "model.pt"
 
 
 class AnotherRun(Exception):
@@ -127,7 +127,7 @@ def fit(
         model = start or _fresh(architecture, recipe, parts)
         model.to(device())
         optimisers = optimisers_of(model, recipe)
-        progress = _resumed(folder, name, model, optimisers) if folder else _Progress(checks=[])
+        progress = _resumed(folder, name, model, optimisers) if folder else _Progress()
         steps = Steps(model, optimisers, recipe, torch.tensor(weights, device=device()))
         before = progress.rows
         if progress.checks:  # what is gone on with may have ended
@@ -161,7 +161,12 @@ def _normalised(architecture: Architecture) -> bool:
 
 def traced_costs(model: nn.Module, parts: Parts) -> Costs:
     """A model's costs on rows of this shape."""
-    return costs(model.to(device()), Batch(parts.valid.take(slice(0, TRACED_ROWS))).features)
+    return costs(model.to(device()), traced_features(parts.valid))
+
+
+def traced_features(rows: Rows, count: int = TRACED_ROWS) -> tuple[Tensor, ...]:
+    """What a model is given when it is traced: the first of the rows."""
+    return features_of(rows.features.take(slice(0, count)))
 
 
 def write_run(folder: Path, record: Record, model: nn.Module) -> None:
@@ -274,7 +279,7 @@ def _checkpoint(
 
 def _resumed(folder: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> _Progress:
     if not (folder / CHECKPOINT).exists():
-        return _Progress(checks=[])
+        return _Progress()
     try:
         state = torch.load(folder / CHECKPOINT, weights_only=True, map_location=device())
     except (RuntimeError, EOFError, UnpicklingError) as error:

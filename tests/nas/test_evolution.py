@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nas.evolution import Evaluated, Limit, Rules, Sizes, _chosen, _order, front, proposed
+from nas.evolution import Evaluated, Limit, Rules, Sizes, _chosen, _order, _Round, front, proposed
 from nas.genotype import Genotype, digest
 from nas.pareto import crowding, dominated, ranks
 from nas.space import FULL, SMALL, Space, misfits
@@ -96,8 +96,9 @@ def test_the_old_die_however_fit() -> None:
         Evaluated(i, genotype(i), value, sizes(genotype(i)), 0, 0.0)
         for i, value in enumerate([0.1, 0.9, 0.7, 0.5, 0.3, 0.8])
     ]
+    now = _Round(rules, SMALL, found, _order(rules, found), sizes, digest)
     for seed in range(10):
-        assert _chosen(rules, found, _order(rules, found), np.random.default_rng(seed)) == found[4].genotype
+        assert _chosen(now, np.random.default_rng(seed)) == found[4].genotype
 
 
 def test_limits_bind_what_is_proposed_and_what_is_on_the_front() -> None:

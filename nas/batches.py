@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas.device import device
 from nas.encoding import Coded
-from nas.environment import device
 from nas.rows import Rows, in_order, shuffled
 from nas.weights import Inputs
 

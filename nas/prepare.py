@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from nas.atomic import replaced
 from nas.columns import labels, numbers, place, probabilities
 from nas.encoding import Encoding, encode, learned
 from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
 from nas.splits import PARTS, TRAIN, Cuts, Split, part_of, requests, time_cuts
-from nas.whole import replaced
 
 FORMAT = 3  # of prepared folders: with the third, empty items take no place and `min_count` counts rows
 _ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from nas.atomic import replaced
 from nas.batches import probabilities
 from nas.columns import place
 from nas.encoding import Coded, Encoding, encode
@@ -15,7 +16,6 @@ from nas.readers import Source
 from nas.schema import DataError
 from nas.train import Run, read_run
 from nas.weights import Inputs
-from nas.whole import replaced
 
 ENCODING = "encoding.json"
 

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.environment import device
+from nas.atomic import replaced
+from nas.device import device
 from nas.evaluate import evaluate
 from nas.evolution import Evaluated, Rules, Sizes, proposed
 from nas.genotype import Genotype, digest
@@ -33,7 +34,6 @@ from nas.supernet_train import AnotherSupernet, SupernetRecord, read_supernet
 from nas.trace import costs
 from nas.train import TRACED_ROWS, fit, traced_features
 from nas.weights import Inputs, numeric
-from nas.whole import replaced
 
 JOURNAL = "search.jsonl"
 MAX_ADAPTATION = 0.02  # of one training

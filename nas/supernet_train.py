@@ -9,16 +9,17 @@ import msgspec
 import numpy as np
 import torch
 
+from nas.atomic import replaced
 from nas.batches import Batch, inputs_of, log_odds, loss_of, training
-from nas.environment import Environment, device, environment
+from nas.device import device
+from nas.environment import Environment, environment
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.sampling import Strategy, paths
 from nas.space import Space, widest
-from nas.supernet import Supernet, key_of, loaded, progress_in, save
+from nas.supernet import Supernet, fresh, key_of, loaded, progress_in, save
 from nas.weights import Inputs
-from nas.whole import replaced
 
 WARMUP = 0.02  # of the rows at most go through the full path first
 CHECKPOINTS = 20  # over a training
@@ -84,7 +85,7 @@ def train_supernet(
     inputs = inputs_of(parts.train, parts.encoding.table_rows)
     name = hashlib.sha256(msgspec.json.encode((SCHEMA, plan, inputs, parts.digest))).hexdigest()
     state = _state(folder, name)
-    supernet = loaded(folder / SUPERNET, plan.space, inputs) if state.done else _fresh(plan, inputs, parts)
+    supernet = loaded(folder / SUPERNET, plan.space, inputs) if state.done else _at_base_rates(plan, inputs, parts)
     every = max(1, plan.rows // CHECKPOINTS)
     while state.done < plan.rows:
         began = time.perf_counter()
@@ -111,8 +112,8 @@ def train_supernet(
     return supernet, record
 
 
-def _fresh(plan: SupernetPlan, inputs: Inputs, parts: Parts) -> Supernet:
-    supernet = Supernet(plan.space, inputs, plan.seed)
+def _at_base_rates(plan: SupernetPlan, inputs: Inputs, parts: Parts) -> Supernet:
+    supernet = fresh(plan.space, inputs, plan.seed)
     for norm in plan.space.norms:
         supernet.weights[key_of(norm, "head.bias")].copy_(log_odds(parts.train))
     return supernet

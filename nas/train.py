@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, module_of
+from nas.atomic import replaced
 from nas.batches import features_of, inputs_of, log_odds, training
-from nas.environment import Environment, device, environment
+from nas.device import device
+from nas.environment import Environment, environment
 from nas.evaluate import Metrics, evaluate
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
@@ -27,7 +29,6 @@ from nas.steps import Steps, optimisers_of
 from nas.trace import Costs, costs
 from nas.value import ValueModel
 from nas.weights import Inputs
-from nas.whole import replaced
 
 RECORD_SCHEMA = 2  # what a normalised network computes changed with the second
 TRACED_ROWS = 2

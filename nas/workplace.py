@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from nas.architecture import Architecture
+from nas.atomic import replaced
 from nas.baselines import NAMES, Baseline
 from nas.batches import base_rates, features_of, inputs_of
 from nas.compare import Floats, Gap, paired_gap
@@ -30,7 +31,6 @@ from nas.supernet_train import Say as SupernetSay
 from nas.train import Report, Run, fit, traced_features
 from nas.train import Say as TrainSay
 from nas.value import ValueModel
-from nas.whole import replaced
 
 FRONT, TABLE = "front.json", "latency.json"
 ROUNDS = 200  # of a measurement

@@ -11,7 +11,7 @@ from controller.core.windows import Cell
 from simulators.closed_loop import START_MS
 from simulators.scenarios import Scenario
 from simulators.study import study_of
-from simulators.sums import crowd, hour_sums
+from simulators.sums import audience, hour_sums
 from simulators.worlds import HOUR_MS, Floats, World
 
 ATTAINABLE = 3.0  # standard errors that a limit is to be away from no change
@@ -30,7 +30,7 @@ def attainable(world: World) -> Floats:
     control = baseline(plan)
     arm_of = rollout.shuffled(plan.buckets, 1, plan.traffic.explore_share, np.random.default_rng(0))
     deal = Deal(1, "explore", (control, Arm("same", "explore", control.theta)), arm_of)
-    people = crowd(world, 0, plan.salt)
+    people = audience(world, 0, plan.salt)
     weights, components = (tuple(part.name for part in parts) for parts in (plan.weights, plan.components))
     cells = [hour_sums(world, people, deal, weights, components, START_MS + h * HOUR_MS) for h in range(HOURS)]
     total = Cell(np.sum([cell.sums for cell in cells], axis=0), np.sum([cell.events for cell in cells], axis=0))

@@ -1,6 +1,6 @@
 """One run: a scenario's traffic, hour by hour, against one controller.
 
-Everyone gets the same crowd, half of the traffic, the same arms and estimates, less the noise that the buckets' past
+Everyone gets the same audience, half of the traffic, the same arms and estimates, less the noise that the buckets' past
 foretells. Sums are folded and evidence is made by the production code; Trimtab is the production decision, a peer a
 `Tuner` whose vectors are dealt at random like Trimtab's.
 An amount that arrives late is seen as far as it has arrived, hour by hour, until its window is sealed.
@@ -34,7 +34,7 @@ from controller.shell.fingerprint import single_threaded
 from simulators.closed_loop import START_MS
 from simulators.scenarios import Scenario
 from simulators.study import study_of
-from simulators.sums import arrivals, crowd
+from simulators.sums import arrivals, audience
 from simulators.worlds import HOUR_MS, Floats
 
 TRIMTAB = "trimtab"
@@ -156,7 +156,7 @@ def run(scenario: Scenario, name: str, seed: int, hours: int, cadence: int | Non
 
 def hours_of(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int) -> Iterator[Hour]:
     """The hours of a run as they are played: whoever has seen enough may stop."""
-    people = crowd(scenario.world, seed, plan.salt)
+    people = audience(scenario.world, seed, plan.salt)
     weights, components = (tuple(part.name for part in parts) for parts in (plan.weights, plan.components))
     control, _ = operate.begin(plan, initial(plan), 1, START_MS)
     coming: dict[tuple[int, int], tuple[Cell, ...]] = {}  # (window end, version) -> as arrived, by hours since then

@@ -77,7 +77,7 @@ def _tasks(one: Candidate) -> dict[str, Training]:
 def on_test(bench: Bench, one: Training) -> list[HeadMetrics]:
     """Metrics of the shown rows; beside, what each request says."""
     test = bench.parts.test
-    q = probabilities(run_of(bench, one).model, test).numpy()
+    q = probabilities(run_of(bench, one).model, test.features).numpy()
     y, p = (np.asarray(part, np.float64) for part in (test.labels, test.truth))
     request, shown = np.asarray(test.request), ~np.isnan(y).any(axis=1)
     values = THETAS.values()

@@ -90,7 +90,7 @@ def shares_of(bench: Bench, training: Training) -> list[list[float]]:
     run = fit(
         MODEL, bench.scale.recipe, parts, seed=training.seed, rows=bench.scale.rows, head_weights=weights.tolist()
     )
-    q = probabilities(run.model, parts.test).numpy()
+    q = probabilities(run.model, parts.test.features).numpy()
     truth, request = np.asarray(parts.test.truth, np.float64), np.asarray(parts.test.request)
     values = [THETAS[name] for name in training.measured]
     return [value_captured(value.of(q), value.of(truth), request, TOP).round(5).tolist() for value in values]

@@ -111,7 +111,7 @@ def _network(name: Name, parts: Parts) -> Floats:
         for rate in RATES
     ]
     best = min(runs, key=lambda run: run.record.best.valid.loss)
-    return np.asarray(probabilities(best.model, parts.test).numpy())
+    return np.asarray(probabilities(best.model, parts.test.features).numpy())
 
 
 def _trees(parts: Parts) -> Floats:

@@ -21,7 +21,7 @@ from nas.interactions import (
     InteractingLayer,
     mlp,
 )
-from nas.network import EMBEDDING_SD, embedded
+from nas.network import DIRECTION_SD, EMBEDDING_SD, embedded
 from nas.weights import Inputs
 
 Name = Literal["dnn", "deepfm", "dcnv2", "autoint", "xdeepfm", "finalnet", "finalmlp", "mmoe", "ple"]
@@ -51,7 +51,7 @@ class Stem(nn.Module):
         self.table = nn.Parameter(torch.randn(inputs.table_rows, d) * EMBEDDING_SD)
         self.numeric = numeric or not inputs.sparse
         if self.numeric:
-            self.direction = nn.Parameter(torch.randn(inputs.dense, d) * EMBEDDING_SD**0.5)
+            self.direction = nn.Parameter(torch.randn(inputs.dense, d) * DIRECTION_SD)
         self.fields = inputs.sparse + (inputs.dense if self.numeric else 0)
         self.flat = inputs.dense + inputs.sparse * d
 

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas.device import device
 from nas.encoding import Coded
-from nas.environment import device
 from nas.rows import Rows, in_order, shuffled
 from nas.weights import Inputs
 
 
-def predict_rows() -> int:
+def _predict_rows() -> int:
     """How many rows are predicted at once: on a CPU so few that what they become stays in a core's cache."""
     return 8192 if device().type == "cuda" else 1024
 
@@ -91,12 +91,12 @@ def loss_of(logits: Tensor, batch: Batch, head_weights: Tensor) -> Tensor:
     return (by_head * head_weights).mean()
 
 
-def probabilities(model: nn.Module, rows: Rows) -> Tensor:
+def probabilities(model: nn.Module, features: Coded) -> Tensor:
     """(n, k) float64 predictions, in order."""
     model.eval()
     found = []
     with torch.no_grad():
-        for part in in_order(len(rows), predict_rows()):
-            logits = model(*features_of(rows.take(part).features))
+        for part in in_order(len(features), _predict_rows()):
+            logits = model(*features_of(features.take(part)))
             found.append(torch.sigmoid(logits.double()).cpu())
     return torch.cat(found)

@@ -12,10 +12,9 @@ ROW, FILE = "row in its file", b"file"  # a column, and a key of a table's metad
 LARGEST = 1e30  # of a number: beyond it sums of squares leave the range of a float
 
 
-def place(table: pa.Table, name: str, at: int, first_row: int) -> str:
-    """Where a value stands: "log.csv, row 7, column 'age'"."""
-    row = table[ROW][at].as_py() if ROW in table.column_names else first_row + at + 1
-    return f"{_file(table, ', ')}row {row}, column {name!r}"
+def place(table: pa.Table, name: str, at: int) -> str:
+    """Where a value of a chunk stands: "log.csv, row 7, column 'age'"."""
+    return f"{_file(table, ', ')}row {table[ROW][at].as_py()}, column {name!r}"
 
 
 def _file(table: pa.Table, then: str) -> str:
@@ -44,7 +43,7 @@ def texts(column: pa.ChunkedArray, missing: tuple[str, ...]) -> pa.Array:
     )
 
 
-def numbers(table: pa.Table, name: str, schema: Schema, first_row: int) -> Floats:
+def numbers(table: pa.Table, name: str, schema: Schema) -> Floats:
     """(n,) float64, NaN where missing.
 
     Raises:
@@ -65,12 +64,12 @@ def numbers(table: pa.Table, name: str, schema: Schema, first_row: int) -> Float
             found = f"found {column.type}; expected numbers"
             raise DataError(f"{_file(table, ': ')}column {name!r}: {found}") from error
         accepted = "a number, or what data.missing lists"
-        raise DataError(f"{place(table, name, at, first_row)}: found {found!r}; expected {accepted}") from error
+        raise DataError(f"{place(table, name, at)}: found {found!r}; expected {accepted}") from error
     wrong = np.abs(values) > LARGEST
     if wrong.any():
         at = int(wrong.argmax())
         found = "infinite" if np.isinf(values[at]) else f"found {values[at]:g}"
-        raise DataError(f"{place(table, name, at, first_row)}: {found}; expected a number, at most {LARGEST:g}")
+        raise DataError(f"{place(table, name, at)}: {found}; expected a number, at most {LARGEST:g}")
     return values
 
 
@@ -86,7 +85,7 @@ def _no_number(column: pa.Array | pa.ChunkedArray) -> tuple[int | None, str]:
     return None, ""
 
 
-def labels(table: pa.Table, head: Head, schema: Schema, first_row: int) -> Floats:
+def labels(table: pa.Table, head: Head, schema: Schema) -> Floats:
     """(n,) 0, 1, or NaN where the label was not observed.
 
     Raises:
@@ -98,7 +97,7 @@ def labels(table: pa.Table, head: Head, schema: Schema, first_row: int) -> Float
             compute.cast(compute.equal(found, head.positive), pa.float64()).to_numpy(zero_copy_only=False)
         )
     try:
-        values = numbers(table, head.label, schema, first_row)
+        values = numbers(table, head.label, schema)
     except DataError as error:
         raise DataError(
             f"{error}; as a label 0, 1 or nothing; a text is one where `positive` of the head names it"
@@ -106,22 +105,20 @@ def labels(table: pa.Table, head: Head, schema: Schema, first_row: int) -> Float
     wrong = ~(np.isnan(values) | (values == 0) | (values == 1))
     if wrong.any():
         at = int(wrong.argmax())
-        raise DataError(
-            f"{place(table, head.label, at, first_row)}: found {values[at]:g}; as a label expected 0, 1 or nothing"
-        )
+        raise DataError(f"{place(table, head.label, at)}: found {values[at]:g}; as a label expected 0, 1 or nothing")
     return values
 
 
-def probabilities(table: pa.Table, head: Head, schema: Schema, first_row: int) -> Floats:
+def probabilities(table: pa.Table, head: Head, schema: Schema) -> Floats:
     """(n,) true probabilities of a head; NaN where unknown.
 
     Raises:
         DataError: a value outside [0, 1].
     """
     assert head.truth is not None
-    values = numbers(table, head.truth, schema, first_row)
+    values = numbers(table, head.truth, schema)
     wrong = (values < 0) | (values > 1)
     if wrong.any():
         at = int(wrong.argmax())
-        raise DataError(f"{place(table, head.truth, at, first_row)}: found {values[at]:g}; expected a probability")
+        raise DataError(f"{place(table, head.truth, at)}: found {values[at]:g}; expected a probability")
     return values

@@ -69,6 +69,15 @@ class Coded(msgspec.Struct, frozen=True, eq=False):
     sparse: NDArray[np.int32]
     bags: tuple[NDArray[np.int32], ...]
 
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def take(self, index: NDArray[np.int64] | slice) -> "Coded":
+        """The rows of an index, in memory."""
+        return Coded(
+            np.array(self.dense[index]), np.array(self.sparse[index]), tuple(np.array(bag[index]) for bag in self.bags)
+        )
+
 
 class Learner:
     """Sees the training rows once, chunk by chunk."""
@@ -80,11 +89,11 @@ class Learner:
         self.stride = dict.fromkeys(self.sample, 1)
         self.counts: dict[str, Counter[str]] = {f.name: Counter() for f in schema.fields if f.kind != "dense"}
 
-    def see(self, table: pa.Table, first_row: int) -> None:
+    def see(self, table: pa.Table) -> None:
         """Count one chunk of training rows."""
         for field in self.schema.fields:
             if field.kind == "dense":
-                self._see_numbers(field, numbers(table, field.name, self.schema, first_row))
+                self._see_numbers(field, numbers(table, field.name, self.schema))
             elif not field.buckets:
                 self.counts[field.name].update(_rows_of_values(table, field, self.schema))
 
@@ -150,14 +159,14 @@ def _with(moments: Floats, values: Floats) -> Floats:
     return np.array([whole, mean + away * more / whole, squares + spread])
 
 
-def encode(table: pa.Table, encoding: Encoding, first_row: int) -> Coded:
+def encode(table: pa.Table, encoding: Encoding) -> Coded:
     """The features of a chunk as numbers.
 
     Raises:
         DataError: a dense field holds something that is no number.
     """
     schema, n = encoding.schema, table.num_rows
-    dense = [_standard(numbers(table, code.field.name, schema, first_row), code) for code in encoding.dense]
+    dense = [_standard(numbers(table, code.field.name, schema), code) for code in encoding.dense]
     sparse = [_looked_up(texts(table[code.field.name], schema.missing), code) for code in encoding.sparse]
     return Coded(
         _stacked(dense, n, np.float32),
@@ -241,9 +250,9 @@ def _owners(lists: pa.ListArray) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
-def learned(chunks: Iterable[tuple[pa.Table, int]], schema: Schema) -> Encoding:
-    """The encoding of training rows: pairs of a chunk and its first row's number."""
+def learned(chunks: Iterable[pa.Table], schema: Schema) -> Encoding:
+    """The encoding of training rows."""
     learner = Learner(schema)
-    for table, first_row in chunks:
-        learner.see(table, first_row)
+    for table in chunks:
+        learner.see(table)
     return learner.encoding()

@@ -2,7 +2,6 @@
 
 import platform
 import sys
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
@@ -19,19 +18,6 @@ class Environment(msgspec.Struct, frozen=True):
     machine: str
     device: str
     threads: int
-
-
-@cache
-def device() -> torch.device:
-    """A GPU when there is one.
-
-    There, matrix products take TF32 operands and add up in fp32. On a CPU everything is fp32: a seed gives the same
-    bits.
-    """
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.set_float32_matmul_precision("high")
-    return torch.device("cuda")
 
 
 def environment() -> Environment:

@@ -31,7 +31,7 @@ def evaluate(
 
     A training may leave the range of fp32. What it leaves behind then has losses that are bad, and numbers.
     """
-    q = probabilities(model, rows).numpy()
+    q = probabilities(model, rows.features).numpy()
     q = np.where(np.isnan(q), 0.5, q)
     return metrics_of(q, rows, schema, weights, value), q
 

@@ -86,20 +86,30 @@ def proposed(
     rules: Rules, space: Space, found: Sequence[Evaluated], count: int, seed: int, sizes: Callable[[Genotype], Sizes],
     named: Callable[[Genotype], str] = digest,
 ) -> list[Genotype]:  # fmt: skip
-    """The next `count` genotypes after those found, none of them seen before, within the limits on size.
+    """The next `count` genotypes after those found: new networks, within the limits on size.
 
-    Where none is found in a fair number of tries, the nearest to the limits is taken. `named`: the same for genotypes
-    that are the same network.
+    Where `TRIES` give none within the limits, the new one nearest to them is taken; where they give none that is new,
+    as in a space that has been searched through, any. `named`: the same for genotypes that are the same network.
     """
+    now = _Round(rules, space, found, _order(rules, found), sizes, named)
     seen = {named(one.genotype) for one in found}
-    fitness = _order(rules, found)
     children = []
     for number in range(len(found), len(found) + count):
-        rng = np.random.default_rng((seed, number))
-        child = _child(rules, space, found, fitness, number, rng, seen, sizes, named)
+        child = _child(now, number, seen, np.random.default_rng((seed, number)))
         seen.add(named(child))
         children.append(child)
     return children
+
+
+class _Round(msgspec.Struct, frozen=True, eq=False):
+    """What all children of a round are proposed from."""
+
+    rules: Rules
+    space: Space
+    found: Sequence[Evaluated]
+    places: NDArray[np.int64]  # (n,) of those found; the fittest has 0
+    sizes: Callable[[Genotype], Sizes]
+    named: Callable[[Genotype], str]
 
 
 def front(rules: Rules, found: Sequence[Evaluated]) -> list[Evaluated]:
@@ -116,17 +126,14 @@ def within(rules: Rules, found: Sequence[Evaluated]) -> list[Evaluated]:
     return [one for one in found if not _excess(rules, one)]
 
 
-def _child(
-    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], number: int,
-    rng: np.random.Generator, seen: set[str], sizes: Callable[[Genotype], Sizes], named: Callable[[Genotype], str],
-) -> Genotype:  # fmt: skip
-    best, least = drawn(space, rng), float("inf")
+def _child(now: _Round, number: int, seen: set[str], rng: np.random.Generator) -> Genotype:
+    best, least = drawn(now.space, rng), float("inf")
     for attempt in range(TRIES):
-        known = rules.known if attempt < TRIES // 2 else 0.0  # a form may exceed the limits at any size
-        child = _variation(rules, space, found, fitness, number, known, rng)
-        if named(child) in seen:
+        known = now.rules.known if attempt < TRIES // 2 else 0.0  # a form may exceed the limits at any size
+        child = _variation(now, number, known, rng)
+        if now.named(child) in seen:
             continue
-        excess = _size_excess(rules, sizes(child)) if rules.limits else 0.0
+        excess = _size_excess(now.rules, now.sizes(child)) if now.rules.limits else 0.0
         if excess < least:
             best, least = child, excess
         if not excess:
@@ -134,23 +141,21 @@ def _child(
     return best
 
 
-def _variation(
-    rules: Rules, space: Space, found: Sequence[Evaluated], fitness: NDArray[np.int64], number: int, known: float,
-    rng: np.random.Generator,
-) -> Genotype:  # fmt: skip
-    if rules.method == "random" or len(found) < rules.population:
-        return begun(space, known, number, rng)
-    parent = _chosen(rules, found, fitness, rng)
-    if rng.random() < rules.crossover:
-        parent = crossed(parent, _chosen(rules, found, fitness, rng), rng)
-    return mutated(parent, space, rng)
+def _variation(now: _Round, number: int, known: float, rng: np.random.Generator) -> Genotype:
+    """A known form or a draw in place `number` while the population is not full, then a child of the living."""
+    if now.rules.method == "random" or len(now.found) < now.rules.population:
+        return begun(now.space, known, number, rng)
+    parent = _chosen(now, rng)
+    if rng.random() < now.rules.crossover:
+        parent = crossed(parent, _chosen(now, rng), rng)
+    return mutated(parent, now.space, rng)
 
 
-def _chosen(rules: Rules, found: Sequence[Evaluated], fitness: NDArray[np.int64], rng: np.random.Generator) -> Genotype:
+def _chosen(now: _Round, rng: np.random.Generator) -> Genotype:
     """The fittest of a tournament among the living."""
-    living = range(max(0, len(found) - rules.population), len(found))
-    entrants = rng.choice(living, min(rules.tournament, len(living)), replace=False)
-    return found[int(min(entrants, key=lambda i: fitness[i]))].genotype
+    living = range(max(0, len(now.found) - now.rules.population), len(now.found))
+    entrants = rng.choice(living, min(now.rules.tournament, len(living)), replace=False)
+    return now.found[int(min(entrants, key=lambda i: now.places[i]))].genotype
 
 
 def _order(rules: Rules, found: Sequence[Evaluated]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.batches import Batch
+from nas.batches import features_of
 from nas.genotype import Genotype, encoded
 from nas.latency import session
 from nas.rows import Parts, Rows
@@ -58,12 +58,14 @@ def export(run: Run, parts: Parts, path: Path) -> Card:
     """Write PATH.onnx and PATH.card.json beside it.
 
     Raises:
-        ExportWrong: onnxruntime's probabilities differ from torch's; nothing is written.
+        ExportWrong: onnxruntime's probabilities differ from torch's, or are none; nothing is written.
     """
     rows = parts.valid.take(slice(0, max(CHECKED_ROWS)))
     scorer, given, names = _scorer(run.model, rows)
     raw = _onnx(scorer, given, names)
     difference = _difference(raw, scorer, given, names)
+    if not np.isfinite(difference):
+        raise ExportWrong("the model's probabilities are no numbers: its weights left the range of fp32")
     if difference > TOLERANCE:
         raise ExportWrong(f"onnxruntime differs from torch by {difference:.2g}; at most {TOLERANCE:.0e} is rounding")
     card = Card(
@@ -87,7 +89,7 @@ def onnx_bytes(model: nn.Module, rows: Rows) -> bytes:
 
 def _scorer(model: nn.Module, rows: Rows) -> tuple[Scorer, tuple[Tensor, ...], tuple[str, ...]]:
     names, used = input_names(rows)
-    features = tuple(part.cpu() for part in Batch(rows).features)
+    features = tuple(part.cpu() for part in features_of(rows.features))
     given = tuple(part for part, use in zip(features, used, strict=True) if use)
     return Scorer(model.cpu().eval(), used, features), given, names
 
@@ -113,12 +115,13 @@ def _onnx(scorer: Scorer, given: tuple[Tensor, ...], names: tuple[str, ...]) -> 
 
 
 def _difference(raw: bytes, scorer: Scorer, given: tuple[Tensor, ...], names: tuple[str, ...]) -> float:
+    """The largest over all checked batches; NaN where either side has no number."""
     ran = session(raw)
-    worst = 0.0
+    differences = []
     for rows in CHECKED_ROWS:
         part = tuple(tensor[:rows] for tensor in given)
         with torch.no_grad():
             expected = scorer(*part).numpy()
         (found,) = ran.run(None, {name: tensor.numpy() for name, tensor in zip(names, part, strict=True)})
-        worst = max(worst, float(np.abs(found - expected).max()))
-    return worst
+        differences.append(np.abs(found - expected).max())
+    return float(np.max(differences))  # `max` of Python's would pass over a NaN

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
+from nas.columns import of_lists
 from nas.schema import DataError, Field, Head, Kind, Schema
 
 Layout = Literal["csv", "tsv", "parquet", "ranking-log", "libsvm", "criteo", "avazu", "kdd12"]
@@ -72,7 +73,7 @@ def ranking_log(columns: pa.Schema, heads: tuple[str, ...] = ()) -> Schema:
 
 
 def _kind(dtype: pa.DataType) -> Kind:
-    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
+    if of_lists(dtype):
         return "multi"
     return "dense" if pa.types.is_floating(dtype) or pa.types.is_integer(dtype) else "categorical"
 

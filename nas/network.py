@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas import operators
-from nas.environment import device
+from nas.device import device
 from nas.genotype import Block, Genotype, live
 from nas.weights import (
     DIRECTION,

@@ -39,14 +39,3 @@ def crowding(values: Floats) -> Floats:
         if width > 0 and len(order) > 2:
             found[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / width
     return found
-
-
-def hypervolume(values: Floats, reference: Floats) -> float:
-    """The area that (n, 2) points dominate below a reference point."""
-    inside = values[(values < reference).all(axis=1)]
-    area, ceiling = 0.0, float(reference[1])
-    for x, y in inside[np.lexsort((inside[:, 1], inside[:, 0]))]:
-        if y < ceiling:
-            area += (reference[0] - x) * (ceiling - y)
-            ceiling = y
-    return float(area)

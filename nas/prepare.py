@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from nas.atomic import replaced
 from nas.columns import labels, numbers, place, probabilities
 from nas.encoding import Encoding, encode, learned
 from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
 from nas.splits import PARTS, TRAIN, Cuts, Split, part_of, requests, time_cuts
-from nas.whole import replaced
 
 FORMAT = 3  # of prepared folders: with the third, empty items take no place and `min_count` counts rows
 _ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"
@@ -98,27 +98,25 @@ def _prepare(sources: Sources, schema: Schema, split: Split, folder: Path, finge
 
 
 def coded_rows(table: pa.Table, encoding: Encoding, first_row: int) -> Rows:
-    """A chunk, with its labels, as numbers.
+    """A chunk, with its labels, as numbers; where the schema names no request, each row, by its number, is one.
 
     Raises:
         DataError: a label that is neither 0 nor 1, a weight below 0, something that is no number.
     """
     schema, n = encoding.schema, table.num_rows
-    observed = [labels(table, head, schema, first_row) for head in schema.heads]
-    true = [
-        probabilities(table, head, schema, first_row) if head.truth else np.full(n, np.nan) for head in schema.heads
-    ]
-    weight = numbers(table, schema.weight, schema, first_row) if schema.weight else np.ones(n)
+    observed = [labels(table, head, schema) for head in schema.heads]
+    true = [probabilities(table, head, schema) if head.truth else np.full(n, np.nan) for head in schema.heads]
+    weight = numbers(table, schema.weight, schema) if schema.weight else np.ones(n)
     if not (weight >= 0).all():
         at = int((~(weight >= 0)).argmax())
-        raise DataError(f"{place(table, schema.weight or '', at, first_row)}: found {weight[at]:g}; expected 0 or more")
+        raise DataError(f"{place(table, schema.weight or '', at)}: found {weight[at]:g}; expected 0 or more")
     return Rows(
-        encode(table, encoding, first_row),
+        encode(table, encoding),
         np.stack(observed, axis=1).astype(np.float32),
         np.stack(true, axis=1).astype(np.float32),
         weight.astype(np.float32),
-        requests(table, schema, first_row) if schema.request else np.arange(first_row, first_row + n, dtype=np.uint64),
-        numbers(table, schema.time, schema, first_row) if schema.time else np.zeros(n),
+        requests(table, schema) if schema.request else np.arange(first_row, first_row + n, dtype=np.uint64),
+        numbers(table, schema.time, schema) if schema.time else np.zeros(n),
     )
 
 
@@ -130,10 +128,10 @@ def _cuts(sources: Sources, schema: Schema, split: Split) -> Cuts | None:
     name = schema.time
     times = []
     for table in sources.whole.chunks(schema):
-        times.append(numbers(table, name, schema, 0))
+        times.append(numbers(table, name, schema))
         none = np.isnan(times[-1])
         if none.any():
-            where = place(table, name, int(none.argmax()), 0)
+            where = place(table, name, int(none.argmax()))
             raise DataError(f"{where}: a row has no time, so it is in no part of a split by time")
     if not sum(map(len, times)):
         raise DataError(f"{sources.whole.files[0]}: there are no rows")
@@ -154,11 +152,11 @@ def _parted(
             first += table.num_rows
 
 
-def _training(sources: Sources, schema: Schema, split: Split, cuts: Cuts | None) -> Iterator[tuple[pa.Table, int]]:
+def _training(sources: Sources, schema: Schema, split: Split, cuts: Cuts | None) -> Iterator[pa.Table]:
     """What networks are trained on: of rows without any label nothing is to be learned."""
-    for table, first, part in _parted(sources, schema, split, cuts):
-        observed = ~np.isnan([labels(table, head, schema, first) for head in schema.heads]).all(axis=0)
-        yield table.filter(pa.array((part == TRAIN) & observed)), first
+    for table, _, part in _parted(sources, schema, split, cuts):
+        observed = ~np.isnan([labels(table, head, schema) for head in schema.heads]).all(axis=0)
+        yield table.filter(pa.array((part == TRAIN) & observed))
 
 
 def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:

@@ -60,8 +60,7 @@ class Source(msgspec.Struct, frozen=True):
 def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
     wanted = schema.columns(labels)
     if source.layout in ("parquet", "ranking-log"):
-        truths = {head.truth for head in schema.heads} if source.truth else set()
-        return _of_kinds(path, schema, _parquet(path, [name for name in wanted if name not in truths]))
+        return _of_kinds(path, schema, _parquet(path, wanted))
     if source.layout == "libsvm":
         _require(path, wanted, (LABEL, INDICES, *(field.name for field in schema.of("dense"))))
         return _numbered(path, _libsvm(path, schema, labels))
@@ -229,7 +228,7 @@ def _beside(source: Source, schema: Schema, labels: bool) -> Iterator[pa.Table]:
     keys = ("request", "item")
     truths = [head.truth for head in schema.heads if head.truth]
     with_keys = [*dict.fromkeys((*schema.columns(labels), *keys))]
-    logs = _all_of(source.files, [n for n in with_keys if n not in truths])
+    logs = _all_of(source.files, [name for name in with_keys if name not in truths], schema)
     known = _all_of(source.truth, [*keys, *truths])
     for log, truth in _side_by_side(logs, known):
         if log is None or truth is None or any(not log[key].equals(truth[key]) for key in keys):
@@ -238,11 +237,12 @@ def _beside(source: Source, schema: Schema, labels: bool) -> Iterator[pa.Table]:
         yield pa.table({**logged, **{name: truth[name] for name in truths}}, metadata=log.schema.metadata)
 
 
-def _all_of(paths: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.Table]:
-    """The chunks of Parquet files, one file after the other."""
-    for path in paths:
+def _all_of(paths: Sequence[str], wanted: Sequence[str], schema: Schema | None = None) -> Iterator[pa.Table]:
+    """The chunks of Parquet files, one file after the other; of types that a schema's fields may have, where given."""
+    for path in map(Path, paths):
         try:
-            yield from _parquet(Path(path), wanted)
+            tables = _parquet(path, wanted)
+            yield from tables if schema is None else _of_kinds(path, schema, tables)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: not readable as Parquet: {error}") from error
 

@@ -32,10 +32,8 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
 
     def take(self, index: NDArray[np.int64] | slice) -> "Rows":
         """The rows of an index, in memory."""
-        f = self.features
-        part = Coded(np.array(f.dense[index]), np.array(f.sparse[index]), tuple(np.array(bag[index]) for bag in f.bags))
         rest: tuple[Array, ...] = (self.labels, self.truth, self.weight, self.request, self.time)
-        return Rows(part, *(np.array(column[index]) for column in rest))
+        return Rows(self.features.take(index), *(np.array(column[index]) for column in rest))
 
     def observed(self, at_most: int | None = None) -> "Rows":
         """The first rows with a label, in memory: what was not shown tells nothing of a loss."""
@@ -71,7 +69,7 @@ class Writer:
     def write(self, rows: Rows) -> None:
         """Append rows."""
         for name, array in rows.arrays().items():
-            mode = "ab" if self.count or name in self.files else "wb"
+            mode = "ab" if name in self.files else "wb"
             with (self.folder / f"{name}.bin").open(mode) as file:
                 file.write(array.tobytes())
             self.files[name] = {"dtype": array.dtype.str, "shape": array.shape[1:]}

@@ -8,15 +8,14 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from nas.batches import predict_rows, probabilities
+from nas.atomic import replaced
+from nas.batches import probabilities
 from nas.columns import place
 from nas.encoding import Coded, Encoding, encode
 from nas.readers import Source
-from nas.rows import Rows, in_order
 from nas.schema import DataError
 from nas.train import Run, read_run
 from nas.weights import Inputs
-from nas.whole import replaced
 
 ENCODING = "encoding.json"
 
@@ -48,13 +47,11 @@ def scored(run: Run, encoding: Encoding, source: Source) -> Iterator[pa.Table]:
     Raises:
         DataError: what is wrong with the rows.
     """
-    first = 0
     for table in source.chunks(encoding.schema, labels=False):
-        coded = encode(table, encoding, first)
-        q = np.concatenate([_predicted(run, coded, part) for part in in_order(table.num_rows, predict_rows())])
-        _refuse_none(table, coded, q, encoding, first)
+        coded = encode(table, encoding)
+        q = probabilities(run.model, coded).numpy()
+        _refuse_none(table, coded, q, encoding)
         yield pa.table({head.name: q[:, j] for j, head in enumerate(encoding.schema.heads)})
-        first += table.num_rows
 
 
 def write_scores(run: Run, encoding: Encoding, source: Source, path: Path) -> int:
@@ -73,7 +70,7 @@ def write_scores(run: Run, encoding: Encoding, source: Source, path: Path) -> in
 
 
 def _refuse_none(
-    table: pa.Table, coded: Coded, q: np.ndarray[tuple[int, ...], np.dtype[np.float64]], encoding: Encoding, first: int
+    table: pa.Table, coded: Coded, q: np.ndarray[tuple[int, ...], np.dtype[np.float64]], encoding: Encoding
 ) -> None:
     """A network's numbers may leave the range of fp32 where a feature lies far outside of what it was trained on."""
     wrong = ~np.isfinite(q).all(axis=1)
@@ -81,15 +78,7 @@ def _refuse_none(
         at = int(wrong.argmax())
         far = np.abs(coded.dense[at]) if coded.dense.shape[1] else np.zeros(0)
         name = encoding.dense[int(far.argmax())].field.name if len(far) else ""
-        where = place(table, name, at, first)
+        where = place(table, name, at)
         raise DataError(
             f"{where}: the model has no prediction, its numbers leave the range of fp32; farthest out is {name!r}"
         )
-
-
-def _predicted(run: Run, coded: Coded, part: slice) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    taken = Coded(coded.dense[part], coded.sparse[part], tuple(bag[part] for bag in coded.bags))
-    n = len(taken.dense)
-    unknown = np.full((n, 1), np.nan, np.float32)
-    rows = Rows(taken, unknown, unknown, np.ones(n, np.float32), np.zeros(n, np.uint64), np.zeros(n))
-    return np.asarray(probabilities(run.model, rows).numpy())

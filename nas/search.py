@@ -15,9 +15,10 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from nas.batches import Batch
-from nas.environment import device
+from nas.atomic import replaced
+from nas.device import device
 from nas.evaluate import evaluate
 from nas.evolution import Evaluated, Rules, Sizes, proposed
 from nas.genotype import Genotype, digest
@@ -31,9 +32,8 @@ from nas.schema import DataError
 from nas.supernet import Supernet
 from nas.supernet_train import AnotherSupernet, SupernetRecord, read_supernet
 from nas.trace import costs
-from nas.train import TRACED_ROWS, fit
-from nas.weights import numeric
-from nas.whole import replaced
+from nas.train import TRACED_ROWS, fit, traced_features
+from nas.weights import Inputs, numeric
 
 JOURNAL = "search.jsonl"
 MAX_ADAPTATION = 0.02  # of one training
@@ -86,14 +86,11 @@ class Worker:
         self.supernet, self.record = found
         heads = len(parts.encoding.schema.heads)
         self.head_weights = self.record.plan.head_weights or (1.0,) * heads
-        self.traced = Batch(self.parts.valid.take(slice(0, table.batch if table else TRACED_ROWS))).features
+        self.traced = traced_features(self.parts.valid, table.batch if table else TRACED_ROWS)
 
     def sizes(self, genotype: Genotype) -> Sizes:
         """What is known without training."""
-        network = Network(genotype, self.record.inputs).to(device())
-        found = costs(network, self.traced)
-        latency = self.table.estimate(network, self.traced) if self.table else None
-        return Sizes(found.flops, found.parameters + found.table_parameters, latency)
+        return sizes_of(genotype, self.record.inputs, self.traced, self.table)
 
     def named(self, genotype: Genotype) -> str:
         """The same for equal networks: where a kind of field is missing, `numeric` changes nothing."""
@@ -113,6 +110,16 @@ class Worker:
             loss = evaluate(network, self.parts.valid, self.parts.encoding.schema, self.head_weights)[0].loss
         seconds = time.perf_counter() - began
         return Evaluated(index, genotype, loss, self.sizes(genotype), self.plan.adapt_rows, seconds)
+
+
+def sizes_of(
+    genotype: Genotype, inputs: Inputs, features: tuple[Tensor, ...], table: LatencyTable | None = None
+) -> Sizes:
+    """What is known of a network without training it, from its trace on a few rows: those of `table`'s batch."""
+    network = Network(genotype, inputs).to(device())
+    found = costs(network, features)
+    latency = table.estimate(network, features) if table else None
+    return Sizes(found.flops, found.parameters + found.table_parameters, latency)
 
 
 def _refuse_unobserved(judged: Rows, parts: Parts) -> None:

@@ -138,7 +138,10 @@ def narrowest(space: Space) -> Genotype:
 
 
 def mutated(genotype: Genotype, space: Space, rng: np.random.Generator) -> Genotype:
-    """A genotype that differs in one gene, where the space offers another value."""
+    """A genotype that differs in one gene, where the space offers another value.
+
+    Predecessors are drawn anew, and may be the same again.
+    """
     if rng.random() < GLOBAL_SHARE:
         gene, choices = one_of(
             (("embedding", space.embeddings), ("norm", space.norms), ("numeric", space.numeric)), rng

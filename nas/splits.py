@@ -65,7 +65,7 @@ def part_of(table: pa.Table, first_row: int, schema: Schema, split: Split, cuts:
     if split.by == "time":
         if cuts is None or schema.time is None:
             raise DataError("split by time: the schema names no time column")
-        time = numbers(table, schema.time, schema, first_row)
+        time = numbers(table, schema.time, schema)
         return ((time >= cuts.valid).astype(np.uint8) + (time >= cuts.test)).astype(np.uint8)
     u = _keys(table, first_row, schema, split) / 2.0**64
     if split.folds:
@@ -79,14 +79,14 @@ def _keys(table: pa.Table, first_row: int, schema: Schema, split: Split) -> NDAr
     if split.by == "rows":
         return mixed(np.arange(first_row, first_row + table.num_rows, dtype=np.uint64), split.seed)
     if split.by == "group":
-        return mixed(requests(table, schema, first_row), split.seed)
+        return mixed(requests(table, schema), split.seed)
     key = np.zeros(table.num_rows, np.uint64)
     for field in schema.fields:
         key = mixed(key ^ hashed(table[field.name]), split.seed)
     return key
 
 
-def requests(table: pa.Table, schema: Schema, first_row: int) -> NDArray[np.uint64]:
+def requests(table: pa.Table, schema: Schema) -> NDArray[np.uint64]:
     """(n,) hashes that rows of one request share.
 
     Raises:
@@ -98,7 +98,7 @@ def requests(table: pa.Table, schema: Schema, first_row: int) -> NDArray[np.uint
     if named.null_count:
         at = int(np.asarray(named.is_null()).argmax())
         raise DataError(
-            f"{place(table, schema.request, at, first_row)}: nothing says of which request the row is, and all such "
+            f"{place(table, schema.request, at)}: nothing says of which request the row is, and all such "
             "rows would be one; give each a request of its own, or leave them out"
         )
     return hashed(table[schema.request])

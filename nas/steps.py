@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nas.batches import Batch, loss_of
 from nas.optimiser import MaskedAdam
 from nas.recipe import Recipe
+from nas.trace import is_table
 
 PLAIN_FIRST = 3  # steps before the recording: they settle the optimisers' state and the allocator
 Step = Callable[[Batch], None]
@@ -20,7 +21,7 @@ Step = Callable[[Batch], None]
 
 def optimisers_of(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Adam for what every row moves; its lazy form for tables, of which a batch moves a few rows."""
-    tables = [p for name, p in model.named_parameters() if name.rpartition(".")[2] == "table" and p.numel()]
+    tables = [p for name, p in model.named_parameters() if is_table(name) and p.numel()]
     ids = {id(p) for p in tables}
     rest = [p for p in model.parameters() if id(p) not in ids and p.numel()]
     if rest[0].is_cuda:  # a recorded step reads its rate from the device

@@ -11,13 +11,13 @@ import msgspec
 import torch
 from torch import Tensor
 
-from nas.environment import device
+from nas.atomic import replaced
+from nas.device import device
 from nas.genotype import Genotype, Norm
 from nas.network import DIRECTION_SD, EMBEDDING_SD, Forward, Network
 from nas.optimiser import Moments, moments_of, pieces, step_rows, step_slice
 from nas.space import Space, widest
 from nas.weights import DIRECTION, TABLE, Cuts, Inputs, Weight, slots_of, weights_of
-from nas.whole import replaced
 
 CLIP = 1.0  # the longest gradient of one network
 
@@ -33,23 +33,9 @@ def key_of(norm: Norm, name: str) -> str:
 class Supernet:
     """Shared weights, their moments, and the two things done with them: a step of one network, and cutting one out."""
 
-    def __init__(self, space: Space, inputs: Inputs, seed: int) -> None:
+    def __init__(self, space: Space, inputs: Inputs, weights: dict[str, Tensor], moments: dict[str, Moments]) -> None:
         self.space, self.inputs, self.slots = space, inputs, slots_of(space)
-        generator = torch.Generator().manual_seed(seed)
-        self.weights = {key: _initial(w, space, generator).to(device()) for key, w in self._widest().items()}
-        self.moments: dict[str, Moments] = {}
-
-    def _widest(self) -> dict[str, Weight]:
-        """Every weight of the space at full extent: those of the widest network, once for every normalisation."""
-        found: dict[str, Weight] = {}
-        for norm in self.space.norms:
-            genotype = msgspec.structs.replace(widest(self.space), norm=norm)
-            for weight in weights_of(genotype, self.inputs, self.slots):
-                found[key_of(norm, weight.name)] = weight
-            for block in range(self.space.blocks if "sum" in self.space.dense else 0):
-                weight = _sum_weight(block, self.inputs, self.space)
-                found[key_of(norm, weight.name)] = weight
-        return found
+        self.weights, self.moments = weights, moments
 
     def slice_of(self, weight: Weight, norm: Norm) -> Tensor:
         """A copy of the slice that is a network's own weight."""
@@ -70,16 +56,6 @@ class Supernet:
     def borrow(self, genotype: Genotype, features: tuple[Tensor, ...]) -> "Borrowed":
         """The slices that one network needs for one batch, as leaves of a graph."""
         return Borrowed(self, genotype, features)
-
-    def state(self) -> dict[str, object]:
-        """What `load` takes."""
-        moments = {name: (m.first, m.second, m.steps) for name, m in self.moments.items()}
-        return {"weights": self.weights, "moments": moments}
-
-    def load(self, state: dict[str, object]) -> None:
-        """Go on from a state."""
-        self.weights = state["weights"]  # type: ignore[assignment]  # what `state` gave
-        self.moments = {name: Moments(*values) for name, values in state["moments"].items()}  # type: ignore[attr-defined]
 
     def digest(self) -> str:
         """Of all weights."""
@@ -136,6 +112,26 @@ class Borrowed:
         return True
 
 
+def fresh(space: Space, inputs: Inputs, seed: int) -> Supernet:
+    """A supernet before its first step."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {key: _initial(w, space, generator).to(device()) for key, w in _at_full_extent(space, inputs).items()}
+    return Supernet(space, inputs, weights, {})
+
+
+def _at_full_extent(space: Space, inputs: Inputs) -> dict[str, Weight]:
+    """Every weight of the space: those of the widest network, once for every normalisation."""
+    found: dict[str, Weight] = {}
+    for norm in space.norms:
+        genotype = msgspec.structs.replace(widest(space), norm=norm)
+        for weight in weights_of(genotype, inputs, slots_of(space)):
+            found[key_of(norm, weight.name)] = weight
+        for block in range(space.blocks if "sum" in space.dense else 0):
+            weight = _sum_weight(block, inputs, space)
+            found[key_of(norm, weight.name)] = weight
+    return found
+
+
 def _sum_weight(block: int, inputs: Inputs, space: Space) -> Weight:
     """The sum's projection at full extent: which predecessors it projects depends on the chosen widths."""
     columns = (inputs.dense or max(space.embeddings)) + block * max(space.widths)
@@ -168,19 +164,19 @@ def _usual_fan_in(weight: Weight, space: Space) -> float:
 
 def save(supernet: Supernet, path: Path, progress: str) -> None:
     """Write a supernet and where its training is, in one file: after a kill they are of the same step."""
+    moments = {name: (m.first, m.second, m.steps) for name, m in supernet.moments.items()}
     with replaced(path) as part:
-        torch.save({**supernet.state(), "progress": progress}, part)
+        torch.save({"weights": supernet.weights, "moments": moments, "progress": progress}, part)
 
 
 def progress_in(path: Path) -> str | None:
-    """Where the training of a supernet's file is; None in one of an earlier version."""
+    """Where the training of a supernet's file is; None where it does not say, as the first versions' files."""
     found: str | None = torch.load(path, mmap=True, weights_only=True, map_location="cpu").get("progress")
     return found
 
 
 def loaded(path: Path, space: Space, inputs: Inputs) -> Supernet:
     """A supernet from its file, its weights mapped: processes that read one file share its memory."""
-    supernet = Supernet.__new__(Supernet)
-    supernet.space, supernet.inputs, supernet.slots = space, inputs, slots_of(space)
-    supernet.load(torch.load(path, mmap=True, weights_only=True, map_location=device()))
-    return supernet
+    state = torch.load(path, mmap=True, weights_only=True, map_location=device())
+    moments = {name: Moments(*values) for name, values in state["moments"].items()}
+    return Supernet(space, inputs, state["weights"], moments)

@@ -9,23 +9,23 @@ import msgspec
 import numpy as np
 import torch
 
+from nas.atomic import replaced
 from nas.batches import Batch, inputs_of, log_odds, loss_of, training
-from nas.environment import Environment, device, environment
+from nas.device import device
+from nas.environment import Environment, environment
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.sampling import Strategy, paths
 from nas.space import Space, widest
-from nas.supernet import Supernet, key_of, loaded, progress_in, save
+from nas.supernet import Supernet, fresh, key_of, loaded, progress_in, save
 from nas.weights import Inputs
-from nas.whole import replaced
 
 WARMUP = 0.02  # of the rows at most go through the full path first
 CHECKPOINTS = 20  # over a training
 HOPELESS = 100  # steps that were none, before any was made
 SCHEMA = 3  # of a supernet: which weights there are, where in them a network's slice lies, what it computes
 SUPERNET, RECORD = "supernet.pt", "supernet.json"
-STATE = "state.json"  # where supernets of before had their progress, which now lies in their file
 
 
 class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,14 +78,14 @@ def train_supernet(
     """Train, or open what the folder holds of the same plan and data.
 
     Raises:
-        AnotherSupernet: the folder holds another one.
+        AnotherSupernet: the folder holds another one, or one of an earlier version.
         ValueError: no step could be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inputs = inputs_of(parts.train, parts.encoding.table_rows)
-    name = hashlib.sha256(msgspec.json.encode((plan, inputs, parts.digest))).hexdigest()
+    name = hashlib.sha256(msgspec.json.encode((SCHEMA, plan, inputs, parts.digest))).hexdigest()
     state = _state(folder, name)
-    supernet = loaded(folder / SUPERNET, plan.space, inputs) if state.done else _fresh(plan, inputs, parts)
+    supernet = loaded(folder / SUPERNET, plan.space, inputs) if state.done else _at_base_rates(plan, inputs, parts)
     every = max(1, plan.rows // CHECKPOINTS)
     while state.done < plan.rows:
         began = time.perf_counter()
@@ -112,8 +112,8 @@ def train_supernet(
     return supernet, record
 
 
-def _fresh(plan: SupernetPlan, inputs: Inputs, parts: Parts) -> Supernet:
-    supernet = Supernet(plan.space, inputs, plan.seed)
+def _at_base_rates(plan: SupernetPlan, inputs: Inputs, parts: Parts) -> Supernet:
+    supernet = fresh(plan.space, inputs, plan.seed)
     for norm in plan.space.norms:
         supernet.weights[key_of(norm, "head.bias")].copy_(log_odds(parts.train))
     return supernet
@@ -193,18 +193,16 @@ def read_record(folder: Path) -> SupernetRecord:
 
 
 def _state(folder: Path, name: str) -> _State:
-    path, before = folder / SUPERNET, folder / STATE
-    if not path.exists():
-        return _State(name)
-    held = progress_in(path) or (before.read_text() if before.exists() else None)
-    if held is None:
+    """Where the training in a folder is; at its beginning where there is none."""
+    if not (folder / SUPERNET).exists():
         return _State(name)
     try:
-        found = msgspec.json.decode(held, type=_State)
+        found = msgspec.json.decode(progress_in(folder / SUPERNET) or "", type=_State)
     except msgspec.MsgspecError:
-        found = _State("of an earlier version")
-    if found.name != name:
+        found = None
+    if found is None or found.name != name:
         raise AnotherSupernet(
-            f"{folder}: holds a supernet of another space, recipe, value or data; name another folder"
+            f"{folder}: holds a supernet of another space, recipe, value or data, or of an earlier version; "
+            "name another folder"
         )
     return found

@@ -106,14 +106,17 @@ def from_redis(
     """The weights in force now.
 
     Raises:
-        DataError: Redis does not answer, or holds no table of the study.
+        DataError: the address is none, Redis does not answer, or holds no table of the study.
     """
     import redis
 
     key = f"trimtab:{study}:assignment"
-    client = redis.Redis.from_url(
-        url, password=os.environ.get(PASSWORD), socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
-    )
+    try:
+        client = redis.Redis.from_url(
+            url, password=os.environ.get(PASSWORD), socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+        )
+    except ValueError as error:
+        raise DataError(f"value.redis: found {url!r}: {error}") from error
     try:
         raw = client.get(key)
     except redis.RedisError as error:

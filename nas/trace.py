@@ -67,7 +67,7 @@ def costs(model: nn.Module, features: Sequence[Tensor]) -> Costs:
     """
     rows = len(features[0])
     found, doubled = trace(model, features), trace(model, [torch.cat((each, each)) for each in features])
-    table = {id(p): p.numel() for name, p in model.named_parameters() if _is_table(name)}
+    table = {id(p): p.numel() for name, p in model.named_parameters() if is_table(name)}
     return Costs(
         flops=(sum(op.flops for op in doubled) - sum(op.flops for op in found)) / rows,
         embedding_bytes=sum(4 * prod(op.result) for op in found if op.kind == "embedding") / rows,
@@ -76,8 +76,9 @@ def costs(model: nn.Module, features: Sequence[Tensor]) -> Costs:
     )
 
 
-def _is_table(name: str) -> bool:
-    return name.rpartition(".")[2].startswith("table")
+def is_table(name: str) -> bool:
+    """Whether a parameter of this name is a model's embedding table."""
+    return name.rpartition(".")[2] == "table"
 
 
 class _Recorder(TorchDispatchMode):

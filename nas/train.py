@@ -17,21 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, module_of
-from nas.batches import Batch, inputs_of, log_odds, training
-from nas.environment import Environment, device, environment
+from nas.atomic import replaced
+from nas.batches import features_of, inputs_of, log_odds, training
+from nas.device import device
+from nas.environment import Environment, environment
 from nas.evaluate import Metrics, evaluate
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
-from nas.rows import Parts
+from nas.rows import Parts, Rows
 from nas.steps import Steps, optimisers_of
 from nas.trace import Costs, costs
 from nas.value import ValueModel
 from nas.weights import Inputs
-from nas.whole import replaced
 
 RECORD_SCHEMA = 2  # what a normalised network computes changed with the second
 TRACED_ROWS = 2
-CHECKPOINT, RECORD, MODEL, PREDICTIONS = "checkpoint.pt", "record.json", "model.pt", "predictions.npy"
+CHECKPOINT, RECORD, MODEL = "checkpoint.pt", "record.json", "model.pt"
 
 
 class AnotherRun(Exception):
@@ -77,6 +78,31 @@ class Run(msgspec.Struct, frozen=True, eq=False):
     model: nn.Module
 
 
+class _Task(msgspec.Struct, frozen=True, eq=False):
+    """What is trained, on what, and how it is judged."""
+
+    architecture: Architecture
+    recipe: Recipe
+    parts: Parts
+    seed: int
+    budget: int  # rows
+    head_weights: tuple[float, ...]
+    value: ValueModel | None
+
+    @property
+    def name(self) -> str:
+        """Of all that the bits of a training depend on: what a checkpoint is of. The value model is no part of it."""
+        schema = (RECORD_SCHEMA,) if _normalised(self.architecture) else ()
+        arguments = (
+            self.architecture, self.recipe, self.parts.digest, self.seed, self.budget, self.head_weights, *schema,
+        )  # fmt: skip
+        return hashlib.sha256(msgspec.json.encode(arguments)).hexdigest()
+
+    def validated(self, model: nn.Module) -> Metrics:
+        """A model on the validation rows."""
+        return evaluate(model, self.parts.valid, self.parts.encoding.schema, self.head_weights, self.value)[0]
+
+
 class _Progress(msgspec.Struct):
     """Where a run is. Everything here and in the optimisers goes into a checkpoint."""
 
@@ -118,40 +144,39 @@ def fit(
     Raises:
         AnotherRun: the folder holds a checkpoint of other arguments.
     """
-    budget = rows or recipe.epochs * len(parts.train)
     weights = tuple(head_weights or (1.0,) * len(parts.encoding.schema.heads))
-    schema = (RECORD_SCHEMA,) if _normalised(architecture) else ()
-    name = _name(architecture, recipe, parts, seed, budget, weights, *schema)
+    task = _Task(architecture, recipe, parts, seed, rows or recipe.epochs * len(parts.train), weights, value)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = start or _fresh(architecture, recipe, parts)
+        model = start or _fresh(task)
         model.to(device())
         optimisers = optimisers_of(model, recipe)
-        progress = _resumed(folder, name, model, optimisers) if folder else _Progress(checks=[])
+        progress = _resumed(folder, task.name, model, optimisers) if folder else _Progress()
         steps = Steps(model, optimisers, recipe, torch.tensor(weights, device=device()))
         before = progress.rows
         if progress.checks:  # what is gone on with may have ended
             progress.stopped = _reason(progress, recipe, None, model)
-        for stop in _stops(progress.rows, budget, len(parts.train), recipe.batch_size, rungs):
+        for stop in _stops(progress.rows, task.budget, len(parts.train), recipe.batch_size, rungs):
             if progress.stopped != "budget":
                 break
-            _train_until(stop, budget, steps, model, recipe, parts, seed, progress, say)
-            _check(model, parts, weights, value, progress)
+            _train_until(stop, task, steps, progress, say)
+            _check(task, model, progress)
             progress.stopped = _reason(progress, recipe, report, model)
             if folder:
-                _checkpoint(folder, name, model, optimisers, progress)
+                _checkpoint(folder, task.name, model, optimisers, progress)
     model.load_state_dict(progress.best)
-    if before and value is not None:  # the value model may be another one by now; it is no part of a training
-        _valued_again(model, parts, weights, value, progress)
-    record = _record(architecture, recipe, seed, parts, weights, value, budget, progress, model)
+    if before and value is not None:  # it may be another one than that of the checks before
+        _valued_again(task, model, progress)
+    record = _record(task, progress, traced_costs(model, parts))
     if folder:
         write_run(folder, record, model)
     return Run(record, model)
 
 
-def _fresh(architecture: Architecture, recipe: Recipe, parts: Parts) -> nn.Module:
-    model = module_of(architecture, inputs_of(parts.train, parts.encoding.table_rows), recipe.dropout)
-    model.begin_at(log_odds(parts.train))
+def _fresh(task: _Task) -> nn.Module:
+    inputs = inputs_of(task.parts.train, task.parts.encoding.table_rows)
+    model = module_of(task.architecture, inputs, task.recipe.dropout)
+    model.begin_at(log_odds(task.parts.train))
     return model
 
 
@@ -161,7 +186,12 @@ def _normalised(architecture: Architecture) -> bool:
 
 def traced_costs(model: nn.Module, parts: Parts) -> Costs:
     """A model's costs on rows of this shape."""
-    return costs(model.to(device()), Batch(parts.valid.take(slice(0, TRACED_ROWS))).features)
+    return costs(model.to(device()), traced_features(parts.valid))
+
+
+def traced_features(rows: Rows, count: int = TRACED_ROWS) -> tuple[Tensor, ...]:
+    """What a model is given when it is traced: the first of the rows."""
+    return features_of(rows.features.take(slice(0, count)))
 
 
 def write_run(folder: Path, record: Record, model: nn.Module) -> None:
@@ -205,24 +235,18 @@ def _stops(done: int, budget: int, per_epoch: int, batch: int, rungs: Sequence[i
     return sorted(stop for stop in wanted if stop > done)
 
 
-def _train_until(
-    stop: int, budget: int, steps: Steps, model: nn.Module, recipe: Recipe, parts: Parts, seed: int,
-    progress: _Progress, say: Say,
-) -> None:  # fmt: skip
+def _train_until(stop: int, task: _Task, steps: Steps, progress: _Progress, say: Say) -> None:
     began = time.perf_counter()
-    model.train()
-    for batch in training(parts.train, recipe.batch_size, seed, progress.rows, stop):
-        steps(batch, rate_at(recipe, progress.rows, budget))
+    steps.model.train()
+    for batch in training(task.parts.train, task.recipe.batch_size, task.seed, progress.rows, stop):
+        steps(batch, rate_at(task.recipe, progress.rows, task.budget))
         progress.rows += len(batch)
-        say(progress.rows, budget)
+        say(progress.rows, task.budget)
     progress.seconds += time.perf_counter() - began
 
 
-def _check(
-    model: nn.Module, parts: Parts, weights: tuple[float, ...], value: ValueModel | None, progress: _Progress
-) -> None:
-    metrics, _ = evaluate(model, parts.valid, parts.encoding.schema, weights, value)
-    progress.checks.append(Check(progress.rows, metrics))
+def _check(task: _Task, model: nn.Module, progress: _Progress) -> None:
+    progress.checks.append(Check(progress.rows, task.validated(model)))
     if not _finite(model):
         progress.stopped = "diverged"
     better = progress.best_check is progress.checks[-1]
@@ -231,12 +255,9 @@ def _check(
         progress.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _valued_again(
-    model: nn.Module, parts: Parts, weights: tuple[float, ...], value: ValueModel, progress: _Progress
-) -> None:
+def _valued_again(task: _Task, model: nn.Module, progress: _Progress) -> None:
     best = progress.best_check
-    metrics, _ = evaluate(model, parts.valid, parts.encoding.schema, weights, value)
-    progress.checks[progress.checks.index(best)] = Check(best.rows, metrics)
+    progress.checks[progress.checks.index(best)] = Check(best.rows, task.validated(model))
 
 
 def _finite(model: nn.Module) -> bool:
@@ -249,11 +270,6 @@ def _reason(progress: _Progress, recipe: Recipe, report: Report | None, model: n
     if report is not None and report(progress.checks[-1]):
         return "pruned"
     return "patience" if progress.worse >= recipe.patience else "budget"
-
-
-def _name(*arguments: object) -> str:
-    parts = [arg.digest if isinstance(arg, Parts) else arg for arg in arguments]
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
 def _checkpoint(
@@ -274,7 +290,7 @@ def _checkpoint(
 
 def _resumed(folder: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> _Progress:
     if not (folder / CHECKPOINT).exists():
-        return _Progress(checks=[])
+        return _Progress()
     try:
         state = torch.load(folder / CHECKPOINT, weights_only=True, map_location=device())
     except (RuntimeError, EOFError, UnpicklingError) as error:
@@ -291,22 +307,19 @@ def _resumed(folder: Path, name: str, model: nn.Module, optimisers: list[torch.o
     return _Progress(rows, worse, seconds, checks, state["best"])
 
 
-def _record(
-    architecture: Architecture, recipe: Recipe, seed: int, parts: Parts, weights: tuple[float, ...],
-    value: ValueModel | None, budget: int, progress: _Progress, model: nn.Module,
-) -> Record:  # fmt: skip
+def _record(task: _Task, progress: _Progress, traced: Costs) -> Record:
     return Record(
-        architecture=architecture,
-        recipe=recipe,
-        seed=seed,
-        data_digest=parts.digest,
-        head_weights=weights,
-        value=value,
-        budget=budget,
+        architecture=task.architecture,
+        recipe=task.recipe,
+        seed=task.seed,
+        data_digest=task.parts.digest,
+        head_weights=task.head_weights,
+        value=task.value,
+        budget=task.budget,
         rows=progress.rows,
         stopped=progress.stopped,
         seconds=progress.seconds,
-        costs=traced_costs(model, parts),
+        costs=traced,
         checks=tuple(progress.checks),
         best=progress.best_check,
         environment=environment(),

@@ -8,31 +8,29 @@ import msgspec
 import numpy as np
 
 from nas.architecture import Architecture
+from nas.atomic import replaced
 from nas.baselines import NAMES, Baseline
-from nas.batches import Batch, base_rates, inputs_of
+from nas.batches import base_rates, features_of, inputs_of
 from nas.compare import Floats, Gap, paired_gap
 from nas.design_file import Design, head_weights_of
-from nas.environment import device
-from nas.evolution import Evaluated, Rules, Sizes, front, within
+from nas.evolution import Evaluated, Rules, front, within
 from nas.export import input_names, onnx_bytes
 from nas.finalists import ENLARGED, enlarged, next_finalist
 from nas.genotype import Genotype, digest
-from nas.latency import BATCH, LatencyTable, Timing, interleaved, measured_table, read_table, session
+from nas.latency import LatencyTable, Timing, interleaved, measured_table, read_table, session
 from nas.metrics import row_logloss
 from nas.network import Network
 from nas.prepare import prepare
 from nas.rows import Parts, Rows
 from nas.schema import DataError
 from nas.score import write_encoding
-from nas.search import JOURNAL, AnotherSearch, Header, search, whole_lines
+from nas.search import JOURNAL, AnotherSearch, Header, search, sizes_of, whole_lines
 from nas.space import misfits
 from nas.supernet_train import AnotherSupernet, SupernetRecord, read_record, read_supernet, train_supernet
 from nas.supernet_train import Say as SupernetSay
-from nas.trace import costs
-from nas.train import TRACED_ROWS, Report, Run, fit
+from nas.train import Report, Run, fit, traced_features
 from nas.train import Say as TrainSay
 from nas.value import ValueModel
-from nas.whole import replaced
 
 FRONT, TABLE = "front.json", "latency.json"
 ROUNDS = 200  # of a measurement
@@ -177,9 +175,7 @@ def beyond(rules: Rules, found: list[Evaluated]) -> str:
 def _sized(place: Workplace, genotype: Genotype) -> Evaluated:
     """Not evaluated. Its latency is not estimated, so a limit on that keeps it out."""
     inputs = inputs_of(place.parts.train, place.parts.encoding.table_rows)
-    network = Network(genotype, inputs).to(device())
-    found = costs(network, Batch(place.parts.valid.take(slice(0, TRACED_ROWS))).features)
-    sizes = Sizes(found.flops, found.parameters + found.table_parameters, None)
+    sizes = sizes_of(genotype, inputs, traced_features(place.parts.valid))
     return Evaluated(-1, genotype, float("nan"), sizes, 0, 0.0)
 
 
@@ -191,9 +187,9 @@ def named(one: Evaluated) -> str:
 def finalists_measured(place: Workplace, finalists: list[Evaluated], rounds: int = ROUNDS) -> dict[int, Timing]:
     """Milliseconds of a batch in onnxruntime with one thread, all finalists in turn."""
     inputs = inputs_of(place.parts.train, place.parts.encoding.table_rows)
-    rows = place.parts.valid.take(slice(0, place.design.tables.search.batch or BATCH))
+    rows = place.parts.valid.take(slice(0, place.design.tables.search.batch))
     names, used = input_names(rows)
-    given = tuple(f.cpu() for f, use in zip(Batch(rows).features, used, strict=True) if use)
+    given = tuple(f.cpu() for f, use in zip(features_of(rows.features), used, strict=True) if use)
     feed = {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)}
     sessions = {str(one.index): session(onnx_bytes(Network(one.genotype, inputs), rows)) for one in finalists}
     calls: dict[str, Callable[[], object]] = {name: partial(ran.run, None, feed) for name, ran in sessions.items()}

@@ -16,7 +16,7 @@ from controller.core.plan import Plan
 from controller.shell.config import Study, load
 from simulators.arguments import random_seed, world_name
 from simulators.catalog import product_named
-from simulators.counterfactual import LogError, csv_text, predictions, read, told, vectors
+from simulators.counterfactual import NotRankable, csv_text, predictions, read, told, vectors
 from simulators.kinds import immediate_changes
 from simulators.study import mismatches
 from simulators.worlds import Floats
@@ -53,7 +53,7 @@ def counterfactual(argv: list[str]) -> int:
     try:
         asked = vectors(plan.weights, args.vectors, args.seed)
         found, left = _predicted(args.log, plan, asked)
-    except LogError as error:
+    except NotRankable as error:
         print(f"trimtab counterfactual: {error}", file=sys.stderr)
         return FAILED
     if left:

@@ -14,6 +14,7 @@ import msgspec
 from controller.shell.config import load
 from controller.shell.connections import password
 from simulators import ope
+from simulators.arguments import positive
 from simulators.ope import Estimate, Log, Weights
 from simulators.recorded import NotReplayable, Replayed, merged, replay
 from simulators.reward_log import Columns, LogError, column, read_logs
@@ -31,7 +32,7 @@ def replay_command(argv: list[str]) -> int:
     place.add_argument("--out", metavar="FILE", help="NDJSON instead (.gz: gzipped; - is stdout)")
     parser.add_argument("--speed", type=_speed, metavar="X", help="1 is real time, 60 an hour a minute (the fastest)")
     parser.add_argument("--now", action="store_true", help="move all times so that the first event happens now")
-    parser.add_argument("--partitions", type=int, default=4, metavar="N", help="of a topic that is made new (4)")
+    parser.add_argument("--partitions", type=positive, default=4, metavar="N", help="of a topic that is made new (4)")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     args = parser.parse_args(argv)
     tell = _Teller(sys.stderr if args.out == "-" else sys.stdout, args.json)

@@ -53,11 +53,11 @@ MOST_PLACES = 126  # of a page
 MOST_CANDIDATES = 4_000_000  # that are read of a log: about 500 MB
 
 
-class LogError(Exception):
+class NotRankable(Exception):
     """A file is no ranking log that can be ranked anew; the message says what is missing."""
 
 
-class Log(msgspec.Struct, frozen=True, eq=False):
+class RankingLog(msgspec.Struct, frozen=True, eq=False):
     """A ranking log as arrays; NaN where nothing was shown."""
 
     weights: tuple[str, ...]  # that the predictions are multiplied with: p_click for pred_click
@@ -70,25 +70,25 @@ class Log(msgspec.Struct, frozen=True, eq=False):
     group: NDArray[np.int64]  # (n,) of the jackknife: by unit
 
 
-def read(path: Path) -> Log:
-    """Read a log, or the first `MOST_CANDIDATES` rows of it. Raises `LogError`."""
+def read(path: Path) -> RankingLog:
+    """Read a log, or the first `MOST_CANDIDATES` rows of it. Raises `NotRankable`."""
     try:
         names = parquet.read_schema(path).names
         signals = tuple(name.removeprefix("pred_") for name in names if name.startswith("pred_"))
         wanted = ["request", "unit", "segment", "position", WATCH, *(f"label_{s}" for s in signals)]
         missing = [name for name in wanted if name not in names]
         if missing or not signals:
-            raise LogError(
+            raise NotRankable(
                 f"{path}: no column {missing[0] if signals else 'pred_*'}: not a ranking log, which has request, unit, "
                 f"segment, position, {WATCH}, and pred_* and label_* of each signal"
             )
         table = _rows(path, [*wanted, *(f"pred_{s}" for s in signals)])
         if not table.num_rows:
-            raise LogError(f"{path}: no rows")
+            raise NotRankable(f"{path}: no rows")
         return _arrays(table, signals, path)
     except (OSError, pa.ArrowException) as error:
         number = getattr(error, "errno", None)
-        raise LogError(f"{path}: {os.strerror(number) if number else error}") from error
+        raise NotRankable(f"{path}: {os.strerror(number) if number else error}") from error
 
 
 def _rows(path: Path, columns: list[str]) -> pa.Table:
@@ -102,16 +102,16 @@ def _rows(path: Path, columns: list[str]) -> pa.Table:
     return file.read_row_groups(read, columns)
 
 
-def _arrays(table: pa.Table, signals: tuple[str, ...], path: Path) -> Log:
+def _arrays(table: pa.Table, signals: tuple[str, ...], path: Path) -> RankingLog:
     for name in ("request", "unit", "segment"):
         if table[name].null_count:
             at = int(np.flatnonzero(table[name].is_null().to_numpy())[0])
-            raise LogError(f"{path}: column {name!r}, row {at + 1}: nothing; expected a value in every row")
+            raise NotRankable(f"{path}: column {name!r}, row {at + 1}: nothing; expected a value in every row")
     request, requests = _codes(table["request"])
     starts = np.flatnonzero(np.diff(request, prepend=-1))
     c = np.diff(np.append(starts, len(request)))
     if len(c) == 0 or (c != c[0]).any():
-        raise LogError(f"{path}: requests have {c.min() if len(c) else 0} to {c.max() if len(c) else 0} candidates")
+        raise NotRankable(f"{path}: requests have {c.min() if len(c) else 0} to {c.max() if len(c) else 0} candidates")
     shape = (len(starts), int(c[0]))
     segment, names = _codes(table["segment"])
     unit, units = _codes(table["unit"])
@@ -120,11 +120,13 @@ def _arrays(table: pa.Table, signals: tuple[str, ...], path: Path) -> Log:
     for signal, values in predicted.items():
         if not np.isfinite(values).all():
             at = int((~np.isfinite(values)).reshape(-1).argmax())
-            raise LogError(f"{path}: column 'pred_{signal}', row {at + 1}: found {values.flat[at]}; expected a number")
+            raise NotRankable(
+                f"{path}: column 'pred_{signal}', row {at + 1}: found {values.flat[at]}; expected a number"
+            )
     position = _numbers(table["position"], shape, -1.0)
     _refuse_gaps(path, position, [requests[request[at]] for at in starts])
     numbers = {name: _numbers(table[name], shape) for name in (*(f"label_{s}" for s in signals), WATCH)}
-    return Log(
+    return RankingLog(
         weights=tuple(f"p_{signal}" for signal in signals),
         signals=signals,
         predictions=np.stack(list(predicted.values())),
@@ -139,11 +141,13 @@ def _arrays(table: pa.Table, signals: tuple[str, ...], path: Path) -> Log:
 def _refuse_gaps(path: Path, position: NDArray[np.float32], requests: Sequence[str]) -> None:
     """What was shown must stand at the places 0, 1, ...: a page's end is the last of them."""
     shown = np.sort(np.where(position < 0.0, np.inf, position), axis=1)
-    wrong = ((shown != np.arange(shown.shape[1])) & np.isfinite(shown)).any(axis=1) | (position < -1.0).any(axis=1)
-    if wrong.any() or shown[np.isfinite(shown)].max(initial=0.0) > MOST_PLACES:
+    places = np.isfinite(shown)
+    wrong = (places & ((shown != np.arange(shown.shape[1])) | (shown > MOST_PLACES))).any(axis=1)
+    wrong |= (position < -1.0).any(axis=1)
+    if wrong.any():
         at = int(wrong.argmax())
         found = ", ".join(f"{place:g}" for place in shown[at][np.isfinite(shown[at])][:6])
-        raise LogError(
+        raise NotRankable(
             f"{path}: request {requests[at]!r}: found positions {found}; expected 0, 1, 2, ... at most {MOST_PLACES}"
         )
 
@@ -156,11 +160,11 @@ class Fitted(msgspec.Struct, frozen=True, eq=False):
     requests: Floats  # (g, S)
 
 
-def fitted(log: Log) -> Fitted:
-    """Fit (1), leaving (the last outcome) apart. Raises `LogError` where nothing was shown."""
+def fitted(log: RankingLog) -> Fitted:
+    """Fit (1), leaving (the last outcome) apart. Raises `NotRankable` where nothing was shown."""
     places = int(log.position.max()) + 1
     if places < 1:
-        raise LogError("the log shows nothing: no candidate has a position")
+        raise NotRankable("the log shows nothing: no candidate has a position")
     shape = (GROUPS, len(log.segments))
     K, Y = len(log.signals), len(log.labels) + 1
     xx, xy = np.zeros((*shape, K + places, K + places)), np.zeros((*shape, K + places, Y))
@@ -181,7 +185,7 @@ def fitted(log: Log) -> Fitted:
     xx, xy, oo, ol, sums, count = (each.sum(axis=0) - each for each in (xx, xy, oo, ol, sums, count))
     seldom = [name for s, name in enumerate(log.segments) if (np.trace(xx[:, s], axis1=1, axis2=2) <= 0.0).any()]
     if seldom:
-        raise LogError(f"the log shows too little of segment {seldom[0]!r} to learn from: too few requests or units")
+        raise NotRankable(f"the log shows too little of segment {seldom[0]!r} to learn from: too few requests or units")
     B = np.concatenate((_slopes(xx, xy[..., :-1], K), _slopes(oo, ol, K)), axis=2)
     m = sums / np.maximum(count, 1.0)
     m[:, :, -1, -1] = m[:, :, :-1, -1].mean(axis=2) if places > 1 else 0.0  # whether people stay after the last place
@@ -195,7 +199,9 @@ def _slopes(xx: Floats, xy: Floats, K: int) -> Floats:
     return np.asarray(np.linalg.solve(xx + ridge, xy)[:, :, :K].swapaxes(2, 3))
 
 
-def _shown(log: Log, rows: NDArray[np.intp], places: int) -> tuple[Floats, Floats, NDArray[np.intp], NDArray[np.intp]]:
+def _shown(
+    log: RankingLog, rows: NDArray[np.intp], places: int
+) -> tuple[Floats, Floats, NDArray[np.intp], NDArray[np.intp]]:
     """Of what was shown in these requests: predictions and places (i, K + p), outcomes (i, Y), place, request."""
     request, column = np.nonzero(log.position[rows] >= 0)
     at = log.position[rows][request, column].astype(np.intp)
@@ -213,7 +219,7 @@ def _within(values: Floats, request: NDArray[np.intp]) -> Floats:
     return np.asarray(values - means[request])
 
 
-def ranked(log: Log, theta: Floats, places: int) -> Floats:
+def ranked(log: RankingLog, theta: Floats, places: int) -> Floats:
     """X by weights (signals,), once without each group (g, S, p, K)."""
     score = np.tensordot(theta.astype(np.float32), log.predictions, axes=1)
     order = np.argsort(-score, axis=1, kind="stable")[:, :places]
@@ -225,7 +231,7 @@ def ranked(log: Log, theta: Floats, places: int) -> Floats:
     return np.asarray((sums.sum(axis=0) - sums) / np.maximum(count.sum(axis=0) - count, 1))
 
 
-def levels(log: Log, known: Fitted, moved: Floats) -> dict[str, Floats]:
+def levels(log: RankingLog, known: Fitted, moved: Floats) -> dict[str, Floats]:
     """(2) of every component, over the segments, given D (g, S, p, K): once without each group (g,)."""
     y = known.m + np.einsum("gsyk,gspk->gspy", known.B, moved)
     stays = np.cumprod(1.0 - np.clip(y[..., -1], 0.0, 1.0), axis=2)  # (g, S, p)
@@ -237,24 +243,24 @@ def levels(log: Log, known: Fitted, moved: Floats) -> dict[str, Floats]:
     return {IMPRESSIONS: (visits * seen.sum(axis=2)).sum(axis=1), **found}
 
 
-def told(metrics: Sequence[Metric], log: Log) -> list[Metric]:
+def told(metrics: Sequence[Metric], log: RankingLog) -> list[Metric]:
     """Those metrics that a log can tell anything of."""
     known = {IMPRESSIONS, WATCH, *(f"{signal}s" for signal in log.signals)}
     return [m for m in metrics if m.response == "immediate" and {m.numerator, m.denominator} <= known | {BUCKETS}]
 
 
 def predictions(
-    log: Log,
+    log: RankingLog,
     weights: tuple[Weight, ...],
     metrics: Sequence[Metric],
     vectors: Sequence[Floats],
     watch: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Prediction]:
-    """The change of every metric that can be told, at every vector, against the baseline. Raises `LogError`."""
+    """The change of every metric that can be told, at every vector, against the baseline. Raises `NotRankable`."""
     names = [weight.name for weight in weights]
     for name in names:
         if name not in log.weights:
-            raise LogError(
+            raise NotRankable(
                 f"the log has no column pred_{name.removeprefix('p_')} for the weight {name!r}; it has "
                 + ", ".join(f"pred_{signal}" for signal in log.signals)
             )

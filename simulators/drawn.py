@@ -15,7 +15,7 @@ from controller.core.estimate import Metric
 from controller.core.safety import Guardrail
 from controller.core.space import Space, Weight
 from simulators.optimum import best_feasible
-from simulators.scenarios import Drift, Late, Scenario
+from simulators.scenarios import Drift, LateAmount, Scenario
 from simulators.worlds import Floats, Polynomial, Quantity, Season, World, true_change
 
 PREFIX = "drawn-"
@@ -62,14 +62,14 @@ def _drawn(number: int, attempt: int) -> Scenario | None:
     if not GAIN[0] <= best.gain <= GAIN[1]:
         return None
     drift = DRIFTS[rng.choice(len(DRIFTS), p=DRIFTING)]
-    late = Late("watch_s") if rng.random() < LATE else None
+    late = LateAmount("watch_s") if rng.random() < LATE else None
     bad_hours = (20, 45) if rng.random() < BAD_HOURS else ()
     summary = _summary(world, drift, late, bad_hours)
     world = msgspec.structs.replace(world, summary=summary)
     return Scenario(name=name, summary=summary, world=world, drift=drift, late=late, bad_hours=bad_hours)
 
 
-def _summary(world: World, drift: Drift | None, late: Late | None, bad_hours: tuple[int, ...]) -> str:
+def _summary(world: World, drift: Drift | None, late: LateAmount | None, bad_hours: tuple[int, ...]) -> str:
     more = {"drift": drift, "segments": world.segments, "late amounts": late, "bad hours": bad_hours}
     rails = "a guardrail" if len(world.guardrails) == 1 else f"{len(world.guardrails)} guardrails"
     parts = [f"{len(world.weights)} weights", rails, *(name for name, there in more.items() if there)]

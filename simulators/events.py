@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from controller.unit_hash import buckets_of, unit_hashes
-from simulators.scenarios import Late
+from simulators.scenarios import LateAmount
 from simulators.worlds import (
     HOUR_MS,
     Floats,
@@ -88,9 +88,6 @@ def population(world: World, seed: int, salt: str, partitions: int = 1) -> Popul
     """The people of a world. Raises `ValueError` when a partition would have nobody."""
     names = np.array([b"u%d" % unit for unit in range(world.units)])
     hashes = unit_hashes(names, salt)
-    partition = (hashes >> np.uint64(32)).astype(np.int64) % partitions  # high bits: the bucket takes the low ones
-    if len(np.unique(partition)) < partitions:
-        raise ValueError(f"world {world.name!r} has {world.units} units: too few for {partitions} partitions")
     shares = np.array(list(world.segments.values()) or [1.0])
     activity = np.exp(world.activity_sd * _rng(seed, _ACTIVITY).standard_normal(world.units))
     edges = np.round(np.concatenate([[0.0], np.cumsum(activity)]) / activity.sum() * _LOOKUP).astype(np.int64)
@@ -99,11 +96,22 @@ def population(world: World, seed: int, salt: str, partitions: int = 1) -> Popul
         unit_hash=hashes,
         bucket=buckets_of(hashes, world.buckets),
         segment=_rng(seed, _SEGMENT).choice(len(shares), world.units, p=shares).astype(np.int16),
-        partition=partition.astype(np.int32),
+        partition=partition_of(hashes, partitions, world.name),
         lookup=np.repeat(np.arange(world.units, dtype=np.int32), np.diff(edges)),
         traits=tuple(_rng(seed, _TRAIT, q).standard_normal(world.buckets) for q in range(len(world.quantities))),
         seed=seed,
     )
+
+
+def partition_of(hashes: NDArray[np.uint64], partitions: int, world: str) -> NDArray[np.int32]:
+    """Each unit's partition, by the high bits of its hash: the bucket takes the low ones.
+
+    Raises `ValueError` when a partition would have nobody.
+    """
+    partition = (hashes >> np.uint64(32)).astype(np.int64) % partitions
+    if len(np.unique(partition)) < partitions:
+        raise ValueError(f"world {world!r} has {len(hashes)} units: too few for {partitions} partitions")
+    return partition.astype(np.int32)
 
 
 def exposures(
@@ -114,7 +122,7 @@ def exposures(
     end_ms: int,
     delivery: Delivery | None = None,
     *,
-    late: Late | None = None,
+    late: LateAmount | None = None,
     wild: bool = False,
 ) -> Rows:
     """All events whose exposure lies in [begin, end), served by one table; copies and late ones included.
@@ -154,12 +162,12 @@ def heartbeats(world: World, people: Population, served: Served, at_ms: int, par
     return _rows(people, served, ts_ms, unit, segment, values, ids)
 
 
-def joined(first: Rows, second: Rows) -> Rows:
-    """Both, one after the other, over one list of arm names."""
-    names = tuple(dict.fromkeys(first.names + second.names))
-    code = np.array([names.index(name) for name in second.names] or [0], np.int32)
-    arm = np.concatenate([first.arm, code[second.arm]])  # first's names keep their places
-    columns = {c: np.concatenate([getattr(first, c), getattr(second, c)]) for c in _COLUMNS if c != "arm"}
+def joined(*parts: Rows) -> Rows:
+    """All of them, one after the other, over one list of arm names."""
+    names = tuple(dict.fromkeys(name for part in parts for name in part.names))
+    codes = [np.array([names.index(name) for name in part.names] or [0], np.int32) for part in parts]
+    arm = np.concatenate([code[part.arm] for code, part in zip(codes, parts, strict=True)])
+    columns = {c: np.concatenate([getattr(part, c) for part in parts]) for c in _COLUMNS if c != "arm"}
     return Rows(**columns, arm=arm, names=names)
 
 
@@ -268,7 +276,7 @@ def wildness(world: World, seed: int, arm_of: NDArray[np.integer], arms: int, ho
     return np.asarray((1.0 + effect)[:, arm_of] * np.exp(noise - WILD_SD**2 / 2))
 
 
-def _followed_up(world: World, seed: int, late: Late, rows: Rows, rates: Floats, begin_ms: int) -> Rows:
+def _followed_up(world: World, seed: int, late: LateAmount, rows: Rows, rates: Floats, begin_ms: int) -> Rows:
     """The late quantity in events that follow their exposure: one for each of its pieces, half of them long."""
     q = world.index(late.quantity)
     quantity, rng = world.quantities[q], _rng(seed, _LATE, begin_ms)

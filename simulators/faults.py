@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators.events import ID_BYTES, Population, Rows, Served, joined, taken
-from simulators.kinds import AnyWorld, Product
+from simulators.kinds import AnyWorld, SameScenario
 from simulators.scenarios import Swap
 from simulators.worlds import HOUR_MS
 
@@ -42,7 +42,7 @@ class Moment(msgspec.Struct, frozen=True, eq=False):
 class OnScenario(Protocol):
     """Changes what people do, so what is true."""
 
-    def scenario(self, scenario: Product) -> Product:
+    def scenario(self, scenario: SameScenario) -> SameScenario:
         """The scenario with the fault in it."""
         ...
 
@@ -83,7 +83,7 @@ class Swapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at: Index = 30
     scale: Annotated[float, msgspec.Meta(ge=0.1, le=10.0)] = 1.5  # beyond, weights act far outside their bounds
 
-    def scenario(self, scenario: Product) -> Product:
+    def scenario(self, scenario: SameScenario) -> SameScenario:
         """See `OnScenario`."""
         return msgspec.structs.replace(scenario, swap=Swap(self.at, self.scale))
 
@@ -320,7 +320,7 @@ def _number(text: str) -> float | str:
     return text
 
 
-def faulty(scenario: Product, faults: Sequence[Fault]) -> Product:
+def faulty(scenario: SameScenario, faults: Sequence[Fault]) -> SameScenario:
     """The scenario with those faults that change the product itself."""
     for fault in faults:
         if isinstance(fault, OnScenario):

@@ -24,7 +24,7 @@ from simulators.worlds import Floats, World
 
 AnyWorld = World | Feed
 AnyScenario = Scenario | FeedScenario
-Product = TypeVar("Product", bound=Scenario | FeedScenario)  # the same kind out as in
+SameScenario = TypeVar("SameScenario", bound=Scenario | FeedScenario)  # the same kind out as in
 
 
 class Source(Protocol):

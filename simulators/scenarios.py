@@ -28,7 +28,7 @@ class Drift(msgspec.Struct, frozen=True):
     seed: int
 
 
-class Late(msgspec.Struct, frozen=True):
+class LateAmount(msgspec.Struct, frozen=True):
     """An amount that arrives after its exposure, a large one later.
 
     Half of the pieces are long, `spread` above the mean, the others as far below. A piece's delay is exponential; its
@@ -64,7 +64,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     jump_hour: int | None = None
     swap: Swap | None = None
     drift: Drift | None = None
-    late: Late | None = None
+    late: LateAmount | None = None
     bad_hours: tuple[int, ...] = ()  # in which some arms' rates and all buckets go wild, for no reason of the weights
 
     def at(self, hour: int) -> World:

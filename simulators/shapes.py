@@ -133,3 +133,19 @@ def _towards(
     terms: Polynomial = {(n,): float(0.75 * total * s / x) for n, s, x in zip(names, share, star, strict=True)}
     terms |= {(n, n): float(0.25 * total * s / x**2) for n, s, x in zip(names, share, star, strict=True)}
     return terms
+
+
+_BEYOND = generated(
+    "corner",
+    "4 weights, 3 guardrails, the optimum at the edge of the cube",
+    Shape(d=4, seed=44, active=4, peak=0.7, pull=0.004, push=0.03),
+)
+CORNER = msgspec.structs.replace(
+    _BEYOND,
+    quantities=(
+        msgspec.structs.replace(_BEYOND.quantities[0], response={("w0",): -0.01, ("w1",): 0.01}),
+        *_BEYOND.quantities[1:],
+    ),
+    metrics=(*_BEYOND.metrics, Metric("impressions", "impressions", "buckets")),
+    guardrails=(*_BEYOND.guardrails, Guardrail("impressions", min_change=-0.02)),
+)

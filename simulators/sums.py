@@ -20,13 +20,13 @@ from controller.core.events import FIXED_POINT
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
 from simulators.events import LATENESS_H, pieces, population, wildness
-from simulators.scenarios import Late
+from simulators.scenarios import LateAmount
 from simulators.worlds import HOUR_MS, Floats, Quantity, World, rate_changes, segment_names, traffic
 
 _TRAFFIC = 101  # stream of randomness, beside those of `simulators.events`
 
 
-class Crowd(msgspec.Struct, frozen=True, eq=False):
+class Audience(msgspec.Struct, frozen=True, eq=False):
     """Everyone of a world, by bucket."""
 
     share: Floats  # (S, B) of all visits, at the baseline
@@ -34,18 +34,18 @@ class Crowd(msgspec.Struct, frozen=True, eq=False):
     seed: int
 
 
-def crowd(world: World, seed: int, salt: str) -> Crowd:
+def audience(world: World, seed: int, salt: str) -> Audience:
     """The buckets of the world's population."""
     people = population(world, seed, salt)
     visits = np.bincount(people.lookup, minlength=world.units)
     cell = people.segment.astype(np.int64) * world.buckets + people.bucket
     shape = (len(segment_names(world)), world.buckets)
     share = np.bincount(cell, weights=visits, minlength=shape[0] * shape[1]).reshape(shape)
-    return Crowd(share / share.sum(), people.traits, seed)
+    return Audience(share / share.sum(), people.traits, seed)
 
 
 def hour_sums(
-    world: World, people: Crowd, deal: Deal, weights: tuple[str, ...], components: tuple[str, ...], begin_ms: int
+    world: World, people: Audience, deal: Deal, weights: tuple[str, ...], components: tuple[str, ...], begin_ms: int
 ) -> Cell:
     """The sums of the hour from `begin_ms` under a deal whose arms hold these weights, all arrived."""
     return arrivals(world, people, deal, weights, components, begin_ms)[-1]
@@ -53,13 +53,13 @@ def hour_sums(
 
 def arrivals(
     world: World,
-    people: Crowd,
+    people: Audience,
     deal: Deal,
     weights: tuple[str, ...],
     components: tuple[str, ...],
     begin_ms: int,
     *,
-    late: Late | None = None,
+    late: LateAmount | None = None,
     wild: bool = False,
 ) -> tuple[Cell, ...]:
     """What has arrived of the hour from `begin_ms` at its end and every hour after, until nothing is missing.
@@ -93,7 +93,7 @@ def arrivals(
     return tuple(_cell(world, found, events, components) for found in ages)
 
 
-def _share(world: World, people: Crowd) -> Floats:
+def _share(world: World, people: Audience) -> Floats:
     """(S, B) of all visits: people are what they are, surfaces change with the world."""
     if world.segment_by == "unit":
         return people.share
@@ -108,7 +108,9 @@ def _cell(
     return Cell(_slots(world, sums.astype(np.int64)), _slots(world, events))
 
 
-def late_sums(quantity: Quantity, late: Late, rate: Floats, parent: Floats, rng: np.random.Generator) -> list[Floats]:
+def late_sums(
+    quantity: Quantity, late: LateAmount, rate: Floats, parent: Floats, rng: np.random.Generator
+) -> list[Floats]:
     """An amount's sums as they have arrived 0, 1, ... LATENESS_H hours after the hour's end."""
     long = rng.binomial(parent.astype(np.int64), 0.5)
     total = [np.zeros(parent.shape) for _ in range(LATENESS_H + 1)]

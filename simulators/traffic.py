@@ -48,7 +48,7 @@ class Traffic:
         """What arrives until `end_ms`; `beat`: then an event of `end_ms` on every partition, for its watermark."""
         parts = [] if self._waiting is None else [self._waiting]
         parts += [self._span(table, begin, end) for begin, end in self._pieces(begin_ms, end_ms)]
-        due, self._waiting = arrived(_joined(parts), end_ms)
+        due, self._waiting = arrived(joined(*parts), end_ms)
         return joined(due, self._beats(table, begin_ms, end_ms)) if beat else due
 
     def rest(self) -> Rows | None:
@@ -112,10 +112,3 @@ class Traffic:
     def _rng(self, k: int, *key: int) -> np.random.Generator:
         """The randomness of fault k at some place of the traffic."""
         return np.random.default_rng((self.people.seed, crc32(type(self.faults[k]).__name__.encode()), k, *key))
-
-
-def _joined(parts: Sequence[Rows]) -> Rows:
-    found = parts[0]
-    for part in parts[1:]:
-        found = joined(found, part)
-    return found

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from controller.unit_hash import buckets_of, unit_hashes
-from simulators.events import Delivery, Population, Rows, Served, delivered, joined, taken
+from simulators.events import Delivery, Population, Rows, Served, delivered, joined, partition_of, taken
 from simulators.feed.pages import MOMENT_MS, Shelf, hour_of_day, now, served_pages, shelf_of
 from simulators.feed.people import People, people_of
 from simulators.feed.product import SHARDS, Feed
@@ -97,7 +97,7 @@ class Crowd:
 
         Spans follow each other without gaps. Raises `ValueError` when one holds more events than ids can tell apart.
         """
-        rows = _together(self._at_work.rows(served, (begin_ms, end_ms)))
+        rows = joined(*self._at_work.rows(served, (begin_ms, end_ms)))
         rows = taken(rows, np.argsort(rows.ts_ms, kind="stable"))
         if self._delivery is None:
             return rows
@@ -122,16 +122,13 @@ def feed_population(feed: Feed, seed: int, salt: str, partitions: int = 1) -> Po
     """The units of a feed. Raises `ValueError` when a partition would have nobody."""
     names = np.array([b"u%d" % unit for unit in range(feed.units)])
     hashes = unit_hashes(names, salt)
-    partition = (hashes >> np.uint64(32)).astype(np.int64) % partitions  # high bits: the bucket takes the low ones
-    if len(np.unique(partition)) < partitions:
-        raise ValueError(f"feed {feed.name!r} has {feed.units} people: too few for {partitions} partitions")
     shelf = shelf_of(feed)
     return Population(
         names=names,
         unit_hash=hashes,
         bucket=buckets_of(hashes, feed.buckets),
         segment=people_of(feed, shelf.items, feed.units, seed).segment,
-        partition=partition.astype(np.int32),
+        partition=partition_of(hashes, partitions, feed.name),
         lookup=np.empty(0, np.int32),
         traits=(),
         seed=seed,
@@ -158,13 +155,6 @@ def _work(pipe: Connection, feed: Feed, seed: int, salt: str, numbers: list[int]
         except EOFError:
             return
         pipe.send(here.rows(served, bounds))
-
-
-def _together(parts: Sequence[Rows]) -> Rows:
-    found = parts[0]
-    for part in parts[1:]:
-        found = joined(found, part)
-    return found
 
 
 def _rng(*key: int) -> np.random.Generator:

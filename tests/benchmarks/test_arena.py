@@ -12,7 +12,7 @@ from benchmarks._arena_protocol import History, Missing, brief_of, cautious_best
 from benchmarks._arena_run import CONTROLLERS, PEERS, TRIMTAB, Claim, Run, run
 from benchmarks._arena_scores import scored
 from benchmarks._arena_worlds import SCENARIOS, names, of_run
-from simulators.catalog import QUICK
+from simulators.handmade import QUICK
 from simulators.study import study_of
 from simulators.worlds import margins, true_change
 

@@ -7,7 +7,7 @@ from benchmarks._arena_run import Claim, Hour, Run
 from benchmarks._arena_scores import Scores, scored
 from benchmarks._arena_worlds import SCENARIOS, of_run
 from controller.core.control import Theta
-from simulators.catalog import JUMP_HOUR, QUICK
+from simulators.handmade import JUMP_HOUR, QUICK
 from simulators.truth import optimum
 from simulators.worlds import gain, margins, true_change, volume
 

@@ -17,7 +17,7 @@ from benchmarks import calibration
 from benchmarks._arena_scores import Promotion
 from benchmarks._calibration_figures import Job, Outcome, clustered, share
 from controller.core import safety
-from simulators.catalog import QUICK
+from simulators.handmade import QUICK
 from simulators.optimum import best_feasible
 from simulators.study import study_of
 

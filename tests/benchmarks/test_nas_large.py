@@ -88,7 +88,7 @@ def _agrees(line: Line, folder: Path, results: nas_large.Results) -> None:
     test, divergences = context.parts.test, []
     for seed in range(2):
         run = run_of(context, Training("pick", PICK.architecture, line.rate, seed))
-        divergences.append(row_kl(np.asarray(test.truth, np.float64), probabilities(run.model, test).numpy()))
+        divergences.append(row_kl(np.asarray(test.truth, np.float64), probabilities(run.model, test.features).numpy()))
     assert len(test) == results.candidates > results.rows[2]
     assert line.kl == pytest.approx(np.mean(divergences))
     gap = next(one for one in results.large.gaps if (one.name, one.baseline) == ("pick", results.large.best))

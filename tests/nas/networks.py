@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nas.genotype import Genotype
 from nas.space import Space, drawn
-from nas.supernet import Supernet
+from nas.supernet import Supernet, fresh
 from nas.weights import Inputs
 
 TINY = Space(
@@ -31,7 +31,7 @@ def features(inputs: Inputs, n: int = 7, seed: int = 0) -> tuple[Tensor, ...]:
 
 def filled(inputs: Inputs, space: Space = TINY, noise: float = 0.3) -> Supernet:
     """A supernet whose every weight is random: fresh ones have zeros, which hide mistakes."""
-    supernet = Supernet(space, inputs, 3)
+    supernet = fresh(space, inputs, 3)
     generator = torch.Generator().manual_seed(5)
     for weight in supernet.weights.values():
         weight.add_(noise * torch.randn(weight.shape, generator=generator))

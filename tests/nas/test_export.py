@@ -4,10 +4,11 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from nas.baselines import Baseline
 from nas.batches import probabilities
-from nas.export import Card, export
+from nas.export import Card, ExportWrong, export
 from nas.genotype import Block, Genotype, Operator
 from nas.recipe import Recipe
 from nas.rows import Parts
@@ -39,7 +40,7 @@ def test_onnx_computes_what_torch_computes(architecture: Genotype | Baseline, da
     f = data.test.take(slice(0, 100)).features
     given = {"dense": f.dense, "sparse": f.sparse.astype(np.int64), "bag0": f.bags[0].astype(np.int64)}
     (found,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, given)
-    expected = probabilities(run.model, data.test.take(slice(0, 100))).numpy()
+    expected = probabilities(run.model, f).numpy()
     assert np.abs(found - expected).max() < 1e-5
     assert msgspec.json.decode((tmp_path / "model.card.json").read_bytes(), type=Card) == card
     assert card.heads == ("click", "like")
@@ -51,3 +52,12 @@ def test_any_kind_of_field_alone(kinds: tuple[str, ...], tmp_path: Path) -> None
     data = parts(tmp_path, rows=1000, schema=schema)
     run = fit(GENOTYPES[0], RECIPE, data, rows=256)
     assert export(run, data, tmp_path / "model.onnx").largest_difference < 1e-5
+
+
+def test_a_model_without_numbers_is_not_written(data: Parts, tmp_path: Path) -> None:
+    run = fit(GENOTYPES[0], RECIPE, data, rows=256)
+    with torch.no_grad():
+        next(iter(run.model.parameters())).fill_(float("nan"))
+    with pytest.raises(ExportWrong, match="no numbers"):
+        export(run, data, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

@@ -71,18 +71,18 @@ def test_a_kill_in_the_last_write_leaves_a_folder_that_is_prepared_again(
 
 def test_chunks_do_not_change_what_is_learned() -> None:
     table = world(500)
-    whole = learned([(table, 0)], SCHEMA)
-    pieces = learned([(table.slice(i, 90), i) for i in range(0, 500, 90)], SCHEMA)
+    whole = learned([table], SCHEMA)
+    pieces = learned([table.slice(i, 90) for i in range(0, 500, 90)], SCHEMA)
     assert [code.values for code in whole.sparse] == [code.values for code in pieces.sparse]
     assert np.allclose([(c.mean, c.sd) for c in whole.dense], [(c.mean, c.sd) for c in pieces.dense], rtol=1e-9)
 
 
 def test_an_unseen_category_and_nan_have_the_documented_treatment() -> None:
-    encoding = learned([(world(300), 0)], SCHEMA)
+    encoding = learned([world(300)], SCHEMA)
     odd = changed("city", ["nowhere", None, *["c1"] * 198])
     odd = odd.set_column(0, "age", pa.array([float("nan"), None, *[40.0] * 198]))
     odd = odd.set_column(4, "tags", pa.array(["t1|never|t2|t3", "", *["t0"] * 198]))
-    coded = encode(odd, encoding, 0)
+    coded = encode(odd, encoding)
     start = encoding.sparse[0].start
     assert coded.sparse[:3, 0].tolist() == [start, start, start + 1 + encoding.sparse[0].values.index("c1")]
     assert coded.dense[:2, 0].tolist() == [0.0, 0.0]
@@ -92,13 +92,13 @@ def test_an_unseen_category_and_nan_have_the_documented_treatment() -> None:
 
 
 def test_an_empty_item_of_a_list_is_none() -> None:
-    encoding = learned([(world(300), 0)], SCHEMA)
+    encoding = learned([world(300)], SCHEMA)
     bag = encoding.bags[0]
     wanted = [[bag.start + 1 + bag.values.index(f"t{i}") for i in (0, 1, 2)]] * 4
     texts = ["|t0|t1|t2", "t0||t1| |NULL|t2|t3", "t0|t1|t2|", "t0|t1|t2", *["t0"] * 196]
     lists = [["", "t0", None, "t1", "t2"], *[["t0", "t1", "t2"]] * 3, *[["t0"]] * 195, None]
     for values in (texts, lists):
-        assert encode(changed("tags", values), encoding, 0).bags[0][:4].tolist() == wanted
+        assert encode(changed("tags", values), encoding).bags[0][:4].tolist() == wanted
 
 
 def test_rare_is_what_few_rows_hold() -> None:
@@ -106,7 +106,7 @@ def test_rare_is_what_few_rows_hold() -> None:
     lists = [["z", "z", "t0", "z"], ["t0", None, "t1"], ["t1", ""], *[None] * 197]
     for values in (texts, lists, ["z|z", *[None] * 199]):
         table = changed("tags", values)
-        found = learned([(table.slice(0, 1), 0), (table.slice(1), 1)], SCHEMA).bags[0].values
+        found = learned([table.slice(0, 1), table.slice(1)], SCHEMA).bags[0].values
         assert found == (("t0", "t1") if values[1] else ())
 
 
@@ -118,7 +118,7 @@ def test_hashed_and_quantile_fields() -> None:
         ),
         heads=SCHEMA.heads,
     )
-    coded = encode(world(2000), learned([(world(2000), 0)], schema), 0)
+    coded = encode(world(2000), learned([world(2000)], schema))
     assert abs(coded.dense.mean()) < 0.01
     assert abs(coded.dense.std() - 1) < 0.01
     assert set(np.unique(coded.sparse)) <= {1, 2, 3}
@@ -129,18 +129,18 @@ def test_a_quantile_is_a_rank_also_where_values_repeat() -> None:
     rng = np.random.default_rng(4)
     spent = np.where(rng.random(2000) < 0.9, 0.0, rng.exponential(10.0, 2000))
     table = pa.table({"spent": spent, "click": [0.0] * 2000, "like": [0.0] * 2000, "true_like": [0.5] * 2000})
-    code = learned([(table, 0)], schema)
-    coded = encode(table, code, 0).dense[:, 0]
+    code = learned([table], schema)
+    coded = encode(table, code).dense[:, 0]
     assert abs(coded.mean()) < 1e-5
     assert abs(coded.std() - 1.0) < 1e-3
     ranks, first = stats.rankdata(spent) / 2000, np.quantile(spent, 59 / 64)
     told = coded * code.dense[0].sd + code.dense[0].mean
     known = (spent == 0.0) | (spent >= first)  # between frequent zeros and the next knot nobody knows the ranks
     np.testing.assert_allclose(told[known], ranks[known], atol=0.02)
-    assert encode(pa.table({"spent": [np.nextafter(0.0, 1.0)]}), code, 0).dense[0, 0] == pytest.approx(
+    assert encode(pa.table({"spent": [np.nextafter(0.0, 1.0)]}), code).dense[0, 0] == pytest.approx(
         coded[spent == 0.0][0]
     )
-    assert encode(pa.table({"spent": pa.array([None], pa.float64())}), code, 0).dense[0, 0] == 0.0
+    assert encode(pa.table({"spent": pa.array([None], pa.float64())}), code).dense[0, 0] == 0.0
 
 
 def test_a_vocabulary_is_of_rows_that_are_trained_on(tmp_path: Path) -> None:
@@ -247,13 +247,13 @@ def test_moments_hold_beside_a_large_mean() -> None:
     rng = np.random.default_rng(3)
     values = 1.7e12 + rng.normal(0.0, 3.6e6, 900)
     table = world(900).set_column(0, "age", pa.array(values))
-    (code, _) = learned([(table.slice(i, 90), i) for i in range(0, 900, 90)], SCHEMA).dense
+    (code, _) = learned([table.slice(i, 90) for i in range(0, 900, 90)], SCHEMA).dense
     assert (code.mean, code.sd) == pytest.approx((values.mean(), values.std()), rel=1e-9)
 
 
 def test_a_new_row_lies_no_further_out_than_training_rows_can() -> None:
-    encoding = learned([(world(900), 0)], SCHEMA)
-    coded = encode(world(900).set_column(0, "age", pa.array([1e29, -1e29, *[40.0] * 898])), encoding, 0)
+    encoding = learned([world(900)], SCHEMA)
+    coded = encode(world(900).set_column(0, "age", pa.array([1e29, -1e29, *[40.0] * 898])), encoding)
     assert coded.dense[:2, 0].tolist() == [FARTHEST, -FARTHEST]
 
 
@@ -338,14 +338,14 @@ def test_an_epoch_is_every_row_once_and_can_be_entered_midway(rows: int, batch: 
 
 def test_a_time_in_nanoseconds_is_a_number() -> None:
     table = pa.table({"ts_ms": np.arange(5) * 10**9 + 1_700_000_000_123_456_789})
-    found = numbers(table, "ts_ms", SCHEMA, 0)
+    found = numbers(table, "ts_ms", SCHEMA)
     assert np.diff(found) == pytest.approx(1e9)
 
 
 def test_labels_may_be_texts() -> None:
     table = pa.table({"y": [" 50000+.", "- 50000."]})
     head = Head(name="rich", label="y", positive="50000+.")
-    assert labels(table, head, SCHEMA, 0).tolist() == [1.0, 0.0]
+    assert labels(table, head, SCHEMA).tolist() == [1.0, 0.0]
 
 
 @pytest.mark.skipif("TRIMTAB_DATA" not in os.environ, reason="TRIMTAB_DATA names no folder with census_income")

@@ -87,9 +87,9 @@ def test_lists_of_every_form_are_multi_valued(kind: pa.DataType, tmp_path: Path)
     tags = pa.array([[f"t{i % 3}", "t3"] for i in range(40)], kind)
     source = parquet_file(tmp_path, table.set_column(table.column_names.index("tags"), "tags", tags))
     (chunk,) = source.chunks(SCHEMA)
-    encoding = learned([(chunk, 0)], SCHEMA)
+    encoding = learned([chunk], SCHEMA)
     assert encoding.bags[0].values == ("t0", "t1", "t2", "t3")
-    assert (encode(chunk, encoding, 0).bags[0][:, :2] > encoding.bags[0].start).all()
+    assert (encode(chunk, encoding).bags[0][:, :2] > encoding.bags[0].start).all()
     part = part_of(chunk, 0, SCHEMA, Split(by="distinct"), None)
     plain = chunk.set_column(chunk.column_names.index("tags"), "tags", tags.cast(pa.list_(pa.string())))
     assert (part == part_of(plain, 0, SCHEMA, Split(by="distinct"), None)).all()
@@ -212,6 +212,8 @@ def test_a_ranking_log_is_understood_by_its_prefixes(tmp_path: Path) -> None:
         ("user_age", "dense"), ("item_tag", "categorical"), ("context_hours", "multi"),
     ]  # fmt: skip
     assert [head.name for head in schema.heads] == ["click"]
+    fixed = pa.array([[1, 2], [3, 4]], pa.list_(pa.int64(), 2))
+    assert ranking_log(log.append_column("user_last", fixed).schema).fields[-1].kind == "multi"
     with pytest.raises(DataError, match="no label_share"):
         ranking_log(log.schema, ("share",))
     with pytest.raises(ValueError, match="serving ranker's prediction"):
@@ -243,3 +245,8 @@ def test_truth_stands_in_a_file_with_the_same_keys(tmp_path: Path) -> None:
     (tmp_path / "truth.parquet").write_text("no Parquet")
     with pytest.raises(DataError, match=r"truth\.parquet: not readable as Parquet"):
         read(Source("parquet", files[0], truth=files[1]), schema)
+    lists = Schema(fields=(Field(name="z", kind="categorical"),), heads=schema.heads)
+    parquet.write_table(pa.table({**keys, "p": [0.7, 0.2]}), tmp_path / "truth.parquet")
+    parquet.write_table(pa.table({**keys, "z": [["a"], ["b"]], "y": [1.0, 0.0]}), tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet: column 'z' holds lists"):
+        read(Source("parquet", files[0], truth=files[1]), lists)

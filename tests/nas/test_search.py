@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from nas import supernet_train
 from nas.batches import Batch
 from nas.evolution import Evaluated, Limit, Rules, front
 from nas.genotype import digest
@@ -25,7 +27,7 @@ from nas.schema import DataError
 from nas.search import JOURNAL, AnotherSearch, SearchPlan, adaptation, search
 from nas.space import SMALL, misfits
 from nas.supernet import Borrowed
-from nas.supernet_train import RECORD, STATE, AnotherSupernet, SupernetPlan, read_supernet, train_supernet
+from nas.supernet_train import RECORD, AnotherSupernet, SupernetPlan, read_supernet, train_supernet
 from tests.nas.files import SCHEMA, parts
 from tests.nas.networks import genotype
 from tests.waiting import wait_until
@@ -172,13 +174,6 @@ def test_every_strategy_trains_and_resumes_to_the_same_bits(strategy: str, train
     assert read_supernet(tmp_path / "whole")[1] == record
 
 
-def as_before(folder: Path) -> None:
-    """A supernet's folder as an earlier version wrote it: where its training is, in a file apart."""
-    held = torch.load(folder / "supernet.pt", weights_only=True)
-    (folder / STATE).write_text(held.pop("progress"))
-    torch.save(held, folder / "supernet.pt")
-
-
 @pytest.mark.parametrize("after", range(1, 5))
 def test_a_supernet_killed_between_any_two_files_resumes_to_the_same_bits(
     after: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -197,8 +192,6 @@ def test_a_supernet_killed_between_any_two_files_resumes_to_the_same_bits(
         patched.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             train_supernet(plan, data, tmp_path / "parts")
-    if after % 2:
-        as_before(tmp_path / "parts")
     assert train_supernet(plan, data, tmp_path / "parts")[1].digest == whole.digest
 
 
@@ -212,10 +205,34 @@ def test_steps_that_are_none_are_counted(trained: Path, tmp_path: Path, monkeypa
     plan = msgspec.structs.replace(SUPERNET, rows=1280)
     _, record = train_supernet(plan, opened(trained / "prepared"), tmp_path)
     assert (record.rows, record.skipped) == (1280, 5)
-    as_before(tmp_path)
-    (tmp_path / STATE).write_text('["as it was before", 0, 0.0, []]')
-    with pytest.raises(AnotherSupernet, match="name another folder"):
-        train_supernet(plan, opened(trained / "prepared"), tmp_path)
+
+
+@pytest.mark.parametrize("rows", [1280, 2560])  # finished; killed half-way
+def test_a_supernet_of_an_earlier_version_is_not_gone_on_with(
+    rows: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, plan = opened(trained / "prepared"), msgspec.structs.replace(SUPERNET, rows=rows)
+
+    def stop(done: int, rows: int, loss: float) -> None:
+        if done >= 1280 and done < rows:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(supernet_train, "SCHEMA", supernet_train.SCHEMA - 1)
+        with suppress(KeyboardInterrupt):
+            train_supernet(plan, data, tmp_path, stop)
+    with pytest.raises(AnotherSupernet, match="of an earlier version; name another folder"):
+        train_supernet(plan, data, tmp_path)
+
+
+def test_a_supernet_that_does_not_say_how_far_it_is_is_not_gone_on_with(trained: Path, tmp_path: Path) -> None:
+    data, plan = opened(trained / "prepared"), msgspec.structs.replace(SUPERNET, rows=1280)
+    train_supernet(plan, data, tmp_path)
+    held = torch.load(tmp_path / "supernet.pt", weights_only=True)
+    del held["progress"]  # as the first versions wrote it
+    torch.save(held, tmp_path / "supernet.pt")
+    with pytest.raises(AnotherSupernet, match="of an earlier version"):
+        train_supernet(plan, data, tmp_path)
 
 
 def test_a_supernet_none_of_whose_steps_can_be_made_says_what_to_change(

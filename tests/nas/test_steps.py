@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 def test_a_network_begins_at_the_base_rates(data: Parts) -> None:
     network = module_of(GENOTYPE, inputs_of(data.train, data.encoding.table_rows), 0.0).to(log_odds(data.train).device)
     network.begin_at(log_odds(data.train))
-    said = probabilities(network, data.valid).numpy()
+    said = probabilities(network, data.valid.features).numpy()
     assert np.allclose(said, np.nanmean(data.train.labels, axis=0), atol=1e-3)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nas.network import Network
 from nas.space import widest
-from nas.supernet import Supernet, key_of, loaded, progress_in, save
+from nas.supernet import fresh, key_of, loaded, progress_in, save
 from nas.trace import costs
 from nas.weights import TABLE, Inputs, size, slots_of, weights_of
 from tests.nas.networks import INPUTS, TINY, features, filled, genotype
@@ -89,7 +89,7 @@ def test_gradients_beyond_numbers_move_nothing() -> None:
 
 
 def test_every_genotype_finds_its_weights_in_the_supernet() -> None:
-    supernet = Supernet(TINY, INPUTS, 0)
+    supernet = fresh(TINY, INPUTS, 0)
     for seed in range(300):
         found = genotype(seed)
         for weight in weights_of(found, INPUTS, supernet.slots):

@@ -41,6 +41,8 @@ def test_live_from_redis(redis_url: str) -> None:
 def test_a_redis_that_does_not_answer_is_named() -> None:
     with pytest.raises(DataError, match=r"value\.redis: redis://127\.0\.0\.1:1"):
         from_redis("redis://127.0.0.1:1/0", "feed", HEADS, NAMES)
+    with pytest.raises(DataError, match=r"value\.redis: found 'localhost:6379': .*redis://"):
+        from_redis("localhost:6379", "feed", HEADS, NAMES)
 
 
 @pytest.mark.parametrize(

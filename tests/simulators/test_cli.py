@@ -10,10 +10,11 @@ from rich.console import Console
 from controller.shell.config import ConfigError, load
 from controller.shell.journal import check_chain
 from simulators import closed_loop
-from simulators.catalog import AA, PRODUCTS, QUICK, SCENARIOS, WORLDS
+from simulators.catalog import PRODUCTS, SCENARIOS, WORLDS
 from simulators.cli import demo, simulate
 from simulators.closed_loop import Turn
 from simulators.faults import FAULTS, faulty, parse
+from simulators.handmade import AA, QUICK
 from simulators.optimum import best_feasible
 from simulators.report import report, report_lines
 from simulators.study import study_of

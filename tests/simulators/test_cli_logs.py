@@ -166,6 +166,12 @@ def test_a_target_has_one_log(log: Path, capsys: Output) -> None:
     assert "--on-policy: what the policy of --target-log earned is shown already" in capsys.readouterr().err
 
 
+def test_a_replay_to_no_partition_is_refused(tmp_path: Path, capsys: Output) -> None:
+    with pytest.raises(SystemExit):
+        replay_command([str(tmp_path / "events.ndjson"), "--out", "-", "--partitions", "0"])
+    assert "--partitions: '0' is not a whole number above 0" in capsys.readouterr().err
+
+
 def test_replay_changes_the_format_and_refuses_to_write_over(tmp_path: Path, capsys: Output) -> None:
     made, again = tmp_path / "e.parquet", tmp_path / "e.ndjson"
     processes.run(Job(world="quick", out=str(made), hours=1), 1, lambda progress: None)

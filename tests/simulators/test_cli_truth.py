@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from simulators.catalog import QUICK
 from simulators.cli_truth import truth_command
+from simulators.handmade import QUICK
 from simulators.optimum import best_feasible
 from simulators.worlds import gain, true_change
 

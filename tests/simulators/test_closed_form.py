@@ -18,7 +18,7 @@ from simulators.events import Served, exposures, population
 from simulators.optimum import best_feasible
 from simulators.scenarios import Scenario
 from simulators.study import study_of
-from simulators.sums import arrivals, crowd
+from simulators.sums import arrivals, audience
 from simulators.truth import optimum, truth
 from simulators.worlds import (
     HOUR_MS,
@@ -155,7 +155,7 @@ def test_the_same_vector_on_every_arm_is_significant_as_often_as_it_should_be(sc
     world = msgspec.structs.replace(scenario.world, units=50_000)
     plan = study_of(world).plan
     control = baseline(plan)
-    people = crowd(world, 11, plan.salt)
+    people = audience(world, 11, plan.salt)
     weights, components = (tuple(part.name for part in parts) for parts in (plan.weights, plan.components))
     rates = []
     for run in range(RUNS):

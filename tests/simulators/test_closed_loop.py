@@ -11,8 +11,8 @@ from controller.core.windows import WindowPlan
 from controller.shell.fingerprint import single_threaded
 from controller.shell.journal import Journal
 from controller.shell.verify import verify
-from simulators.catalog import FEED, QUICK
 from simulators.closed_loop import START_MS, Turn, run, spans
+from simulators.handmade import FEED, QUICK
 from simulators.optimum import best_feasible
 from simulators.report import report
 from simulators.study import study_of

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from pyarrow import compute, parquet
 
 from controller.shell.offline_file import read_predictions
-from simulators.counterfactual import GROUPS, Log, LogError, csv_text, fitted, predictions, read, told, vectors
+from simulators.counterfactual import (
+    GROUPS,
+    NotRankable,
+    RankingLog,
+    _refuse_gaps,
+    csv_text,
+    fitted,
+    predictions,
+    read,
+    told,
+    vectors,
+)
 from simulators.feed.crowd import feed_population
 from simulators.feed.ranking_log import write
 from simulators.feed.shipped import SHORTVIDEO
@@ -30,11 +41,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def log(path: Path) -> Log:
+def log(path: Path) -> RankingLog:
     return read(path)
 
 
-def test_a_log_tells_the_direction_and_its_bias_is_known(log: Log) -> None:
+def test_a_log_tells_the_direction_and_its_bias_is_known(log: RankingLog) -> None:
     asked = vectors(FEED.weights, 24, seed=1)
     found = list(predictions(log, FEED.weights, FEED.metrics, asked))
     truth = truth_of(SHORTVIDEO)
@@ -47,7 +58,7 @@ def test_a_log_tells_the_direction_and_its_bias_is_known(log: Log) -> None:
         assert low < np.polyfit(true[:, k], changes, 1)[0] < high, metric  # a share of the change is seen
 
 
-def departures(*, differ: float) -> Log:
+def departures(*, differ: float) -> RankingLog:
     """Pages of 6 of 16, a chance to leave of .12 + .3 x after each item; people `differ` in it as in x."""
     n, c, p = 20_000, 16, 6
     rng = np.random.default_rng(5)
@@ -62,7 +73,7 @@ def departures(*, differ: float) -> Log:
     for label in labels:
         np.put_along_axis(label, order, np.where(seen, 0.0, np.nan).astype(np.float32), axis=1)
     alike = np.zeros(n, np.int32)
-    return Log(("p_a", "p_b"), ("a", "b"), predicted, labels, position, alike, ("all",), np.arange(n) % GROUPS)
+    return RankingLog(("p_a", "p_b"), ("a", "b"), predicted, labels, position, alike, ("all",), np.arange(n) % GROUPS)
 
 
 @pytest.mark.parametrize("differ", [0.0, 0.03])
@@ -88,12 +99,12 @@ def test_errors_are_those_of_other_logs(tmp_path: Path) -> None:
     assert 0.6 < np.median(ratio) < 1.5
 
 
-def test_the_baseline_changes_nothing(log: Log) -> None:
+def test_the_baseline_changes_nothing(log: RankingLog) -> None:
     found = list(predictions(log, FEED.weights, FEED.metrics, [FEED.baseline]))
     assert [each.change for each in found] == [0.0] * 3
 
 
-def test_a_study_reads_the_file(log: Log, tmp_path: Path) -> None:
+def test_a_study_reads_the_file(log: RankingLog, tmp_path: Path) -> None:
     asked = vectors(FEED.weights, 6)
     found = list(predictions(log, FEED.weights, FEED.metrics, asked))
     file = tmp_path / "predictions.csv"
@@ -104,18 +115,18 @@ def test_a_study_reads_the_file(log: Log, tmp_path: Path) -> None:
     assert [row.change for row in rows] == pytest.approx([each.change for each in found], rel=1e-4, abs=1e-9)
 
 
-def test_what_a_log_cannot_tell_is_left_out(log: Log) -> None:
+def test_what_a_log_cannot_tell_is_left_out(log: RankingLog) -> None:
     assert [metric.name for metric in told(FEED.metrics, log)] == ["watch", "likes", "ctr"]
 
 
-def test_files_that_are_no_ranking_log_are_named(tmp_path: Path, path: Path, log: Log) -> None:
-    with pytest.raises(LogError, match=r"nothing\.parquet: No such file or directory$"):
+def test_files_that_are_no_ranking_log_are_named(tmp_path: Path, path: Path, log: RankingLog) -> None:
+    with pytest.raises(NotRankable, match=r"nothing\.parquet: No such file or directory$"):
         read(tmp_path / "nothing.parquet")
     parquet.write_table(pa.table({"request": ["a"]}), tmp_path / "other.parquet")
-    with pytest.raises(LogError, match=r"no column pred_\*: not a ranking log, which has request, unit"):
+    with pytest.raises(NotRankable, match=r"no column pred_\*: not a ranking log, which has request, unit"):
         read(tmp_path / "other.parquet")
     parquet.write_table(parquet.read_table(path).slice(0, 40), tmp_path / "cut.parquet")
-    with pytest.raises(LogError, match="8 to 16 candidates"):
+    with pytest.raises(NotRankable, match="8 to 16 candidates"):
         read(tmp_path / "cut.parquet")
     table = parquet.read_table(path)
     for name, values, message in (
@@ -125,11 +136,17 @@ def test_files_that_are_no_ranking_log_are_named(tmp_path: Path, path: Path, log
     ):
         at = table.column_names.index(name)
         parquet.write_table(table.set_column(at, name, values), tmp_path / "odd.parquet")
-        with pytest.raises(LogError, match=message):
+        with pytest.raises(NotRankable, match=message):
             read(tmp_path / "odd.parquet")
+    long = np.full((2, 130), -1.0, np.float32)
+    long[1, :128] = np.arange(128)
+    with pytest.raises(NotRankable, match="request 'b': found positions 0, 1, 2"):
+        _refuse_gaps(path, long, ("a", "b"))
     hidden = msgspec.structs.replace(log, position=np.full_like(log.position, -1))
-    with pytest.raises(LogError, match="shows nothing"):
+    with pytest.raises(NotRankable, match="shows nothing"):
         list(predictions(hidden, FEED.weights, FEED.metrics, []))
     renamed = (msgspec.structs.replace(FEED.weights[1], name="p_watch"),)
-    with pytest.raises(LogError, match=r"no column pred_watch for the weight 'p_watch'; it has pred_click, pred_long"):
+    with pytest.raises(
+        NotRankable, match=r"no column pred_watch for the weight 'p_watch'; it has pred_click, pred_long"
+    ):
         list(predictions(log, renamed, FEED.metrics, []))

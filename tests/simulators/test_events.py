@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from controller.assignment import ALL
-from simulators.catalog import FEED, QUICK, TENURE
 from simulators.events import (
     Delivery,
     Population,
@@ -19,6 +18,7 @@ from simulators.events import (
     population,
     taken,
 )
+from simulators.handmade import FEED, QUICK, TENURE
 from simulators.worlds import HOUR_MS, World, component_levels, hour_of, volume
 
 START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS

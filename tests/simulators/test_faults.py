@@ -14,11 +14,12 @@ from controller.core import step as core
 from controller.core.replay import window_sums
 from controller.core.windows import Batch, PartBatch
 from controller.shell.journal import Journal
-from simulators.catalog import QUICK, SCENARIOS, WORLDS
+from simulators.catalog import SCENARIOS, WORLDS
 from simulators.closed_loop import START_MS, Turn, run
 from simulators.events import Delivery
 from simulators.faults import FAULTS, parse, summary
 from simulators.feed.scenario import FeedScenario
+from simulators.handmade import QUICK
 from simulators.kinds import population
 from simulators.scenarios import Scenario, over_time
 from simulators.study import study_of

@@ -14,9 +14,9 @@ from controller.core.events import decode
 from controller.core.step import Publish
 from controller.core.windows import Batch, PartBatch
 from controller.serving import Client
-from simulators.catalog import QUICK
 from simulators.closed_loop import START_MS
 from simulators.events import Delivery
+from simulators.handmade import QUICK
 from simulators.produce import NoAnswer, Product, Progress, await_table, lockstep, realtime
 from simulators.study import study_of
 from simulators.worlds import HOUR_MS

@@ -6,10 +6,11 @@ import pytest
 
 from controller.assignment import ALL
 from controller.core.space import Space
-from simulators.catalog import JUMP_HOUR, QUICK, SCENARIOS, WORLDS
+from simulators.catalog import SCENARIOS, WORLDS
 from simulators.closed_loop import START_MS
 from simulators.events import Delivery, Population, Rows, Served, exposures, population
 from simulators.faults import faulty, parse
+from simulators.handmade import JUMP_HOUR, QUICK
 from simulators.scenarios import over_time
 from simulators.sums import arrived_share
 from simulators.traffic import Traffic

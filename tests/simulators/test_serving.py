@@ -6,8 +6,8 @@ import pytest
 
 from controller.assignment import ALL, CONTROL, Arm, Assignment, UnitHash, encode, key
 from controller.serving import Client, Coded
-from simulators.catalog import TENURE
 from simulators.events import population
+from simulators.handmade import TENURE
 from simulators.serving import served
 from simulators.worlds import weights_of
 

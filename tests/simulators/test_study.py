@@ -7,7 +7,8 @@ import pytest
 
 from controller.core.safety import Guardrail
 from controller.shell.config import load
-from simulators.catalog import FEED, PRODUCTS, QUICK, TENURE
+from simulators.catalog import PRODUCTS
+from simulators.handmade import FEED, QUICK, TENURE
 from simulators.study import Services, mismatches, study_of, study_text
 from simulators.worlds import World
 

@@ -13,10 +13,11 @@ from controller.core.evidence import deal_changes
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
-from simulators.catalog import QUICK, SCENARIOS, TENURE
+from simulators.catalog import SCENARIOS
 from simulators.events import LATENESS_H, Served, exposures, pieces, population
+from simulators.handmade import QUICK, TENURE
 from simulators.study import study_of
-from simulators.sums import Crowd, arrivals, crowd, hour_sums
+from simulators.sums import Audience, arrivals, audience, hour_sums
 from simulators.truth import optimum
 from simulators.worlds import HOUR_MS, World, true_change
 
@@ -35,7 +36,7 @@ def names(plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(weight.name for weight in plan.weights), tuple(component.name for component in plan.components)
 
 
-def drawn(world: World, plan: Plan, deal: Deal, people: Crowd, hours: int) -> Cell:
+def drawn(world: World, plan: Plan, deal: Deal, people: Audience, hours: int) -> Cell:
     cells = [hour_sums(world, people, deal, *names(plan), BEGIN_MS + h * HOUR_MS) for h in range(hours)]
     return Cell(np.sum([cell.sums for cell in cells], axis=0), np.sum([cell.events for cell in cells], axis=0))
 
@@ -65,7 +66,7 @@ def changes(world: World, plan: Plan, deal: Deal, cell: Cell) -> Changes:
 def test_levels_and_noise_are_those_of_the_events(world: World) -> None:
     plan = study_of(world).plan
     deal = dealt(plan)
-    by_sum = [drawn(world, plan, deal, crowd(world, seed, plan.salt), HOURS) for seed in range(4)]
+    by_sum = [drawn(world, plan, deal, audience(world, seed, plan.salt), HOURS) for seed in range(4)]
     by_event = [counted(world, plan, deal, seed, HOURS) for seed in range(4)]
     assert sum(int(c.events.sum()) for c in by_sum) == pytest.approx(
         sum(int(c.events.sum()) for c in by_event), rel=0.01
@@ -88,7 +89,7 @@ def test_estimates_lie_around_the_closed_form(world: World) -> None:
     z = []
     for seed in range(30):  # a unit's bucket is the same for every seed: the deal is what makes runs independent
         deal = dealt(plan, seed)
-        found = changes(world, plan, deal, drawn(world, plan, deal, crowd(world, seed, plan.salt), 2))
+        found = changes(world, plan, deal, drawn(world, plan, deal, audience(world, seed, plan.salt), 2))
         sd = np.sqrt(np.diagonal(found.covariance[:, 0], axis1=1, axis2=2))
         z.append((found.change[:, 0] - truth) / sd)
     assert np.abs(np.mean(z, axis=0)).max() < 3.3 / np.sqrt(30)
@@ -97,7 +98,7 @@ def test_estimates_lie_around_the_closed_form(world: World) -> None:
 
 def test_an_hour_follows_from_seed_and_hour_alone() -> None:
     plan = study_of(QUICK).plan
-    deal, people = dealt(plan), crowd(QUICK, 3, plan.salt)
+    deal, people = dealt(plan), audience(QUICK, 3, plan.salt)
     first, again, other = (hour_sums(QUICK, people, deal, *names(plan), BEGIN_MS + h * HOUR_MS).sums for h in (0, 0, 1))
     assert (first == again).all()
     assert (first != other).any()
@@ -107,7 +108,7 @@ def test_a_segment_that_is_served_the_baseline_does_not_change() -> None:
     plan = study_of(TENURE).plan
     only = {ALL: baseline(plan).theta[ALL], "new": THETA}
     deal = msgspec.structs.replace(dealt(plan), arms=(baseline(plan), *(Arm(n, "explore", only) for n in "ab")))
-    found = changes(TENURE, plan, deal, drawn(TENURE, plan, deal, crowd(TENURE, 1, plan.salt), 24))
+    found = changes(TENURE, plan, deal, drawn(TENURE, plan, deal, audience(TENURE, 1, plan.salt), 24))
     sd = np.sqrt(found.covariance[0, :, 0, 0])
     new = float(true_change(msgspec.structs.replace(TENURE, segments={"new": 1.0}), THETA)[0])
     assert abs(found.change[0, 2, 0]) < 3 * sd[2]  # returning
@@ -121,7 +122,7 @@ def test_late_amounts_arrive_until_the_lateness_and_the_long_ones_last() -> None
     assert plan.window.lateness_ms == LATENESS_H * HOUR_MS
     best = Arm("a", "explore", {ALL: optimum(scenario, 0, common=True).theta[ALL]})
     deal = Deal(1, "explore", (baseline(plan), best), rollout.shuffled(plan.buckets, 1, 0.5, np.random.default_rng(1)))
-    people = crowd(world, 1, plan.salt)
+    people = audience(world, 1, plan.salt)
     watch = names(plan)[1].index("watch_s")
     ages = np.array(
         [
@@ -150,7 +151,7 @@ def test_what_has_arrived_of_late_amounts_is_as_noisy_as_by_events() -> None:
     shown, watch = (names(plan)[1].index(name) for name in ("impressions", "watch_s"))
     noise = []  # of watch time by impression, relative, over buckets
     for seed in range(6):
-        cells = arrivals(world, crowd(world, seed, plan.salt), deal, *names(plan), BEGIN_MS, late=late)
+        cells = arrivals(world, audience(world, seed, plan.salt), deal, *names(plan), BEGIN_MS, late=late)
         people = population(world, seed, plan.salt)
         rows = exposures(world, people, served, BEGIN_MS, BEGIN_MS + HOUR_MS, late=late)
         bucket, columns = people.bucket[rows.unit], rows.values.T
@@ -177,7 +178,7 @@ def test_a_heavy_tail_has_its_moments() -> None:
 
 def test_a_wild_hour_is_noise_of_buckets_and_arms() -> None:
     plan = study_of(QUICK).plan
-    deal, people = dealt(plan), crowd(QUICK, 3, plan.salt)
+    deal, people = dealt(plan), audience(QUICK, 3, plan.salt)
     shown = []
     for seed in range(40):
         people = msgspec.structs.replace(people, seed=seed)

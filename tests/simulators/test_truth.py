@@ -4,7 +4,8 @@ import pytest
 
 from controller.core.control import Theta
 from controller.core.space import Space
-from simulators.catalog import JUMP_HOUR, QUICK, SCENARIOS
+from simulators.catalog import SCENARIOS
+from simulators.handmade import JUMP_HOUR, QUICK
 from simulators.scenarios import PERIOD_H, Drift, Scenario, drifted
 from simulators.truth import best_gain, optimum, truth
 from simulators.worlds import gain, margins, true_change, volume

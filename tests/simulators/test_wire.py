@@ -8,8 +8,8 @@ import pytest
 
 from controller.assignment import ALL
 from controller.core.events import Component, EventPlan, Events, decode
-from simulators.catalog import FEED, TENURE
 from simulators.events import Delivery, Served, exposures, joined, population
+from simulators.handmade import FEED, TENURE
 from simulators.wire import by_partition, decoded, json_events
 from simulators.worlds import HOUR_MS, World
 

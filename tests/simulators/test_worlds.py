@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from controller.core.space import Space
-from simulators.catalog import AA, FEED, TENURE, WORLDS, world_named
+from simulators.catalog import WORLDS, world_named
+from simulators.handmade import AA, FEED, TENURE
 from simulators.optimum import best_feasible
 from simulators.worlds import HOUR_MS, Floats, World, gain, hour_of, margins, true_change, volume
 

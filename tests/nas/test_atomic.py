@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.whole import replaced
+from nas.atomic import replaced
 
 
 def test_a_file_is_as_before_until_all_is_written(tmp_path: Path) -> None:

@@ -84,8 +84,9 @@ def inode(path: Path) -> tuple[int, int] | None:
 
 def connect(path: Path, options: str) -> sqlite3.Connection:
     """A connection in autocommit mode. `options`: the mode parameters of SQLite's URI."""
-    if path.is_dir():  # which SQLite would call a disk I/O error
-        raise JournalRefused(f"journal {path}: is a directory, expected the journal's file (journal.path of the study)")
+    if path.exists() and not path.is_file():  # SQLite calls a directory a disk I/O error, and waits at a pipe for ever
+        kind = "a directory" if path.is_dir() else "a pipe, socket or device"
+        raise JournalRefused(f"journal {path}: is {kind}, expected the journal's file (journal.path of the study)")
     with named_failures(path):
         uri = f"{path.as_uri()}?mode={options}"
         db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_S)

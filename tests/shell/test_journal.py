@@ -256,6 +256,14 @@ def test_a_directory_is_no_journal(tmp_path: Path, use: Callable[[Path], object]
         use(tmp_path)
 
 
+@pytest.mark.parametrize("use", [lambda path: Journal.open(path, "feed"), Journal.read_only, check_chain])
+def test_a_pipe_is_no_journal(path: Path, use: Callable[[Path], object]) -> None:
+    """SQLite would wait for its other end."""
+    os.mkfifo(path)
+    with pytest.raises(JournalRefused, match=f"journal {path}: is a pipe, socket or device, expected the journal's"):
+        use(path)
+
+
 def test_a_directory_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(JournalFailed, match="No such file or directory"):
         Journal.open(tmp_path / "nowhere" / "feed.journal", "feed")

@@ -160,9 +160,9 @@ def propose(
     goals = _parts(goal, groups, shares)
     if posterior.rows == 0:
         drawn = [_first(posterior.baseline, arms, banned[:, j], rng) for j in range(len(groups))]
-        least = min(len(unit) for unit in drawn)
-        first: list[Reason] = ["initial"] * least
-        return Proposal(np.stack([unit[:least] for unit in drawn], axis=1), tuple(first))
+        fewest = min(len(unit) for unit in drawn)
+        first: list[Reason] = ["initial"] * fewest
+        return Proposal(np.stack([unit[:fewest] for unit in drawn], axis=1), tuple(first))
     views = [_view(posterior, goals[j], group, hour) for j, group in enumerate(groups)]
     chosen = [
         _propose_group(view, arms, risk, apart(previous[:, j], posterior.baseline, banned[:, j]), banned[:, j], rng)

@@ -29,6 +29,7 @@ LEAST_BELOW = 0.05  # share below the cap: with less of it a change says nothing
 TINY = 1e-300  # against 0 / 0
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.1  # beyond it too little is known of the noise, and of what comes of dividing by it
+LEAST_TOLD = 0.5  # relative standard error of all arms' level beyond which a deal tells nothing of a rare metric
 BY_LUCK = 2.0**0.5  # times what it is, or a part of it, that control's standard error may look by luck, not by effects
 
 Floats = NDArray[np.float64]
@@ -57,7 +58,9 @@ class Changes(msgspec.Struct, frozen=True, eq=False):
     change: Floats  # (M, G, A-1) X(arm) / X(control) - 1
     covariance: Floats  # (M, G, A-1, A-1); the arms share control's noise
     control: Floats  # (M, G) control's own level
-    control_relative_se: Floats  # (M, G) of its level: by all arms' buckets, within `BY_LUCK` of its own
+    # (M, G) of the level that changes are relative to: control's, by all arms' buckets, within `BY_LUCK` of its own; or
+    # the one before the deal (`by_past`)
+    control_relative_se: Floats
     group_buckets: NDArray[np.int64]  # (G, A) buckets with traffic
 
     @property
@@ -102,15 +105,57 @@ def relative_changes(metrics: tuple[Metric, ...], components: tuple[str, ...], s
         if served.history is not None:
             past = _by_metric(metrics, components, _groups(served.history))
             rest = _without_past(numerator, denominator, past, member, arm_of)
+            without = level[..., 0]
             level, unforetold = _levels(rest, denominator, member, arm_of)
             least = np.maximum(unforetold, UNFORETOLD * variance)
             variance = np.where(variance == 0.0, 0.0, least)  # the past's own noise is none of an arm without any
+            level[..., 0] = np.where(without > 0.0, level[..., 0], without)  # nor does it give control a level
         change, covariance = _against_control(level, variance, member.sum(axis=1))
         covariance = covariance + _cap_bias(metrics, components, sums, member)[..., None] * np.eye(served.arms - 1)
         own = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
         relative_se = np.clip(_told_by_all(rest, denominator, member, arm_of), own / BY_LUCK, own * BY_LUCK)
     traffic = (sums != 0).any(axis=-1)  # (G, B)
     return Changes(change, covariance, level[..., 0], relative_se, (traffic @ member.T).astype(np.int64))
+
+
+def by_past(changes: Changes, metrics: tuple[Metric, ...], components: tuple[str, ...], served: Served) -> Changes:
+    """The changes; those of a ratio whose control has too few events, relative to the level before the deal instead.
+
+    y = (r_a - r_c) / R, with R that of all buckets in their past (`Served.history`). Every bucket has the noise that
+    all together would have with as many events as R foretells: as they have them, deals with fewer would look surer.
+    NaN beyond `LEAST_TOLD`. Other metrics keep what they have: what a bucket adds up to hangs on the hour. So do those
+    whose R is not known within `MAX_CONTROL_SE` either.
+    """
+    if served.history is None:
+        return changes
+    sums, member = _groups(served.sums), served.member
+    numerator, denominator = _by_metric(metrics, components, sums / FIXED_POINT)
+    everybody, clusters = member.sum(axis=0), member.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        before, before_se = _together(*_by_metric(metrics, components, _groups(served.history)), everybody)
+        now, now_se = _together(numerator, denominator, everybody)
+        foretold = now_se**2 * now / before
+        of_one = np.where(foretold <= LEAST_TOLD**2, foretold, np.nan) * clusters.sum()
+        level = (numerator @ member.T) / (denominator @ member.T)
+        change = (level[..., 1:] - level[..., :1]) / before[..., None]
+    covariance = of_one[..., None, None] * (1.0 / clusters[0] + np.diag(1.0 / clusters[1:]))
+    covariance = covariance + _cap_bias(metrics, components, sums, member)[..., None] * np.eye(served.arms - 1)
+    ratio = np.array([[metric.denominator != BUCKETS] for metric in metrics])
+    rare = ratio & (before > 0.0) & (before_se <= MAX_CONTROL_SE) & ~(changes.control_relative_se <= MAX_CONTROL_SE)
+    return msgspec.structs.replace(
+        changes,
+        change=np.where(rare[..., None], change, changes.change),
+        covariance=np.where(rare[..., None, None], covariance, changes.covariance),
+        control_relative_se=np.where(rare, before_se, changes.control_relative_se),
+    )
+
+
+def _together(numerator: Floats, denominator: Floats, everybody: Floats) -> tuple[Floats, Floats]:
+    """(M, G) level of all buckets together, and its relative standard error."""
+    whole, buckets = numerator @ everybody, everybody.sum()
+    level = whole / (denominator @ everybody)
+    scatter = (numerator - level[..., None] * denominator) ** 2 @ everybody
+    return level, np.sqrt(buckets / (buckets - 1.0) * scatter) / np.abs(whole)
 
 
 def combined_se(
@@ -179,8 +224,8 @@ def _combined(
 def usable(changes: Changes, group: int = 0) -> NDArray[np.bool_]:
     """(M,) whether a group's changes of each metric may enter the posterior.
 
-    Every arm has at least 10 buckets with traffic there, control's relative standard error is at most 10 %, and
-    the changes are finite and no larger than data can be.
+    Every arm has at least 10 buckets with traffic there, the level that changes are relative to has a standard error of
+    at most 10 %, and the changes are finite and no larger than data can be.
     """
     enough = bool((changes.group_buckets[group] >= MIN_BUCKETS).all())
     precise = changes.control_relative_se[:, group] <= MAX_CONTROL_SE  # NaN is not

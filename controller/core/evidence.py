@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from controller.core import late
 from controller.core.control import Control, Evidence, ended_ms
 from controller.core.durations import DAY_MS, HOUR_MS
-from controller.core.estimate import Changes, Metric, Served, relative_changes
+from controller.core.estimate import Changes, Served, by_past, relative_changes
 from controller.core.parts import measured
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
@@ -196,16 +196,13 @@ def served(deal: Deal, cell: Cell) -> Served:
 
 def deal_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
     """The relative changes of a deal's arms, from its sums."""
-    return _changes(plan, plan.metrics, deal, cell)
+    return relative_changes(plan.metrics, plan.component_names, served(deal, cell))
 
 
 def measured_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
-    """The same of all that the belief is made from: the metrics, then their parts (`parts.measured`)."""
-    return _changes(plan, measured(plan.metrics), deal, cell)
-
-
-def _changes(plan: Plan, metrics: tuple[Metric, ...], deal: Deal, cell: Cell) -> Changes:
-    return relative_changes(metrics, plan.component_names, served(deal, cell))
+    """The same of all that the belief is made from: the metrics, then their parts (`parts.measured`), rare ones too."""
+    metrics, names, did = measured(plan.metrics), plan.component_names, served(deal, cell)
+    return by_past(relative_changes(metrics, names, did), metrics, names, did)
 
 
 def _evidence(plan: Plan, control: Control, id_: int, cell: Cell, moment: float) -> Evidence | None:

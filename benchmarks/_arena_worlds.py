@@ -1,4 +1,4 @@
-"""The arena's scenarios: nineteen of the simulators' worlds, and any number drawn at random.
+"""The arena's scenarios: twenty of the simulators' worlds, and any number drawn at random.
 
 Each with half of its traffic for everyone's arms, and with a drift that differs from seed to seed.
 """

@@ -21,6 +21,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     reports: float = 0.08  # guardrail: largest relative change
     pull: float = 0.03  # log change of clicks at the peak (negative), whose limit is `ctr`
     push: float = 0.12  # log change of reports at the peak, whose limit is `reports`
+    reported: float = 0.012  # of impressions
     events_per_hour: float = 60_000.0
     baseline: float = 0.5  # in the unit cube
     cv: float = 1.0  # of one watch
@@ -45,6 +46,10 @@ SHAPES: dict[str, tuple[str, Shape]] = {
     "drift": ("6 weights, whose effects swing by a third a day while the peak wanders", Shape(d=6, seed=6)),
     "late": ("5 weights, watch time arrives hours late, the long watches last", Shape(d=5, seed=15, active=5)),
     "heavy": ("4 weights, a heavy tail of watch time", Shape(d=4, seed=14, active=4, cv=6.0, tail="lognormal")),
+    "rare": (
+        "4 weights, one report in 25,000 impressions",
+        Shape(d=4, seed=54, active=4, reports=0.2, push=0.5, reported=0.00004),
+    ),
     "badhour": ("4 weights, two hours in which everything goes wild", Shape(d=4, seed=24, active=4)),
 }
 
@@ -97,7 +102,7 @@ def generated(name: str, summary: str, shape: Shape) -> World:
                 name="reports",
                 law="part",
                 of="impressions",
-                rate=0.012,
+                rate=shape.reported,
                 response=_towards(names, star, matter, shape.push, rng),
                 season=Season(0.06, 2.0),
                 spread=0.05,

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from controller.core.control import Control
-from controller.core.estimate import Served, combined_se, relative_changes
+from controller.core.estimate import Served, by_past, combined_se, relative_changes, usable
 from controller.core.evidence import deal_sums, served, trial_sums
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
@@ -92,16 +92,25 @@ def _margin(metric: str, sign: int, limit: float, found: Effect) -> Margin:
     return Margin(metric, side, limit, found, sign * (found.change - limit), state)
 
 
-def arm_effects(plan: Plan, deal: Served, group: int = 0) -> tuple[ArmEffects, ...]:
-    """(A-1) what every arm did in a group, from a deal's sums. The objective is over all traffic only."""
-    found = relative_changes(plan.metrics, plan.component_names, deal)
+def arm_effects(plan: Plan, deal: Served, group: int = 0, *, usable_alone: bool = False) -> tuple[ArmEffects, ...]:
+    """(A-1) what every arm did in a group, from a deal's sums. The objective is over all traffic only.
+
+    `usable_alone`: only what the belief would take: in a mean over deals by precision few events look too low.
+    """
+    own = found = relative_changes(plan.metrics, plan.component_names, deal)
+    if usable_alone:
+        found = by_past(own, plan.metrics, plan.component_names, deal)
+        known = usable(found, group)[:, None, None]
+        found = msgspec.structs.replace(found, change=np.where(known, found.change, np.nan))
     se = np.sqrt(np.maximum(np.diagonal(found.covariance[:, group], axis1=1, axis2=2), 0.0))  # (M, A-1)
     coefficients = np.array([plan.objective.get(metric.name, 0.0) for metric in plan.metrics])
     aimed = coefficients != 0.0
-    own = tuple(metric for metric, counts in zip(plan.metrics, aimed, strict=True) if counts)
+    terms = tuple(metric for metric, counts in zip(plan.metrics, aimed, strict=True) if counts)
     with np.errstate(invalid="ignore"):  # what cannot be measured may be infinite on both sides
         gain = coefficients[aimed] @ found.change[aimed, group]
-    gain_se = combined_se(coefficients[aimed], own, plan.component_names, deal)
+    gain_se = combined_se(coefficients[aimed], terms, plan.component_names, deal)
+    if (found.control_relative_se != own.control_relative_se)[aimed, group].any():  # of few events, each by itself
+        gain_se = np.sqrt(coefficients[aimed] ** 2 @ se[aimed] ** 2)
     told = []
     for a in range(deal.arms - 1):
         by_metric = {
@@ -139,7 +148,7 @@ def _exploring(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell])
         cell = deal_sums(control, cells, id_)
         if cell is not None and deal.stage == "explore" and len(deal.arms) > 1:
             as_one = Served(cell.sums, np.minimum(deal.buckets.astype(np.int64), 1), 2, deal.history)
-            rows.append(arm_effects(plan, as_one)[0])
+            rows.append(arm_effects(plan, as_one, usable_alone=True)[0])
             events += int(cell.events.sum())
     if not rows:
         return None

@@ -1,7 +1,9 @@
 import msgspec
+import numpy as np
 import pytest
 
 from controller.core import evidence
+from controller.core.estimate import Served
 from controller.core.evidence import deal_changes, deal_sums, trial_sums
 from controller.core.safety import Guardrail
 from controller.shell.effects import UNKNOWN, Z95, Effect, arm_effects, effect, margins, measured, pooled
@@ -64,6 +66,29 @@ def test_pooling_weighs_by_precision() -> None:
     assert twice.change is not None
     assert twice.high - twice.change == pytest.approx(Z95 / (1 / 0.01**2 + 1 / 0.02**2) ** 0.5)
     assert pooled([UNKNOWN]) == pooled([]) == UNKNOWN
+
+
+def test_few_clicks_a_deal_do_not_look_like_fewer_clicks() -> None:
+    """Five on control a deal and no effect: relative to control's own level the mean is a fifth too low."""
+    rng, arm_of, per_deal = (
+        np.random.default_rng(7),
+        np.repeat([0, 1], [100, 50]),
+        {"impressions": 50.0, "clicks": 0.05},
+    )
+    past = np.array([20 * per_deal.get(name, 10.0) for name in PLAN.component_names])
+    history = np.broadcast_to(past * 1e6, (1, 150, len(past)))
+    alone, all_ = [], []
+    for _ in range(200):
+        sums = np.stack([rng.poisson(per_deal.get(name, 10.0), 150) for name in PLAN.component_names], axis=-1)
+        deal = Served(sums[None] * 10**6, arm_of, 2, history)
+        alone.append(arm_effects(PLAN, deal, usable_alone=True)[0].metrics[1].effect)
+        all_.append(arm_effects(PLAN, deal)[0].metrics[1].effect)
+    told, low = pooled(alone), pooled(all_)
+    assert told.low is not None
+    assert told.high is not None
+    assert told.low < 0.0 < told.high
+    assert low.high is not None
+    assert low.high < -0.1
 
 
 def test_exploring_traffic_is_told_as_one_over_the_deals_that_are_open() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 
 from controller.assignment import Arm
 from controller.core import rollout
-from controller.core.control import baseline
 from controller.core.evidence import deal_changes
+from controller.core.experiment import baseline
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
 from simulators.closed_loop import START_MS

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.control import Evidence
+from controller.core.experiment import Evidence
 from controller.core.goal import Goal, goal_of, margins
 from controller.core.plan import Plan
 from controller.core.space import Space

@@ -22,9 +22,9 @@ from benchmarks._arena_protocol import Brief, Tuner, brief_of, history_of
 from benchmarks._arena_vizier import Vizier
 from controller.assignment import ALL, Arm
 from controller.core import operate, rollout
-from controller.core.control import Control, Statistics, Theta, baseline, carrying, initial, issue
 from controller.core.decide import decide
 from controller.core.evidence import fold, live_evidence, remembered, watched
+from controller.core.experiment import Experiment, Statistics, Theta, baseline, carrying, initial, issue
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.space import Space
@@ -87,11 +87,11 @@ class Run(msgspec.Struct, frozen=True):
 class Player(Protocol):
     """Turns what a settled window says into the state that holds the next table."""
 
-    def turn(self, plan: Plan, control: Control, seen: Statistics, now_ms: int) -> Control:
+    def turn(self, plan: Plan, experiment: Experiment, seen: Statistics, now_ms: int) -> Experiment:
         """Decide on the window that ends at `seen.end_ms` and issue a table."""
         ...
 
-    def recommend(self, plan: Plan, control: Control, seen: Statistics) -> Theta | None:
+    def recommend(self, plan: Plan, experiment: Experiment, seen: Statistics) -> Theta | None:
         """The vector to be promoted now."""
         ...
 
@@ -99,13 +99,13 @@ class Player(Protocol):
 class Trimtab:
     """The production decision."""
 
-    def turn(self, plan: Plan, control: Control, seen: Statistics, now_ms: int) -> Control:
+    def turn(self, plan: Plan, experiment: Experiment, seen: Statistics, now_ms: int) -> Experiment:
         """`decide`, with the randomness of the step."""
-        return decide(plan, control, seen, now_ms, seeded(plan.seed)(seen.end_ms), True)[0]
+        return decide(plan, experiment, seen, now_ms, seeded(plan.seed)(seen.end_ms), True)[0]
 
-    def recommend(self, plan: Plan, control: Control, seen: Statistics) -> Theta | None:
+    def recommend(self, plan: Plan, experiment: Experiment, seen: Statistics) -> Theta | None:
         """The pick of the last decision."""
-        return control.carry.pick.theta if control.carry.pick else None
+        return experiment.carry.pick.theta if experiment.carry.pick else None
 
 
 class Peer:
@@ -115,28 +115,28 @@ class Peer:
         self.tuner, self.cadence = tuner, cadence
         self.held, self.rng = cadence, np.random.default_rng((seed, 7))
 
-    def turn(self, plan: Plan, control: Control, seen: Statistics, now_ms: int) -> Control:
+    def turn(self, plan: Plan, experiment: Experiment, seen: Statistics, now_ms: int) -> Experiment:
         """The same deal again, or the tuner's next one."""
         window = [cell for (end, _), cell in seen.cells.items() if end == seen.end_ms]
-        control = carrying(remembered(control, seen.end_ms, window), decided_through_ms=seen.end_ms)
-        control, deal = watched(plan, control, seen.cells), control.deals[control.carry.deal]
+        experiment = carrying(remembered(experiment, seen.end_ms, window), decided_through_ms=seen.end_ms)
+        experiment, deal = watched(plan, experiment, seen.cells), experiment.deals[experiment.carry.deal]
         if self.held >= self.cadence:
-            history = history_of(plan, (*control.evidence, *live_evidence(plan, control, seen.cells)))
-            deal, self.held = self._dealt(plan, control, self.tuner.propose(history)), 0
+            history = history_of(plan, (*experiment.evidence, *live_evidence(plan, experiment, seen.cells)))
+            deal, self.held = self._dealt(plan, experiment, self.tuner.propose(history)), 0
         self.held += 1
-        return issue(plan, control, deal, now_ms)[0]
+        return issue(plan, experiment, deal, now_ms)[0]
 
-    def recommend(self, plan: Plan, control: Control, seen: Statistics) -> Theta | None:
+    def recommend(self, plan: Plan, experiment: Experiment, seen: Statistics) -> Theta | None:
         """The tuner's, for everyone."""
-        history = history_of(plan, (*control.evidence, *live_evidence(plan, control, seen.cells)))
+        history = history_of(plan, (*experiment.evidence, *live_evidence(plan, experiment, seen.cells)))
         unit = self.tuner.recommend(history)
         return None if unit is None else _theta(plan, unit)
 
-    def _dealt(self, plan: Plan, control: Control, unit: Floats) -> Deal:
-        id_ = control.carry.deals + 1
+    def _dealt(self, plan: Plan, experiment: Experiment, unit: Floats) -> Deal:
+        id_ = experiment.carry.deals + 1
         arms = [Arm(f"p{id_}-{k}", "explore", _theta(plan, u)) for k, u in enumerate(unit)]
         buckets = rollout.shuffled(plan.buckets, len(arms), plan.traffic.explore_share, self.rng)
-        return Deal(id_, "explore", (baseline(plan), *arms), buckets, control.history)
+        return Deal(id_, "explore", (baseline(plan), *arms), buckets, experiment.history)
 
 
 def player(name: str, plan: Plan, cadence: int | None = None) -> Player:
@@ -158,13 +158,13 @@ def hours_of(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int)
     """The hours of a run as they are played: whoever has seen enough may stop."""
     people = audience(scenario.world, seed, plan.salt)
     weights, components = (tuple(part.name for part in parts) for parts in (plan.weights, plan.components))
-    control, _ = operate.begin(plan, initial(plan), 1, START_MS)
+    experiment, _ = operate.begin(plan, initial(plan), 1, START_MS)
     coming: dict[tuple[int, int], tuple[Cell, ...]] = {}  # (window end, version) -> as arrived, by hours since then
     for hour in range(hours):
         begin_ms = START_MS + hour * plan.window.length_ms
-        deal, stage = control.deals[control.carry.deal], control.carry.stage
+        deal, stage = experiment.deals[experiment.carry.deal], experiment.carry.stage
         end_ms = begin_ms + plan.window.length_ms
-        coming[end_ms, control.carry.version] = arrivals(
+        coming[end_ms, experiment.carry.version] = arrivals(
             scenario.at(hour),
             people,
             deal,
@@ -175,17 +175,17 @@ def hours_of(scenario: Scenario, plan: Plan, who: Player, seed: int, hours: int)
             wild=hour in scenario.bad_hours,
         )
         cells = {key: ages[min((end_ms - key[0]) // HOUR_MS, len(ages) - 1)] for key, ages in coming.items()}
-        seen = _statistics(plan, cells, end_ms, cells[end_ms, control.carry.version])
+        seen = _statistics(plan, cells, end_ms, cells[end_ms, experiment.carry.version])
         started = time.process_time()
-        before, control = control, who.turn(plan, control, seen, end_ms + plan.window.grace_ms)
-        recommended = who.recommend(plan, control, seen)
+        before, experiment = experiment, who.turn(plan, experiment, seen, end_ms + plan.window.grace_ms)
+        recommended = who.recommend(plan, experiment, seen)
         cpu_s = time.process_time() - started
-        yield Hour(_shares(deal), recommended, stage, cpu_s, _claim(plan, before, control, hour))
-        control, cells = _sealed(plan, control, cells, end_ms + plan.window.grace_ms)
+        yield Hour(_shares(deal), recommended, stage, cpu_s, _claim(plan, before, experiment, hour))
+        experiment, cells = _sealed(plan, experiment, cells, end_ms + plan.window.grace_ms)
         coming = {key: coming[key] for key in cells}
 
 
-def _claim(plan: Plan, before: Control, after: Control, hour: int) -> Claim | None:
+def _claim(plan: Plan, before: Experiment, after: Experiment, hour: int) -> Claim | None:
     """What the decision after an hour claimed when it began a ramp."""
     carry, vector = before.carry, before.carry.candidate
     if (carry.stage, after.carry.stage) != ("confirm", "ramp"):
@@ -207,13 +207,13 @@ def _statistics(plan: Plan, cells: dict[tuple[int, int], Cell], end_ms: int, new
 
 
 def _sealed(
-    plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], now_ms: int
-) -> tuple[Control, dict[tuple[int, int], Cell]]:
+    plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell], now_ms: int
+) -> tuple[Experiment, dict[tuple[int, int], Cell]]:
     """Fold the windows whose lateness has passed, as the step does after its decisions."""
     for end in sorted({end for end, _ in cells if end + plan.window.lateness_ms <= now_ms}):
-        control = fold(plan, control, end, {version: cell for (e, version), cell in cells.items() if e == end})
+        experiment = fold(plan, experiment, end, {version: cell for (e, version), cell in cells.items() if e == end})
         cells = {key: cell for key, cell in cells.items() if key[0] != end}
-    return control, cells
+    return experiment, cells
 
 
 def _shares(deal: Deal) -> tuple[tuple[float, Theta], ...]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks._arena_run import TRIMTAB, Hour, Run
 from benchmarks._arena_worlds import of_run
-from controller.core.control import Theta
+from controller.core.experiment import Theta
 from simulators.scenarios import Scenario
 from simulators.truth import best_gain, truth
 from simulators.worlds import Floats, World, gain, margins, true_change, volume

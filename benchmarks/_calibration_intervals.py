@@ -22,9 +22,9 @@ from benchmarks._arena_run import Hour, Trimtab, hours_of
 from benchmarks._arena_worlds import SCENARIOS, of_run
 from benchmarks._calibration_figures import Figure, Spread, clustered
 from controller.core.belief import believe, judged_metrics, points
-from controller.core.control import Control, Evidence, Statistics, Theta, carrying
 from controller.core.durations import HOUR_MS
 from controller.core.evidence import live_evidence
+from controller.core.experiment import Evidence, Experiment, Statistics, Theta, carrying
 from controller.core.plan import Plan
 from controller.core.policy import AHEAD_H
 from controller.shell.fingerprint import single_threaded
@@ -57,26 +57,26 @@ class Watcher(Trimtab):
         self.tests: set[int] = set()
         self.z: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
 
-    def turn(self, plan: Plan, control: Control, seen: Statistics, now_ms: int) -> Control:
+    def turn(self, plan: Plan, experiment: Experiment, seen: Statistics, now_ms: int) -> Experiment:
         """Decide, and look at what the decision had."""
-        after = super().turn(plan, control, seen, now_ms)
+        after = super().turn(plan, experiment, seen, now_ms)
         live = live_evidence(plan, after, seen.cells)
         for evidence in live:
             self.settled.setdefault(evidence.deal, (self.hour, evidence))
         self.sealed |= {e.deal: e for e in (*live, *after.evidence)}
-        served = control.deals[control.carry.deal]
+        served = experiment.deals[experiment.carry.deal]
         if after.carry.deal == served.id or served.stage != "explore":
             self.tests.add(served.id)
         if self.hour % BELIEF_EVERY_H == FROM_H:
-            self._believed(plan, carrying(after, hypers=control.carry.hypers), live, seen.end_ms)
+            self._believed(plan, carrying(after, hypers=experiment.carry.hypers), live, seen.end_ms)
         self.hour += 1
         return after
 
-    def _believed(self, plan: Plan, control: Control, live: tuple[Evidence, ...], end_ms: int) -> None:
-        at = (end_ms - (control.carry.started_ms or 0)) / HOUR_MS
-        believed = believe(plan, control, live, at)
-        dealt = [arm.theta for arm in control.deals[control.carry.deal].arms[1:]]
-        picked = [control.carry.pick.theta] if control.carry.pick else []
+    def _believed(self, plan: Plan, experiment: Experiment, live: tuple[Evidence, ...], end_ms: int) -> None:
+        at = (end_ms - (experiment.carry.started_ms or 0)) / HOUR_MS
+        believed = believe(plan, experiment, live, at)
+        dealt = [arm.theta for arm in experiment.deals[experiment.carry.deal].arms[1:]]
+        picked = [experiment.carry.pick.theta] if experiment.carry.pick else []
         for name, thetas in (("dealt", dealt), ("pick", picked)):
             if thetas and len(believed.groups) == 1:
                 unit = np.concatenate([points(plan, believed.space, believed.groups, theta) for theta in thetas])

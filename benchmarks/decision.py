@@ -18,11 +18,11 @@ from rich.table import Table
 
 from controller.assignment import ALL, Arm
 from controller.core.belief import believe
-from controller.core.control import Control, Evidence, Statistics, Theta, baseline, carrying, initial, issue
 from controller.core.decide import decide
 from controller.core.estimate import Changes, Metric
 from controller.core.events import Component
 from controller.core.evidence import remembered
+from controller.core.experiment import Evidence, Experiment, Statistics, Theta, baseline, carrying, initial, issue
 from controller.core.plan import Plan
 from controller.core.rollout import Deal, RolloutPlan, TrafficPlan, shuffled
 from controller.core.safety import Guardrail, SafetyPlan
@@ -86,26 +86,26 @@ def plan() -> Plan:
 
 def measure(study: Plan, windows: int) -> Measure:
     """The decision after so many windows, and the belief within it."""
-    control, seen = past(study, windows)
-    earlier = msgspec.structs.replace(control, evidence=control.evidence[:-1])
-    control = carrying(control, hypers=believe(study, earlier, (), windows - 1.0).hypers)
-    believe_s, believed = _timed(lambda: believe(study, control, (), float(windows)))
-    decide_s, _ = _timed(lambda: decide(study, control, seen, seen.end_ms, np.random.default_rng(3), True))
+    experiment, seen = past(study, windows)
+    earlier = msgspec.structs.replace(experiment, evidence=experiment.evidence[:-1])
+    experiment = carrying(experiment, hypers=believe(study, earlier, (), windows - 1.0).hypers)
+    believe_s, believed = _timed(lambda: believe(study, experiment, (), float(windows)))
+    decide_s, _ = _timed(lambda: decide(study, experiment, seen, seen.end_ms, np.random.default_rng(3), True))
     return Measure(windows, believed.posterior.rows, believe_s, decide_s, LIMITS_S[windows])
 
 
-def past(study: Plan, windows: int) -> tuple[Control, Statistics]:
+def past(study: Plan, windows: int) -> tuple[Experiment, Statistics]:
     """The state after so many windows of exploration, and the sums of the newest one."""
     rng = np.random.default_rng((2, windows))
     evidence = tuple(told(study, hour, rng) for hour in range(windows - 1))
     cell = _window(study, rng)
-    control = remembered(msgspec.structs.replace(initial(study), evidence=evidence), windows * HOUR_MS, [cell])
+    experiment = remembered(msgspec.structs.replace(initial(study), evidence=evidence), windows * HOUR_MS, [cell])
     arms = [Arm(f"e{a}", "explore", theta) for a, theta in enumerate(_vectors(study, rng))]
-    deal = Deal(windows, "explore", (baseline(study), *arms), shuffled(BUCKETS, ARMS, 0.32, rng), control.history)
-    control, _ = issue(study, carrying(control, started_ms=0, arms=ARMS * windows), deal, windows * HOUR_MS)
-    cells = {(windows * HOUR_MS, control.carry.version): cell}
+    deal = Deal(windows, "explore", (baseline(study), *arms), shuffled(BUCKETS, ARMS, 0.32, rng), experiment.history)
+    experiment, _ = issue(study, carrying(experiment, started_ms=0, arms=ARMS * windows), deal, windows * HOUR_MS)
+    cells = {(windows * HOUR_MS, experiment.carry.version): cell}
     events = int(cell.events.sum())
-    return control, Statistics(windows * HOUR_MS, cells, np.zeros(BUCKETS, np.int64), Quality(events), 0, events)
+    return experiment, Statistics(windows * HOUR_MS, cells, np.zeros(BUCKETS, np.int64), Quality(events), 0, events)
 
 
 def told(study: Plan, hour: int, rng: np.random.Generator) -> Evidence:

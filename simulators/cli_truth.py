@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from controller.core.control import Theta
+from controller.core.experiment import Theta
 from simulators.arguments import hours, world_name
 from simulators.catalog import product_named
 from simulators.faults import faulty, parse

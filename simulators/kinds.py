@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from controller.core.control import Theta
+from controller.core.experiment import Theta
 from simulators import events, truth
 from simulators.events import Delivery, Population, Rows, Served
 from simulators.feed.crowd import Crowd, acting, feed_population

@@ -4,7 +4,7 @@ from shlex import quote
 
 import msgspec
 
-from controller.core.control import Theta
+from controller.core.experiment import Theta
 from simulators.closed_loop import Turn
 from simulators.kinds import AnyScenario, AnyWorld, over_time, true_changes
 from simulators.optimum import Best
@@ -55,7 +55,7 @@ def report(
     What is true, is so in the day after the last window, as far as the world of that window foretells it.
     """
     scenario = over_time(product)
-    world, carry = scenario.world, turn.state.control.carry
+    world, carry = scenario.world, turn.state.experiment.carry
     chosen = carry.candidate or carry.pick
     theta: Theta = {"all": tuple(world.baseline.tolist())} if chosen is None else chosen.theta
     change = true_changes(scenario, windows, [theta], seen=windows - 1)[0]

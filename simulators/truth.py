@@ -11,7 +11,7 @@ from functools import cache
 import msgspec
 import numpy as np
 
-from controller.core.control import Theta
+from controller.core.experiment import Theta
 from simulators.optimum import Best, best_feasible
 from simulators.scenarios import Scenario
 from simulators.worlds import Floats, Polynomial, World, segment_names, true_change, volume, weights_of

@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from controller.core.control import Carry, Choice
 from controller.core.decide import Decision
+from controller.core.experiment import Carry, Choice
 from controller.core.plan import Plan
 from controller.shell.effects import Z95
 from controller.shell.story import spread
@@ -59,7 +59,7 @@ class Lines(Silent):
     def __call__(self, turn: Turn) -> None:
         """Write a line for each window that was decided on."""
         for decision in turn.info.decisions:
-            carry = turn.state.control.carry
+            carry = turn.state.experiment.carry
             number = window_number(self._plan, decision)
             best = "no vector is known to be better yet" if carry.pick is None else expected(carry.pick)
             self._write(
@@ -89,7 +89,7 @@ class Screen:
         self._live.__exit__(kind, error, at)
 
     def _drawn(self, turn: Turn, decision: Decision) -> Group:
-        carry = turn.state.control.carry
+        carry = turn.state.experiment.carry
         number = window_number(self._plan, decision)
         spent_s = time.monotonic() - self._started_s
         head = Text.assemble(

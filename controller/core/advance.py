@@ -8,9 +8,9 @@ from scipy.special import ndtri
 
 from controller.core import policy, trend, worst
 from controller.core.belief import Believed, points
-from controller.core.control import Carry, Control, Statistics, Vector, banning, carrying, moved
 from controller.core.estimate import combined_se
 from controller.core.evidence import deal_changes, served, trial_sums
+from controller.core.experiment import Carry, Experiment, Statistics, Vector, banning, carrying, moved
 from controller.core.goal import TOLERANCE, tolerant
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
@@ -23,30 +23,30 @@ TRUSTED_FEASIBLE = 0.6  # P(every guardrail kept) after the test, whose own samp
 GATE_REGRET = 0.1  # exploration may end early once the expected remaining gain is this small a part of the pick's
 
 
-def advanced(plan: Plan, control: Control, seen: Statistics, believed: Believed) -> Control:
+def advanced(plan: Plan, experiment: Experiment, seen: Statistics, believed: Believed) -> Experiment:
     """Move to the stage that the evidence of the windows through `seen.end_ms` allows."""
     at_ms = seen.end_ms
-    if control.carry.recheck:
-        control = _judged_again(plan, carrying(control, recheck=False), at_ms, believed)
-    match control.carry.stage:
+    if experiment.carry.recheck:
+        experiment = _judged_again(plan, carrying(experiment, recheck=False), at_ms, believed)
+    match experiment.carry.stage:
         case "explore":
-            return _leave_explore(plan, control, at_ms, believed)
+            return _leave_explore(plan, experiment, at_ms, believed)
         case "confirm":
-            return _judge_confirm(plan, control, at_ms, believed)
+            return _judge_confirm(plan, experiment, at_ms, believed)
         case "ramp":
-            return _climb(plan, control, seen)
+            return _climb(plan, experiment, seen)
         case _:
-            return control
+            return experiment
 
 
-def _judged_again(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Control:
+def _judged_again(plan: Plan, experiment: Experiment, at_ms: int, believed: Believed) -> Experiment:
     """The candidate under guardrails that an operator has changed: back to explore where they are probably broken."""
-    candidate = control.carry.candidate
+    candidate = experiment.carry.candidate
     failed = None if candidate is None else _improbable(plan, candidate, believed)
     if candidate is None or failed is None:
-        return control
+        return experiment
     reason = f"the study file changed: {candidate.arm} does not suit the new guardrails: {failed}"
-    return moved(control, "explore", reason, at_ms, candidate=None)
+    return moved(experiment, "explore", reason, at_ms, candidate=None)
 
 
 def exposed_ms(plan: Plan, carry: Carry) -> int:
@@ -54,45 +54,45 @@ def exposed_ms(plan: Plan, carry: Carry) -> int:
     return carry.exposed_windows * plan.window.length_ms
 
 
-def _leave_explore(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Control:
-    carry, pick = control.carry, control.carry.pick
+def _leave_explore(plan: Plan, experiment: Experiment, at_ms: int, believed: Believed) -> Experiment:
+    carry, pick = experiment.carry, experiment.carry.pick
     explored_ms = exposed_ms(plan, carry)
     # What no deal could measure, no test can prove.
     if pick is None or believed.unmeasured or explored_ms < plan.rollout.explore_min_ms:
-        return control
+        return experiment
     sure = pick.p_better >= GATE_BETTER  # and it keeps every guardrail by `policy.MIN_FEASIBLE`, else it were no pick
     exhausted = pick.regret <= GATE_REGRET * pick.gain_mean or explored_ms >= plan.rollout.explore_max_ms
     if not (sure and exhausted):
-        return control
+        return experiment
     vector = Vector(f"c{carry.arms + 1}", pick.theta)
     reason = f"{vector.arm}: expected gain {pick.gain_mean:+.2%}, P(feasible) {pick.p_feasible:.0%}; now on fresh data"
-    return moved(control, "confirm", reason, at_ms, candidate=vector, arms=carry.arms + 1)
+    return moved(experiment, "confirm", reason, at_ms, candidate=vector, arms=carry.arms + 1)
 
 
-def _judge_confirm(plan: Plan, control: Control, at_ms: int, believed: Believed) -> Control:
+def _judge_confirm(plan: Plan, experiment: Experiment, at_ms: int, believed: Believed) -> Experiment:
     """The claim: a sample of fixed length after the gate, judged once, when its last window is sealed."""
-    carry = control.carry
+    carry = experiment.carry
     if carry.awaiting_approval or carry.candidate is None:
-        return control
+        return experiment
     if carry.claim_through_ms is None:
         complete = exposed_ms(plan, carry) >= plan.rollout.confirm_ms
         reason = "the sample is complete: waiting until it is sealed"
-        return carrying(control, claim_through_ms=at_ms, reason=reason) if complete else control
-    if control.sample is None or control.trial is None:
-        return control
-    claim = _claimed(plan, control.trial, control.sample, control.looks.through(carry.claim_through_ms))
+        return carrying(experiment, claim_through_ms=at_ms, reason=reason) if complete else experiment
+    if experiment.sample is None or experiment.trial is None:
+        return experiment
+    claim = _claimed(plan, experiment.trial, experiment.sample, experiment.looks.through(carry.claim_through_ms))
     unproven = _unproven(plan, claim)
     failed = unproven or _beyond(plan, claim) or _improbable(plan, carry.candidate, believed)
     if failed:
         # Near a limit the belief has learnt from the test what there is to know, and the best vector is near it too.
         banned = banning(carry, carry.candidate.theta) if unproven else carry.banned
-        return moved(control, "explore", f"not confirmed: {failed}", at_ms, candidate=None, banned=banned)
-    control = _noted(control, control.trial, claim.gain, claim.se)
+        return moved(experiment, "explore", f"not confirmed: {failed}", at_ms, candidate=None, banned=banned)
+    experiment = _noted(experiment, experiment.trial, claim.gain, claim.se)
     doubtful = _implausible(plan, claim)
     if plan.rollout.require_approval or doubtful:
         reason = f"confirmed: waiting for an operator's approval{doubtful or ''}"
-        return carrying(control, awaiting_approval=True, reason=reason)
-    return moved(control, "ramp", f"confirmed on fresh data: {claim.said}", at_ms)
+        return carrying(experiment, awaiting_approval=True, reason=reason)
+    return moved(experiment, "ramp", f"confirmed on fresh data: {claim.said}", at_ms)
 
 
 class _Claim(msgspec.Struct, frozen=True):
@@ -177,26 +177,26 @@ def _improbable(plan: Plan, candidate: Vector, believed: Believed) -> str | None
     return None if trusted else f"P(every guardrail is kept) is {p:.0%}, {TRUSTED_FEASIBLE:.0%} is asked for"
 
 
-def _climb(plan: Plan, control: Control, seen: Statistics) -> Control:
+def _climb(plan: Plan, experiment: Experiment, seen: Statistics) -> Experiment:
     """The next share, where the gain does not fall as the share grows; else back, for more traffic would be worse."""
-    carry, at_ms, cell = control.carry, seen.end_ms, trial_sums(control, seen.cells)
+    carry, at_ms, cell = experiment.carry, seen.end_ms, trial_sums(experiment, seen.cells)
     if exposed_ms(plan, carry) < plan.rollout.ramp_step_ms:
-        return control
-    if carry.candidate is not None and control.trial is not None and cell is not None:
-        control = _noted(control, control.trial, *measured_gain(plan, control.trial, cell))
-        fall = trend.falling(control.carry.shares, looks=len(plan.rollout.ramp_shares))
+        return experiment
+    if carry.candidate is not None and experiment.trial is not None and cell is not None:
+        experiment = _noted(experiment, experiment.trial, *measured_gain(plan, experiment.trial, cell))
+        fall = trend.falling(experiment.carry.shares, looks=len(plan.rollout.ramp_shares))
         if fall:
             banned = banning(carry, carry.candidate.theta)
-            return moved(control, "explore", fall, at_ms, candidate=None, banned=banned)
+            return moved(experiment, "explore", fall, at_ms, candidate=None, banned=banned)
     if carry.ramp_step + 1 >= len(plan.rollout.ramp_shares):
-        return moved(control, "hold", "ramped up: holding", at_ms)
+        return moved(experiment, "hold", "ramped up: holding", at_ms)
     share = plan.rollout.ramp_shares[carry.ramp_step + 1]
-    return carrying(control, ramp_step=carry.ramp_step + 1, exposed_windows=0, reason=f"ramp to {share:.0%}")
+    return carrying(experiment, ramp_step=carry.ramp_step + 1, exposed_windows=0, reason=f"ramp to {share:.0%}")
 
 
-def _noted(control: Control, trial: Deal, gain: float, se: float) -> Control:
+def _noted(experiment: Experiment, trial: Deal, gain: float, se: float) -> Experiment:
     """The state that knows what the candidate gained at the trial's share."""
     if not (math.isfinite(gain) and math.isfinite(se)):  # what is no number cannot be recorded
-        return control
+        return experiment
     step = Step(float(np.mean(trial.buckets == 1)), gain, se)
-    return carrying(control, shares=(*control.carry.shares, step))
+    return carrying(experiment, shares=(*experiment.carry.shares, step))

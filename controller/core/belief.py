@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from controller.assignment import ALL
 from controller.core import jump, offline, outliers, parts, posterior
-from controller.core.control import Control, Evidence, Theta
 from controller.core.durations import HOUR_MS
 from controller.core.estimate import Changes, usable
 from controller.core.evidence import live_evidence, traffic
+from controller.core.experiment import Evidence, Experiment, Theta
 from controller.core.goal import Goal, goal_of
 from controller.core.kernel import STEPS, Hyper
 from controller.core.learn import EXPOSURES, RESPONSE, Scale
@@ -45,25 +45,25 @@ class Believed(msgspec.Struct, frozen=True, eq=False):
     unmeasured: tuple[str, ...]  # judged metrics that no deal has told anything of
 
 
-def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: float) -> Believed:
+def believe(plan: Plan, experiment: Experiment, live: tuple[Evidence, ...], hour: float) -> Believed:
     """Fit the metrics' processes to all evidence and condition them on it.
 
     `hour`: now, in hours since the study's first window.
     """
     space = Space(plan.weights)
-    groups = _groups(plan, control)
-    judged, evidence = judged_metrics(plan), (*control.evidence, *live)
-    apart = _shown(plan, control)
+    groups = _groups(plan, experiment)
+    judged, evidence = judged_metrics(plan), (*experiment.evidence, *live)
+    apart = _shown(plan, experiment)
     learnt = processes(plan, apart=apart)
     observations = _rows(plan, space, groups, learnt, evidence)
     base = space.baseline_unit
     window = round(hour * HOUR_MS / plan.window.length_ms)
     factors = tuple(tuple(learnt.index(place) for place in _places(plan, m, apart)) for m in judged)
-    process = _process(observations, base, control.carry.hypers, window, scales(plan, learnt), factors)
+    process = _process(observations, base, experiment.carry.hypers, window, scales(plan, learnt), factors)
     if plan.offline:
         named = {plan.metrics[m].name: own[-1] for m, own in zip(judged, factors, strict=True)}
         process = offline.informed(process, _predicted(plan, space, named, len(learnt)))
-    process = msgspec.structs.replace(process, traffic=traffic(plan, control, STEPS))
+    process = msgspec.structs.replace(process, traffic=traffic(plan, experiment, STEPS))
     thetas = [theta for e in evidence[-MAX_ROWS:] for theta in e.thetas][-MAX_ROWS:]
     dealt = np.array([points(plan, space, groups, theta) for theta in thetas]).reshape(-1, len(groups), space.d)
     inside = ((dealt >= -ROUNDING) & (dealt <= 1.0 + ROUNDING)).all(axis=(1, 2))  # of bounds that may have changed
@@ -79,17 +79,17 @@ def believe(plan: Plan, control: Control, live: tuple[Evidence, ...], hour: floa
         groups=groups,
         hour=hour,
         earlier=dealt[inside],
-        shares=_shares(plan, control, groups, judged),
+        shares=_shares(plan, experiment, groups, judged),
         unmeasured=_unmeasured(plan, judged, process.factors, observations) if evidence else (),
     )
 
 
-def believe_decided(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Believed:
+def believe_decided(plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> Believed:
     """The belief as of the newest decision. `cells`: unsealed sums, of which those of the windows decided on count."""
-    through_ms = control.carry.decided_through_ms
+    through_ms = experiment.carry.decided_through_ms
     seen = {key: cell for key, cell in cells.items() if key[0] <= through_ms}
-    hour = (through_ms - (control.carry.started_ms or 0)) / HOUR_MS
-    return believe(plan, control, live_evidence(plan, control, seen), hour)
+    hour = (through_ms - (experiment.carry.started_ms or 0)) / HOUR_MS
+    return believe(plan, experiment, live_evidence(plan, experiment, seen), hour)
 
 
 def _unmeasured(
@@ -123,10 +123,10 @@ def _places(plan: Plan, m: int, apart: bool) -> tuple[int, ...]:
     return parts.parts(plan.metrics, m) if apart else (m,)
 
 
-def _shown(plan: Plan, control: Control) -> bool:
+def _shown(plan: Plan, experiment: Experiment) -> bool:
     """Whether the events have the exposures that metrics are taken apart by: without them metrics stay whole."""
     component = parts.exposures(plan.metrics)
-    return component is not None and bool(control.history[..., plan.component_names.index(component)].any())
+    return component is not None and bool(experiment.history[..., plan.component_names.index(component)].any())
 
 
 def scales(plan: Plan, places: list[int]) -> tuple[Scale, ...]:
@@ -159,20 +159,20 @@ def _process(
     return calm if hypers == calm.hypers else posterior.condition(observations, base, hypers, factors)
 
 
-def _groups(plan: Plan, control: Control) -> tuple[int, ...]:
+def _groups(plan: Plan, experiment: Experiment) -> tuple[int, ...]:
     """The groups that choose for themselves; a segment without any traffic yet is served with the baseline."""
     segments = range(1, len(plan.segments) + 1)
-    return tuple(k for k in segments if control.history[k].any()) or tuple(segments) or (0,)
+    return tuple(k for k in segments if experiment.history[k].any()) or tuple(segments) or (0,)
 
 
-def _shares(plan: Plan, control: Control, groups: tuple[int, ...], judged: list[int]) -> Floats:
+def _shares(plan: Plan, experiment: Experiment, groups: tuple[int, ...], judged: list[int]) -> Floats:
     """(M, G') what each group makes of each metric: its part of the numerator in the windows decided on.
 
     A metric's relative change in all traffic is the sum of the groups' by these. What is missing to 1 is traffic of no
     group, which keeps the baseline. Metrics differ: who watches most need not be who clicks most.
     """
     numerators = [plan.component_names.index(plan.metrics[m].numerator) for m in judged]
-    sums = np.abs(control.history.sum(axis=1))[:, numerators].T  # (M, G1)
+    sums = np.abs(experiment.history.sum(axis=1))[:, numerators].T  # (M, G1)
     parts = (sums / np.maximum(sums.sum(axis=1, keepdims=True), 1.0))[:, list(groups)]
     return np.where(parts.any(axis=1, keepdims=True), parts, 1.0 / len(groups))
 
@@ -183,9 +183,9 @@ def points(plan: Plan, space: Space, groups: tuple[int, ...], theta: Theta) -> F
     return space.to_unit(np.array([theta.get(names[group], theta[ALL]) for group in groups]))
 
 
-def banned(plan: Plan, control: Control, believed: Believed) -> Floats:
+def banned(plan: Plan, experiment: Experiment, believed: Believed) -> Floats:
     """(b, G', d) the vectors that were stopped or not confirmed."""
-    found = [points(plan, believed.space, believed.groups, theta) for theta in control.carry.banned]
+    found = [points(plan, believed.space, believed.groups, theta) for theta in experiment.carry.banned]
     return np.array(found).reshape(-1, len(believed.groups), believed.space.d)
 
 

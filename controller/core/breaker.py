@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 
 from controller.core import rollout, safety
-from controller.core.control import Control, Statistics, banning, carrying, issue, moved
 from controller.core.estimate import MIN_BUCKETS, influences
 from controller.core.evidence import deal_changes, served, unsealed_deal_sums
+from controller.core.experiment import Experiment, Statistics, banning, carrying, issue, moved
 from controller.core.plan import Plan
 from controller.core.rollout import OTHERS, Deal
 from controller.core.safety import BREAKER_ALPHA, Crossing
@@ -20,14 +20,14 @@ MOST_BREAKS = 4  # windows with a trip: in the first one nothing is known yet, b
 FORGIVEN = 24  # windows without one, after which it is counted anew: a day of sound deals
 
 
-def tripped(plan: Plan, control: Control, seen: Statistics) -> tuple[Crossing, ...]:
+def tripped(plan: Plan, experiment: Experiment, seen: Statistics) -> tuple[Crossing, ...]:
     """Arms of the current deal whose margin is surely below the plan's `breaker_change`.
 
     Judged by the newest window and the one before: what a deal did for weeks must not hide what it does now.
     """
-    deal = control.deals[control.carry.deal]
+    deal = experiment.deals[experiment.carry.deal]
     recent = {key: cell for key, cell in seen.cells.items() if key[0] >= seen.end_ms - plan.window.length_ms}
-    cell = unsealed_deal_sums(control, recent, deal.id)
+    cell = unsealed_deal_sums(experiment, recent, deal.id)
     if cell is None or len(deal.arms) < 2 or not plan.guardrails:
         return ()
     found = _crossings(plan, deal, cell)
@@ -58,48 +58,50 @@ def _stands(plan: Plan, deal: Deal, cell: Cell, crossing: Crossing) -> bool:
     return any((c.arm, c.metric, c.limit) == (crossing.arm, crossing.metric, crossing.limit) for c in rest)
 
 
-def stop(plan: Plan, control: Control, found: tuple[Crossing, ...], end_ms: int, now_ms: int) -> tuple[Control, bytes]:
+def stop(
+    plan: Plan, experiment: Experiment, found: tuple[Crossing, ...], end_ms: int, now_ms: int
+) -> tuple[Experiment, bytes]:
     """Give the broken arms' buckets to control at once; a candidate that breaks sends the study back to explore.
 
     `end_ms`: the window that it tripped in. On a deal of `verify`, and in the fourth window, the study pauses.
     """
-    deal, worst = control.deals[control.carry.deal], found[0]
+    deal, worst = experiment.deals[experiment.carry.deal], found[0]
     broken = sorted({c.arm for c in found})
     what = f"{deal.arms[worst.arm].arm} changes {worst.metric} by {worst.change:+.1%} within the window"
     # Every arm serves the baseline: no vector is at fault. After a choice such a deal goes on in confirm for a window.
     if deal.stage == "verify":
-        return _paused(plan, control, f"A/A: {what}", now_ms)
+        return _paused(plan, experiment, f"A/A: {what}", now_ms)
     reason = f"breaker: {what}, the limit is {worst.limit:+.2%}"
-    banned = banning(control.carry, *(deal.arms[arm].theta for arm in broken))
-    control = _counted(plan, carrying(control, banned=banned), end_ms)
+    banned = banning(experiment.carry, *(deal.arms[arm].theta for arm in broken))
+    experiment = _counted(plan, carrying(experiment, banned=banned), end_ms)
     # By its weights: what was only chosen is not served yet under its own name, but an exploring arm may serve it.
-    candidate = control.carry.candidate
+    candidate = experiment.carry.candidate
     at_fault = candidate is not None and any(deal.arms[arm].theta == candidate.theta for arm in broken)
-    if control.carry.breaks >= MOST_BREAKS:
+    if experiment.carry.breaks >= MOST_BREAKS:
         why = (
             f"{reason}, after others in {MOST_BREAKS - 1} windows before: look whether the arms' events are counted as "
             "control's are; if they are, narrow the bounds of the weights or lower safety.risk; then resume"
         )
         # A resumed study must not go on with the vector that broke.
-        control = carrying(control, breaks=0, candidate=None if at_fault else candidate)
-        return _paused(plan, control, why, now_ms)
+        experiment = carrying(experiment, breaks=0, candidate=None if at_fault else candidate)
+        return _paused(plan, experiment, why, now_ms)
     if at_fault:
-        control = moved(control, "explore", reason, now_ms, candidate=None)
+        experiment = moved(experiment, "explore", reason, now_ms, candidate=None)
     else:
-        control = carrying(control, reason=reason)
-    return issue(plan, control, rollout.without(deal, control.carry.deals + 1, broken), now_ms)
+        experiment = carrying(experiment, reason=reason)
+    return issue(plan, experiment, rollout.without(deal, experiment.carry.deals + 1, broken), now_ms)
 
 
-def _counted(plan: Plan, control: Control, end_ms: int) -> Control:
+def _counted(plan: Plan, experiment: Experiment, end_ms: int) -> Experiment:
     """The state with the window counted, once."""
-    carry = control.carry
+    carry = experiment.carry
     if carry.breaks and end_ms == carry.broke_ms:
-        return control
+        return experiment
     goes_on = end_ms - carry.broke_ms < FORGIVEN * plan.window.length_ms
-    return carrying(control, breaks=carry.breaks + 1 if goes_on else 1, broke_ms=end_ms)
+    return carrying(experiment, breaks=carry.breaks + 1 if goes_on else 1, broke_ms=end_ms)
 
 
-def _paused(plan: Plan, control: Control, reason: str, now_ms: int) -> tuple[Control, bytes]:
-    deal = control.deals[control.carry.deal]
-    control = moved(control, "paused", reason, now_ms)
-    return issue(plan, control, rollout.without(deal, control.carry.deals + 1, range(1, len(deal.arms))), now_ms)
+def _paused(plan: Plan, experiment: Experiment, reason: str, now_ms: int) -> tuple[Experiment, bytes]:
+    deal = experiment.deals[experiment.carry.deal]
+    experiment = moved(experiment, "paused", reason, now_ms)
+    return issue(plan, experiment, rollout.without(deal, experiment.carry.deals + 1, range(1, len(deal.arms))), now_ms)

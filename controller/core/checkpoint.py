@@ -3,11 +3,12 @@
 import msgspec
 
 from controller.core import codec
-from controller.core.control import Control
+from controller.core.experiment import Experiment
 from controller.core.persist import window_changes, window_restore
 from controller.core.step import State
 from controller.core.windows import Cell
 
+_EXPERIMENT = "control"  # the row's key since the first journals, which this version goes on with
 _RECORDED = "recorded/"
 
 
@@ -35,8 +36,8 @@ def changes(before: State | None, after: State) -> tuple[RowChanges, State]:
     put |= {_key(key): codec.encode(cell) for key, cell in after.recorded.items() if old.get(key) is not cell}
     gone = tuple(_key(key) for key in old.keys() - after.recorded.keys())
     put["step"] = codec.encode(_Small(after.rejected, after.arrived, after.looked_ms))
-    if before is None or before.control is not after.control:
-        put["control"] = codec.encode(after.control)
+    if before is None or before.experiment is not after.experiment:
+        put[_EXPERIMENT] = codec.encode(after.experiment)
     return RowChanges(put, (*drop, *gone)), msgspec.structs.replace(after, windows=windows)
 
 
@@ -46,7 +47,7 @@ def restore(rows: dict[str, bytes]) -> State:
     recorded = {_place(key): codec.decode(value, Cell) for key, value in rows.items() if key.startswith(_RECORDED)}
     return State(
         windows=window_restore(rows),
-        control=codec.decode(rows["control"], Control),
+        experiment=codec.decode(rows[_EXPERIMENT], Experiment),
         recorded=recorded,
         rejected=small.rejected,
         arrived=small.arrived,

@@ -14,9 +14,13 @@ from controller.assignment import Arm, Stage
 from controller.core import policy, ratio, rollout, safety
 from controller.core.advance import advanced, exposed_ms, measured_gain
 from controller.core.belief import Believed, banned, believe, theta_at
-from controller.core.control import (
+from controller.core.drift import faded, losing
+from controller.core.durations import HOUR_MS
+from controller.core.estimate import MIN_BUCKETS, Changes
+from controller.core.evidence import deal_changes, live_evidence, remembered, trial_sums, watched
+from controller.core.experiment import (
     Choice,
-    Control,
+    Experiment,
     Statistics,
     all_on_control,
     banning,
@@ -26,10 +30,6 @@ from controller.core.control import (
     moved,
     tuned,
 )
-from controller.core.drift import faded, losing
-from controller.core.durations import HOUR_MS
-from controller.core.estimate import MIN_BUCKETS, Changes
-from controller.core.evidence import deal_changes, live_evidence, remembered, trial_sums, watched
 from controller.core.faults import events_served, fault
 from controller.core.looks import looked
 from controller.core.plan import Plan
@@ -57,7 +57,7 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
 class _Verdict(msgspec.Struct, frozen=True, eq=False):
     """A decision before its table is made."""
 
-    control: Control
+    experiment: Experiment
     outcome: Outcome
     why: str
     deal: Deal  # to be published
@@ -66,13 +66,13 @@ class _Verdict(msgspec.Struct, frozen=True, eq=False):
 
 
 def decide(
-    plan: Plan, control: Control, seen: Statistics, now_ms: int, rng: np.random.Generator, act: bool
-) -> tuple[Control, Decision]:
+    plan: Plan, experiment: Experiment, seen: Statistics, now_ms: int, rng: np.random.Generator, act: bool
+) -> tuple[Experiment, Decision]:
     """Decide on the window that ends at `seen.end_ms`.
 
     Args:
         plan: the study.
-        control: the decision state before.
+        experiment: as the decision before, or a window sealed since, has left it.
         seen: the sums up to the window's end, and what else is known of it.
         now_ms: the daemon's clock, for the table.
         rng: the decision's randomness.
@@ -80,145 +80,148 @@ def decide(
             only on what was published in it may a stage advance. A freeze does not wait for it: no vector may be
             left on traffic that nobody judges.
     """
-    plan, deal = tuned(plan, control.carry), control.deals[control.carry.deal]
-    verdict = _judged(plan, _observed(plan, control, seen, deal), seen, deal, rng, act)
-    control, table = verdict.control, None
+    plan, deal = tuned(plan, experiment.carry), experiment.deals[experiment.carry.deal]
+    verdict = _judged(plan, _observed(plan, experiment, seen, deal), seen, deal, rng, act)
+    experiment, table = verdict.experiment, None
     froze = verdict.outcome == "frozen" and verdict.deal.id != deal.id
     if act or froze:
-        control, table = issue(plan, control, verdict.deal, now_ms)
-    return control, Decision(seen.end_ms, verdict.outcome, verdict.why, table, verdict.changes, deal, verdict.tripped)
+        experiment, table = issue(plan, experiment, verdict.deal, now_ms)
+    return experiment, Decision(
+        seen.end_ms, verdict.outcome, verdict.why, table, verdict.changes, deal, verdict.tripped
+    )
 
 
-def _observed(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Control:
+def _observed(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal) -> Experiment:
     """The state that knows the window, of a backlog too, and whether the deal's vectors carried traffic in it."""
-    carry = control.carry
-    events = events_served(control, seen, deal)
+    carry = experiment.carry
+    events = events_served(experiment, seen, deal)
     window = [cell for (end, _), cell in sorted(seen.cells.items()) if end == seen.end_ms]
     everyone = sum(int(cell.events.sum()) for cell in window)
     by_arm = np.bincount(deal.buckets, weights=events, minlength=len(deal.arms))
     own = _belongs(deal, carry.stage) and len(deal.arms) > 1  # a table of another stage shows nothing of this one
     exposed = own and bool((by_arm > 0).all()) and events.sum() >= EXPOSED * everyone
     started = seen.end_ms - plan.window.length_ms if carry.started_ms is None else carry.started_ms
-    control = carrying(
-        remembered(control, seen.end_ms, window),
+    experiment = carrying(
+        remembered(experiment, seen.end_ms, window),
         started_ms=started,
         decided_through_ms=seen.end_ms,
         exposed_windows=carry.exposed_windows + int(exposed),
     )
-    return looked(plan, watched(plan, control, seen.cells), seen.cells)
+    return looked(plan, watched(plan, experiment, seen.cells), seen.cells)
 
 
 def _judged(
-    plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: np.random.Generator, act: bool
+    plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, rng: np.random.Generator, act: bool
 ) -> _Verdict:
-    if control.carry.stage in FROZEN:
-        return _Verdict(control, "frozen", control.carry.reason, _all_control(plan, control))
-    found = fault(plan, control, seen, deal)
+    if experiment.carry.stage in FROZEN:
+        return _Verdict(experiment, "frozen", experiment.carry.reason, _all_control(plan, experiment))
+    found = fault(plan, experiment, seen, deal)
     if found:
-        people = ratio.People(control.people.past)
-        control = moved(msgspec.structs.replace(control, people=people), "paused", found, seen.end_ms)
-        return _Verdict(control, "frozen", found, _all_control(plan, control))
-    people = ratio.remembered(control.people, ratio.counted(control.people, seen.units, deal))
-    control = msgspec.structs.replace(control, people=people)
+        people = ratio.People(experiment.people.past)
+        experiment = moved(msgspec.structs.replace(experiment, people=people), "paused", found, seen.end_ms)
+        return _Verdict(experiment, "frozen", found, _all_control(plan, experiment))
+    people = ratio.remembered(experiment.people, ratio.counted(experiment.people, seen.units, deal))
+    experiment = msgspec.structs.replace(experiment, people=people)
     if not act:
-        return _Verdict(control, "backlog", "a newer window is decided on", deal)
+        return _Verdict(experiment, "backlog", "a newer window is decided on", deal)
     if not any(end == seen.end_ms for end, _ in seen.cells):
-        return _Verdict(control, "no_data", "no event in the window: the last deal goes on", deal)
-    return _followed(plan, control, seen, deal, rng)
+        return _Verdict(experiment, "no_data", "no event in the window: the last deal goes on", deal)
+    return _followed(plan, experiment, seen, deal, rng)
 
 
-def _followed(plan: Plan, control: Control, seen: Statistics, deal: Deal, rng: np.random.Generator) -> _Verdict:
+def _followed(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, rng: np.random.Generator) -> _Verdict:
     """What follows from data that can be trusted."""
-    stage = control.carry.stage
-    control = followed_on(plan, control, seen, deal)
+    stage = experiment.carry.stage
+    experiment = followed_on(plan, experiment, seen, deal)
     if stage == "verify":
-        control = verified(plan, control, seen)
-        if control.carry.stage != "explore":
-            return _verifying(plan, control, rng)
-    live = live_evidence(plan, control, seen.cells)
+        experiment = verified(plan, experiment, seen)
+        if experiment.carry.stage != "explore":
+            return _verifying(plan, experiment, rng)
+    live = live_evidence(plan, experiment, seen.cells)
     changes = next((e.changes for e in live if e.deal == deal.id), None)
-    crossed, tripped = _crossed(plan, control, seen, deal)
-    control = _given_up(plan, control, seen, deal, tripped)
-    believed = believe(plan, control, live, (seen.end_ms - (control.carry.started_ms or 0)) / HOUR_MS)
-    control = carrying(control, hypers=believed.hypers, pick=_pick(plan, control, believed, rng))
-    if not crossed or tripped or len(control.looks.windows) > 1:  # what a first window says, the next one must say too
-        control = advanced(plan, control, seen, believed)
-    turned = tripped or control.carry.stage != stage
-    if control.carry.stage == "explore":
-        control, following, why = _explored(plan, control, believed, rng)
+    crossed, tripped = _crossed(plan, experiment, seen, deal)
+    experiment = _given_up(plan, experiment, seen, deal, tripped)
+    believed = believe(plan, experiment, live, (seen.end_ms - (experiment.carry.started_ms or 0)) / HOUR_MS)
+    experiment = carrying(experiment, hypers=believed.hypers, pick=_pick(plan, experiment, believed, rng))
+    # What a first window says, the next one must say too.
+    if not crossed or tripped or len(experiment.looks.windows) > 1:
+        experiment = advanced(plan, experiment, seen, believed)
+    turned = tripped or experiment.carry.stage != stage
+    if experiment.carry.stage == "explore":
+        experiment, following, why = _explored(plan, experiment, believed, rng)
     else:
-        control, following, beside = _tested(plan, control, deal, believed, rng)
-        why = _progress(plan, control, seen) + beside
+        experiment, following, beside = _tested(plan, experiment, deal, believed, rng)
+        why = _progress(plan, experiment, seen) + beside
     outcome: Outcome = "kept" if following.id == deal.id else "dealt"
-    said = [control.carry.reason if turned else why, control.carry.notice]
-    return _Verdict(control, outcome, "; ".join(filter(None, said)), following, changes, tripped)
+    said = [experiment.carry.reason if turned else why, experiment.carry.notice]
+    return _Verdict(experiment, outcome, "; ".join(filter(None, said)), following, changes, tripped)
 
 
-def _verifying(plan: Plan, control: Control, rng: np.random.Generator) -> _Verdict:
+def _verifying(plan: Plan, experiment: Experiment, rng: np.random.Generator) -> _Verdict:
     """The A/A stage goes on, or has found the pipeline broken."""
-    if control.carry.stage in FROZEN:
-        return _Verdict(control, "frozen", control.carry.reason, _all_control(plan, control))
-    control, deal = alike(plan, control, rng)
-    return _Verdict(control, "dealt", f"A/A, every arm serves the baseline: {told(control.carry.noise)}", deal)
+    if experiment.carry.stage in FROZEN:
+        return _Verdict(experiment, "frozen", experiment.carry.reason, _all_control(plan, experiment))
+    experiment, deal = alike(plan, experiment, rng)
+    return _Verdict(experiment, "dealt", f"A/A, every arm serves the baseline: {told(experiment.carry.noise)}", deal)
 
 
-def _all_control(plan: Plan, control: Control) -> Deal:
+def _all_control(plan: Plan, experiment: Experiment) -> Deal:
     """The current deal where it is all control already, else a new one."""
-    deal = control.deals[control.carry.deal]
+    deal = experiment.deals[experiment.carry.deal]
     if len(deal.arms) == 1:
         return deal
-    return all_on_control(plan, control)
+    return all_on_control(plan, experiment)
 
 
 def _crossed(
-    plan: Plan, control: Control, seen: Statistics, deal: Deal
+    plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal
 ) -> tuple[tuple[safety.Crossing, ...], tuple[safety.Crossing, ...]]:
     """Guardrails that the candidate's sequence has crossed, and those of them that no single bad hour can explain.
 
     Exploring arms are judged by the posterior instead.
     """
-    cell = trial_sums(control, seen.cells)
-    if not _on_trial(control, deal) or control.trial is None or cell is None or not plan.guardrails:
+    cell = trial_sums(experiment, seen.cells)
+    if not _on_trial(experiment, deal) or experiment.trial is None or cell is None or not plan.guardrails:
         return (), ()
-    changes = deal_changes(plan, control.trial, cell)
+    changes = deal_changes(plan, experiment.trial, cell)
     alpha = plan.safety.stop_alpha / (2 + len(plan.rollout.ramp_shares))  # confirm, each share, hold: a sequence each
     found = safety.crossings(plan.guardrails, plan.metrics, changes, alpha)
-    return found, safety.lasting(found, plan.guardrails, plan.metrics, changes, alpha, control.looks)
+    return found, safety.lasting(found, plan.guardrails, plan.metrics, changes, alpha, experiment.looks)
 
 
-def _on_trial(control: Control, deal: Deal) -> bool:
+def _on_trial(experiment: Experiment, deal: Deal) -> bool:
     """Whether the deal serves the candidate: after a choice the deal of the one before goes on for a window."""
-    candidate = control.carry.candidate
+    candidate = experiment.carry.candidate
     return candidate is not None and candidate.arm in deal.names
 
 
 def _given_up(
-    plan: Plan, control: Control, seen: Statistics, deal: Deal, tripped: tuple[safety.Crossing, ...]
-) -> Control:
+    plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, tripped: tuple[safety.Crossing, ...]
+) -> Experiment:
     """Back in explore where the candidate has crossed a guardrail, no longer gains what it did, or surely loses."""
     if tripped:
-        return _stopped(control, deal, tripped, seen.end_ms)
-    if not (_belongs(deal, control.carry.stage) and _on_trial(control, deal)):
-        return control
-    if why := faded(plan, control, seen, deal):  # not banned: it was not at fault
-        return moved(control, "explore", why, seen.end_ms, candidate=None)
-    if why := losing(plan, control, seen, deal):
+        return _stopped(experiment, deal, tripped, seen.end_ms)
+    if not (_belongs(deal, experiment.carry.stage) and _on_trial(experiment, deal)):
+        return experiment
+    if why := faded(plan, experiment, seen, deal):  # not banned: it was not at fault
+        return moved(experiment, "explore", why, seen.end_ms, candidate=None)
+    if why := losing(plan, experiment, seen, deal):
         vector = deal.arms[1].theta
-        return moved(control, "explore", why, seen.end_ms, candidate=None, banned=banning(control.carry, vector))
-    return control
+        return moved(experiment, "explore", why, seen.end_ms, candidate=None, banned=banning(experiment.carry, vector))
+    return experiment
 
 
-def _stopped(control: Control, deal: Deal, tripped: tuple[safety.Crossing, ...], at_ms: int) -> Control:
+def _stopped(experiment: Experiment, deal: Deal, tripped: tuple[safety.Crossing, ...], at_ms: int) -> Experiment:
     worst = tripped[0]
     vector = deal.arms[worst.arm]
     reason = (
         f"guardrail: {vector.arm} changes {worst.metric} by {worst.change:+.2%} +- {worst.radius:.2%}, "
         f"the limit is {worst.limit:+.2%}"
     )
-    return moved(control, "explore", reason, at_ms, candidate=None, banned=banning(control.carry, vector.theta))
+    return moved(experiment, "explore", reason, at_ms, candidate=None, banned=banning(experiment.carry, vector.theta))
 
 
-def _pick(plan: Plan, control: Control, believed: Believed, rng: np.random.Generator) -> Choice | None:
+def _pick(plan: Plan, experiment: Experiment, believed: Believed, rng: np.random.Generator) -> Choice | None:
     pick = policy.recommend(
         believed.posterior,
         believed.goal,
@@ -227,7 +230,7 @@ def _pick(plan: Plan, control: Control, believed: Believed, rng: np.random.Gener
         candidates=believed.earlier,
         rng=rng,
         shares=believed.shares,
-        banned=banned(plan, control, believed),
+        banned=banned(plan, experiment, believed),
     )
     if pick is None:
         return None
@@ -237,20 +240,22 @@ def _pick(plan: Plan, control: Control, believed: Believed, rng: np.random.Gener
     return Choice(theta, *figures) if np.isfinite(figures).all() else None
 
 
-def _explored(plan: Plan, control: Control, believed: Believed, rng: np.random.Generator) -> tuple[Control, Deal, str]:
+def _explored(
+    plan: Plan, experiment: Experiment, believed: Believed, rng: np.random.Generator
+) -> tuple[Experiment, Deal, str]:
     """A new deal of vectors worth trying, and what is known by now."""
-    carry, traffic = control.carry, plan.traffic
-    found, why = _proposed(plan, control, believed, traffic.explore_arms, rng)
+    carry, traffic = experiment.carry, plan.traffic
+    found, why = _proposed(plan, experiment, believed, traffic.explore_arms, rng)
     # Where bans leave room for fewer vectors, each still has its own share.
     share = traffic.explore_share * len(found) / traffic.explore_arms
     buckets = rollout.shuffled(plan.buckets, max(len(found), 1), share, rng)
-    deal = Deal(carry.deals + 1, "explore", (baseline(plan), *found), buckets, control.history)
-    control = carrying(control, arms=carry.arms + len(found))
-    return control, deal, f"vectors dealt: {why}; {_known(carry.pick, believed.unmeasured)}"
+    deal = Deal(carry.deals + 1, "explore", (baseline(plan), *found), buckets, experiment.history)
+    experiment = carrying(experiment, arms=carry.arms + len(found))
+    return experiment, deal, f"vectors dealt: {why}; {_known(carry.pick, believed.unmeasured)}"
 
 
 def _proposed(
-    plan: Plan, control: Control, believed: Believed, arms: int, rng: np.random.Generator
+    plan: Plan, experiment: Experiment, believed: Believed, arms: int, rng: np.random.Generator
 ) -> tuple[list[Arm], str]:
     """Up to so many vectors worth trying, and how many for which reason."""
     proposal = policy.propose(
@@ -261,12 +266,12 @@ def _proposed(
         arms=arms,
         risk=plan.safety.risk,
         previous=believed.earlier,
-        banned=banned(plan, control, believed),
+        banned=banned(plan, experiment, believed),
         rng=rng,
         shares=believed.shares,
     )
     found = [
-        Arm(f"e{control.carry.arms + k + 1}", "explore", theta_at(plan, believed.space, believed.groups, unit))
+        Arm(f"e{experiment.carry.arms + k + 1}", "explore", theta_at(plan, believed.space, believed.groups, unit))
         for k, unit in enumerate(proposal.unit)
     ]
     counts = Counter(proposal.reasons)
@@ -282,25 +287,25 @@ def _known(pick: Choice | None, unmeasured: tuple[str, ...]) -> str:
 
 
 def _tested(
-    plan: Plan, control: Control, deal: Deal, believed: Believed, rng: np.random.Generator
-) -> tuple[Control, Deal, str]:
+    plan: Plan, experiment: Experiment, deal: Deal, believed: Believed, rng: np.random.Generator
+) -> tuple[Experiment, Deal, str]:
     """The candidate beside control at the stage's share, with vectors worth trying beside where there is room."""
-    control, trial = _on_with(plan, control, deal)
-    carry, traffic = control.carry, plan.traffic
+    experiment, trial = _on_with(plan, experiment, deal)
+    carry, traffic = experiment.carry, plan.traffic
     room = int((trial.buckets == OTHERS).sum())
     arms = round(room / plan.buckets * traffic.explore_arms / traffic.explore_share)  # each with its share in explore
     arms = min(arms, room // MIN_BUCKETS)  # of one arm with fewer buckets the whole deal would say nothing
     if arms:
-        found, why = _proposed(plan, control, believed, arms, rng)
-        control = carrying(control, arms=carry.arms + len(found))
-        return control, rollout.joined(trial, carry.deals + 1, found, arms, rng), f"; beside it {why}"
+        found, why = _proposed(plan, experiment, believed, arms, rng)
+        experiment = carrying(experiment, arms=carry.arms + len(found))
+        return experiment, rollout.joined(trial, carry.deals + 1, found, arms, rng), f"; beside it {why}"
     alone = deal.trial == trial.id and len(deal.arms) == len(trial.arms)
-    return control, deal if alone else rollout.joined(trial, carry.deals + 1, (), 0, rng), ""
+    return experiment, deal if alone else rollout.joined(trial, carry.deals + 1, (), 0, rng), ""
 
 
-def _on_with(plan: Plan, control: Control, deal: Deal) -> tuple[Control, Deal]:
+def _on_with(plan: Plan, experiment: Experiment, deal: Deal) -> tuple[Experiment, Deal]:
     """The stage's trial: the one that the deal goes on with where it is that one already, else a new one."""
-    carry, shares, most = control.carry, plan.rollout.ramp_shares, plan.traffic.max_share_at_risk
+    carry, shares, most = experiment.carry, plan.rollout.ramp_shares, plan.traffic.max_share_at_risk
     share = {
         "confirm": plan.traffic.confirm_share,
         "ramp": shares[min(carry.ramp_step, len(shares) - 1)],  # the plan may have got fewer steps meanwhile
@@ -310,7 +315,7 @@ def _on_with(plan: Plan, control: Control, deal: Deal) -> tuple[Control, Deal]:
     arm = Arm(carry.candidate.arm, "candidate" if carry.stage == "confirm" else "promoted", carry.candidate.theta)
     beside = min(most * BESIDE, plan.traffic.explore_share)
     arm_of = rollout.nested(plan.buckets, share, plan.seed, arm.arm, rollout.room_beside(share, beside))
-    old = control.trial
+    old = experiment.trial
     if (
         old is not None
         and deal.trial == old.id
@@ -318,27 +323,27 @@ def _on_with(plan: Plan, control: Control, deal: Deal) -> tuple[Control, Deal]:
         and old.arms[1:] == (arm,)
         and np.array_equal(old.buckets, arm_of)
     ):
-        return control, old
-    trial = Deal(carry.deals + 1, carry.stage, (baseline(plan), arm), arm_of, _past(control, deal), carry.deals + 1)
-    return msgspec.structs.replace(control, trial=trial, tried=None, sample=None), trial
+        return experiment, old
+    trial = Deal(carry.deals + 1, carry.stage, (baseline(plan), arm), arm_of, _past(experiment, deal), carry.deals + 1)
+    return msgspec.structs.replace(experiment, trial=trial, tried=None, sample=None), trial
 
 
-def keeps_test(plan: Plan, control: Control) -> bool:
+def keeps_test(plan: Plan, experiment: Experiment) -> bool:
     """Whether the next decision goes on with the test that runs: with other shares it begins anew."""
-    carry = control.carry
+    carry = experiment.carry
     if carry.candidate is None or carry.stage not in TESTS:
         return False
-    return _on_with(plan, control, control.deals[carry.deal])[1] is control.trial
+    return _on_with(plan, experiment, experiment.deals[carry.deal])[1] is experiment.trial
 
 
-def _past(control: Control, deal: Deal) -> NDArray[np.float64] | None:
+def _past(experiment: Experiment, deal: Deal) -> NDArray[np.float64] | None:
     """The buckets' past for a test that follows `deal`: from before the vector had any of them, or none.
 
     The shares of a ramp hold each other's buckets, so they share the past of the confirm test. After anything but
     exploring, the newest past would already hold what the vector does.
     """
     if deal.stage == "explore":
-        return control.history if len(deal.arms) > 1 else None
+        return experiment.history if len(deal.arms) > 1 else None
     return deal.history
 
 
@@ -347,11 +352,11 @@ def _belongs(deal: Deal, stage: Stage) -> bool:
     return deal.stage == stage or (deal.stage, stage) == ("ramp", "hold")
 
 
-def _progress(plan: Plan, control: Control, seen: Statistics) -> str:
+def _progress(plan: Plan, experiment: Experiment, seen: Statistics) -> str:
     """How far a test is: "c145 at 40%, 7.0 h of traffic, gain +4.10% +- 0.90%"."""
-    trial, cell = control.trial, trial_sums(control, seen.cells)
+    trial, cell = experiment.trial, trial_sums(experiment, seen.cells)
     assert trial is not None  # a test is one of a candidate
-    hours = exposed_ms(plan, control.carry) / HOUR_MS
+    hours = exposed_ms(plan, experiment.carry) / HOUR_MS
     text = f"{trial.arms[1].arm} at {np.mean(trial.buckets == 1):.0%}, {hours:.1f} h of traffic"
     if cell is None:
         return text

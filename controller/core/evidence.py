@@ -1,6 +1,6 @@
 """What the sums of windows say: kept by deal and by trial until nothing more can come, and turned into changes.
 
-Notation as in `control`.
+Notation as in `experiment`.
 """
 
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core import late
-from controller.core.control import Control, Evidence, ended_ms
 from controller.core.durations import DAY_MS, HOUR_MS
 from controller.core.estimate import Changes, Served, by_past, relative_changes
+from controller.core.experiment import Evidence, Experiment, ended_ms
 from controller.core.parts import measured
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
@@ -25,165 +25,167 @@ MAX_DEALS = 168  # older deals have faded from the posterior: a week of hourly o
 MAX_NUMBERS = 2**23  # in their covariances (64 MiB of the checkpoint): more than the belief can take
 
 
-def fold(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -> Control:
+def fold(plan: Plan, experiment: Experiment, end_ms: int, cells: dict[int, Cell]) -> Experiment:
     """Add a sealed window's sums (version -> cell) to its deals; let go of deals that no event can reach any more."""
-    totals, moments, tried = dict(control.totals), dict(control.moments), control.tried
-    for version in sorted(cells.keys() & control.versions.keys()):
-        deal = control.versions[version]
-        tried = _plus(tried, cells[version]) if on_trial(control, version) else tried
+    totals, moments, tried = dict(experiment.totals), dict(experiment.moments), experiment.tried
+    for version in sorted(cells.keys() & experiment.versions.keys()):
+        deal = experiment.versions[version]
+        tried = _plus(tried, cells[version]) if on_trial(experiment, version) else tried
         totals[deal] = _plus(totals.get(deal), cells[version])
         moments[deal] = moments.get(deal, 0.0) + _moment(plan, end_ms, cells[version])
-    sample = _sample(control, end_ms, tried)
-    control = _learnt(plan, control, end_ms, cells)
-    carry = msgspec.structs.replace(control.carry, sealed_through_ms=end_ms)
-    control = msgspec.structs.replace(control, carry=carry, totals=totals, moments=moments, tried=tried, sample=sample)
-    gone = {v for v, ended in ended_ms(plan, control).items() if ended <= end_ms}  # what is to come begins later
-    return _retire(plan, control, gone) if gone else control
+    sample = _sample(experiment, end_ms, tried)
+    experiment = _learnt(plan, experiment, end_ms, cells)
+    carry = msgspec.structs.replace(experiment.carry, sealed_through_ms=end_ms)
+    experiment = msgspec.structs.replace(
+        experiment, carry=carry, totals=totals, moments=moments, tried=tried, sample=sample
+    )
+    gone = {v for v, ended in ended_ms(plan, experiment).items() if ended <= end_ms}  # what is to come begins later
+    return _retire(plan, experiment, gone) if gone else experiment
 
 
-def _sample(control: Control, end_ms: int, tried: Cell | None) -> Cell | None:
+def _sample(experiment: Experiment, end_ms: int, tried: Cell | None) -> Cell | None:
     """The confirm sample, once its last window is sealed: what is sealed after it does not count."""
-    carry = control.carry
-    if control.sample is not None or carry.claim_through_ms is None or end_ms < carry.claim_through_ms:
-        return control.sample
-    return tried if end_ms == carry.claim_through_ms else control.tried
+    carry = experiment.carry
+    if experiment.sample is not None or carry.claim_through_ms is None or end_ms < carry.claim_through_ms:
+        return experiment.sample
+    return tried if end_ms == carry.claim_through_ms else experiment.tried
 
 
-def live_evidence(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[Evidence, ...]:
+def live_evidence(plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> tuple[Evidence, ...]:
     """Evidence of every deal that can still change, from sealed totals and unsealed cells."""
-    moments = dict(control.moments)
+    moments = dict(experiment.moments)
     for (end, version), cell in sorted(cells.items()):
-        if version in control.versions:
-            deal = control.versions[version]
+        if version in experiment.versions:
+            deal = experiment.versions[version]
             moments[deal] = moments.get(deal, 0.0) + _moment(plan, end, cell)
-    sums = {deal: deal_sums(control, cells, deal) for deal in sorted(control.deals)}
-    found = (_evidence(plan, control, d, cell, moments[d]) for d, cell in sums.items() if cell is not None)
-    return tuple(_foretold(plan, control, cells, e) for e in found if e is not None)
+    sums = {deal: deal_sums(experiment, cells, deal) for deal in sorted(experiment.deals)}
+    found = (_evidence(plan, experiment, d, cell, moments[d]) for d, cell in sums.items() if cell is not None)
+    return tuple(_foretold(plan, experiment, cells, e) for e in found if e is not None)
 
 
-def _foretold(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], evidence: Evidence) -> Evidence:
+def _foretold(plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell], evidence: Evidence) -> Evidence:
     """The evidence as it is expected to be when all its windows are sealed."""
     ages = [
-        (_age(plan, control, end), _totals(plan, cell))
+        (_age(plan, experiment, end), _totals(plan, cell))
         for (end, version), cell in sorted(cells.items())
-        if control.versions.get(version) == evidence.deal
+        if experiment.versions.get(version) == evidence.deal
     ]
-    if evidence.deal in control.totals:
-        ages.append((-1, _totals(plan, control.totals[evidence.deal])))
-    return msgspec.structs.replace(evidence, changes=late.foretold(control.late, evidence.changes, ages))
+    if evidence.deal in experiment.totals:
+        ages.append((-1, _totals(plan, experiment.totals[evidence.deal])))
+    return msgspec.structs.replace(evidence, changes=late.foretold(experiment.late, evidence.changes, ages))
 
 
-def watched(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Control:
+def watched(plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> Experiment:
     """The state after a look at every open window: when one is sealed, its looks are compared with the end (`late`)."""
-    known = control.late
+    known = experiment.late
     for end in sorted({end for end, _ in cells}):
-        most = _served_most(control, {version: cell for (e, version), cell in cells.items() if e == end})
+        most = _served_most(experiment, {version: cell for (e, version), cell in cells.items() if e == end})
         if most is not None:
             deal, cell = most
             known = late.looked(
                 known,
                 end,
                 deal.id,
-                _age(plan, control, end),
+                _age(plan, experiment, end),
                 _totals(plan, cell),
                 partial(measured_changes, plan, deal, cell),
             )
-    return msgspec.structs.replace(control, late=known)
+    return msgspec.structs.replace(experiment, late=known)
 
 
-def _learnt(plan: Plan, control: Control, end_ms: int, cells: dict[int, Cell]) -> Control:
-    most = _served_most(control, cells)
+def _learnt(plan: Plan, experiment: Experiment, end_ms: int, cells: dict[int, Cell]) -> Experiment:
+    most = _served_most(experiment, cells)
     if most is None:
-        return control
+        return experiment
     deal, cell = most
     changes = partial(measured_changes, plan, deal, cell)
-    known = late.sealed(control.late, end_ms, deal.id, _totals(plan, cell), changes)
-    return msgspec.structs.replace(control, late=known)
+    known = late.sealed(experiment.late, end_ms, deal.id, _totals(plan, cell), changes)
+    return msgspec.structs.replace(experiment, late=known)
 
 
-def _served_most(control: Control, cells: dict[int, Cell]) -> tuple[Deal, Cell] | None:
+def _served_most(experiment: Experiment, cells: dict[int, Cell]) -> tuple[Deal, Cell] | None:
     """The deal that served most of a window (version -> cell), and its sums there."""
     by_deal: dict[int, Cell] = {}
-    for version in sorted(cells.keys() & control.versions.keys()):
-        deal = control.versions[version]
+    for version in sorted(cells.keys() & experiment.versions.keys()):
+        deal = experiment.versions[version]
         by_deal[deal] = _plus(by_deal.get(deal), cells[version])
     if not by_deal:
         return None
     most = max(by_deal, key=lambda deal: int(by_deal[deal].events.sum()))
-    return control.deals[most], by_deal[most]
+    return experiment.deals[most], by_deal[most]
 
 
-def _age(plan: Plan, control: Control, end_ms: int) -> int:
+def _age(plan: Plan, experiment: Experiment, end_ms: int) -> int:
     """How old a window is, in steps of which at most `late.AGES` make the lateness."""
     steps = -(-plan.window.lateness_ms // (plan.window.length_ms * late.AGES))
-    return max(control.carry.decided_through_ms - end_ms, 0) // (plan.window.length_ms * steps)
+    return max(experiment.carry.decided_through_ms - end_ms, 0) // (plan.window.length_ms * steps)
 
 
 def _totals(plan: Plan, cell: Cell) -> NDArray[np.float64]:
     return late.totals(measured(plan.metrics), plan.component_names, cell.sums)
 
 
-def deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -> Cell | None:
+def deal_sums(experiment: Experiment, cells: dict[tuple[int, int], Cell], deal: int) -> Cell | None:
     """A deal's sums: its sealed windows' and the given unsealed cells'; None where it has had no event.
 
     Cells of a version that is not known any more (served long after its table expired) are counted, not believed.
     """
-    return _added(control.totals.get(deal), _cells_of(control, cells, deal))
+    return _added(experiment.totals.get(deal), _cells_of(experiment, cells, deal))
 
 
-def unsealed_deal_sums(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -> Cell | None:
+def unsealed_deal_sums(experiment: Experiment, cells: dict[tuple[int, int], Cell], deal: int) -> Cell | None:
     """The same of the given cells alone."""
-    return _added(None, _cells_of(control, cells, deal))
+    return _added(None, _cells_of(experiment, cells, deal))
 
 
-def _cells_of(control: Control, cells: dict[tuple[int, int], Cell], deal: int) -> list[Cell]:
-    return [cells[key] for key in sorted(cells) if control.versions.get(key[1]) == deal]
+def _cells_of(experiment: Experiment, cells: dict[tuple[int, int], Cell], deal: int) -> list[Cell]:
+    return [cells[key] for key in sorted(cells) if experiment.versions.get(key[1]) == deal]
 
 
-def on_trial(control: Control, version: int) -> bool:
+def on_trial(experiment: Experiment, version: int) -> bool:
     """Whether a version's table went on with the test that is being made."""
-    deal = control.deals.get(control.versions.get(version, 0))
-    return control.trial is not None and deal is not None and deal.trial == control.trial.id
+    deal = experiment.deals.get(experiment.versions.get(version, 0))
+    return experiment.trial is not None and deal is not None and deal.trial == experiment.trial.id
 
 
-def trial_sums(control: Control, cells: dict[tuple[int, int], Cell]) -> Cell | None:
+def trial_sums(experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> Cell | None:
     """The trial's sums: its sealed windows' and the given unsealed cells'; None where it has had no event."""
-    return _added(control.tried, _cells_on_trial(control, cells))
+    return _added(experiment.tried, _cells_on_trial(experiment, cells))
 
 
-def unsealed_trial_sums(control: Control, cells: dict[tuple[int, int], Cell]) -> Cell | None:
+def unsealed_trial_sums(experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> Cell | None:
     """The same of the given cells alone."""
-    return _added(None, _cells_on_trial(control, cells))
+    return _added(None, _cells_on_trial(experiment, cells))
 
 
-def _cells_on_trial(control: Control, cells: dict[tuple[int, int], Cell]) -> list[Cell]:
-    return [cells[key] for key in sorted(cells) if on_trial(control, key[1])]
+def _cells_on_trial(experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> list[Cell]:
+    return [cells[key] for key in sorted(cells) if on_trial(experiment, key[1])]
 
 
-def remembered(control: Control, end_ms: int, cells: list[Cell]) -> Control:
+def remembered(experiment: Experiment, end_ms: int, cells: list[Cell]) -> Experiment:
     """The state that holds one more window: what the buckets had in it, whatever their arm, and how busy it was."""
     if not cells:
-        return control
-    history = MEMORY * control.history
+        return experiment
+    history = MEMORY * experiment.history
     for cell in cells:
         history = history + cell.sums
-    volume = {end: events for end, events in control.volume.items() if end > end_ms - DAY_MS}
+    volume = {end: events for end, events in experiment.volume.items() if end > end_ms - DAY_MS}
     volume[end_ms] = sum(int(cell.events.sum()) for cell in cells)
-    return msgspec.structs.replace(control, history=history, volume=volume)
+    return msgspec.structs.replace(experiment, history=history, volume=volume)
 
 
-def traffic(plan: Plan, control: Control, parts: int) -> tuple[float, ...]:
+def traffic(plan: Plan, experiment: Experiment, parts: int) -> tuple[float, ...]:
     """Shares of the coming day's traffic in so many equal parts of it: those of the last day.
 
     A part that had no window (the study began in it, or there was an outage) has the mean of the others.
     """
-    if not sum(control.volume.values()):
+    if not sum(experiment.volume.values()):
         return (1.0 / parts,) * parts
-    ends = np.array(sorted(control.volume))
-    events = np.cumsum([0, *(control.volume[end] for end in ends)])
+    ends = np.array(sorted(experiment.volume))
+    events = np.cumsum([0, *(experiment.volume[end] for end in ends)])
     windows = np.arange(len(events))
     at = np.stack((ends - plan.window.length_ms, ends), axis=1).ravel()  # between two windows neither grows
-    edges = control.carry.decided_through_ms - DAY_MS + np.linspace(0.0, DAY_MS, parts + 1)
+    edges = experiment.carry.decided_through_ms - DAY_MS + np.linspace(0.0, DAY_MS, parts + 1)
     had, seen = (np.diff(np.interp(edges, at, np.repeat(n, 2)[1:-1])) for n in (events, windows))
     rate = np.where(seen > 0.0, had / np.where(seen > 0.0, seen, 1.0), events[-1] / windows[-1])
     return tuple((rate / rate.sum()).tolist())
@@ -205,11 +207,11 @@ def measured_changes(plan: Plan, deal: Deal, cell: Cell) -> Changes:
     return by_past(relative_changes(metrics, names, did), metrics, names, did)
 
 
-def _evidence(plan: Plan, control: Control, id_: int, cell: Cell, moment: float) -> Evidence | None:
-    deal, events = control.deals[id_], int(cell.events.sum())
+def _evidence(plan: Plan, experiment: Experiment, id_: int, cell: Cell, moment: float) -> Evidence | None:
+    deal, events = experiment.deals[id_], int(cell.events.sum())
     if len(deal.arms) < 2 or not events or deal.stage == "verify":  # the baseline says nothing of vectors
         return None
-    hour = moment / events - (control.carry.started_ms or 0) / HOUR_MS
+    hour = moment / events - (experiment.carry.started_ms or 0) / HOUR_MS
     return Evidence(id_, hour, tuple(arm.theta for arm in deal.arms[1:]), measured_changes(plan, deal, cell))
 
 
@@ -240,19 +242,19 @@ def _peak(cell: Cell) -> int:
     return int(np.abs(cell.sums).sum(axis=0).max(initial=0))
 
 
-def _retire(plan: Plan, control: Control, gone: set[int]) -> Control:
-    versions = {v: d for v, d in control.versions.items() if v not in gone}
-    kept = set(versions.values()) | {control.carry.deal}
-    ended = sorted(set(control.totals) - kept)
-    last = (_evidence(plan, control, deal, control.totals[deal], control.moments[deal]) for deal in ended)
+def _retire(plan: Plan, experiment: Experiment, gone: set[int]) -> Experiment:
+    versions = {v: d for v, d in experiment.versions.items() if v not in gone}
+    kept = set(versions.values()) | {experiment.carry.deal}
+    ended = sorted(set(experiment.totals) - kept)
+    last = (_evidence(plan, experiment, deal, experiment.totals[deal], experiment.moments[deal]) for deal in ended)
     return msgspec.structs.replace(
-        control,
+        experiment,
         versions=versions,
-        replaced_ms={v: at for v, at in control.replaced_ms.items() if v not in gone},
-        deals={d: deal for d, deal in control.deals.items() if d in kept},
-        totals={d: cell for d, cell in control.totals.items() if d in kept},
-        moments={d: moment for d, moment in control.moments.items() if d in kept},
-        evidence=_held((*control.evidence, *(e for e in last if e is not None))),
+        replaced_ms={v: at for v, at in experiment.replaced_ms.items() if v not in gone},
+        deals={d: deal for d, deal in experiment.deals.items() if d in kept},
+        totals={d: cell for d, cell in experiment.totals.items() if d in kept},
+        moments={d: moment for d, moment in experiment.moments.items() if d in kept},
+        evidence=_held((*experiment.evidence, *(e for e in last if e is not None))),
     )
 
 

@@ -4,26 +4,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core import ratio, safety
-from controller.core.control import Control, Statistics
+from controller.core.experiment import Experiment, Statistics
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 
 
-def fault(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | None:
+def fault(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal) -> str | None:
     """Why the window that ends at `seen.end_ms` cannot be trusted, or None. `deal`: the one that is dealt."""
     return (
         _misattribution(plan, seen)
         or _impossible(plan, seen)
-        or _silence(control, seen, deal)
-        or _ratio(plan, control, seen, deal)
+        or _silence(experiment, seen, deal)
+        or _ratio(plan, experiment, seen, deal)
     )
 
 
-def events_served(control: Control, seen: Statistics, deal: Deal) -> NDArray[np.int64]:
+def events_served(experiment: Experiment, seen: Statistics, deal: Deal) -> NDArray[np.int64]:
     """(B,) accepted events of the window that the deal served."""
     events = np.zeros(len(deal.buckets), np.int64)
     for (end, version), cell in seen.cells.items():
-        if end == seen.end_ms and control.versions.get(version) == deal.id:
+        if end == seen.end_ms and experiment.versions.get(version) == deal.id:
             events += cell.events.sum(axis=0)
     return events
 
@@ -41,15 +41,15 @@ def _impossible(plan: Plan, seen: Statistics) -> str | None:
     return f"impossible values: {seen.rejected} of {seen.arrived} events since the last decision were rejected"
 
 
-def _silence(control: Control, seen: Statistics, deal: Deal) -> str | None:
-    silent = safety.silent_arm(events_served(control, seen, deal), deal.buckets, len(deal.arms))
+def _silence(experiment: Experiment, seen: Statistics, deal: Deal) -> str | None:
+    silent = safety.silent_arm(events_served(experiment, seen, deal), deal.buckets, len(deal.arms))
     if silent is None:
         return None
     return f"missing data: arm {deal.arms[silent].arm} has no event in the window, while the others have"
 
 
-def _ratio(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> str | None:
-    found = ratio.mismatch(control.people, ratio.counted(control.people, seen.units, deal))
+def _ratio(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal) -> str | None:
+    found = ratio.mismatch(experiment.people, ratio.counted(experiment.people, seen.units, deal))
     if found.p >= plan.safety.srm_alpha:
         return None
     how_many = f"{abs(found.difference):.1%} {'more' if found.difference > 0 else 'fewer'}"

@@ -44,7 +44,7 @@ class Look(msgspec.Struct, frozen=True, eq=False):
 
 
 class Late(msgspec.Struct, frozen=True, eq=False):
-    """What is known of late data. Follows from sums and tables, like the rest of the decision state."""
+    """What is known of late data. Follows from sums and tables, like the rest of the experiment's state."""
 
     looks: dict[int, tuple[Look, ...]]  # open window's end -> its looks, oldest first
     missing: Floats  # (K, M) m, of the windows sealed so far

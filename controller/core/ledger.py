@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core import codec
-from controller.core.control import Carry, Statistics
 from controller.core.decide import Decision
+from controller.core.experiment import Carry, Statistics
 from controller.core.rollout import Deal
 from controller.core.safety import Crossing
 from controller.core.windows import Cell, Quality

@@ -7,7 +7,7 @@ import msgspec
 
 from controller.assignment import ALL
 from controller.core import replan, rollout
-from controller.core.control import Control, Theta, Vector, all_on_control, banning, carrying, issue, moved, tuned
+from controller.core.experiment import Experiment, Theta, Vector, all_on_control, banning, carrying, issue, moved, tuned
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, RESUMED, Deal
 
@@ -36,68 +36,68 @@ class Answer(msgspec.Struct, frozen=True):
     table: bytes | None
 
 
-def apply(plan: Plan, control: Control, command: Command, now_ms: int) -> tuple[Control, Answer]:
+def apply(plan: Plan, experiment: Experiment, command: Command, now_ms: int) -> tuple[Experiment, Answer]:
     """Carry out a command at once; one that does not fit the stage changes nothing and is answered with what would."""
-    stage = control.carry.stage
+    stage = experiment.carry.stage
     why = f"{command.command} by {command.who}" + (f": {command.why}" if command.why else "")
     match command.command:
         case "pause" | "freeze" if stage != "paused":
-            control = moved(control, "paused", why if command.command == "pause" else command.why, now_ms)
+            experiment = moved(experiment, "paused", why if command.command == "pause" else command.why, now_ms)
         case "rollback" if stage != "rolled_back":
-            candidate = control.carry.candidate
-            banned = control.carry.banned if candidate is None else banning(control.carry, candidate.theta)
-            control = moved(control, "rolled_back", why, now_ms, candidate=None, banned=banned)
+            candidate = experiment.carry.candidate
+            banned = experiment.carry.banned if candidate is None else banning(experiment.carry, candidate.theta)
+            experiment = moved(experiment, "rolled_back", why, now_ms, candidate=None, banned=banned)
         case "resume" if stage in FROZEN:
-            control = _resume(control, why, now_ms)
-        case "approve" if _awaited(control, command):
-            control = moved(control, "ramp", why, now_ms)
-        case "reject" if _awaited(control, command):
-            control = _rejected(control, why, now_ms)
-        case "choose" if _unfit(plan, control, command) is None:
-            control = _chosen(plan, control, command, why, now_ms)
+            experiment = _resume(experiment, why, now_ms)
+        case "approve" if _awaited(experiment, command):
+            experiment = moved(experiment, "ramp", why, now_ms)
+        case "reject" if _awaited(experiment, command):
+            experiment = _rejected(experiment, why, now_ms)
+        case "choose" if _unfit(plan, experiment, command) is None:
+            experiment = _chosen(plan, experiment, command, why, now_ms)
         case _:
-            return control, Answer(f"refused: {_expected(plan, control, command)}", None)
-    control, table = issue(plan, control, _current(plan, control), now_ms)
-    return control, Answer(f"stage is {control.carry.stage}", table)
+            return experiment, Answer(f"refused: {_expected(plan, experiment, command)}", None)
+    experiment, table = issue(plan, experiment, _current(plan, experiment), now_ms)
+    return experiment, Answer(f"stage is {experiment.carry.stage}", table)
 
 
-def _awaited(control: Control, command: Command) -> bool:
+def _awaited(experiment: Experiment, command: Command) -> bool:
     """Whether the candidate that is meant waits for an approval."""
-    carry = control.carry
+    carry = experiment.carry
     return carry.awaiting_approval and carry.candidate is not None and command.candidate in (None, carry.candidate.arm)
 
 
-def _rejected(control: Control, why: str, now_ms: int) -> Control:
+def _rejected(experiment: Experiment, why: str, now_ms: int) -> Experiment:
     """Back to explore, where the vector is not dealt again: a person knows something that no metric tells."""
-    candidate = control.carry.candidate
+    candidate = experiment.carry.candidate
     assert candidate is not None  # an approval is awaited for one
-    return moved(control, "explore", why, now_ms, candidate=None, banned=banning(control.carry, candidate.theta))
+    return moved(experiment, "explore", why, now_ms, candidate=None, banned=banning(experiment.carry, candidate.theta))
 
 
-def _resume(control: Control, why: str, now_ms: int) -> Control:
-    carry = control.carry
+def _resume(experiment: Experiment, why: str, now_ms: int) -> Experiment:
+    carry = experiment.carry
     stage = RESUMED[carry.before] if carry.candidate is not None or carry.before == "verify" else "explore"
-    return moved(control, stage, why, now_ms)
+    return moved(experiment, stage, why, now_ms)
 
 
-def _current(plan: Plan, control: Control) -> Deal:
+def _current(plan: Plan, experiment: Experiment) -> Deal:
     """All control while frozen or just resumed, else the last deal without what is banned by now.
 
     The next decision deals what the stage wants.
     """
-    deal = control.deals[control.carry.deal]
+    deal = experiment.deals[experiment.carry.deal]
     if len(deal.arms) == 1:
         return deal
-    if control.carry.stage not in FROZEN:
+    if experiment.carry.stage not in FROZEN:
         # Control stays: what is banned may be the baseline, which arms of the A/A stage and a choice can serve too.
-        gone = [i for i, arm in enumerate(deal.arms) if i and arm.theta in control.carry.banned]
-        return rollout.without(deal, control.carry.deals + 1, gone) if gone else deal
-    return all_on_control(plan, control)
+        gone = [i for i, arm in enumerate(deal.arms) if i and arm.theta in experiment.carry.banned]
+        return rollout.without(deal, experiment.carry.deals + 1, gone) if gone else deal
+    return all_on_control(plan, experiment)
 
 
-def _unfit(plan: Plan, control: Control, command: Command) -> str | None:
+def _unfit(plan: Plan, experiment: Experiment, command: Command) -> str | None:
     """Why a choice cannot be followed, or None."""
-    carry, theta, objective = control.carry, command.theta, command.objective
+    carry, theta, objective = experiment.carry, command.theta, command.objective
     if carry.stage in FROZEN:
         return f"stage is {carry.stage}; choose when it is resumed"
     if theta is None and objective is None:
@@ -113,25 +113,27 @@ def _unfit(plan: Plan, control: Control, command: Command) -> str | None:
     return None if sound else f"the objective is to be of {', '.join(sorted(learnt))}, with coefficients other than 0"
 
 
-def _chosen(plan: Plan, control: Control, command: Command, why: str, now_ms: int) -> Control:
+def _chosen(plan: Plan, experiment: Experiment, command: Command, why: str, now_ms: int) -> Experiment:
     """The study under the chosen objective, with its vector in confirm: it must prove itself on fresh data."""
-    before = tuned(plan, control.carry)
-    control = carrying(control, objective=command.objective, pick=None, exposed_windows=0)
-    control = carrying(control, hypers=replan.rewritten(before, tuned(plan, control.carry), control.carry.hypers))
-    if control.carry.stage != "explore":
-        control = moved(control, "explore", why, now_ms, candidate=None)
+    before = tuned(plan, experiment.carry)
+    experiment = carrying(experiment, objective=command.objective, pick=None, exposed_windows=0)
+    experiment = carrying(
+        experiment, hypers=replan.rewritten(before, tuned(plan, experiment.carry), experiment.carry.hypers)
+    )
+    if experiment.carry.stage != "explore":
+        experiment = moved(experiment, "explore", why, now_ms, candidate=None)
     if command.theta is None:
-        return carrying(control, reason=why)
-    vector = Vector(f"c{control.carry.arms + 1}", command.theta)
-    return moved(control, "confirm", why, now_ms, candidate=vector, arms=control.carry.arms + 1)
+        return carrying(experiment, reason=why)
+    vector = Vector(f"c{experiment.carry.arms + 1}", command.theta)
+    return moved(experiment, "confirm", why, now_ms, candidate=vector, arms=experiment.carry.arms + 1)
 
 
-def _expected(plan: Plan, control: Control, command: Command) -> str:
-    stage, verb = control.carry.stage, command.command
+def _expected(plan: Plan, experiment: Experiment, command: Command) -> str:
+    stage, verb = experiment.carry.stage, command.command
     if verb == "choose":
-        return str(_unfit(plan, control, command))
+        return str(_unfit(plan, experiment, command))
     if verb in ("approve", "reject"):
-        waits = control.carry.candidate if control.carry.awaiting_approval else None
+        waits = experiment.carry.candidate if experiment.carry.awaiting_approval else None
         told = f"nothing awaits approval in stage {stage}"
         return told if waits is None else f"{waits.arm} awaits approval, not {command.candidate}"
     if verb == "resume":
@@ -139,15 +141,15 @@ def _expected(plan: Plan, control: Control, command: Command) -> str:
     return f"stage is {stage} already"
 
 
-def begin(plan: Plan, control: Control, epoch: int, now_ms: int) -> tuple[Control, bytes]:
+def begin(plan: Plan, experiment: Experiment, epoch: int, now_ms: int) -> tuple[Experiment, bytes]:
     """A daemon's start: the last deal again under the new epoch, or all control where its table has expired.
 
     Vectors outside the plan's bounds, which may have changed, are not dealt again.
     """
-    carry = control.carry
+    carry = experiment.carry
     expired = carry.valid_until_ms is not None and carry.valid_until_ms <= now_ms
-    control = carrying(control, epoch=epoch)
-    deal = replan.within_bounds(plan, control, control.deals[carry.deal])
+    experiment = carrying(experiment, epoch=epoch)
+    deal = replan.within_bounds(plan, experiment, experiment.deals[carry.deal])
     if expired and len(deal.arms) > 1:
-        deal = all_on_control(plan, control)
-    return issue(plan, control, deal, now_ms)
+        deal = all_on_control(plan, experiment)
+    return issue(plan, experiment, deal, now_ms)

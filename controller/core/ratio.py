@@ -54,7 +54,7 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class People(msgspec.Struct, frozen=True, eq=False):
-    """What is known of the buckets' people. Follows from units and tables, like the rest of the decision state."""
+    """What is known of the buckets' people. Follows from units and tables, like the rest of the experiment's state."""
 
     past: Floats  # (B,) units of the windows before, old ones fading; all zero: buckets are taken as equal
     last: Counted | None = None  # the window before, where it was sound

@@ -14,8 +14,8 @@ import numpy as np
 from controller.assignment import ALL
 from controller.core import posterior
 from controller.core.belief import processes, scales
-from controller.core.control import Carry, Control, Theta, carrying, moved, tuned
 from controller.core.durations import written
+from controller.core.experiment import Carry, Experiment, Theta, carrying, moved, tuned
 from controller.core.kernel import Hyper
 from controller.core.plan import Plan
 from controller.core.rollout import FROZEN, Deal, without
@@ -38,7 +38,7 @@ def refused(changed: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(line for line in changed if not _FREE.match(line))
 
 
-def follow(before: Plan, after: Plan, control: Control, at_ms: int) -> Control:
+def follow(before: Plan, after: Plan, experiment: Experiment, at_ms: int) -> Experiment:
     """The state that goes on under another plan.
 
     Nothing stays promoted, or under test, that was not chosen under what now holds: a candidate outside the new bounds
@@ -46,41 +46,41 @@ def follow(before: Plan, after: Plan, control: Control, at_ms: int) -> Control:
     again at the next decision. A frozen study stays frozen and loses the candidate. Exploring for another objective, or
     in other bounds, is counted afresh. Larger shares are climbed to, also by a vector that is held.
     """
-    old = tuned(before, control.carry)
+    old = tuned(before, experiment.carry)
     if before.objective != after.objective:
-        control = carrying(control, objective=None)  # the study file's word is the last
-    before, after = old, tuned(after, control.carry)
-    control = carrying(control, hypers=rewritten(before, after, control.carry.hypers))
-    control = _climbing(before, after, control, at_ms)
+        experiment = carrying(experiment, objective=None)  # the study file's word is the last
+    before, after = old, tuned(after, experiment.carry)
+    experiment = carrying(experiment, hypers=rewritten(before, after, experiment.carry.hypers))
+    experiment = _climbing(before, after, experiment, at_ms)
     if (before.objective, before.guardrails, before.weights) == (after.objective, after.guardrails, after.weights):
-        return control
+        return experiment
     another = (before.objective, before.weights) != (after.objective, after.weights)
-    explored = 0 if another and control.carry.stage == "explore" else control.carry.exposed_windows
-    control = carrying(control, pick=None, exposed_windows=explored)
-    carry, candidate = control.carry, control.carry.candidate
+    explored = 0 if another and experiment.carry.stage == "explore" else experiment.carry.exposed_windows
+    experiment = carrying(experiment, pick=None, exposed_windows=explored)
+    carry, candidate = experiment.carry, experiment.carry.candidate
     if candidate is None:
-        return control
+        return experiment
     if outside(after, candidate.theta):
         why = f"{candidate.arm} lies outside the new bounds"
     elif before.objective != after.objective:
         why = f"{candidate.arm} was chosen for another objective"
     else:
-        return carrying(control, recheck=before.guardrails != after.guardrails or carry.recheck)
+        return carrying(experiment, recheck=before.guardrails != after.guardrails or carry.recheck)
     if carry.stage in FROZEN:
-        return carrying(control, candidate=None)
-    return moved(control, "explore", f"the study file changed: {why}", at_ms, candidate=None)
+        return carrying(experiment, candidate=None)
+    return moved(experiment, "explore", f"the study file changed: {why}", at_ms, candidate=None)
 
 
-def _climbing(before: Plan, after: Plan, control: Control, at_ms: int) -> Control:
+def _climbing(before: Plan, after: Plan, experiment: Experiment, at_ms: int) -> Experiment:
     """A vector that the new steps would raise at once goes on from the largest of them that it has come to."""
-    carry, steps = control.carry, after.rollout.ramp_shares
+    carry, steps = experiment.carry, after.rollout.ramp_shares
     if carry.stage not in ("ramp", "hold") or _share(after, carry) <= _share(before, carry):
-        return control
+        return experiment
     step = max((k for k, share in enumerate(steps) if share <= _share(before, carry)), default=0)
     reason = f"the study file changed: the ramp goes on from {steps[step]:.0%}"
     if carry.stage == "hold":
-        return moved(control, "ramp", reason, at_ms, ramp_step=step)
-    return carrying(control, ramp_step=step, exposed_windows=0, reason=reason)
+        return moved(experiment, "ramp", reason, at_ms, ramp_step=step)
+    return carrying(experiment, ramp_step=step, exposed_windows=0, reason=reason)
 
 
 def _share(plan: Plan, carry: Carry) -> float:
@@ -89,10 +89,10 @@ def _share(plan: Plan, carry: Carry) -> float:
     return steps[-1] if carry.stage == "hold" else steps[min(carry.ramp_step, len(steps) - 1)]
 
 
-def within_bounds(plan: Plan, control: Control, deal: Deal) -> Deal:
+def within_bounds(plan: Plan, experiment: Experiment, deal: Deal) -> Deal:
     """The deal without the vectors that lie outside the plan's bounds; their buckets go to control."""
     gone = [i for i, arm in enumerate(deal.arms) if i and outside(plan, arm.theta)]
-    return without(deal, control.carry.deals + 1, gone) if gone else deal
+    return without(deal, experiment.carry.deals + 1, gone) if gone else deal
 
 
 def outside(plan: Plan, theta: Theta) -> bool:

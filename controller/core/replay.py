@@ -12,9 +12,9 @@ import numpy as np
 
 from controller import assignment
 from controller.core import breaker, ledger, operate, replan
-from controller.core.control import Carry, Control, initial
 from controller.core.decide import decide
 from controller.core.evidence import fold
+from controller.core.experiment import Carry, Experiment, initial
 from controller.core.ledger import Cells
 from controller.core.operate import Command
 from controller.core.plan import Plan, digest
@@ -67,14 +67,14 @@ class _Story(msgspec.Struct, frozen=True, eq=False):
     """What the entries so far have led to."""
 
     plan: Plan
-    control: Control
+    experiment: Experiment
     recorded: Cells
 
 
 class _Made(msgspec.Struct, frozen=True, eq=False):
     """What this code makes of an entry: the state after it, and the values that it would have written into it."""
 
-    control: Control
+    experiment: Experiment
     recorded: Cells
     values: dict[str, Any]
 
@@ -119,54 +119,54 @@ def _checked(story: _Story | None, entry: Entry) -> tuple[_Story, Checked | None
     if again is None:
         return story, None
     made = again(story, entry)
-    checked = _compare(entry, {"carry": ledger.carried(made.control.carry), **made.values})
+    checked = _compare(entry, {"carry": ledger.carried(made.experiment.carry), **made.values})
     plan = msgspec.convert(entry.body["plan"], Plan) if entry.kind == "plan_changed" else story.plan
-    return _adopt(_Story(plan, made.control, made.recorded), entry.body), checked
+    return _adopt(_Story(plan, made.experiment, made.recorded), entry.body), checked
 
 
 def _replanned(story: _Story, entry: Entry) -> _Made:
     plan = msgspec.convert(entry.body["plan"], Plan)
-    control = replan.follow(story.plan, plan, story.control, entry.at_ms)
-    return _Made(control, story.recorded, {"digest": digest(plan)})
+    experiment = replan.follow(story.plan, plan, story.experiment, entry.at_ms)
+    return _Made(experiment, story.recorded, {"digest": digest(plan)})
 
 
 def _begun(story: _Story, entry: Entry) -> _Made:
-    control, table = operate.begin(story.plan, story.control, entry.body["epoch"], entry.at_ms)
-    return _Made(control, story.recorded, {"table": table.decode()})
+    experiment, table = operate.begin(story.plan, story.experiment, entry.body["epoch"], entry.at_ms)
+    return _Made(experiment, story.recorded, {"table": table.decode()})
 
 
 def _ordered(story: _Story, entry: Entry) -> _Made:
     order = msgspec.convert(entry.body["order"], Command)
-    control, answer = operate.apply(story.plan, story.control, order, entry.at_ms)
+    experiment, answer = operate.apply(story.plan, story.experiment, order, entry.at_ms)
     table = None if answer.table is None else answer.table.decode()
-    return _Made(control, story.recorded, {"said": answer.said, "table": table})
+    return _Made(experiment, story.recorded, {"said": answer.said, "table": table})
 
 
 def _decided(story: _Story, entry: Entry) -> _Made:
     seen, recorded = ledger.unpack(_data(entry), story.recorded)
     rng = seeded(story.plan.seed)(seen.end_ms)
-    control, decision = decide(story.plan, story.control, seen, entry.at_ms, rng, entry.body["act"])
+    experiment, decision = decide(story.plan, story.experiment, seen, entry.at_ms, rng, entry.body["act"])
     table = None if decision.table is None else decision.table.decode()
     told = {"window_end_ms": decision.end_ms, "outcome": decision.outcome, "why": decision.why, "table": table}
-    return _Made(control, recorded, told)
+    return _Made(experiment, recorded, told)
 
 
 def _broken(story: _Story, entry: Entry) -> _Made:
     seen, recorded = ledger.unpack(_data(entry), story.recorded)
-    found = breaker.tripped(story.plan, story.control, seen)
+    found = breaker.tripped(story.plan, story.experiment, seen)
     if not found:
         raise ValueError("the breaker does not trip on the sums that are recorded")
-    control, table = breaker.stop(story.plan, story.control, found, seen.end_ms, entry.at_ms)
-    return _Made(control, recorded, {"table": table.decode()})
+    experiment, table = breaker.stop(story.plan, story.experiment, found, seen.end_ms, entry.at_ms)
+    return _Made(experiment, recorded, {"table": table.decode()})
 
 
 def _sealed(story: _Story, entry: Entry) -> _Made:
     seen, recorded = ledger.unpack(_data(entry), story.recorded)
     cells = {key: cell for key, cell in seen.cells.items() if key[0] == seen.end_ms}
     by_version = {version: cell for (_, version), cell in cells.items()}
-    control = fold(story.plan, story.control, seen.end_ms, by_version)
+    experiment = fold(story.plan, story.experiment, seen.end_ms, by_version)
     told = {"window_end_ms": seen.end_ms, "sums_sha256": ledger.digest(cells)}
-    return _Made(control, ledger.without(recorded, seen.end_ms), told)
+    return _Made(experiment, ledger.without(recorded, seen.end_ms), told)
 
 
 _AGAIN: dict[str, Callable[[_Story, Entry], _Made]] = {
@@ -227,11 +227,11 @@ def _close(stored: Any, made: Any) -> bool:
 def _adopt(story: _Story, body: dict[str, Any]) -> _Story:
     """The story with the recorded choices in place of those made again."""
     carry = msgspec.convert(body["carry"], Carry)
-    control = msgspec.structs.replace(story.control, carry=carry)
+    experiment = msgspec.structs.replace(story.experiment, carry=carry)
     if body.get("table") is not None:
         table = assignment.decode(body["table"].encode())
-        made = control.deals.get(carry.deal)
+        made = experiment.deals.get(carry.deal)
         made = made or Deal(carry.deal, carry.stage, table.arms, np.zeros(0, np.int16))
         deal = msgspec.structs.replace(made, arms=table.arms, buckets=np.array(table.buckets, np.int16))
-        control = msgspec.structs.replace(control, deals={**control.deals, carry.deal: deal})
-    return msgspec.structs.replace(story, control=control)
+        experiment = msgspec.structs.replace(experiment, deals={**experiment.deals, carry.deal: deal})
+    return msgspec.structs.replace(story, experiment=experiment)

@@ -78,7 +78,7 @@ class Deal(msgspec.Struct, frozen=True, eq=False):
     arms: tuple[Arm, ...]  # A
     buckets: Buckets  # (B,) index into arms
     history: NDArray[np.float64] | None = None  # (G1, B, C) the buckets' past, apart from which arm they are in
-    trial: int = 0  # the test of a candidate that it goes on with (`control.Control.trial`); 0: none
+    trial: int = 0  # the test of a candidate that it goes on with (`experiment.Experiment.trial`); 0: none
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -9,45 +9,45 @@ import numpy as np
 from controller.assignment import Arm
 from controller.core import aa, carryover, rollout
 from controller.core.aa import Noise
-from controller.core.control import Control, Statistics, baseline, carrying, moved
 from controller.core.estimate import Served
 from controller.core.evidence import deal_sums, served, unsealed_deal_sums
+from controller.core.experiment import Experiment, Statistics, baseline, carrying, moved
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 
 
-def verified(plan: Plan, control: Control, seen: Statistics) -> Control:
+def verified(plan: Plan, experiment: Experiment, seen: Statistics) -> Experiment:
     """In the stage `verify`: paused where arms that are served alike differ, explore once it has lasted long enough."""
-    deals = list(_alike(plan, control, seen))
+    deals = list(_alike(plan, experiment, seen))
     windows = max(plan.rollout.verify_ms // plan.window.length_ms, 1)
     broken = aa.difference(plan.metrics, plan.component_names, deals, windows)
     if broken is not None:
-        return moved(control, "paused", broken, seen.end_ms)
+        return moved(experiment, "paused", broken, seen.end_ms)
     if deals:
-        control = carrying(control, noise=_noise(plan, deals))
-    if control.carry.exposed_windows * plan.window.length_ms < plan.rollout.verify_ms:
-        return control
-    return moved(control, "explore", f"A/A: no arm differs; {told(control.carry.noise)}", seen.end_ms)
+        experiment = carrying(experiment, noise=_noise(plan, deals))
+    if experiment.carry.exposed_windows * plan.window.length_ms < plan.rollout.verify_ms:
+        return experiment
+    return moved(experiment, "explore", f"A/A: no arm differs; {told(experiment.carry.noise)}", seen.end_ms)
 
 
-def _alike(plan: Plan, control: Control, seen: Statistics) -> Iterator[Served]:
+def _alike(plan: Plan, experiment: Experiment, seen: Statistics) -> Iterator[Served]:
     """The stage's deals in windows that are not sealed; what was before it was resumed had a fault."""
-    since = control.carry.stage_since_ms + plan.window.length_ms
+    since = experiment.carry.stage_since_ms + plan.window.length_ms
     cells = {key: cell for key, cell in seen.cells.items() if key[0] >= since}
-    for id_, deal in sorted(control.deals.items()):
-        cell = unsealed_deal_sums(control, cells, id_)
+    for id_, deal in sorted(experiment.deals.items()):
+        cell = unsealed_deal_sums(experiment, cells, id_)
         if deal.stage == "verify" and len(deal.arms) == plan.traffic.explore_arms + 1 and cell is not None:
             yield served(deal, cell)
 
 
-def alike(plan: Plan, control: Control, rng: np.random.Generator) -> tuple[Control, Deal]:
+def alike(plan: Plan, experiment: Experiment, rng: np.random.Generator) -> tuple[Experiment, Deal]:
     """A deal as in explore, whose arms all serve the baseline."""
-    carry, traffic = control.carry, plan.traffic
+    carry, traffic = experiment.carry, plan.traffic
     base = baseline(plan)
     arms = [Arm(f"a{carry.arms + k + 1}", "verify", base.theta) for k in range(traffic.explore_arms)]
     buckets = rollout.shuffled(plan.buckets, len(arms), traffic.explore_share, rng)
-    deal = Deal(carry.deals + 1, "verify", (base, *arms), buckets, control.history)
-    return carrying(control, arms=carry.arms + len(arms)), deal
+    deal = Deal(carry.deals + 1, "verify", (base, *arms), buckets, experiment.history)
+    return carrying(experiment, arms=carry.arms + len(arms)), deal
 
 
 def _noise(plan: Plan, deals: list[Served]) -> tuple[Noise, ...]:
@@ -64,21 +64,21 @@ def told(noise: tuple[Noise, ...]) -> str:
     return f"s.e. of an arm in a window / of the confirm test: {each or 'nothing could be measured'}"
 
 
-def followed_on(plan: Plan, control: Control, seen: Statistics, deal: Deal) -> Control:
+def followed_on(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal) -> Experiment:
     """The state that knows what the deal before left in the buckets of this one; each pair is looked at once.
 
     What surely carries over is said with every decision from then on; it stops nothing, for no number of it is wrong,
     only smaller or larger than what holding a vector for long will show.
     """
-    before, known = control.deals.get(deal.id - 1), control.carry.carryover
+    before, known = experiment.deals.get(deal.id - 1), experiment.carry.carryover
     if before is None or len(before.arms) < 2 or known.deal >= deal.id:
-        return control
-    was, now = deal_sums(control, seen.cells, before.id), deal_sums(control, seen.cells, deal.id)
+        return experiment
+    was, now = deal_sums(experiment, seen.cells, before.id), deal_sums(experiment, seen.cells, deal.id)
     if was is None or now is None:
-        return control
+        return experiment
     known = carryover.learned(known, plan.metrics, plan.component_names, served(before, was), served(deal, now))
     return carrying(
-        control,
+        experiment,
         carryover=msgspec.structs.replace(known, deal=deal.id),
         notice=carryover.found(known, plan.metrics) or "",
     )

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 
 from controller.core import breaker, distinct, ledger, operate, replan, windows
-from controller.core.control import Control, Statistics, ended_ms, initial, tables
 from controller.core.decide import Decision, decide
 from controller.core.evidence import fold
+from controller.core.experiment import Experiment, Statistics, ended_ms, initial, tables
 from controller.core.ledger import Cells, Record
 from controller.core.operate import Answer, Command
 from controller.core.plan import Plan, digest
@@ -27,7 +27,7 @@ class State(msgspec.Struct, frozen=True, eq=False):
     """Everything a step needs of the steps before it. Never mutated."""
 
     windows: WindowsState
-    control: Control
+    experiment: Experiment
     recorded: Cells  # sums as the ledger holds them, of windows that are not sealed
     rejected: int = 0  # rows refused since the last decision
     arrived: int = 0  # all rows since then
@@ -110,40 +110,41 @@ def begin(plan: Plan, state: State, epoch: int, now_ms: int, about: dict[str, st
 
     `about`: what the process is (code, fingerprint), for the ledger.
     """
-    control, table = operate.begin(plan, state.control, epoch, now_ms)
-    body = {"epoch": epoch, "about": about, "table": table.decode(), "carry": ledger.carried(control.carry)}
-    state = msgspec.structs.replace(state, control=control)
-    return state, Record(now_ms, "daemon_started", body), Publish(control.carry.version, table)
+    experiment, table = operate.begin(plan, state.experiment, epoch, now_ms)
+    body = {"epoch": epoch, "about": about, "table": table.decode(), "carry": ledger.carried(experiment.carry)}
+    state = msgspec.structs.replace(state, experiment=experiment)
+    return state, Record(now_ms, "daemon_started", body), Publish(experiment.carry.version, table)
 
 
 def change_plan(before: Plan, plan: Plan, state: State, now_ms: int) -> tuple[State, tuple[Record, ...]]:
     """Go on under a plan that an operator has changed, in a way that `replan.refused` does not name."""
-    control, deal = replan.follow(before, plan, state.control, now_ms), state.control.deals[state.control.carry.deal]
+    experiment = replan.follow(before, plan, state.experiment, now_ms)
+    deal = state.experiment.deals[state.experiment.carry.deal]
     body = {
         "plan": msgspec.to_builtins(plan),
         "digest": digest(plan),
         "changed": list(replan.differences(before, plan)),
-        "carry": ledger.carried(control.carry),
+        "carry": ledger.carried(experiment.carry),
     }
-    facts = ledger.facts(state.control.carry, control.carry, (), deal, now_ms)
-    return msgspec.structs.replace(state, control=control), (Record(now_ms, "plan_changed", body), *facts)
+    facts = ledger.facts(state.experiment.carry, experiment.carry, (), deal, now_ms)
+    return msgspec.structs.replace(state, experiment=experiment), (Record(now_ms, "plan_changed", body), *facts)
 
 
 def command(plan: Plan, state: State, order: Command, now_ms: int) -> tuple[State, tuple[Effect, ...], Answer]:
     """Carry out an operator's command."""
-    before = state.control.carry
-    control, answer = operate.apply(plan, state.control, order, now_ms)
+    before = state.experiment.carry
+    experiment, answer = operate.apply(plan, state.experiment, order, now_ms)
     body = {
         "order": msgspec.to_builtins(order),
         "said": answer.said,
         "table": None if answer.table is None else answer.table.decode(),
-        "carry": ledger.carried(control.carry),
+        "carry": ledger.carried(experiment.carry),
     }
     effects: list[Effect] = [Record(now_ms, "operator", body)]
-    effects += ledger.facts(before, control.carry, (), control.deals[before.deal], now_ms)
+    effects += ledger.facts(before, experiment.carry, (), experiment.deals[before.deal], now_ms)
     if answer.table is not None:
-        effects.append(Publish(control.carry.version, answer.table))
-    state = msgspec.structs.replace(state, control=control)
+        effects.append(Publish(experiment.carry.version, answer.table))
+    state = msgspec.structs.replace(state, experiment=experiment)
     if order.command == "resume" and answer.table is not None:  # what was refused before it is not held against it
         state = msgspec.structs.replace(state, windows=windows.forgiven(state.windows), rejected=0, arrived=0)
     return state, tuple(effects), answer
@@ -155,10 +156,10 @@ def _ingest(plan: Plan, state: State, batch: Batch, now_ms: int | None) -> tuple
         plan.events,
         state.windows,
         batch,
-        tables(state.control),
+        tables(state.experiment),
         now_ms or 0,
         "events" if now_ms is None else "wall",
-        ended_ms(plan, state.control),
+        ended_ms(plan, state.experiment),
     )
     refused = sum(sum(part.rejected.values()) for part in batch.parts) + ingested.counts.get("future", 0)
     arrived = refused + sum(count for result, count in ingested.counts.items() if result != "future")
@@ -184,7 +185,7 @@ def _settled(plan: Plan, state: State) -> Iterator[int]:
         return
     last = (mark - plan.window.grace_ms) // length * length
     filled = sorted(end for end in state.windows.quality if end <= last)  # also with rows that were not believed
-    done = state.control.carry.decided_through_ms or (filled[0] - length if filled else last)
+    done = state.experiment.carry.decided_through_ms or (filled[0] - length if filled else last)
     for end in filled:
         if end - length > done:
             yield end - length
@@ -214,15 +215,17 @@ def _statistics(state: State, plan: Plan, end_ms: int | None) -> Statistics:
 def _decide(
     plan: Plan, state: State, end_ms: int, now_ms: int, rng: np.random.Generator, act: bool
 ) -> tuple[State, Decision, list[Effect]]:
-    seen, before = _statistics(state, plan, end_ms), state.control.carry
-    control, decision = decide(plan, state.control, seen, now_ms, rng, act)
+    seen, before = _statistics(state, plan, end_ms), state.experiment.carry
+    experiment, decision = decide(plan, state.experiment, seen, now_ms, rng, act)
     data, recorded = ledger.pack(seen, state.recorded)
-    effects: list[Effect] = [ledger.decided(decision, control.carry, now_ms, act, data)]
-    effects += ledger.facts(before, control.carry, decision.tripped, decision.deal, now_ms)
+    effects: list[Effect] = [ledger.decided(decision, experiment.carry, now_ms, act, data)]
+    effects += ledger.facts(before, experiment.carry, decision.tripped, decision.deal, now_ms)
     if decision.table is not None:
-        effects.append(Publish(control.carry.version, decision.table))
+        effects.append(Publish(experiment.carry.version, decision.table))
     after = windows.without_units(state.windows, end_ms)
-    state = msgspec.structs.replace(state, windows=after, control=control, recorded=recorded, rejected=0, arrived=0)
+    state = msgspec.structs.replace(
+        state, windows=after, experiment=experiment, recorded=recorded, rejected=0, arrived=0
+    )
     return state, decision, effects
 
 
@@ -231,22 +234,22 @@ def _break(plan: Plan, state: State, now_ms: int) -> tuple[State, list[Effect]]:
     if state.looked_ms <= now_ms < state.looked_ms + BREAKER_EVERY_MS:
         return state, []
     state = msgspec.structs.replace(state, looked_ms=now_ms)
-    seen, before = _statistics(state, plan, None), state.control.carry
-    tripped = breaker.tripped(plan, state.control, seen)
+    seen, before = _statistics(state, plan, None), state.experiment.carry
+    tripped = breaker.tripped(plan, state.experiment, seen)
     if not tripped:
         return state, []
-    control, table = breaker.stop(plan, state.control, tripped, seen.end_ms, now_ms)
+    experiment, table = breaker.stop(plan, state.experiment, tripped, seen.end_ms, now_ms)
     data, recorded = ledger.pack(seen, state.recorded)
-    deal = state.control.deals[before.deal]
-    body = {"table": table.decode(), "carry": ledger.carried(control.carry)}
+    deal = state.experiment.deals[before.deal]
+    body = {"table": table.decode(), "carry": ledger.carried(experiment.carry)}
     effects: list[Effect] = [Record(now_ms, "breaker_tripped", body, data)]
-    effects += ledger.facts(before, control.carry, tripped, deal, now_ms)
-    effects.append(Publish(control.carry.version, table))
-    return msgspec.structs.replace(state, control=control, recorded=recorded), effects
+    effects += ledger.facts(before, experiment.carry, tripped, deal, now_ms)
+    effects.append(Publish(experiment.carry.version, table))
+    return msgspec.structs.replace(state, experiment=experiment, recorded=recorded), effects
 
 
 def _frozen(plan: Plan, state: State, reason: str, now_ms: int) -> tuple[State, list[Effect]]:
-    if state.control.carry.stage == "paused":
+    if state.experiment.carry.stage == "paused":
         return state, []
     state, effects, _ = command(plan, state, Command("freeze", "trimtab", reason), now_ms)
     return state, list(effects)
@@ -254,20 +257,20 @@ def _frozen(plan: Plan, state: State, reason: str, now_ms: int) -> tuple[State, 
 
 def _seal(plan: Plan, state: State, batch: Batch, now_ms: int) -> tuple[State, tuple[int, ...], list[Effect]]:
     after, sealed = windows.seal(plan.window, state.windows, batch.idle)
-    control, recorded = state.control, state.recorded
+    experiment, recorded = state.experiment, state.recorded
     effects: list[Effect] = []
     for window in sealed:
         cells = {(window.end_ms, version): cell for version, cell in window.cells.items()}
         seen = Statistics(window.end_ms, cells, np.zeros(plan.buckets, np.int64), window.quality)
         data, recorded = ledger.pack(seen, recorded)
         recorded = ledger.without(recorded, window.end_ms)
-        control = fold(plan, control, window.end_ms, window.cells)
+        experiment = fold(plan, experiment, window.end_ms, window.cells)
         body = {
             "window_end_ms": window.end_ms,
             "offsets": {str(p): offset for p, offset in window.offsets.items()},
             "sums_sha256": ledger.digest(cells),
-            "carry": ledger.carried(control.carry),
+            "carry": ledger.carried(experiment.carry),
         }
         effects.append(Record(now_ms, "sealed", body, data))
     ends = tuple(window.end_ms for window in sealed)
-    return msgspec.structs.replace(state, windows=after, control=control, recorded=recorded), ends, effects
+    return msgspec.structs.replace(state, windows=after, experiment=experiment, recorded=recorded), ends, effects

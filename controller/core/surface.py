@@ -13,7 +13,7 @@ import numpy as np
 
 from controller.assignment import ALL
 from controller.core.belief import Believed, believe_decided, judged_metrics, points
-from controller.core.control import Control, Theta, tuned
+from controller.core.experiment import Experiment, Theta, tuned
 from controller.core.kernel import Floats
 from controller.core.plan import Plan
 from controller.core.policy import AHEAD_H
@@ -76,10 +76,10 @@ class Surface(msgspec.Struct, frozen=True):
     worth: tuple[Worth, ...]  # d
 
 
-def surface(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], theta: Theta) -> Surface:
+def surface(plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell], theta: Theta) -> Surface:
     """The belief around a vector as of the newest decision. `cells`: sums that are not sealed."""
-    carry, plan = control.carry, tuned(plan, control.carry)
-    believed = believe_decided(plan, control, cells)
+    carry, plan = experiment.carry, tuned(plan, experiment.carry)
+    believed = believe_decided(plan, experiment, cells)
     unit = points(plan, believed.space, believed.groups, theta)  # (G', d)
     names = (ALL, *plan.segments)
     return Surface(

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from controller.core.belief import Believed, banned, believe_decided, judged_metrics, points, theta_at
-from controller.core.control import Control, Theta, tuned
+from controller.core.experiment import Experiment, Theta, tuned
 from controller.core.front import Question, front, valued
 from controller.core.goal import tolerant
 from controller.core.kernel import Floats
@@ -40,15 +40,17 @@ class Tradeoffs(msgspec.Struct, frozen=True):
     now: Offer | None  # the vector in a test or held, else the one to be promoted now; None: the baseline
 
 
-def tradeoffs(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], rng: np.random.Generator) -> Tradeoffs:
+def tradeoffs(
+    plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell], rng: np.random.Generator
+) -> Tradeoffs:
     """The front of a study. `cells`: its sums that are not sealed, of which those of decided windows count."""
-    own, carry, plan = plan, control.carry, tuned(plan, control.carry)
-    believed = believe_decided(plan, control, cells)
+    own, carry, plan = plan, experiment.carry, tuned(plan, experiment.carry)
+    believed = believe_decided(plan, experiment, cells)
     objectives = _objectives(own, {plan.metrics[m].name for m in judged_metrics(plan)})
     if not objectives:
         return Tradeoffs(carry.decided_through_ms, (), None)
     asked, offers = _question(plan, believed, objectives), []
-    for number, point in enumerate(front(asked, believed.earlier, banned(plan, control, believed), rng), 1):
+    for number, point in enumerate(front(asked, believed.earlier, banned(plan, experiment, believed), rng), 1):
         theta = theta_at(plan, believed.space, believed.groups, point.unit)
         digest = hashlib.sha256(msgspec.json.encode(theta, order="sorted")).hexdigest()
         values = (point.mean, point.sd, point.p_feasible)

@@ -61,7 +61,7 @@ def advice(study: Study) -> Advice:
             state = restored(journal)
     except JournalError as error:
         return Advice(unknown=str(error))
-    if state is None or state.control.history.shape[1:] != (study.plan.buckets, len(study.plan.components)):
+    if state is None or state.experiment.history.shape[1:] != (study.plan.buckets, len(study.plan.components)):
         return Advice(unknown="the journal is not of this study file's metrics and buckets")
     noise = next(_noises(study.plan, state), None)
     if noise is None:
@@ -71,8 +71,8 @@ def advice(study: Study) -> Advice:
 
 def _deals(state: State) -> Iterator[tuple[Deal, Cell]]:
     """Deals with vectors and traffic, the newest first."""
-    for id_, deal in sorted(state.control.deals.items(), reverse=True):
-        cell = deal_sums(state.control, state.windows.cells, id_)
+    for id_, deal in sorted(state.experiment.deals.items(), reverse=True):
+        cell = deal_sums(state.experiment, state.windows.cells, id_)
         if cell is not None and len(deal.arms) > 1:
             yield deal, cell
 

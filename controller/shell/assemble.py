@@ -83,7 +83,7 @@ def run_daemon(
         board.recall(journal)
         metrics.recall(journal)
         log.info("study %s: epoch %d, stage %s, clock %s, journal %s", plan.study, recorder.epoch,
-                 state.control.carry.stage, clock, study.journal)  # fmt: skip
+                 state.experiment.carry.stage, clock, study.journal)  # fmt: skip
         daemon = Daemon(
             plan, source, journal, recorder, state,
             clock=clock, start_at=start_at, health=health, metrics=metrics, board=board, dead_letters=letters,

@@ -12,8 +12,8 @@ import numpy as np
 
 from controller.assignment import Stage
 from controller.core.clock import Clock
-from controller.core.control import Choice, Control, Vector, fallback, tuned
 from controller.core.evidence import deal_sums, served
+from controller.core.experiment import Choice, Experiment, Vector, fallback, tuned
 from controller.core.ledger import Record
 from controller.core.operate import Command, apply
 from controller.core.plan import Plan, digest
@@ -206,7 +206,7 @@ def _view(
     behind: int,
     revision: int,
 ) -> StudyView:
-    control, carry = state.control, state.control.carry
+    experiment, carry = state.experiment, state.experiment.carry
     plan = tuned(plan, carry)
     cells, window = state.windows.cells, plan.window
     return StudyView(
@@ -222,7 +222,7 @@ def _view(
         epoch=carry.epoch,
         version=carry.version,
         valid_until_ms=carry.valid_until_ms,
-        fallback=fallback(carry, control.deals[carry.deal]),
+        fallback=fallback(carry, experiment.deals[carry.deal]),
         decided_through_ms=carry.decided_through_ms,
         sealed_through_ms=carry.sealed_through_ms,
         next_decision_ms=carry.decided_through_ms + window.length_ms + window.grace_ms,
@@ -232,33 +232,33 @@ def _view(
         faults=faults,
         objective=plan.objective,
         weights=tuple(WeightView(w.name, w.low, w.high, w.baseline, w.scale, w.fixed) for w in plan.weights),
-        arms=_arms(plan, state, control.deals[carry.deal]),
+        arms=_arms(plan, state, experiment.deals[carry.deal]),
         served=_served(plan, state),
         candidate=carry.candidate,
         awaiting_approval=carry.awaiting_approval,
         pick=carry.pick,
-        measured=measured(plan, control, cells),
+        measured=measured(plan, experiment, cells),
         ramp_shares=plan.rollout.ramp_shares,
         ramp_step=carry.ramp_step,
         steps=carry.shares,
         banned=len(carry.banned),
         window=_window(state.windows.quality),
-        actions=tuple(_action(plan, control, verb, now_ms) for verb in ORDERS),
+        actions=tuple(_action(plan, experiment, verb, now_ms) for verb in ORDERS),
         history=revision,
     )
 
 
 def _served(plan: Plan, state: State) -> tuple[ArmView, ...]:
-    control = state.control
-    known = (deal for id_, deal in sorted(control.deals.items(), reverse=True) if id_ != control.carry.deal)
-    last = next((d for d in known if len(d.arms) > 1 and deal_sums(control, state.windows.cells, d.id)), None)
+    experiment = state.experiment
+    known = (deal for id_, deal in sorted(experiment.deals.items(), reverse=True) if id_ != experiment.carry.deal)
+    last = next((d for d in known if len(d.arms) > 1 and deal_sums(experiment, state.windows.cells, d.id)), None)
     return () if last is None else _arms(plan, state, last)
 
 
 def _arms(plan: Plan, state: State, deal: Deal) -> tuple[ArmView, ...]:
     count = np.bincount(deal.buckets, minlength=len(deal.arms))
     events = np.zeros(len(deal.arms), np.int64)
-    cell = deal_sums(state.control, state.windows.cells, deal.id)
+    cell = deal_sums(state.experiment, state.windows.cells, deal.id)
     effects: tuple[ArmEffects | None, ...] = (None,) * len(deal.arms)
     if cell is not None:
         by_bucket = cell.events.sum(axis=0)
@@ -279,7 +279,7 @@ def _window(quality: dict[int, Quality]) -> WindowView | None:
     return WindowView(end_ms, rows.accepted, rows.misattributed, rows.fallback, rows.unknown_version)
 
 
-def _action(plan: Plan, control: Control, verb: Verb, now_ms: int) -> Action:
+def _action(plan: Plan, experiment: Experiment, verb: Verb, now_ms: int) -> Action:
     """Whether an order would be followed: by carrying it out on the side, so that this cannot differ from what is."""
-    _, answer = apply(plan, control, Command(verb, ""), now_ms)
+    _, answer = apply(plan, experiment, Command(verb, ""), now_ms)
     return Action(verb, answer.table is not None, "" if answer.table else answer.said.removeprefix("refused: "))

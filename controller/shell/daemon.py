@@ -247,7 +247,7 @@ class Daemon:
         rejected = [item for part in polled.batch.parts for item in part.rejected.items()]
         self._metrics.stepped(self._state, info, effects, rejected, time.perf_counter() - started_s)
         for decision in info.decisions:
-            stage = state.control.carry.stage
+            stage = state.experiment.carry.stage
             log.info("window %s: %s, stage %s, %s", in_utc(decision.end_ms), decision.outcome, stage, decision.why)
         return None
 

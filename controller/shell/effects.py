@@ -9,9 +9,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from controller.core.control import Control
 from controller.core.estimate import Served, by_past, combined_se, relative_changes, usable
 from controller.core.evidence import deal_sums, served, trial_sums
+from controller.core.experiment import Experiment
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell
@@ -123,29 +123,29 @@ def arm_effects(plan: Plan, deal: Served, group: int = 0, *, usable_alone: bool 
     return tuple(told)
 
 
-def measured(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Measured | None:
+def measured(plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> Measured | None:
     """The candidate's test where there is one with traffic, else the exploring traffic of the deals still open."""
-    test = own_test(control, cells)
+    test = own_test(experiment, cells)
     if test is None:
-        return _exploring(plan, control, cells)
+        return _exploring(plan, experiment, cells)
     trial, cell = test
     found = arm_effects(plan, served(trial, cell))
     return Measured("candidate", trial.names[1], int(cell.events.sum()), 1, found[0])
 
 
-def own_test(control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[Deal, Cell] | None:
+def own_test(experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> tuple[Deal, Cell] | None:
     """The candidate's test and its sums; None before its first event, while the trial still holds another's."""
-    trial, cell, candidate = control.trial, trial_sums(control, cells), control.carry.candidate
+    trial, cell, candidate = experiment.trial, trial_sums(experiment, cells), experiment.carry.candidate
     if trial is None or cell is None or candidate is None or candidate.arm not in trial.names:
         return None
     return trial, cell
 
 
-def _exploring(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> Measured | None:
+def _exploring(plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> Measured | None:
     """All exploring arms of a deal as one arm against control, averaged over deals by precision."""
     rows, events = [], 0
-    for id_, deal in sorted(control.deals.items()):
-        cell = deal_sums(control, cells, id_)
+    for id_, deal in sorted(experiment.deals.items()):
+        cell = deal_sums(experiment, cells, id_)
         if cell is not None and deal.stage == "explore" and len(deal.arms) > 1:
             as_one = Served(cell.sums, np.minimum(deal.buckets.astype(np.int64), 1), 2, deal.history)
             rows.append(arm_effects(plan, as_one, usable_alone=True)[0])

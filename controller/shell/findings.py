@@ -11,9 +11,9 @@ import numpy as np
 from controller.assignment import ALL
 from controller.core import ledger
 from controller.core.advance import measured_gain
-from controller.core.control import Carry, Control, Theta, tuned
 from controller.core.durations import DAY_MS
 from controller.core.evidence import served
+from controller.core.experiment import Carry, Experiment, Theta, tuned
 from controller.core.plan import Plan
 from controller.core.step import State
 from controller.core.surface import Surface, surface
@@ -263,25 +263,25 @@ def _read(entries: Iterable[Recorded], total: int, progress: Progress) -> _Story
 
 
 def _with_state(found: Findings, plan: Plan, state: State, story: _Story) -> Findings:
-    control, cells = state.control, state.windows.cells
-    carry, plan = control.carry, tuned(plan, control.carry)
+    experiment, cells = state.experiment, state.windows.cells
+    carry, plan = experiment.carry, tuned(plan, experiment.carry)
     theta = found.theta or {ALL: tuple(w.baseline for w in plan.weights)}
-    seen = measured(plan, control, cells)
-    around = surface(plan, control, cells, theta) if carry.decided_through_ms else None
-    steps = _steps(plan, control, cells, story)
+    seen = measured(plan, experiment, cells)
+    around = surface(plan, experiment, cells, theta) if carry.decided_through_ms else None
+    steps = _steps(plan, experiment, cells, story)
     return msgspec.structs.replace(
         found,
         verdict=judged(plan, carry, seen, around, found.outcomes, steps),
         measured=seen,
         steps=steps,
-        segments=_by_segment(plan, control, cells),
+        segments=_by_segment(plan, experiment, cells),
         surface=around,
     )
 
 
-def _steps(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell], story: _Story) -> tuple[Step, ...]:
+def _steps(plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell], story: _Story) -> tuple[Step, ...]:
     """The shares that are behind the candidate and the one that it has now."""
-    carry, steps, test = control.carry, _behind(control.carry, story), own_test(control, cells)
+    carry, steps, test = experiment.carry, _behind(experiment.carry, story), own_test(experiment, cells)
     if test is None:
         return steps
     trial, cell = test
@@ -301,9 +301,9 @@ def _behind(carry: Carry, story: _Story) -> tuple[Step, ...]:
     return tuple(Step(s["share"], effect(s["gain"], s["se"]), s == proven) for s in (*first, *steps))
 
 
-def _by_segment(plan: Plan, control: Control, cells: dict[tuple[int, int], Cell]) -> tuple[SegmentEffects, ...]:
+def _by_segment(plan: Plan, experiment: Experiment, cells: dict[tuple[int, int], Cell]) -> tuple[SegmentEffects, ...]:
     """The candidate's test by segment; nothing without a test."""
-    test = own_test(control, cells)
+    test = own_test(experiment, cells)
     if test is None:
         return ()
     return tuple(

@@ -16,9 +16,9 @@ from prometheus_client.registry import Collector
 from controller import metric_family
 from controller.assignment import Stage
 from controller.core.clock import Clock
-from controller.core.control import Control
 from controller.core.decide import Decision, Outcome
 from controller.core.events import REASONS
+from controller.core.experiment import Experiment
 from controller.core.ledger import Record
 from controller.core.plan import Plan
 from controller.core.rollout import MOVES
@@ -94,7 +94,7 @@ class Metrics:
 
         self._plan, self._clock, self._wall_s, self._unknown_names = plan, clock, wall_s, set[str]()
         self._state: State | None = None
-        self._shown: Control | None = None
+        self._shown: Experiment | None = None
         self._events, self._rejected = counter("events"), counter("events_rejected")
         self._unknown, self._capped = counter("unknown_components"), counter("capped_events")
         self._bytes, self._lag = counter("received_bytes"), Series(gauge("lag_records"))
@@ -231,17 +231,17 @@ class Metrics:
     def show(self, state: State) -> None:
         """Where the study stands; little is touched while that has not changed."""
         self._state = state
-        if state.control is self._shown:
+        if state.experiment is self._shown:
             return
-        self._shown = state.control
-        carry = state.control.carry
+        self._shown = state.experiment
+        carry = state.experiment.carry
         stages: Iterable[Stage] = MOVES
         for stage in stages:
             self._stage.labels(stage).set(stage == carry.stage)
         self._awaiting.set(carry.awaiting_approval)
         self._version.set(carry.version)
         self._published.set(carry.published_ms / 1000)
-        deal = state.control.deals[carry.deal]
+        deal = state.experiment.deals[carry.deal]
         counts = np.bincount(deal.buckets, minlength=len(deal.arms)) / self._plan.buckets
         self._share.set({(name,): share for name, share in zip(deal.names, counts.tolist(), strict=True)})
         known = carry.carryover
@@ -279,7 +279,7 @@ class Metrics:
 
     def _picked(self, field: str) -> float:
         """A number of the best vector known; NaN while there is none."""
-        pick = None if self._state is None else self._state.control.carry.pick
+        pick = None if self._state is None else self._state.experiment.carry.pick
         return math.nan if pick is None else float(getattr(pick, field))
 
     def _aged(self, age_ms: Callable[[State, int], float]) -> float:
@@ -305,14 +305,14 @@ def _watermark_age_ms(state: State, now_ms: int) -> float:
 
 
 def _remaining_ms(state: State, now_ms: int) -> float:
-    until = state.control.carry.valid_until_ms
+    until = state.experiment.carry.valid_until_ms
     return math.inf if until is None else until - now_ms
 
 
 _AGES: dict[str, Callable[[State, int], float]] = {
     "watermark_age_seconds": _watermark_age_ms,
-    "stage_age_seconds": lambda state, now_ms: now_ms - (state.control.carry.stage_since_ms or now_ms),
-    "assignment_age_seconds": lambda state, now_ms: now_ms - state.control.carry.published_ms,
+    "stage_age_seconds": lambda state, now_ms: now_ms - (state.experiment.carry.stage_since_ms or now_ms),
+    "assignment_age_seconds": lambda state, now_ms: now_ms - state.experiment.carry.published_ms,
     "assignment_remaining_seconds": _remaining_ms,
 }
 
@@ -320,7 +320,7 @@ _AGES: dict[str, Callable[[State, int], float]] = {
 def _events_by_arm(state: State, decision: Decision) -> Iterator[tuple[Labels, float]]:
     """Accepted events of the decision's window, under the deal that it judged; nothing once it is sealed."""
     deal = decision.deal
-    versions = [version for version, dealt in state.control.versions.items() if dealt == deal.id]
+    versions = [version for version, dealt in state.experiment.versions.items() if dealt == deal.id]
     cells = [state.windows.cells.get((decision.end_ms, version)) for version in versions]
     by_bucket = [cell.events.sum(axis=0) for cell in cells if cell is not None]
     if by_bucket:

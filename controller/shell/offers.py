@@ -31,11 +31,11 @@ def offered(study: Study) -> Tradeoffs:
     """
     with Journal.read_only(study.journal) as journal, journal.snapshot():
         before, state = last_plan(study.plan, journal), restored(journal)
-    if before is None or state is None or not state.control.carry.decided_through_ms:
+    if before is None or state is None or not state.experiment.carry.decided_through_ms:
         raise NoSuchOffer(f"journal {study.journal}: nothing was decided yet, so there is nothing to choose from")
-    control = replan.follow(before, study.plan, state.control, 0)
-    rng = seeded(study.plan.seed)(control.carry.decided_through_ms)
-    return tradeoffs(study.plan, control, state.windows.cells, rng)
+    experiment = replan.follow(before, study.plan, state.experiment, 0)
+    rng = seeded(study.plan.seed)(experiment.carry.decided_through_ms)
+    return tradeoffs(study.plan, experiment, state.windows.cells, rng)
 
 
 def choice(study: Study, point: str, who: str, why: str) -> Command:
@@ -65,7 +65,7 @@ def at_stake(study: Study) -> str:
         state = restored(journal)
     if state is None:
         return ""
-    carry, deal = state.control.carry, state.control.deals[state.control.carry.deal]
+    carry, deal = state.experiment.carry, state.experiment.deals[state.experiment.carry.deal]
     if carry.candidate is None or carry.stage not in TESTS:
         return ""
     name = carry.candidate.arm

@@ -11,7 +11,7 @@ import msgspec
 from controller import assignment
 from controller.core import checkpoint, decide, replan
 from controller.core.clock import Clock
-from controller.core.control import Control
+from controller.core.experiment import Experiment
 from controller.core.ledger import Record
 from controller.core.plan import Plan, digest
 from controller.core.step import Effect, Publish, State, begin, change_plan, event_clock_ms, start
@@ -205,15 +205,15 @@ def edits(plan: Plan, path: Path, unwritten: Sequence[str] = ()) -> tuple[str, .
     if before is None or before == plan:
         return ()
     changed = _marked(replan.differences(before, plan), unwritten)
-    return changed if state is None else (*changed, *_outcome(before, plan, state.control))
+    return changed if state is None else (*changed, *_outcome(before, plan, state.experiment))
 
 
-def _outcome(before: Plan, after: Plan, control: Control) -> Iterator[str]:
-    followed = replan.follow(before, after, control, 0)
-    stage, then = control.carry.stage, followed.carry.stage
+def _outcome(before: Plan, after: Plan, experiment: Experiment) -> Iterator[str]:
+    followed = replan.follow(before, after, experiment, 0)
+    stage, then = experiment.carry.stage, followed.carry.stage
     if stage != then:
         yield f"the stage: {stage} before, {then} then ({followed.carry.reason})"
-    elif decide.keeps_test(before, control) and not decide.keeps_test(after, followed):
+    elif decide.keeps_test(before, experiment) and not decide.keeps_test(after, followed):
         yield f"the {stage} test's shares: it begins anew, without what it has measured"
 
 

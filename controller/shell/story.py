@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from controller.core.control import tuned
+from controller.core.experiment import tuned
 from controller.core.plan import Plan
 from controller.core.rollout import TESTS
 from controller.shell.effects import Z95, measured
@@ -95,7 +95,7 @@ def _measured(journal: Journal) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
     if plan is None or state is None:
         return None, ""
-    seen = measured(tuned(plan, state.control.carry), state.control, state.windows.cells)
+    seen = measured(tuned(plan, state.experiment.carry), state.experiment, state.windows.cells)
     return None if seen is None else msgspec.to_builtins(seen), ""
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from controller.core.advance import GATE_BETTER
-from controller.core.control import Carry, tuned
+from controller.core.experiment import Carry, tuned
 from controller.core.plan import Plan
 from controller.core.policy import MIN_FEASIBLE
 from controller.core.surface import Surface

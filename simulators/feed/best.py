@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from controller.core.control import Theta
+from controller.core.experiment import Theta
 from controller.core.space import Space
 from simulators.feed.product import Feed
 from simulators.feed.search import searched

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from controller.core.control import Theta
+from controller.core.experiment import Theta
 from controller.core.space import Space
 from simulators.feed.product import Feed
 from simulators.feed.truth import Truth

@@ -5,8 +5,8 @@ from functools import cache
 import msgspec
 import numpy as np
 
-from controller.core.control import Theta
 from controller.core.estimate import Metric
+from controller.core.experiment import Theta
 from controller.core.safety import Guardrail
 from controller.core.space import Space, Weight
 from simulators.feed import calibrated

@@ -6,7 +6,7 @@ from benchmarks._arena_report import ALL, HARD, ahead, lines
 from benchmarks._arena_run import Claim, Hour, Run
 from benchmarks._arena_scores import Scores, scored
 from benchmarks._arena_worlds import SCENARIOS, of_run
-from controller.core.control import Theta
+from controller.core.experiment import Theta
 from simulators.handmade import JUMP_HOUR, QUICK
 from simulators.truth import optimum
 from simulators.worlds import gain, margins, true_change, volume

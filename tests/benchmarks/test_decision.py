@@ -9,12 +9,12 @@ from controller.core.decide import decide
 
 def test_the_past_is_of_the_size_that_is_claimed() -> None:
     study = decision.plan()
-    control, seen = decision.past(study, 4)
-    believed = believe(study, control, (), 4.0)
+    experiment, seen = decision.past(study, 4)
+    believed = believe(study, experiment, (), 4.0)
     assert believed.posterior.rows == 3 * decision.ARMS * decision.SEGMENTS
     assert len(believed.posterior.hypers) == decision.METRICS
     assert len(believed.posterior.baseline) == decision.WEIGHTS
-    _, made = decide(study, control, seen, seen.end_ms, np.random.default_rng(0), True)
+    _, made = decide(study, experiment, seen, seen.end_ms, np.random.default_rng(0), True)
     assert made.outcome == "dealt"
     assert made.changes is not None
     assert made.changes.change.shape == (decision.METRICS, decision.SEGMENTS + 1, decision.ARMS)

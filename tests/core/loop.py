@@ -103,7 +103,7 @@ class Loop:
 
     @property
     def carry(self) -> Any:
-        return self.state.control.carry
+        return self.state.experiment.carry
 
     def begin(self, epoch: int, now_ms: int | None = None) -> None:
         """A daemon's start."""
@@ -289,4 +289,4 @@ def same(a: object, b: object) -> bool:
 
 def frozen_copy(state: State) -> bytes:
     """A state's bytes, to see that nothing was changed in place."""
-    return codec.encode((state.control, state.recorded, sorted(state.windows.cells.items()), state.rejected))
+    return codec.encode((state.experiment, state.recorded, sorted(state.windows.cells.items()), state.rejected))

@@ -9,7 +9,7 @@ import pytest
 from controller.assignment import Arm
 from controller.core.advance import advanced, measured_gain
 from controller.core.belief import Believed, believe
-from controller.core.control import Choice, Control, Statistics, Theta, Vector, carrying, initial, issue
+from controller.core.experiment import Choice, Experiment, Statistics, Theta, Vector, carrying, initial, issue
 from controller.core.plan import Plan
 from controller.core.rollout import Deal, nested
 from controller.core.trend import Step, falling
@@ -22,12 +22,12 @@ THETA: Theta = {"all": (1.0, 2.0, 0.1)}
 GOOD = Choice(THETA, gain_mean=0.1, gain_sd=0.01, p_feasible=0.99, p_better=1.0, regret=0.01)
 
 
-def after(plan: Plan, control: Control) -> Control:
-    nothing: Believed = believe(plan, control, (), 1.0)
-    return advanced(plan, control, AT, nothing)
+def after(plan: Plan, experiment: Experiment) -> Experiment:
+    nothing: Believed = believe(plan, experiment, (), 1.0)
+    return advanced(plan, experiment, AT, nothing)
 
 
-def exploring(windows: int, pick: Choice | None = GOOD) -> Control:
+def exploring(windows: int, pick: Choice | None = GOOD) -> Experiment:
     return carrying(initial(PLAN), started_ms=START, exposed_windows=windows, pick=pick)
 
 
@@ -68,10 +68,10 @@ def sums(watch: float = 0.1, clicks: float = 0.0, noise: float = 0.01) -> tuple[
     return deal, Cell(np.rint(base[None] * 1e6).astype(np.int64), np.ones((1, PLAN.buckets), np.int64))
 
 
-def confirming(deal: Deal, sample: Cell | None, **carry: object) -> Control:
-    control, _ = issue(PLAN, carrying(initial(PLAN), started_ms=START), deal, START)
+def confirming(deal: Deal, sample: Cell | None, **carry: object) -> Experiment:
+    experiment, _ = issue(PLAN, carrying(initial(PLAN), started_ms=START), deal, START)
     known: dict[str, object] = {"stage": "confirm", "candidate": Vector("c1", THETA), "claim_through_ms": START}
-    return carrying(msgspec.structs.replace(control, trial=deal, sample=sample), **(known | carry))
+    return carrying(msgspec.structs.replace(experiment, trial=deal, sample=sample), **(known | carry))
 
 
 def believed_feasible(plan: Plan) -> Plan:
@@ -107,8 +107,8 @@ def test_one_that_does_not_sends_the_study_back(deal: tuple[Deal, Cell], plan: P
 @pytest.mark.parametrize(("clicks", "stage"), [(-0.053, "ramp"), (-0.054, "explore")])
 def test_a_sample_may_be_beyond_a_limit_by_the_tolerance(clicks: float, stage: str) -> None:
     """6 % and 8 % of the limit; what is believed of it is left out."""
-    control = confirming(*sums(clicks=clicks, noise=1e-5))
-    assert advanced(PLAN, control, AT, believe(believed_feasible(PLAN), control, (), 1.0)).carry.stage == stage
+    experiment = confirming(*sums(clicks=clicks, noise=1e-5))
+    assert advanced(PLAN, experiment, AT, believe(believed_feasible(PLAN), experiment, (), 1.0)).carry.stage == stage
 
 
 def test_what_cannot_be_measured_is_not_confirmed() -> None:
@@ -121,9 +121,9 @@ def test_what_cannot_be_measured_is_not_confirmed() -> None:
 
 
 def test_nothing_is_put_to_a_test_that_one_of_its_metrics_cannot_pass() -> None:
-    control = exploring(99)
-    blind = msgspec.structs.replace(believe(PLAN, control, (), 1.0), unmeasured=("ctr",))
-    assert advanced(PLAN, control, AT, blind) is control
+    experiment = exploring(99)
+    blind = msgspec.structs.replace(believe(PLAN, experiment, (), 1.0), unmeasured=("ctr",))
+    assert advanced(PLAN, experiment, AT, blind) is experiment
 
 
 def test_the_posterior_has_a_word_too() -> None:
@@ -173,23 +173,24 @@ def test_what_is_said_of_a_claim_is_the_same_in_whatever_order_the_objective_is_
 
 
 def test_the_ramp_climbs_by_exposure_and_ends_in_hold() -> None:
-    control = confirming(*sums(), stage="ramp", exposed_windows=0)
-    assert after(PLAN, control) is control
+    experiment = confirming(*sums(), stage="ramp", exposed_windows=0)
+    assert after(PLAN, experiment) is experiment
     for step in (1, 2):
-        control = after(PLAN, carrying(control, exposed_windows=1))
-        assert (control.carry.stage, control.carry.ramp_step, control.carry.exposed_windows) == ("ramp", step, 0)
-    assert after(PLAN, carrying(control, exposed_windows=1)).carry.stage == "hold"
+        experiment = after(PLAN, carrying(experiment, exposed_windows=1))
+        carry = experiment.carry
+        assert (carry.stage, carry.ramp_step, carry.exposed_windows) == ("ramp", step, 0)
+    assert after(PLAN, carrying(experiment, exposed_windows=1)).carry.stage == "hold"
 
 
 def test_a_ramp_that_got_shorter_meanwhile_ends() -> None:
-    control = confirming(*sums(), stage="ramp", exposed_windows=1, ramp_step=2)
-    assert after(varied(PLAN, rollout={"ramp_shares": (0.1,)}), control).carry.stage == "hold"
+    experiment = confirming(*sums(), stage="ramp", exposed_windows=1, ramp_step=2)
+    assert after(varied(PLAN, rollout={"ramp_shares": (0.1,)}), experiment).carry.stage == "hold"
 
 
 @pytest.mark.parametrize("stage", ["hold", "paused", "rolled_back"])
 def test_other_stages_do_not_move_by_themselves(stage: str) -> None:
-    control = confirming(*sums(), stage=stage, exposed_windows=99)
-    assert after(PLAN, control) is control
+    experiment = confirming(*sums(), stage=stage, exposed_windows=99)
+    assert after(PLAN, experiment) is experiment
 
 
 def test_the_measured_gain_is_the_objective_s() -> None:
@@ -202,7 +203,7 @@ def test_the_measured_gain_is_the_objective_s() -> None:
     assert narrower < se
 
 
-def climbing(*gains: float) -> tuple[Plan, Control, Statistics]:
+def climbing(*gains: float) -> tuple[Plan, Experiment, Statistics]:
     """A ramp whose shares' gains are these, the last one just measured; the confirm sample's comes first."""
     shares = (0.24, 0.1, 0.5, 0.9)
     deal, cell = sums(watch=gains[-1])
@@ -213,7 +214,7 @@ def climbing(*gains: float) -> tuple[Plan, Control, Statistics]:
     luck[..., 2] *= 1.0 + gains[-1] * map_
     cell = Cell(np.rint(np.array([1000.0, 100.0, 5000.0]) * luck * 1e6).astype(np.int64), cell.events)
     steps = tuple(Step(share, gain, 0.002) for share, gain in zip(shares, gains[:-1], strict=False))
-    control = carrying(
+    experiment = carrying(
         initial(PLAN),
         stage="ramp",
         candidate=Vector("c1", THETA),
@@ -222,10 +223,14 @@ def climbing(*gains: float) -> tuple[Plan, Control, Statistics]:
         shares=steps,
         started_ms=START,
     )
-    control = msgspec.structs.replace(
-        control, trial=deal, deals={7: deal}, versions={1: 7}, carry=msgspec.structs.replace(control.carry, deal=7)
+    experiment = msgspec.structs.replace(
+        experiment,
+        trial=deal,
+        deals={7: deal},
+        versions={1: 7},
+        carry=msgspec.structs.replace(experiment.carry, deal=7),
     )
-    return PLAN, control, msgspec.structs.replace(AT, cells={(AT.end_ms, 1): cell})
+    return PLAN, experiment, msgspec.structs.replace(AT, cells={(AT.end_ms, 1): cell})
 
 
 @pytest.mark.parametrize(
@@ -240,8 +245,8 @@ def climbing(*gains: float) -> tuple[Plan, Control, Statistics]:
     ],
 )
 def test_a_gain_that_falls_as_the_share_grows_stops_the_ramp(gains: tuple[float, ...], stage: str) -> None:
-    plan, control, seen = climbing(*gains)
-    carry = advanced(plan, control, seen, believe(plan, control, (), 1.0)).carry
+    plan, experiment, seen = climbing(*gains)
+    carry = advanced(plan, experiment, seen, believe(plan, experiment, (), 1.0)).carry
     assert carry.stage == stage
     if stage == "explore":
         assert "the gain falls as the share grows: +5.00% +- 0.20% at 24%" in carry.reason
@@ -254,8 +259,8 @@ def test_a_gain_that_falls_as_the_share_grows_stops_the_ramp(gains: tuple[float,
 
 
 def test_a_fall_that_would_be_sure_if_asked_once_is_not_where_it_is_asked_at_every_share() -> None:
-    plan, control, seen = climbing(0.05, 0.006)
-    carry = advanced(plan, control, seen, believe(plan, control, (), 1.0)).carry
+    plan, experiment, seen = climbing(0.05, 0.006)
+    carry = advanced(plan, experiment, seen, believe(plan, experiment, (), 1.0)).carry
     assert carry.stage == "ramp"
     assert falling(carry.shares, looks=1) is not None
     assert falling(carry.shares, looks=len(plan.rollout.ramp_shares)) is None
@@ -267,14 +272,14 @@ USUAL = tuple(Look(START - k * HOUR, (0.11 + 0.001 * (k % 3), 0.0), (1.0, 1.0)) 
 def test_a_bad_hour_is_left_out_of_the_claim_and_said() -> None:
     deal, cell = sums(watch=0.1)
     wild = Look(START, (-0.2, 0.0), (1.0, 1.0))
-    control = msgspec.structs.replace(confirming(deal, cell), looks=Looks(deal.id, (*USUAL, wild)))
-    carry = after(believed_feasible(PLAN), control).carry
+    experiment = msgspec.structs.replace(confirming(deal, cell), looks=Looks(deal.id, (*USUAL, wild)))
+    carry = after(believed_feasible(PLAN), experiment).carry
     assert carry.stage == "ramp"
     gain, se = measured_gain(PLAN, deal, cell)
     assert carry.shares[0].gain == pytest.approx((gain + 0.02) / 0.9)
     assert carry.shares[0].se == pytest.approx(se / np.sqrt(0.9))
     assert f"without a window like no other, which ends at {wild.end_ms} (gain {gain:+.2%}" in carry.reason
-    plain = msgspec.structs.replace(control, looks=Looks(deal.id, USUAL))
+    plain = msgspec.structs.replace(experiment, looks=Looks(deal.id, USUAL))
     assert after(believed_feasible(PLAN), plain).carry.shares[0].gain == pytest.approx(gain)
 
 
@@ -295,6 +300,6 @@ def test_without_a_bad_hour_the_claim_is_as_unsure_as_its_metric_that_lost_most(
     plan = varied(believed_feasible(PLAN), objective={"watch": 1.0, "ctr": 0.5})
     deal, cell = sums(watch=0.1)
     wild = Look(START, (-0.2, 0.0), weight)
-    control = msgspec.structs.replace(confirming(deal, cell), looks=Looks(deal.id, (*USUAL, wild)))
-    (step,) = after(plan, control).carry.shares
+    experiment = msgspec.structs.replace(confirming(deal, cell), looks=Looks(deal.id, (*USUAL, wild)))
+    (step,) = after(plan, experiment).carry.shares
     assert step.se == pytest.approx(measured_gain(plan, deal, cell)[1] / np.sqrt(1.0 - 3.0 / 12.0))

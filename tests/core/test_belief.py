@@ -6,9 +6,9 @@ import pytest
 
 from controller.core import belief, posterior
 from controller.core.belief import believe, points, theta_at
-from controller.core.control import Control, Evidence, Theta, carrying, initial
 from controller.core.estimate import Changes, Metric
 from controller.core.events import Component
+from controller.core.experiment import Evidence, Experiment, Theta, carrying, initial
 from controller.core.kernel import EVEN, to_baseline
 from controller.core.learn import EXPOSURES, RESPONSE
 from controller.core.offline import Prediction
@@ -111,8 +111,8 @@ def test_the_newest_evidence_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sealed_evidence_comes_before_live() -> None:
-    control = msgspec.structs.replace(initial(PLAN), evidence=(evidence(deal=1, hour=1.0),))
-    believed = believe(PLAN, control, (evidence(deal=2, hour=2.0),), 3.0)
+    experiment = msgspec.structs.replace(initial(PLAN), evidence=(evidence(deal=1, hour=1.0),))
+    believed = believe(PLAN, experiment, (evidence(deal=2, hour=2.0),), 3.0)
     assert believed.posterior.seen.hour.tolist() == [1.0, 1.0, 2.0, 2.0]
     newest = points(PLAN, believed.space, believed.groups, evidence(deal=2).thetas[-1])
     assert np.array_equal(believed.earlier[-1], newest)
@@ -137,12 +137,12 @@ def test_a_segment_without_weights_of_its_own_has_those_of_all() -> None:
     assert both[1] == pytest.approx(space.to_unit(np.array([1.0, 4.0, 0.0])))
 
 
-def with_traffic(plan: Plan, **sums: tuple[float, float, float]) -> Control:
+def with_traffic(plan: Plan, **sums: tuple[float, float, float]) -> Experiment:
     """A state that has decided on windows with these sums of impressions, clicks and watch time, by segment."""
-    control = initial(plan)
+    experiment = initial(plan)
     for segment, values in sums.items():
-        control.history[plan.segments.index(segment) + 1] = np.array(values) / plan.buckets
-    return control
+        experiment.history[plan.segments.index(segment) + 1] = np.array(values) / plan.buckets
+    return experiment
 
 
 def test_a_segment_without_traffic_keeps_the_baseline_and_is_not_asked() -> None:
@@ -155,17 +155,17 @@ def test_a_segment_without_traffic_keeps_the_baseline_and_is_not_asked() -> None
 
 
 def test_segments_count_by_what_they_make_of_each_metric() -> None:
-    control = with_traffic(SEGMENTED, new=(9e6, 9e6, 1e6), old=(1e6, 1e6, 3e6))
-    watch, ctr = believe(SEGMENTED, control, (), 2.0).shares
+    experiment = with_traffic(SEGMENTED, new=(9e6, 9e6, 1e6), old=(1e6, 1e6, 3e6))
+    watch, ctr = believe(SEGMENTED, experiment, (), 2.0).shares
     assert watch == pytest.approx([0.25, 0.75])
     assert ctr == pytest.approx([0.9, 0.1])
     assert believe(SEGMENTED, initial(SEGMENTED), (), 2.0).shares == pytest.approx(np.full((2, 2), 0.5))
-    control.history[0] = np.array((9e6, 0.0, 4e6)) / SEGMENTED.buckets
-    watch, ctr = believe(SEGMENTED, control, (), 2.0).shares
+    experiment.history[0] = np.array((9e6, 0.0, 4e6)) / SEGMENTED.buckets
+    watch, ctr = believe(SEGMENTED, experiment, (), 2.0).shares
     assert watch == pytest.approx([0.125, 0.375]), "half is of no segment"
     assert ctr == pytest.approx([0.9, 0.1])
-    control = with_traffic(SEGMENTED, new=(9e6, 0.0, 1e6), old=(1e6, 0.0, 3e6))
-    assert believe(SEGMENTED, control, (), 2.0).shares[1] == pytest.approx([0.5, 0.5]), "no click yet"
+    experiment = with_traffic(SEGMENTED, new=(9e6, 0.0, 1e6), old=(1e6, 0.0, 3e6))
+    assert believe(SEGMENTED, experiment, (), 2.0).shares[1] == pytest.approx([0.5, 0.5]), "no click yet"
 
 
 def test_metrics_that_nothing_is_known_of_are_named() -> None:
@@ -193,19 +193,19 @@ def test_a_vector_is_chosen_from_now_on() -> None:
 
 
 def test_the_coming_day_s_hours_count_by_their_traffic() -> None:
-    control = carrying(initial(PLAN), started_ms=0, decided_through_ms=24 * HOUR)
-    assert believe(PLAN, control, (evidence(),), 24.0).posterior.traffic == EVEN
-    control = msgspec.structs.replace(control, volume={hour * HOUR: hour for hour in range(1, 25)})
-    found = believe(PLAN, control, (evidence(),), 24.0).posterior.traffic
+    experiment = carrying(initial(PLAN), started_ms=0, decided_through_ms=24 * HOUR)
+    assert believe(PLAN, experiment, (evidence(),), 24.0).posterior.traffic == EVEN
+    experiment = msgspec.structs.replace(experiment, volume={hour * HOUR: hour for hour in range(1, 25)})
+    found = believe(PLAN, experiment, (evidence(),), 24.0).posterior.traffic
     assert found == pytest.approx([(9 * step + 6) / 300 for step in range(8)])
 
 
 def test_each_process_is_fitted_anew_every_third_window_in_turns_once_there_are_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    control = initial(PLAN)
+    experiment = initial(PLAN)
     given = posterior.prior(2, belief.scales(PLAN, belief.processes(PLAN)))
-    told = msgspec.structs.replace(control, carry=msgspec.structs.replace(control.carry, hypers=given))
+    told = msgspec.structs.replace(experiment, carry=msgspec.structs.replace(experiment.carry, hypers=given))
     many = tuple(evidence(deal=k, hour=float(k)) for k in range(3))
     assert believe(PLAN, told, many, 3.0).hypers == given, "too few rows to learn from"
     monkeypatch.setattr(belief, "UNFITTED_ROWS", 5)
@@ -214,7 +214,7 @@ def test_each_process_is_fitted_anew_every_third_window_in_turns_once_there_are_
     found = [believe(PLAN, told, many, hour).hypers for hour in (3.0, 4.0, 5.0, 6.0)]
     fitted = [tuple(new != old for new, old in zip(hypers, given, strict=True)) for hypers in found]
     assert fitted == [(True, False), (False, False), (False, True), (True, False)]
-    assert believe(PLAN, control, many, 4.0).hypers != given, "none to start from"
+    assert believe(PLAN, experiment, many, 4.0).hypers != given, "none to start from"
 
 
 def test_processes_take_turns_where_hours_are_whole_windows_but_for_rounding(
@@ -249,16 +249,16 @@ def test_a_metric_of_few_rows_may_move_more_than_most_do() -> None:
 
 def test_a_process_that_few_rows_speak_of_keeps_the_prior() -> None:
     """Reports are too rare to say anything in most windows: their scale is not yet known, whatever else is."""
-    control, many = initial(PLAN), [evidence(deal=k, arms=8, hour=float(k)) for k in range(4)]
+    experiment, many = initial(PLAN), [evidence(deal=k, arms=8, hour=float(k)) for k in range(4)]
     too_noisy = many[0].changes.control_relative_se + np.array([[0.0], [9.0]])
     rare = [
         msgspec.structs.replace(e, changes=msgspec.structs.replace(e.changes, control_relative_se=too_noisy))
         for e in many[1:]
     ]
     prior = posterior.prior(2, belief.scales(PLAN, belief.processes(PLAN)))
-    fitted = believe(PLAN, control, tuple(many), 4.0).hypers
+    fitted = believe(PLAN, experiment, tuple(many), 4.0).hypers
     assert all(new != old for new, old in zip(fitted, prior, strict=True))
-    watch, reports = believe(PLAN, control, (many[0], *rare), 4.0).hypers
+    watch, reports = believe(PLAN, experiment, (many[0], *rare), 4.0).hypers
     assert watch == fitted[0]
     assert reports == prior[1]
 
@@ -270,9 +270,9 @@ def test_a_metric_per_bucket_is_learnt_in_parts_once_people_were_shown_something
     found = (evidence(PER_BUCKET),)
     whole = believe(PER_BUCKET, initial(PER_BUCKET), found, 1.0)
     assert whole.posterior.factors == ((0,), (1,))
-    control = initial(PER_BUCKET)
-    history = control.history + np.array([1.0, 0.0, 0.0])  # impressions
-    apart = believe(PER_BUCKET, msgspec.structs.replace(control, history=history), found, 1.0)
+    experiment = initial(PER_BUCKET)
+    history = experiment.history + np.array([1.0, 0.0, 0.0])  # impressions
+    apart = believe(PER_BUCKET, msgspec.structs.replace(experiment, history=history), found, 1.0)
     assert apart.posterior.factors == ((1, 2), (0,))
     assert [h.scale for h in apart.hypers] == [h.scale for h in posterior.prior(2, (RESPONSE, EXPOSURES, RESPONSE))]
     unit = points(PER_BUCKET, apart.space, apart.groups, found[0].thetas[0])
@@ -285,9 +285,9 @@ def test_a_metric_per_bucket_is_learnt_in_parts_once_people_were_shown_something
 def test_where_the_exposures_of_a_deal_are_too_noisy_their_metric_is_unmeasured() -> None:
     silent = evidence(PER_BUCKET)
     silent.changes.control_relative_se[2] = 0.2  # impressions per bucket
-    control = initial(PER_BUCKET)
-    control = msgspec.structs.replace(control, history=control.history + 1.0)
-    assert believe(PER_BUCKET, control, (silent,), 1.0).unmeasured == ("watch",)
+    experiment = initial(PER_BUCKET)
+    experiment = msgspec.structs.replace(experiment, history=experiment.history + 1.0)
+    assert believe(PER_BUCKET, experiment, (silent,), 1.0).unmeasured == ("watch",)
 
 
 def test_vectors_outside_the_bounds_are_evidence_but_are_not_repeated() -> None:

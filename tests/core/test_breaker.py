@@ -6,8 +6,8 @@ import pytest
 
 from controller.assignment import Stage
 from controller.core.breaker import FORGIVEN, tripped
-from controller.core.control import Statistics, carrying
 from controller.core.estimate import MIN_BUCKETS
+from controller.core.experiment import Statistics, carrying
 from controller.core.replay import replay
 from controller.core.safety import Guardrail
 from controller.core.windows import Cell, Quality
@@ -164,8 +164,8 @@ def test_a_candidate_that_breaks_in_the_fourth_window_is_not_served_again(stage:
     loop.window()
     bad = loop.table.arms[1]
     # Others broke in three windows before.
-    control = carrying(loop.state.control, breaks=3, broke_ms=loop.carry.decided_through_ms)
-    loop.state = msgspec.structs.replace(loop.state, control=control)
+    experiment = carrying(loop.state.experiment, breaks=3, broke_ms=loop.carry.decided_through_ms)
+    loop.state = msgspec.structs.replace(loop.state, experiment=experiment)
     loop.poll([broken(row, bad.arm) for row in loop.rows(minute=20)])
     assert (loop.carry.stage, loop.carry.banned, loop.carry.candidate) == ("paused", (bad.theta,), None)
     loop.order("resume")
@@ -242,8 +242,8 @@ def test_one_event_alone_trips_nothing_where_a_fall_is_bad() -> None:
 def test_it_sees_what_only_the_newest_window_and_the_one_before_show_together() -> None:
     """An arm's events are in half of its buckets in one window and in the other half in the next: too few in each."""
     loop = explored()
-    control, newest = loop.state.control, START + (loop.hour + 1) * HOUR
-    arm_of, rng = control.deals[loop.carry.deal].buckets, np.random.default_rng(1)
+    experiment, newest = loop.state.experiment, START + (loop.hour + 1) * HOUR
+    arm_of, rng = experiment.deals[loop.carry.deal].buckets, np.random.default_rng(1)
     sums = np.array([1000.0, 100.0, 5000.0]) * (1.0 + 0.01 * rng.standard_normal((1, PLAN.buckets, 3)))
     sums[:, arm_of == 2, 1] *= 0.05
     own = np.flatnonzero(arm_of == 2)
@@ -257,7 +257,7 @@ def test_it_sees_what_only_the_newest_window_and_the_one_before_show_together() 
         version = loop.table.version
         cells = {(newest - ago * HOUR, version): shown(own[::2]), (newest, version): shown(own[1::2])}
         seen = Statistics(newest, cells, np.zeros(PLAN.buckets, np.int64), Quality())
-        return [crossing.arm for crossing in tripped(PLAN, control, seen)]
+        return [crossing.arm for crossing in tripped(PLAN, experiment, seen)]
 
     assert found(1) == [2]
     assert found(2) == [], "what was two windows ago is none of it"
@@ -301,4 +301,4 @@ def test_few_buckets_and_harmless_noise_never_trip() -> None:
 def test_no_traffic_and_no_arms_trip_nothing() -> None:
     loop = Loop()
     nothing = Statistics(START + HOUR, {}, np.zeros(PLAN.buckets, np.int64), Quality())
-    assert tripped(PLAN, loop.state.control, nothing) == ()
+    assert tripped(PLAN, loop.state.experiment, nothing) == ()

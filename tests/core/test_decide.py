@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from controller import assignment
-from controller.core.control import Control, Statistics
 from controller.core.decide import Decision, decide
 from controller.core.estimate import usable
 from controller.core.evidence import MEMORY, live_evidence
+from controller.core.experiment import Experiment, Statistics
 from controller.core.policy import Pick
 from controller.core.windows import Cell, Quality
 from tests.core.loop import HOUR, PLAN, START, Loop, at_stage, indifferent, same, varied
@@ -30,9 +30,9 @@ def even(loop: Loop, buckets: np.ndarray | None = None) -> Cell:
     return Cell(sums.astype(np.int64), counts)
 
 
-def once(loop: Loop, cells: dict[tuple[int, int], Cell], act: bool = True) -> tuple[Control, Decision]:
+def once(loop: Loop, cells: dict[tuple[int, int], Cell], act: bool = True) -> tuple[Experiment, Decision]:
     end = START + (loop.hour + 1) * HOUR
-    return decide(PLAN, loop.state.control, seen(loop, end, cells), end, np.random.default_rng(0), act)
+    return decide(PLAN, loop.state.experiment, seen(loop, end, cells), end, np.random.default_rng(0), act)
 
 
 def window(loop: Loop, **cells: Cell) -> dict[tuple[int, int], Cell]:
@@ -76,7 +76,7 @@ def test_beside_a_test_every_arm_has_buckets_enough_to_be_learnt_from() -> None:
     loop.order("choose", theta={"all": (1.0, 2.0, 0.1)}, objective={"watch": 1.0})
     loop.windows(2)
     assert np.bincount(loop.table.buckets).tolist()[1:] == [48, 12, 12, 12, 12]
-    newest = live_evidence(loop.plan, loop.state.control, loop.state.windows.cells)[-1]
+    newest = live_evidence(loop.plan, loop.state.experiment, loop.state.windows.cells)[-1]
     assert len(newest.thetas) == 5
     assert usable(newest.changes).all()
 
@@ -88,7 +88,7 @@ def test_an_act_publishes_and_a_backlog_does_not() -> None:
     assert (acted.outcome, acted.table is not None) == ("dealt", True)
     _, passed = once(loop, cells, act=False)
     assert (passed.outcome, passed.table) == ("backlog", None)
-    assert same(passed.deal, loop.state.control.deals[loop.carry.deal])
+    assert same(passed.deal, loop.state.experiment.deals[loop.carry.deal])
 
 
 def test_a_backlog_s_fault_takes_the_vectors_off_at_once() -> None:
@@ -97,7 +97,7 @@ def test_a_backlog_s_fault_takes_the_vectors_off_at_once() -> None:
         seen(loop, START + (loop.hour + 1) * HOUR, window(loop, current=even(loop))),
         quality=Quality(accepted=1000, misattributed=500),
     )
-    frozen, decision = decide(PLAN, loop.state.control, found, found.end_ms, np.random.default_rng(0), False)
+    frozen, decision = decide(PLAN, loop.state.experiment, found, found.end_ms, np.random.default_rng(0), False)
     assert decision.outcome == "frozen"
     assert decision.table is not None
     assert len(assignment.decode(decision.table).arms) == 1
@@ -107,14 +107,14 @@ def test_a_backlog_s_fault_takes_the_vectors_off_at_once() -> None:
 
 
 def exposed(loop: Loop, cells: dict[tuple[int, int], Cell]) -> bool:
-    control, _ = once(loop, cells, act=False)
-    return control.carry.exposed_windows > loop.state.control.carry.exposed_windows
+    experiment, _ = once(loop, cells, act=False)
+    return experiment.carry.exposed_windows > loop.state.experiment.carry.exposed_windows
 
 
 def test_exposure_is_traffic_on_every_arm_of_the_stage_s_own_deal() -> None:
     loop = at_stage("confirm")
     arm_of = np.array(loop.table.buckets)
-    stale = next(v for v, d in loop.state.control.versions.items() if d != loop.carry.deal)
+    stale = next(v for v, d in loop.state.experiment.versions.items() if d != loop.carry.deal)
     assert exposed(loop, window(loop, current=even(loop)))
     assert not exposed(loop, {})
     assert not exposed(loop, window(loop, current=even(loop, arm_of == 0)))
@@ -135,19 +135,19 @@ def test_a_window_that_froze_the_study_does_not_teach_what_is_usual() -> None:
     arm_of = np.array(loop.table.buckets)
     units = np.where(arm_of == 1, 1, 50)
     bad = msgspec.structs.replace(seen(loop, end, window(loop, current=even(loop))), units=units)
-    control, decision = decide(PLAN, loop.state.control, bad, end, np.random.default_rng(0), True)
+    experiment, decision = decide(PLAN, loop.state.experiment, bad, end, np.random.default_rng(0), True)
     assert decision.outcome == "frozen"
     assert "sample ratio" in decision.why
-    assert np.array_equal(control.people.past, loop.state.control.people.past)
-    assert control.people.last is None
+    assert np.array_equal(experiment.people.past, loop.state.experiment.people.past)
+    assert experiment.people.last is None
 
 
 def test_figures_that_are_no_numbers_make_no_pick(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = at_stage("confirm")
     odd = Pick(np.full((1, 2), 0.5), 0.1, 0.01, 1.0, 1.0, float("nan"), None)
     monkeypatch.setattr("controller.core.policy.recommend", lambda *a, **k: odd)
-    control, decision = once(loop, window(loop, current=even(loop)))
-    assert control.carry.pick is None
+    experiment, decision = once(loop, window(loop, current=even(loop)))
+    assert experiment.carry.pick is None
     assert decision.outcome == "dealt"
 
 
@@ -162,8 +162,8 @@ def test_where_bans_leave_no_room_fewer_vectors_are_dealt() -> None:
         grid = [u for u in np.arange(0.0, 1.04, 0.04) if not gap or abs(u - 0.8) >= 0.05 + gap / 2] + list(edges)
         banned = tuple({"all": (1.0, float(2.0 * u - 1.0))} for u in grid)
         carry = msgspec.structs.replace(loop.carry, banned=banned)
-        control = msgspec.structs.replace(loop.state.control, carry=carry)
-        loop.state = msgspec.structs.replace(loop.state, control=control)
+        experiment = msgspec.structs.replace(loop.state.experiment, carry=carry)
+        loop.state = msgspec.structs.replace(loop.state, experiment=experiment)
         loop.window()
         arms = len(loop.table.arms) - 1
         assert arms <= most
@@ -174,7 +174,7 @@ def test_where_bans_leave_no_room_fewer_vectors_are_dealt() -> None:
 def test_a_deal_keeps_the_past_of_its_buckets_from_before_it_began() -> None:
     loop = Loop()
     loop.windows(3)
-    first, second = (deal for deal in list(loop.state.control.deals.values())[-2:])
+    first, second = (deal for deal in list(loop.state.experiment.deals.values())[-2:])
     assert first.history is not None
     assert second.history is not None
     cells = loop.state.windows.cells.items()
@@ -184,11 +184,11 @@ def test_a_deal_keeps_the_past_of_its_buckets_from_before_it_began() -> None:
 
 def test_the_shares_of_a_ramp_have_the_past_of_the_confirm_test() -> None:
     loop = at_stage("confirm")
-    past = loop.state.control.deals[loop.carry.deal].history
+    past = loop.state.experiment.deals[loop.carry.deal].history
     assert past is not None
     while loop.carry.stage != "hold":
         loop.window()
-        np.testing.assert_array_equal(loop.state.control.deals[loop.carry.deal].history, past)
+        np.testing.assert_array_equal(loop.state.experiment.deals[loop.carry.deal].history, past)
 
 
 def test_a_test_that_is_begun_anew_has_no_past_that_holds_the_vector() -> None:
@@ -197,5 +197,5 @@ def test_a_test_that_is_begun_anew_has_no_past_that_holds_the_vector() -> None:
     loop.window()
     loop.order("resume")
     loop.windows(2)
-    deal = loop.state.control.deals[loop.carry.deal]
+    deal = loop.state.experiment.deals[loop.carry.deal]
     assert (deal.stage, deal.arms[1].role, deal.history) == ("confirm", "candidate", None)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from controller.core.advance import measured_gain
-from controller.core.control import Statistics
 from controller.core.drift import SURE, faded
+from controller.core.experiment import Statistics
 from controller.core.windows import Cell, Quality
 from tests.core.loop import HOUR, PLAN, START, Loop, Theta, at_stage, pleasant
 
@@ -84,7 +84,7 @@ def cell(rng: np.random.Generator, trait: np.ndarray, arm: np.ndarray, gain: flo
 def test_the_difference_of_two_halves_is_no_noisier_than_it_is_taken_for() -> None:
     """400 tests of a vector that gains nothing: z-scores of its halves, buckets having traits for ever."""
     loop, rng, z = at_stage("confirm"), np.random.default_rng(1), []
-    deal = loop.state.control.deals[loop.carry.deal]
+    deal = loop.state.experiment.deals[loop.carry.deal]
     deal = msgspec.structs.replace(deal, history=None)
     for _ in range(400):
         trait = rng.standard_normal(PLAN.buckets)
@@ -96,10 +96,10 @@ def test_the_difference_of_two_halves_is_no_noisier_than_it_is_taken_for() -> No
 
 def told(loop: Loop, gains: dict[int, float]) -> str | None:
     """What is found in windows so many hours ago with such gains, older ones having gained .1."""
-    control, end = loop.state.control, START + (loop.hour + 1) * HOUR
-    deal, rng, none = control.deals[loop.carry.deal], np.random.default_rng(2), np.zeros(PLAN.buckets)
+    experiment, end = loop.state.experiment, START + (loop.hour + 1) * HOUR
+    deal, rng, none = experiment.deals[loop.carry.deal], np.random.default_rng(2), np.zeros(PLAN.buckets)
     cells = {(end - ago * HOUR, loop.table.version): cell(rng, none, deal.buckets, gain) for ago, gain in gains.items()}
-    return faded(PLAN, control, Statistics(end, cells, np.zeros(PLAN.buckets, np.int64), Quality()), deal)
+    return faded(PLAN, experiment, Statistics(end, cells, np.zeros(PLAN.buckets, np.int64), Quality()), deal)
 
 
 def test_one_bad_hour_is_no_change_and_two_are() -> None:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from controller.assignment import Assignment, Stage
-from controller.core.control import Carry, Theta
 from controller.core.estimate import Metric
 from controller.core.events import Component
+from controller.core.experiment import Carry, Theta
 from controller.core.plan import Plan
 from controller.core.safety import Guardrail
 from tests.core.loop import HOUR, LEVEL, PLAN, START, Loop, Row, at_stage, pleasant, varied

@@ -280,18 +280,20 @@ def tardy(hours: int) -> Loop:
 
 def test_a_study_learns_it_carries_it_and_decides_the_same_again() -> None:
     loop = tardy(9)
-    control = loop.state.control
-    assert control.late.missing[0].tolist() == pytest.approx([0.5, 0.0], abs=0.05)
-    assert set(control.late.looks) == {end for end, _ in loop.state.windows.cells}
-    live = live_evidence(loop.plan, control, loop.state.windows.cells)
-    plain = live_evidence(loop.plan, msgspec.structs.replace(control, late=late.nothing(2)), loop.state.windows.cells)
+    experiment = loop.state.experiment
+    assert experiment.late.missing[0].tolist() == pytest.approx([0.5, 0.0], abs=0.05)
+    assert set(experiment.late.looks) == {end for end, _ in loop.state.windows.cells}
+    live = live_evidence(loop.plan, experiment, loop.state.windows.cells)
+    plain = live_evidence(
+        loop.plan, msgspec.structs.replace(experiment, late=late.nothing(2)), loop.state.windows.cells
+    )
     newest, blind = live[-1].changes, plain[-1].changes
     assert (newest.covariance[0, 0].diagonal() > blind.covariance[0, 0].diagonal()).all()
     assert same(newest.change[1], blind.change[1]), "clicks are never late"
     assert {checked.outcome for checked in replay(journalled(loop.records))} == {"exact"}
     rows = checkpointed(None, loop.state)[0].put
-    assert same(restore(dict(rows)).control.late, control.late)
-    assert len(codec.encode(control.late)) < 20_000
+    assert same(restore(dict(rows)).experiment.late, experiment.late)
+    assert len(codec.encode(experiment.late)) < 20_000
 
 
 def test_ages_are_bounded() -> None:

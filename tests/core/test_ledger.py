@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from controller.core import ledger
-from controller.core.control import Carry, Choice, Statistics
+from controller.core.experiment import Carry, Choice, Statistics
 from controller.core.ledger import Cells, carried, digest, pack, unpack
 from controller.core.safety import Crossing
 from controller.core.windows import Cell, Quality
@@ -119,7 +119,7 @@ def test_a_number_that_json_has_not_would_be_seen() -> None:
 def test_facts_tell_what_tripped_and_which_stage_follows() -> None:
     loop = Loop()
     loop.windows(2)
-    deal = loop.state.control.deals[loop.carry.deal]
+    deal = loop.state.experiment.deals[loop.carry.deal]
     after = msgspec.structs.replace(loop.carry, stage="paused", reason="why")
     records = ledger.facts(loop.carry, after, (Crossing(2, "ctr", -0.3, -0.05, 0.01),), deal, 5)
     assert [(r.kind, r.at_ms) for r in records] == [("guardrail_tripped", 5), ("stage_changed", 5)]

@@ -28,8 +28,8 @@ def worse(loop: Loop, clicks: float, watch: float = 0.0) -> Callable[[Row], Row]
 def test_each_window_of_a_test_is_known_by_itself() -> None:
     loop = at_stage("confirm")
     loop.windows(3)
-    looks = loop.state.control.looks
-    assert looks.trial == loop.state.control.trial.id  # type: ignore[union-attr]
+    looks = loop.state.experiment.looks
+    assert looks.trial == loop.state.experiment.trial.id  # type: ignore[union-attr]
     assert [look.end_ms for look in looks.windows] == sorted({look.end_ms for look in looks.windows})
     assert len(looks.windows) == 3
     assert all(abs(look.change[0] - looks.windows[0].change[0]) < 0.03 for look in looks.windows)
@@ -47,15 +47,15 @@ def test_windows_of_a_backlog_are_known_as_well() -> None:
     loop.poll([loop.settles(first + 6)], backlog=True)
     loop.hour = first + 7
     loop.windows(1)
-    control = loop.state.control
-    sums = trial_sums(control, loop.state.windows.cells)
+    experiment = loop.state.experiment
+    sums = trial_sums(experiment, loop.state.windows.cells)
     assert sums is not None
-    assert control.trial is not None
+    assert experiment.trial is not None
     weight = late.totals(
-        loop.plan.metrics, ("impressions", "clicks", "watch_s"), sums.sums[:, control.trial.buckets == 0]
+        loop.plan.metrics, ("impressions", "clicks", "watch_s"), sums.sums[:, experiment.trial.buckets == 0]
     )
-    assert len(control.looks.windows) == 7
-    assert sum(look.weight[0] for look in control.looks.windows) == weight[0, 0]
+    assert len(experiment.looks.windows) == 7
+    assert sum(look.weight[0] for look in experiment.looks.windows) == weight[0, 0]
     assert {checked.outcome for checked in replay(journalled(loop.records))} == {"exact"}
 
 
@@ -102,9 +102,9 @@ def test_a_share_s_first_window_that_is_bad_is_looked_at_twice_before_the_share_
 
 def test_every_window_of_a_long_test_is_known_until_it_is_judged() -> None:
     """And of a vector that is held for longer the older ones by their weight together."""
-    control = at_stage("confirm").state.control
-    trial = control.trial.id  # type: ignore[union-attr]
+    experiment = at_stage("confirm").state.experiment
+    trial = experiment.trial.id  # type: ignore[union-attr]
     windows = tuple(Look(end, (0.0, 0.0), (2.0, 1.0)) for end in range(150))
-    control = msgspec.structs.replace(control, looks=Looks(trial, windows))
-    assert looked(varied(rollout={"confirm_ms": 100 * HOUR}), control, {}).looks.windows == windows
-    assert looked(PLAN, control, {}).looks == Looks(trial, windows[54:], (108.0, 54.0))
+    experiment = msgspec.structs.replace(experiment, looks=Looks(trial, windows))
+    assert looked(varied(rollout={"confirm_ms": 100 * HOUR}), experiment, {}).looks.windows == windows
+    assert looked(PLAN, experiment, {}).looks == Looks(trial, windows[54:], (108.0, 54.0))

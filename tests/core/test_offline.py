@@ -5,7 +5,7 @@ import numpy as np
 from scipy import stats
 
 from controller.core.belief import believe
-from controller.core.control import initial
+from controller.core.experiment import initial
 from controller.core.kernel import Floats, Hyper, Places, kernel
 from controller.core.offline import MISTAKES, ROUGH, SEEN, Prediction, informed, reliability
 from controller.core.posterior import NUGGET, Observations, Posterior, condition, join

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from controller.assignment import VERSIONS_PER_EPOCH, Arm, Assignment, Stage, decode
-from controller.core.control import Control, Theta, Vector, carrying, initial, issue, moved, tuned
+from controller.core.experiment import Experiment, Theta, Vector, carrying, initial, issue, moved, tuned
 from controller.core.operate import Command, Verb, apply, begin
 from controller.core.rollout import FROZEN, RESUMED, Deal, nested
 from tests.core.loop import HOUR, PLAN, START, at_stage, same
@@ -25,22 +25,22 @@ ACCEPTED: dict[Verb, frozenset[Stage]] = {
 }
 
 
-def at(stage: Stage, candidate: bool = True, before: Stage = "explore") -> Control:
+def at(stage: Stage, candidate: bool = True, before: Stage = "explore") -> Experiment:
     """A study in a stage, its candidate on a tenth of the buckets."""
-    control, _ = issue(PLAN, initial(PLAN), initial(PLAN).deals[1], START)
+    experiment, _ = issue(PLAN, initial(PLAN), initial(PLAN).deals[1], START)
     role = "candidate" if stage == "confirm" else "promoted"
-    arms = (control.deals[1].arms[0], Arm("c9", role, THETA))
+    arms = (experiment.deals[1].arms[0], Arm("c9", role, THETA))
     tested = stage in ("confirm", "ramp", "hold")
-    deal = Deal(2, stage, arms, nested(PLAN.buckets, 0.1, 0, "c9")) if tested else control.deals[1]
+    deal = Deal(2, stage, arms, nested(PLAN.buckets, 0.1, 0, "c9")) if tested else experiment.deals[1]
     carry = msgspec.structs.replace(
-        control.carry,
+        experiment.carry,
         stage=stage,
         before=before,
         candidate=Vector("c9", THETA) if candidate else None,
         decided_through_ms=START,
         epoch=3,
     )
-    return issue(PLAN, msgspec.structs.replace(control, carry=carry), deal, START)[0]
+    return issue(PLAN, msgspec.structs.replace(experiment, carry=carry), deal, START)[0]
 
 
 def table_of(table: bytes | None) -> Assignment:
@@ -98,10 +98,10 @@ def test_a_rolled_back_vector_is_banned_and_exploration_begins_again() -> None:
 
 
 def test_a_paused_rollback_resumes_to_explore() -> None:
-    control = at("ramp")
+    experiment = at("ramp")
     for verb in ("rollback", "pause", "resume"):
-        control, _ = apply(PLAN, control, Command(verb, "ann"), START + HOUR)
-    assert control.carry.stage == "explore"
+        experiment, _ = apply(PLAN, experiment, Command(verb, "ann"), START + HOUR)
+    assert experiment.carry.stage == "explore"
 
 
 def test_an_approval_is_asked_for_before_it_is_taken() -> None:
@@ -117,7 +117,7 @@ def test_an_approval_is_asked_for_before_it_is_taken() -> None:
     assert apply(PLAN, paused, Command("approve", "ann"), START + HOUR)[0] is paused
 
 
-def awaiting() -> Control:
+def awaiting() -> Experiment:
     return carrying(at("confirm"), awaiting_approval=True)
 
 
@@ -173,9 +173,9 @@ def test_a_chosen_vector_is_tested_under_its_own_objective(stage: Stage) -> None
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused(choice: dict[str, object], said: str) -> None:
-    control = carrying(at("explore"), banned=(THETA,))
-    after, answer = apply(PLAN, control, msgspec.structs.replace(CHOICE, **choice), START + HOUR)
-    assert after is control
+    experiment = carrying(at("explore"), banned=(THETA,))
+    after, answer = apply(PLAN, experiment, msgspec.structs.replace(CHOICE, **choice), START + HOUR)
+    assert after is experiment
     assert answer.said.startswith("refused: ")
     assert said in answer.said
 
@@ -200,24 +200,24 @@ def test_nothing_is_chosen_while_frozen() -> None:
 
 
 def test_a_start_publishes_the_last_deal_under_the_new_epoch() -> None:
-    control = at("ramp")
-    after, table = begin(PLAN, control, 4, START + HOUR)
+    experiment = at("ramp")
+    after, table = begin(PLAN, experiment, 4, START + HOUR)
     assert decode(table).version == 4 * VERSIONS_PER_EPOCH + 1
-    assert decode(table).buckets == tuple(control.deals[2].buckets.tolist())
+    assert decode(table).buckets == tuple(experiment.deals[2].buckets.tolist())
     assert decode(table).valid_until_ms == START + HOUR + PLAN.window.validity_ms
-    assert after.carry.deal == control.carry.deal
-    assert after.versions[control.carry.version] == 2  # events of the last epoch's table still come in
+    assert after.carry.deal == experiment.carry.deal
+    assert after.versions[experiment.carry.version] == 2  # events of the last epoch's table still come in
 
 
 @pytest.mark.parametrize("stage", ["confirm", "ramp", "hold"])
 def test_a_table_that_expired_meanwhile_becomes_all_control(stage: Stage) -> None:
-    control = at(stage)
-    expiry = control.carry.valid_until_ms
+    experiment = at(stage)
+    expiry = experiment.carry.valid_until_ms
     assert expiry is not None
-    control = msgspec.structs.replace(
-        control, carry=msgspec.structs.replace(control.carry, exposed_windows=5, claim_through_ms=START)
+    experiment = msgspec.structs.replace(
+        experiment, carry=msgspec.structs.replace(experiment.carry, exposed_windows=5, claim_through_ms=START)
     )
-    after, table = begin(PLAN, control, 4, expiry)
+    after, table = begin(PLAN, experiment, 4, expiry)
     assert set(decode(table).buckets) == {0}
     assert decode(table).fallback == "control"
     assert after.carry.stage == stage
@@ -241,8 +241,8 @@ def test_a_first_start_on_the_clock_of_events_has_none() -> None:
 
 
 def test_commands_leave_their_input_alone() -> None:
-    control, copy = at("ramp"), at("ramp")
+    experiment, copy = at("ramp"), at("ramp")
     for verb in VERBS:
-        apply(PLAN, control, Command(verb, "ann"), START + HOUR)
-    begin(PLAN, control, 9, START)
-    assert same(control, copy)
+        apply(PLAN, experiment, Command(verb, "ann"), START + HOUR)
+    begin(PLAN, experiment, 9, START)
+    assert same(experiment, copy)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from controller.core import replan
-from controller.core.control import Control, Vector, carrying, initial
 from controller.core.decide import keeps_test
 from controller.core.estimate import Metric
+from controller.core.experiment import Experiment, Vector, carrying, initial
 from controller.core.kernel import Hyper, Jump
 from controller.core.learn import RESPONSE
 from controller.core.plan import Plan
@@ -75,9 +75,9 @@ def test_a_metric_s_name_is_no_key_of_the_study_file() -> None:
 
 
 def test_nothing_changed_is_nothing_to_follow() -> None:
-    control = at_stage("ramp").state.control
+    experiment = at_stage("ramp").state.experiment
     assert replan.differences(PLAN, varied()) == ()
-    assert replan.follow(PLAN, varied(), control, START).carry == control.carry
+    assert replan.follow(PLAN, varied(), experiment, START).carry == experiment.carry
 
 
 def test_new_guardrails_are_put_to_the_candidate_at_the_next_decision() -> None:
@@ -130,9 +130,9 @@ def test_an_exploring_arm_outside_the_new_bounds_leaves_traffic_at_once() -> Non
 def test_evidence_outside_narrower_bounds_still_counts_and_wider_ones_are_explored() -> None:
     loop = Loop(bounded("p_watch", high=3.0))
     loop.windows(3)
-    evidence = loop.state.control.evidence
+    evidence = loop.state.experiment.evidence
     loop.replan(PLAN)
-    assert loop.state.control.evidence is evidence
+    assert loop.state.experiment.evidence is evidence
     assert (loop.carry.stage, loop.carry.exposed_windows) == ("explore", 0)
     loop.until("hold")
     assert loop.carry.candidate.theta["all"][1] > 5.0
@@ -141,15 +141,16 @@ def test_evidence_outside_narrower_bounds_still_counts_and_wider_ones_are_explor
 def test_what_was_fitted_is_told_in_the_new_cube_and_for_the_metrics_judged_now() -> None:
     """Half of the range of p_watch's logarithm, so twice the sides."""
     fitted = (Hyper((0.5, 0.6), 0.1, 0.3, 90.0, 0.8, (Jump(3.0, 0.5),)), Hyper((0.7, 0.8), 0.2, 0.3, 95.0, 0.7))
-    control = carrying(initial(PLAN), hypers=fitted)
+    experiment = carrying(initial(PLAN), hypers=fitted)
     half = bounded("p_watch", low=10.0**-0.5, high=10.0**0.5)
-    told = replan.follow(PLAN, half, control, START).carry.hypers
+    told = replan.follow(PLAN, half, experiment, START).carry.hypers
     assert told is not None
     assert told[0].lengthscale == pytest.approx((1.0, 0.6))
     assert msgspec.structs.replace(told[0], lengthscale=(0.5, 0.6)) == fitted[0]
-    ctr_only = replan.follow(PLAN, varied(objective={"ctr": 1.0}), control, START).carry.hypers
+    ctr_only = replan.follow(PLAN, varied(objective={"ctr": 1.0}), experiment, START).carry.hypers
     assert ctr_only == fitted[1:]
-    both = replan.follow(varied(objective={"ctr": 1.0}), PLAN, carrying(control, hypers=fitted[1:]), START).carry.hypers
+    narrow = carrying(experiment, hypers=fitted[1:])
+    both = replan.follow(varied(objective={"ctr": 1.0}), PLAN, narrow, START).carry.hypers
     assert both == (*prior(2, (RESPONSE,)), fitted[1])
 
 
@@ -205,18 +206,18 @@ def test_traffic_rollout_and_safety_may_change_in_any_stage(stage: str) -> None:
 def test_a_test_of_other_shares_begins_anew(traffic: dict[str, object], goes_on: bool) -> None:
     loop = at_stage("confirm")
     loop.window()
-    trial = loop.state.control.trial
-    assert keeps_test(PLAN, loop.state.control)
+    trial = loop.state.experiment.trial
+    assert keeps_test(PLAN, loop.state.experiment)
     plan = varied(traffic=traffic)
-    assert keeps_test(plan, replan.follow(PLAN, plan, loop.state.control, 0)) == goes_on
+    assert keeps_test(plan, replan.follow(PLAN, plan, loop.state.experiment, 0)) == goes_on
     loop.replan(plan)
     loop.window()
     assert loop.carry.stage == "confirm"
-    assert (loop.state.control.trial is trial) == goes_on
+    assert (loop.state.experiment.trial is trial) == goes_on
 
 
 def test_there_is_no_test_to_go_on_with_while_exploring() -> None:
-    assert not keeps_test(PLAN, at_stage("explore").state.control)
+    assert not keeps_test(PLAN, at_stage("explore").state.experiment)
 
 
 def test_a_held_vector_climbs_to_a_further_step_of_the_ramp() -> None:
@@ -266,8 +267,8 @@ def test_every_span_is_made_again_under_its_own_plan() -> None:
 
 
 def test_the_input_is_left_alone() -> None:
-    control: Control = at_stage("hold").state.control
-    held = carrying(control, candidate=Vector("c1", {"all": (1.0, 99.0, 0.0)}))
+    experiment: Experiment = at_stage("hold").state.experiment
+    held = carrying(experiment, candidate=Vector("c1", {"all": (1.0, 99.0, 0.0)}))
     before = held.carry
     replan.follow(PLAN, bounded("p_watch", high=3.0), held, START)
     assert held.carry is before

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from controller.core.carryover import Carryover
-from controller.core.control import Statistics, carrying
+from controller.core.experiment import Statistics, carrying
 from controller.core.replay import replay
 from controller.core.soundness import followed_on
 from controller.core.windows import Quality
@@ -43,7 +43,7 @@ def test_a_sound_pipeline_is_verified_and_explored() -> None:
     assert loop.carry.stage == "explore"
     assert loop.table.stage == "explore"
     assert "A/A: no arm differs; s.e. of an arm in a window / of the confirm test: watch" in loop.carry.reason
-    assert loop.state.control.evidence == ()
+    assert loop.state.experiment.evidence == ()
 
 
 def test_the_noise_is_told_and_kept() -> None:
@@ -138,11 +138,11 @@ def test_where_nothing_carries_over_nothing_is_said() -> None:
 def test_each_pair_of_deals_is_looked_at_once() -> None:
     loop = Loop()
     loop.windows(4)
-    control, cells = carrying(loop.state.control, carryover=Carryover()), loop.state.windows.cells
+    experiment, cells = carrying(loop.state.experiment, carryover=Carryover()), loop.state.windows.cells
     seen = Statistics(START + loop.hour * HOUR, cells, np.zeros(PLAN.buckets, np.int64), Quality())
-    newest = max(control.versions[version] for _, version in cells)
-    once = followed_on(PLAN, control, seen, control.deals[newest])
+    newest = max(experiment.versions[version] for _, version in cells)
+    once = followed_on(PLAN, experiment, seen, experiment.deals[newest])
     assert once.carry.carryover.deal == newest
     assert max(once.carry.carryover.information) > 0.0
-    assert followed_on(PLAN, once, seen, control.deals[newest]) is once
-    assert followed_on(PLAN, once, seen, control.deals[newest - 1]) is once
+    assert followed_on(PLAN, once, seen, experiment.deals[newest]) is once
+    assert followed_on(PLAN, once, seen, experiment.deals[newest - 1]) is once

@@ -9,9 +9,9 @@ import pytest
 
 from controller.assignment import VERSIONS_PER_EPOCH, Assignment
 from controller.core import step as core
-from controller.core.control import banning
 from controller.core.estimate import Metric
 from controller.core.events import Component
+from controller.core.experiment import banning
 from controller.core.safety import Guardrail
 from controller.core.step import Publish
 from controller.core.windows import Batch, PartBatch
@@ -407,25 +407,25 @@ def test_state_stays_bounded() -> None:
     sizes = []
     for _ in range(200):
         loop.window()
-        control = loop.state.control
+        experiment = loop.state.experiment
         sizes.append(
             (
-                len(control.deals),
-                len(control.versions),
-                len(control.replaced_ms),
-                len(control.totals),
-                len(control.moments),
+                len(experiment.deals),
+                len(experiment.versions),
+                len(experiment.replaced_ms),
+                len(experiment.totals),
+                len(experiment.moments),
             )
         )
-        assert len(control.evidence) <= 168
+        assert len(experiment.evidence) <= 168
     assert max(sizes[100:]) == max(sizes[20:40]) <= (9, 9, 9, 9, 9)
     assert len(loop.state.recorded) <= 6
-    assert loop.state.control.carry.deal > 190
+    assert loop.state.experiment.carry.deal > 190
 
 
 def test_bans_stay_bounded() -> None:
-    control = Loop().state.control
+    experiment = Loop().state.experiment
     for k in range(100):
-        carry = msgspec.structs.replace(control.carry, banned=banning(control.carry, {"all": (float(k),)}))
-        control = msgspec.structs.replace(control, carry=carry)
-    assert [theta["all"][0] for theta in control.carry.banned] == [float(k) for k in range(68, 100)]
+        carry = msgspec.structs.replace(experiment.carry, banned=banning(experiment.carry, {"all": (float(k),)}))
+        experiment = msgspec.structs.replace(experiment, carry=carry)
+    assert [theta["all"][0] for theta in experiment.carry.banned] == [float(k) for k in range(68, 100)]

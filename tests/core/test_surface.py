@@ -3,9 +3,9 @@ import pytest
 from scipy.stats import qmc
 
 from controller.core.belief import believe, points
-from controller.core.control import Theta
 from controller.core.durations import HOUR_MS
 from controller.core.evidence import live_evidence
+from controller.core.experiment import Theta
 from controller.core.policy import AHEAD_H
 from controller.core.posterior import further, paths
 from controller.core.surface import STEPS, surface, total_effects
@@ -37,20 +37,20 @@ def test_nothing_is_important_where_nothing_varies() -> None:
 
 
 def told(loop: Loop, theta: Theta) -> object:
-    return surface(PLAN, loop.state.control, loop.state.windows.cells, theta)
+    return surface(PLAN, loop.state.experiment, loop.state.windows.cells, theta)
 
 
 def test_slices_pass_through_the_vector_and_are_the_beliefs_own() -> None:
     loop = at_stage("confirm")
-    control, cells = loop.state.control, loop.state.windows.cells
-    theta = control.carry.candidate.theta  # type: ignore[union-attr]
-    found = surface(PLAN, control, cells, theta)
+    experiment, cells = loop.state.experiment, loop.state.windows.cells
+    theta = experiment.carry.candidate.theta  # type: ignore[union-attr]
+    found = surface(PLAN, experiment, cells, theta)
     assert {(s.metric, s.weight) for s in found.slices} == {
         (m, w) for m in ("watch", "ctr") for w in ("p_watch", "p_share")
     }
     assert all(len(s.values) == len(s.curves[0].mean) == len(s.curves[0].sd) == STEPS for s in found.slices)
-    hour = (control.carry.decided_through_ms - (control.carry.started_ms or 0)) / HOUR_MS
-    believed = believe(PLAN, control, live_evidence(PLAN, control, cells), hour)
+    hour = (experiment.carry.decided_through_ms - (experiment.carry.started_ms or 0)) / HOUR_MS
+    believed = believe(PLAN, experiment, live_evidence(PLAN, experiment, cells), hour)
     unit = points(PLAN, believed.space, believed.groups, theta)
     mean, sd = believed.posterior.mean_sd(unit, 0, believed.hour, AHEAD_H)
     assert [e.mean for e in found.expected] == pytest.approx(mean[:, 0].tolist())
@@ -66,7 +66,7 @@ def test_the_weight_that_moves_the_objective_is_the_important_one() -> None:
     loop = at_stage("confirm")
     loop.windows(2)
     theta = loop.carry.candidate.theta
-    worth = {w.weight: w for w in surface(PLAN, loop.state.control, loop.state.windows.cells, theta).worth}
+    worth = {w.weight: w for w in surface(PLAN, loop.state.experiment, loop.state.windows.cells, theta).worth}
     assert worth["p_watch"].share > 0.9
     assert worth["p_share"].share < 0.2
     x = np.log10(theta["all"][1])
@@ -79,7 +79,7 @@ def test_what_a_weight_is_worth_does_not_hang_on_the_unit_of_the_objective() -> 
     loop = at_stage("confirm")
     theta = loop.carry.candidate.theta
     one, other = (
-        surface(varied(objective={"watch": unit}), loop.state.control, loop.state.windows.cells, theta).worth
+        surface(varied(objective={"watch": unit}), loop.state.experiment, loop.state.windows.cells, theta).worth
         for unit in (1.0, 1e-9)
     )
     assert [w.share for w in other] == pytest.approx([w.share for w in one])
@@ -90,7 +90,7 @@ def test_where_weights_do_nothing_none_is_worth_anything() -> None:
     loop = Loop(truth=indifferent)
     loop.windows(4)
     theta: Theta = {"all": (1.0, 3.0, 0.5)}
-    for weight in surface(PLAN, loop.state.control, loop.state.windows.cells, theta).worth:
+    for weight in surface(PLAN, loop.state.experiment, loop.state.windows.cells, theta).worth:
         assert weight.low < 0.0 < weight.high
 
 
@@ -99,7 +99,7 @@ def test_every_segment_has_a_curve_of_its_own() -> None:
     loop = Loop(plan)
     loop.windows(3)
     theta: Theta = {"all": (1.0, 1.0, 0.0), "new": (1.0, 2.0, 0.0), "old": (1.0, 4.0, 0.0)}
-    found = surface(plan, loop.state.control, loop.state.windows.cells, theta)
+    found = surface(plan, loop.state.experiment, loop.state.windows.cells, theta)
     assert found.segments == ("new", "old")
     assert [curve.chosen for curve in found.slices[0].curves] == [pytest.approx(2.0), pytest.approx(4.0)]
 
@@ -125,7 +125,7 @@ def test_what_is_expected_of_a_metric_goes_by_its_own_shares() -> None:
     loop = Uneven(varied(segments=("new", "old")), truth=uneven, noise=0.005)
     loop.windows(6)
     theta: Theta = {"all": (1.0, 1.0, 0.0), "new": (1.0, 3.0, 0.0), "old": (1.0, 1.0, 0.0)}
-    found = surface(loop.plan, loop.state.control, loop.state.windows.cells, theta)
+    found = surface(loop.plan, loop.state.experiment, loop.state.windows.cells, theta)
     expected, x = {one.metric: one for one in found.expected}, float(np.log10(3.0))
     assert expected["watch"].mean == pytest.approx(0.9 * 0.1 * x, abs=0.01)
     assert expected["ctr"].mean == pytest.approx(-0.1 * 0.1 * x, abs=0.004)
@@ -138,10 +138,10 @@ def test_what_a_weight_is_worth_is_as_sure_as_joint_draws_over_the_segments() ->
     loop.windows(5)
     own = (1.0, 3.0, 0.3)
     theta: Theta = {"all": (1.0, 1.0, 0.0), **dict.fromkeys(plan.segments, own)}
-    control, cells = loop.state.control, loop.state.windows.cells
-    worth = {w.weight: w for w in surface(plan, control, cells, theta).worth}
-    hour = (control.carry.decided_through_ms - (control.carry.started_ms or 0)) / HOUR_MS
-    believed = believe(plan, control, live_evidence(plan, control, cells), hour)
+    experiment, cells = loop.state.experiment, loop.state.windows.cells
+    worth = {w.weight: w for w in surface(plan, experiment, cells, theta).worth}
+    hour = (experiment.carry.decided_through_ms - (experiment.carry.started_ms or 0)) / HOUR_MS
+    believed = believe(plan, experiment, live_evidence(plan, experiment, cells), hour)
     unit = points(plan, believed.space, believed.groups, theta)
     back = unit.copy()
     back[:, 0] = believed.space.baseline_unit[0]

@@ -23,7 +23,7 @@ def torn(theta: tuple[float, ...], segment: str) -> dict[str, float]:
 
 def asked(loop: Loop) -> Tradeoffs:
     rng = seeded(loop.plan.seed)(loop.carry.decided_through_ms)
-    return tradeoffs(loop.plan, loop.state.control, loop.state.windows.cells, rng)
+    return tradeoffs(loop.plan, loop.state.experiment, loop.state.windows.cells, rng)
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,8 @@ def test_the_terms_are_those_of_the_objective_and_make_its_error(study: Study) -
     assert found.moved == ()
     assert sum(noise.share.values()) == pytest.approx(1.0)
     assert noise.share["watch"] > noise.share["ctr"] > 0.02
-    deal = loop.state.control.deals[noise.deal]
-    cell = deal_sums(loop.state.control, loop.state.windows.cells, noise.deal)
+    deal = loop.state.experiment.deals[noise.deal]
+    cell = deal_sums(loop.state.experiment, loop.state.windows.cells, noise.deal)
     assert cell is not None
     assert noise.events == cell.events.sum()
     se = combined_se(np.array([1.0, 0.5]), PLAN.metrics, PLAN.component_names, served(deal, cell))

@@ -12,8 +12,8 @@ from tests.core.loop import PLAN, Loop, at_stage, varied
 
 def served(loop: Loop) -> int:
     """The newest deal with vectors and traffic."""
-    control, cells = loop.state.control, loop.state.windows.cells
-    return max(d for d, deal in control.deals.items() if len(deal.arms) > 1 and deal_sums(control, cells, d))
+    experiment, cells = loop.state.experiment, loop.state.windows.cells
+    return max(d for d, deal in experiment.deals.items() if len(deal.arms) > 1 and deal_sums(experiment, cells, d))
 
 
 def test_an_interval_is_two_standard_errors_to_either_side() -> None:
@@ -24,8 +24,8 @@ def test_an_interval_is_two_standard_errors_to_either_side() -> None:
 def test_arms_are_told_as_they_are_estimated() -> None:
     loop = at_stage("explore")
     loop.windows(2)
-    control, id_ = loop.state.control, served(loop)
-    deal, cell = control.deals[id_], deal_sums(control, loop.state.windows.cells, id_)
+    experiment, id_ = loop.state.experiment, served(loop)
+    deal, cell = experiment.deals[id_], deal_sums(experiment, loop.state.windows.cells, id_)
     assert cell is not None
     changes = deal_changes(PLAN, deal, cell)
     found = arm_effects(PLAN, evidence.served(deal, cell))
@@ -93,9 +93,9 @@ def test_few_clicks_a_deal_do_not_look_like_fewer_clicks() -> None:
 
 def test_exploring_traffic_is_told_as_one_over_the_deals_that_are_open() -> None:
     loop = Loop()
-    assert measured(PLAN, loop.state.control, loop.state.windows.cells) is None
+    assert measured(PLAN, loop.state.experiment, loop.state.windows.cells) is None
     loop.windows(4)
-    found = measured(PLAN, loop.state.control, loop.state.windows.cells)
+    found = measured(PLAN, loop.state.experiment, loop.state.windows.cells)
     assert found is not None
     assert (found.what, found.arm) == ("exploring", "")
     assert found.deals >= 2
@@ -106,13 +106,14 @@ def test_exploring_traffic_is_told_as_one_over_the_deals_that_are_open() -> None
 def test_a_candidate_is_told_by_its_whole_test() -> None:
     loop = at_stage("confirm")
     loop.windows(2)
-    control, cells = loop.state.control, loop.state.windows.cells
-    found, cell = measured(PLAN, control, cells), trial_sums(control, cells)
+    experiment, cells = loop.state.experiment, loop.state.windows.cells
+    found, cell = measured(PLAN, experiment, cells), trial_sums(experiment, cells)
     assert found is not None
     assert cell is not None
-    assert control.trial is not None
-    assert control.carry.candidate is not None
-    assert (found.what, found.arm, found.events) == ("candidate", control.carry.candidate.arm, int(cell.events.sum()))
-    changes = deal_changes(PLAN, control.trial, cell)
+    assert experiment.trial is not None
+    assert experiment.carry.candidate is not None
+    arm = experiment.carry.candidate.arm
+    assert (found.what, found.arm, found.events) == ("candidate", arm, int(cell.events.sum()))
+    changes = deal_changes(PLAN, experiment.trial, cell)
     assert found.effects.metrics[0].effect.change == pytest.approx(float(changes.change[0, 0, 0]))
     assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 
-from controller.core.control import Choice, carrying
 from controller.core.events import decode
+from controller.core.experiment import Choice, carrying
 from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.rollout import MOVES
@@ -216,7 +216,7 @@ def test_the_best_vector_s_numbers_are_there_only_while_there_is_one() -> None:
     best = Choice({"all": (1.0,)}, 0.08, 0.01, 0.97, 0.99, 0.002)
 
     def seen(pick: Choice | None) -> float:
-        metrics.show(msgspec.structs.replace(state, control=carrying(state.control, pick=pick)))
+        metrics.show(msgspec.structs.replace(state, experiment=carrying(state.experiment, pick=pick)))
         value = registry.get_sample_value("trimtab_expected_gain_ratio")
         assert value is not None
         return value

@@ -10,7 +10,7 @@ from controller import assignment
 from controller.core import checkpoint, rollout
 from controller.core import step as core
 from controller.core.clock import PartitionState
-from controller.core.control import issue
+from controller.core.experiment import issue
 from controller.core.ledger import Record
 from controller.core.operate import Command
 from controller.core.plan import Plan
@@ -84,7 +84,7 @@ def test_first_start_enters_the_study_and_puts_all_on_control(journal: Journal) 
     assert table.valid_until_ms == START_MS + PLAN.window.validity_ms
     assert table.decided_through_ms == 0
     assert kinds(journal) == ["study_started", "daemon_started", "published"]
-    assert state.control.carry.epoch == 1
+    assert state.experiment.carry.epoch == 1
 
 
 def test_on_the_clock_of_events_the_first_table_never_expires(journal: Journal) -> None:
@@ -168,7 +168,7 @@ def test_a_restart_goes_on_with_the_last_deal_under_the_next_epoch(tmp_path: Pat
             recorder.publish(START_MS + start)
             assert table_of(publisher).version == start * 1_000_000 + 1
             assert journal.epoch() == start
-    assert sorted(state.control.versions) == [1_000_001, 2_000_001, 3_000_001], "no version's table is forgotten"
+    assert sorted(state.experiment.versions) == [1_000_001, 2_000_001, 3_000_001], "no version's table is forgotten"
 
 
 def test_the_epoch_is_above_that_of_redis_too(journal: Journal) -> None:
@@ -194,10 +194,11 @@ def test_an_expired_last_table_becomes_all_control(tmp_path: Path) -> None:
     dealt = assignment.Arm("e1", "explore", {"all": tuple(weight.baseline for weight in PLAN.weights)})
     with Journal.open(path, PLAN.study) as journal:
         recorder, state = Recorder.take_over(PLAN, journal, publisher, START_MS, "wall")
-        deal = state.control.deals[1]
+        deal = state.experiment.deals[1]
         two = rollout.Deal(2, "explore", (*deal.arms, dealt), rollout.nested(PLAN.buckets, 0.5, 1, "c1"))
-        control, table = issue(PLAN, state.control, two, START_MS)
-        recorder.commit(msgspec.structs.replace(state, control=control), (Publish(control.carry.version, table),))
+        experiment, table = issue(PLAN, state.experiment, two, START_MS)
+        after = msgspec.structs.replace(state, experiment=experiment)
+        recorder.commit(after, (Publish(experiment.carry.version, table),))
     still_valid, expired = START_MS + PLAN.window.validity_ms - 1, START_MS + PLAN.window.validity_ms
     for now_ms, arms in ((still_valid, ["control", "e1"]), (expired + PLAN.window.validity_ms, ["control"])):
         with Journal.open(path, PLAN.study) as journal:
@@ -306,8 +307,8 @@ def test_the_checkpoint_of_a_start_is_that_of_its_state(tmp_path: Path) -> None:
     with Journal.open(path, PLAN.study) as journal:
         _, state = Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS + 1, "wall")
         restored = core_restored(journal)
-    assert restored.control.carry == state.control.carry
-    assert restored.control.versions == state.control.versions
+    assert restored.experiment.carry == state.experiment.carry
+    assert restored.experiment.versions == state.experiment.versions
 
 
 def core_restored(journal: Journal) -> core.State:

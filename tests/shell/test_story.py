@@ -179,7 +179,7 @@ def test_a_candidates_own_gain_and_guardrails_are_told(tmp_path: Path) -> None:
     loop = at_stage("confirm")
     loop.windows(2)
     found = current(journalled(loop, tmp_path / "j"))
-    seen = measured(loop.plan, loop.state.control, loop.state.windows.cells)
+    seen = measured(loop.plan, loop.state.experiment, loop.state.windows.cells)
     assert seen is not None
     assert found["measured"] == msgspec.to_builtins(seen)
     told, name = lines(found), loop.carry.candidate.arm

@@ -82,7 +82,7 @@ def test_the_screen_shows_arms_intervals_and_the_best_so_far(world: World, tmp_p
 
         closed_loop.run(plan, world, 4, 0, tmp_path / "x.journal", watch)
     shown = console.export_text()
-    choice = turns[-1].state.control.carry.pick
+    choice = turns[-1].state.experiment.carry.pick
     assert choice is not None
     assert "window 4 of 4   stage explore" in shown
     assert "ctr >= -2.0%" in shown

@@ -113,7 +113,7 @@ def test_a_closed_loop_tunes_a_feed(tmp_path: Path) -> None:
     faults = [parse("swap:at=1", FEW)]
     closed_loop.run(plan, FEW, 2, 0, tmp_path / "feed.journal", turns.append, faults=faults)
     assert turns[-1].events > 500
-    assert turns[-1].state.control.carry.stage == "explore"
+    assert turns[-1].state.experiment.carry.stage == "explore"
     best = optimum(over_time(SHORTVIDEO), 0, common=False)
     told = report(SHORTVIDEO, 0, 2, turns[-1], 1.0, best, "", "")
     assert told.best_gain > 0.05

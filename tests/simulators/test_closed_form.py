@@ -7,8 +7,8 @@ from scipy.optimize import differential_evolution
 
 from controller.assignment import ALL, Arm
 from controller.core import rollout
-from controller.core.control import baseline
 from controller.core.evidence import deal_changes
+from controller.core.experiment import baseline
 from controller.core.rollout import Deal
 from controller.core.space import Space
 from simulators.catalog import SCENARIOS

@@ -46,7 +46,7 @@ def test_events_are_believed_or_counted(eighteen_hours: tuple[Path, list[Turn]])
 
 
 def test_the_pick_is_better_than_the_baseline(eighteen_hours: tuple[Path, list[Turn]]) -> None:
-    pick = eighteen_hours[1][-1].state.control.carry.pick
+    pick = eighteen_hours[1][-1].state.experiment.carry.pick
     assert pick is not None
     change = true_change(QUICK, pick.theta)
     assert gain(QUICK, change) > 0.02
@@ -68,9 +68,9 @@ def test_the_journal_verifies_and_holds_every_table(eighteen_hours: tuple[Path, 
 
 def test_the_same_seed_gives_the_same_study(eighteen_hours: tuple[Path, list[Turn]], tmp_path: Path) -> None:
     again = run(PLAN, QUICK, 4, seed=0, journal=tmp_path / "again.journal")
-    first = next(turn.state for turn in eighteen_hours[1] if len(turn.state.control.versions) == 5)
-    assert again.control.carry.pick == first.control.carry.pick
-    assert np.array_equal(again.control.deals[5].buckets, first.control.deals[5].buckets)
+    first = next(turn.state for turn in eighteen_hours[1] if len(turn.state.experiment.versions) == 5)
+    assert again.experiment.carry.pick == first.experiment.carry.pick
+    assert np.array_equal(again.experiment.deals[5].buckets, first.experiment.deals[5].buckets)
 
 
 def test_spans_follow_each_other_and_end_with_the_grace() -> None:

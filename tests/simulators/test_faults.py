@@ -249,7 +249,7 @@ def test_an_objective_that_explodes_in_an_arm_is_confirmed_and_waits_for_a_perso
     """Whatever vector has the arm's place is reported ten times as good, in explore and in the test."""
     short = {"explore_min_ms": 3 * HOUR_MS, "explore_max_ms": 6 * HOUR_MS, "confirm_ms": 2 * HOUR_MS}
     found = play(QUICK, 20, "exploded:quantity=watch_s,factor=10", rollout=short)
-    carry = found.turns[-1].state.control.carry
+    carry = found.turns[-1].state.experiment.carry
     assert [to for to, _ in found.moves][:1] == ["confirm"]
     assert (carry.stage, carry.awaiting_approval) == ("confirm", True), found.moves
     said = re.search(r"it changes watch by \+(\d+)%", carry.reason)

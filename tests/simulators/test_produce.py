@@ -117,7 +117,7 @@ def test_a_second_run_goes_on_where_the_first_ended(loop: Loopback, tables: Clie
     assert lockstep(PLAN, product(loop), tables, None, 2, 10.0, lambda progress: None) == START_MS + 2 * HOUR_MS
     more = [msgspec.json.decode(e) for records in loop.records.values() for e in records if e not in sent]
     assert min(event["ts_ms"] for event in more) >= START_MS + 2 * HOUR_MS + PLAN.window.grace_ms
-    assert loop.state.control.carry.decided_through_ms == START_MS + 4 * HOUR_MS
+    assert loop.state.experiment.carry.decided_through_ms == START_MS + 4 * HOUR_MS
     with pytest.raises(NoAnswer, match=f"04:00:00 UTC already: .* must not be below {START_MS + 4 * HOUR_MS}"):
         lockstep(PLAN, product(loop), tables, START_MS, 1, 1.0, lambda progress: None)
 

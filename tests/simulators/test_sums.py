@@ -6,10 +6,10 @@ import pytest
 
 from controller.assignment import ALL, Arm
 from controller.core import rollout
-from controller.core.control import baseline
 from controller.core.estimate import Changes
 from controller.core.events import FIXED_POINT
 from controller.core.evidence import deal_changes
+from controller.core.experiment import baseline
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
 from controller.core.windows import Cell

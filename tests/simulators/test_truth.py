@@ -2,7 +2,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.core.control import Theta
+from controller.core.experiment import Theta
 from controller.core.space import Space
 from simulators.catalog import SCENARIOS
 from simulators.handmade import JUMP_HOUR, QUICK

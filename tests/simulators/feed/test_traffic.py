@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from controller.assignment import Arm
-from controller.core.control import baseline
 from controller.core.events import FIXED_POINT, decode
 from controller.core.evidence import deal_changes
+from controller.core.experiment import baseline
 from controller.core.rollout import Deal, shuffled
 from controller.core.windows import Cell
 from simulators.events import Delivery, Rows

@@ -1,4 +1,4 @@
-"""What decisions carry from one to the next, and the records that every decision is made from.
+"""The experiment that a study runs: what decisions carry from one to the next, and what each is made from.
 
 Notation: A arms (control first), B buckets, G groups (0 = all traffic, k = segment k), M metrics, W weights.
 """
@@ -90,8 +90,8 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
     changes: Changes  # of `parts.measured`: the plan's metrics first
 
 
-class Control(msgspec.Struct, frozen=True, eq=False):
-    """The decision state; not the arm `control`. Only `carry` is chosen; the rest follows from tables and sums."""
+class Experiment(msgspec.Struct, frozen=True, eq=False):
+    """The experiment so far. Only `carry` is chosen; the rest follows from tables and sums."""
 
     carry: Carry
     deals: dict[int, Deal]
@@ -131,10 +131,10 @@ def baseline(plan: Plan) -> Arm:
     return Arm(CONTROL, "control", {ALL: tuple(weight.baseline for weight in plan.weights)})
 
 
-def initial(plan: Plan) -> Control:
+def initial(plan: Plan) -> Experiment:
     """The state before anything was seen: one deal, every bucket on control."""
     stage: Stage = "verify" if plan.rollout.verify_ms else "explore"
-    return Control(
+    return Experiment(
         carry=Carry(stage=stage, deal=1, deals=1),
         deals={1: all_control(1, stage, baseline(plan), plan.buckets)},
         versions={},
@@ -152,19 +152,19 @@ def initial(plan: Plan) -> Control:
     )
 
 
-def all_on_control(plan: Plan, control: Control) -> Deal:
+def all_on_control(plan: Plan, experiment: Experiment) -> Deal:
     """A new deal with every bucket on control."""
-    return all_control(control.carry.deals + 1, control.carry.stage, baseline(plan), plan.buckets)
+    return all_control(experiment.carry.deals + 1, experiment.carry.stage, baseline(plan), plan.buckets)
 
 
-def carrying(control: Control, **changes: object) -> Control:
+def carrying(experiment: Experiment, **changes: object) -> Experiment:
     """The state with another carry."""
-    return msgspec.structs.replace(control, carry=msgspec.structs.replace(control.carry, **changes))
+    return msgspec.structs.replace(experiment, carry=msgspec.structs.replace(experiment.carry, **changes))
 
 
-def moved(control: Control, stage: Stage, reason: str, at_ms: int, **changes: object) -> Control:
+def moved(experiment: Experiment, stage: Stage, reason: str, at_ms: int, **changes: object) -> Experiment:
     """The state in another stage, where everything is counted afresh; raises `IllegalMove` when it may not follow."""
-    carry = control.carry
+    carry = experiment.carry
     check_move(carry.stage, stage)
     fresh: dict[str, object] = {
         "stage": stage,
@@ -177,7 +177,7 @@ def moved(control: Control, stage: Stage, reason: str, at_ms: int, **changes: ob
         "ramp_step": 0,
         "shares": carry.shares if (carry.stage, stage) == ("confirm", "ramp") else (),
     }
-    return carrying(msgspec.structs.replace(control, sample=None), **(fresh | changes))
+    return carrying(msgspec.structs.replace(experiment, sample=None), **(fresh | changes))
 
 
 def banning(carry: Carry, *thetas: Theta) -> tuple[Theta, ...]:
@@ -192,13 +192,13 @@ def _in_order(plan: Plan, arm: Arm) -> Arm:
     return msgspec.structs.replace(arm, theta=theta)
 
 
-def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Control, bytes]:
+def issue(plan: Plan, experiment: Experiment, deal: Deal, now_ms: int) -> tuple[Experiment, bytes]:
     """Make the next table, of `deal`; returns the state that knows it and the table's bytes."""
-    carry = control.carry
-    same_test = deal.trial and deal.trial == control.deals[carry.deal].trial
+    carry = experiment.carry
+    same_test = deal.trial and deal.trial == experiment.deals[carry.deal].trial
     if deal.id != carry.deal and carry.stage in TESTS and not same_test:  # another test begins anew
         carry = msgspec.structs.replace(carry, exposed_windows=0, claim_through_ms=None)
-        control = msgspec.structs.replace(control, sample=None)
+        experiment = msgspec.structs.replace(experiment, sample=None)
     started = carry.decided_through_ms > 0 or now_ms > 0
     version = max(carry.version + 1, carry.epoch * assignment.VERSIONS_PER_EPOCH + 1)
     carry = msgspec.structs.replace(
@@ -226,14 +226,14 @@ def issue(plan: Plan, control: Control, deal: Deal, now_ms: int) -> tuple[Contro
             buckets=tuple(deal.buckets.tolist()),
         )
     )
-    replaced = {v: at or now_ms for v, at in control.replaced_ms.items()}
-    if control.carry.version in control.versions:
-        replaced[control.carry.version] = now_ms
+    replaced = {v: at or now_ms for v, at in experiment.replaced_ms.items()}
+    if experiment.carry.version in experiment.versions:
+        replaced[experiment.carry.version] = now_ms
     return msgspec.structs.replace(
-        control,
+        experiment,
         carry=carry,
-        deals={**control.deals, deal.id: deal},
-        versions={**control.versions, version: deal.id},
+        deals={**experiment.deals, deal.id: deal},
+        versions={**experiment.versions, version: deal.id},
         replaced_ms=replaced,
     ), table
 
@@ -245,11 +245,11 @@ def fallback(carry: Carry, deal: Deal) -> str:
     return CONTROL
 
 
-def tables(control: Control) -> Tables:
+def tables(experiment: Experiment) -> Tables:
     """What events are attributed by."""
-    return {v: (control.deals[d].names, control.deals[d].buckets) for v, d in control.versions.items()}
+    return {v: (experiment.deals[d].names, experiment.deals[d].buckets) for v, d in experiment.versions.items()}
 
 
-def ended_ms(plan: Plan, control: Control) -> dict[int, int]:
+def ended_ms(plan: Plan, experiment: Experiment) -> dict[int, int]:
     """version -> time from which on its table cannot have served: a client may serve a replaced one for `validity`."""
-    return {v: at + plan.window.validity_ms for v, at in control.replaced_ms.items() if at}
+    return {v: at + plan.window.validity_ms for v, at in experiment.replaced_ms.items() if at}

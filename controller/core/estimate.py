@@ -30,6 +30,7 @@ TINY = 1e-300  # against 0 / 0
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.1  # beyond it too little is known of the noise, and of what comes of dividing by it
 LEAST_TOLD = 0.5  # relative standard error of all arms' level beyond which a deal tells nothing of a rare metric
+APART = 0.5  # of the level before, that vectors and the hour may move the level of all
 BY_LUCK = 2.0**0.5  # times what it is, or a part of it, that control's standard error may look by luck, not by effects
 
 Floats = NDArray[np.float64]
@@ -124,7 +125,8 @@ def by_past(changes: Changes, metrics: tuple[Metric, ...], components: tuple[str
     y = (r_a - r_c) / R, with R that of all buckets in their past (`Served.history`). Every bucket has the noise that
     all together would have with as many events as R foretells: as they have them, deals with fewer would look surer.
     NaN beyond `LEAST_TOLD`. Other metrics keep what they have: what a bucket adds up to hangs on the hour. So do those
-    whose R is not known within `MAX_CONTROL_SE` either.
+    whose R is not known within `MAX_CONTROL_SE` either, and those whose level in the deal is another by more than
+    `APART` and chance: amounts that come late, or what is logged anew, have no level in the past.
     """
     if served.history is None:
         return changes
@@ -141,7 +143,10 @@ def by_past(changes: Changes, metrics: tuple[Metric, ...], components: tuple[str
     covariance = of_one[..., None, None] * (1.0 / clusters[0] + np.diag(1.0 / clusters[1:]))
     covariance = covariance + _cap_bias(metrics, components, sums, member)[..., None] * np.eye(served.arms - 1)
     ratio = np.array([[metric.denominator != BUCKETS] for metric in metrics])
-    rare = ratio & (before > 0.0) & (before_se <= MAX_CONTROL_SE) & ~(changes.control_relative_se <= MAX_CONTROL_SE)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alike = np.abs(now / before - 1.0) <= APART + np.sqrt(foretold)
+    known = ratio & alike & (before > 0.0) & (before_se <= MAX_CONTROL_SE)
+    rare = known & ~(changes.control_relative_se <= MAX_CONTROL_SE)
     return msgspec.structs.replace(
         changes,
         change=np.where(rare[..., None], change, changes.change),

@@ -308,7 +308,9 @@ def _propose_group(
     if not len(chosen) and not view.believe(baseline[None]).bearable(risk)[0]:
         belief = view.believe(unit)
         # P is next to 0 far from what is feasible: there the expected violation says what is nearer.
-        safest = unit[np.lexsort((belief.violation, -np.round(belief.feasible, TOLD)))]
+        # Where all that is known breaks a limit, P is largest of what is least known: what may break it by far is last.
+        far = belief.bounded < 1.0 - UNSURE
+        safest = unit[np.lexsort((belief.violation, -np.round(belief.feasible, TOLD), far))]
         chosen = _fill(chosen, safest, arms)
     return chosen, reasons + ["safe"] * (len(chosen) - len(reasons))
 

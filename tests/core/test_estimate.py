@@ -173,15 +173,26 @@ def test_a_mean_weighted_by_precision_is_unbiased_for_rare_events(total: int, ef
 
 
 def test_few_events_are_compared_with_the_level_before_the_deal() -> None:
-    """Of 600 impressions of control four are reported and of 300 of an arm one, where one in five was."""
+    """Of 600 impressions of control four are reported and of 300 of an arm one, where one in a hundred was."""
     arm_of = np.repeat([0, 1], [60, 30])
     sums = np.stack([np.isin(np.arange(90), [1, 12, 23, 34, 70]), np.full(90, 10)], axis=-1)[None] * 10**6
-    past = np.full((1, 90, 2), [2e6, 10e6])
+    past = np.full((1, 90, 2), [1e6, 100e6])
     found = with_past(Metric("reports", "reports", "shown"), Served(sums, arm_of, 2, past))
-    variance = 90 / 89 * (5 - 5**2 / 90) / 5**2 * (5 / 900 / 0.2)  # of the level of 90 buckets, were they as before
-    assert found.change[0, 0, 0] == pytest.approx((1 / 300 - 4 / 600) / 0.2)
+    variance = 90 / 89 * (5 - 5**2 / 90) / 5**2 * (5 / 900 / 0.01)  # of the level of 90 buckets, were they as before
+    assert found.change[0, 0, 0] == pytest.approx((1 / 300 - 4 / 600) / 0.01)
     assert found.covariance[0, 0, 0, 0] == pytest.approx(variance * (90 / 60 + 90 / 30))
     assert usable(found).all()
+
+
+def test_a_past_at_another_level_is_none_to_compare_with() -> None:
+    """Revenue that comes hours late is a tenth of itself in the past: relative to that, arms had changes of 900 %."""
+    rng, arm_of = np.random.default_rng(29), np.repeat([0, 1], [600, 400])
+    reports, past = Metric("reports", "reports", "shown"), np.full((1, 1000, 2), [0.03e6, 1e6])
+    for level, found in ((0.03, True), (0.15, False)):
+        sums = np.stack([rng.poisson(level, 1000), np.ones(1000)], axis=-1)[None].astype(np.int64) * 10**6
+        own = relative_changes((reports,), ("reports", "shown"), Served(sums, arm_of, 2, past))
+        assert usable(with_past(reports, Served(sums, arm_of, 2, past)))[0] == found
+        assert not usable(own)[0]
 
 
 def test_a_control_without_events_is_no_level_to_compare_with() -> None:

@@ -17,6 +17,7 @@ from controller.core.policy import (
     CAUTION,
     MIN_FEASIBLE,
     MIN_MOVE,
+    UNSURE,
     Pick,
     Proposal,
     p_violation,
@@ -140,6 +141,18 @@ def test_where_not_even_the_baseline_keeps_the_guardrail_the_safest_are_dealt() 
     assert proposal.reasons == ("safe",) * 4
     assert (p_violation(posterior, Goal((1.0, 0.0), (Limit(1, 1, 0.02),)), proposal.unit[:, 0], 0, 1.0) > 0.1).all()
     assert rms_distance(proposal.unit[:, 0], BASELINE[None]).max() < 0.2, "P is 0 nearly everywhere: the near ones"
+
+
+def test_the_safest_are_not_those_of_which_least_is_known() -> None:
+    """Nothing near the baseline lifts a metric that must rise; what is far may, or may fall as much."""
+    near = BASELINE + 0.15 * (np.random.default_rng(0).random((60, D)) - 0.5)
+    seen = observed(near, np.stack([0.1 * near[:, 0], 0.02 * (near[:, 1] - BASELINE[1])]), se=0.002)
+    posterior, goal = condition(seen, BASELINE, HYPERS), Goal((1.0, 0.0), (Limit(1, 1, 0.02),))
+    rng = np.random.default_rng(3)
+    found = propose(posterior, goal, (0,), 1.0, arms=4, risk=0.02, previous=dealt(), banned=dealt(), rng=rng)
+    assert found.reasons == ("safe",) * 4
+    mean, sd = posterior.mean_sd(found.unit[:, 0], 0, 1.0, AHEAD_H)
+    assert (ndtr((mean[1] + 0.01) / sd[1]) >= 1.0 - UNSURE).all(), "a fall of a point is less likely than not"
 
 
 def test_where_only_the_baseline_keeps_the_guardrail_nothing_is_dealt() -> None:

@@ -136,15 +136,14 @@ def by_past(changes: Changes, metrics: tuple[Metric, ...], components: tuple[str
     with np.errstate(divide="ignore", invalid="ignore"):
         before, before_se = _together(*_by_metric(metrics, components, _groups(served.history)), everybody)
         now, now_se = _together(numerator, denominator, everybody)
-        foretold = now_se**2 * now / before
+        foretold = now_se**2 * now / before  # now_se^2, were there as many events as R foretells
+        alike = np.abs(now / before - 1.0) <= APART + np.sqrt(foretold)
         of_one = np.where(foretold <= LEAST_TOLD**2, foretold, np.nan) * clusters.sum()
         level = (numerator @ member.T) / (denominator @ member.T)
         change = (level[..., 1:] - level[..., :1]) / before[..., None]
     covariance = of_one[..., None, None] * (1.0 / clusters[0] + np.diag(1.0 / clusters[1:]))
     covariance = covariance + _cap_bias(metrics, components, sums, member)[..., None] * np.eye(served.arms - 1)
     ratio = np.array([[metric.denominator != BUCKETS] for metric in metrics])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        alike = np.abs(now / before - 1.0) <= APART + np.sqrt(foretold)
     known = ratio & alike & (before > 0.0) & (before_se <= MAX_CONTROL_SE)
     rare = known & ~(changes.control_relative_se <= MAX_CONTROL_SE)
     return msgspec.structs.replace(

@@ -97,20 +97,22 @@ def arm_effects(plan: Plan, deal: Served, group: int = 0, *, usable_alone: bool 
 
     `usable_alone`: only what the belief would take: in a mean over deals by precision few events look too low.
     """
-    own = found = relative_changes(plan.metrics, plan.component_names, deal)
-    if usable_alone:
-        found = by_past(own, plan.metrics, plan.component_names, deal)
-        known = usable(found, group)[:, None, None]
-        found = msgspec.structs.replace(found, change=np.where(known, found.change, np.nan))
-    se = np.sqrt(np.maximum(np.diagonal(found.covariance[:, group], axis1=1, axis2=2), 0.0))  # (M, A-1)
+    names = plan.component_names
     coefficients = np.array([plan.objective.get(metric.name, 0.0) for metric in plan.metrics])
     aimed = coefficients != 0.0
     terms = tuple(metric for metric, counts in zip(plan.metrics, aimed, strict=True) if counts)
+    own = found = relative_changes(plan.metrics, names, deal)
+    gain_se = combined_se(coefficients[aimed], terms, names, deal)
+    if usable_alone:
+        found = by_past(own, plan.metrics, names, deal)
+        known = usable(found, group)[:, None, None]
+        found = msgspec.structs.replace(found, change=np.where(known, found.change, np.nan))
+    se = np.sqrt(np.maximum(np.diagonal(found.covariance[:, group], axis1=1, axis2=2), 0.0))  # (M, A-1)
+    before, after = (changes.control_relative_se[aimed, group] for changes in (own, found))
+    if not np.array_equal(before, after, equal_nan=True):  # of few events: what metrics have in common is not known
+        gain_se = np.sqrt(coefficients[aimed] ** 2 @ se[aimed] ** 2)
     with np.errstate(invalid="ignore"):  # what cannot be measured may be infinite on both sides
         gain = coefficients[aimed] @ found.change[aimed, group]
-    gain_se = combined_se(coefficients[aimed], terms, plan.component_names, deal)
-    if (found.control_relative_se != own.control_relative_se)[aimed, group].any():  # of few events, each by itself
-        gain_se = np.sqrt(coefficients[aimed] ** 2 @ se[aimed] ** 2)
     told = []
     for a in range(deal.arms - 1):
         by_metric = {

@@ -128,7 +128,9 @@ def by_past(changes: Changes, metrics: tuple[Metric, ...], components: tuple[str
     whose R is not known within `MAX_CONTROL_SE` either, and those whose level in the deal is another by more than
     `APART` and chance: amounts that come late, or what is logged anew, have no level in the past.
     """
-    if served.history is None:
+    ratio = np.array([[metric.denominator != BUCKETS] for metric in metrics])
+    rare = ratio & ~(changes.control_relative_se <= MAX_CONTROL_SE)  # NaN is not
+    if served.history is None or not rare.any():
         return changes
     sums, member = _groups(served.sums), served.member
     numerator, denominator = _by_metric(metrics, components, sums / FIXED_POINT)
@@ -141,11 +143,9 @@ def by_past(changes: Changes, metrics: tuple[Metric, ...], components: tuple[str
         of_one = np.where(foretold <= LEAST_TOLD**2, foretold, np.nan) * clusters.sum()
         level = (numerator @ member.T) / (denominator @ member.T)
         change = (level[..., 1:] - level[..., :1]) / before[..., None]
-    covariance = of_one[..., None, None] * (1.0 / clusters[0] + np.diag(1.0 / clusters[1:]))
-    covariance = covariance + _cap_bias(metrics, components, sums, member)[..., None] * np.eye(served.arms - 1)
-    ratio = np.array([[metric.denominator != BUCKETS] for metric in metrics])
-    known = ratio & alike & (before > 0.0) & (before_se <= MAX_CONTROL_SE)
-    rare = known & ~(changes.control_relative_se <= MAX_CONTROL_SE)
+        covariance = of_one[..., None, None] * (1.0 / clusters[0] + np.diag(1.0 / clusters[1:]))
+        covariance = covariance + _cap_bias(metrics, components, sums, member)[..., None] * np.eye(served.arms - 1)
+    rare &= alike & (before > 0.0) & (before_se <= MAX_CONTROL_SE)
     return msgspec.structs.replace(
         changes,
         change=np.where(rare[..., None], change, changes.change),

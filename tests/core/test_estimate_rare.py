@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from controller.core.estimate import Changes, Metric, Served, by_past, relative_changes, usable
+from controller.core.estimate import Changes, Metric, Served, at_cap, by_past, relative_changes, usable
 
 
 def with_past(metric: Metric, served: Served) -> Changes:
@@ -86,3 +86,13 @@ def test_the_deals_that_are_used_are_not_those_in_which_control_was_lucky() -> N
             change.append(found.change[0, 0].mean())
     assert 300 < len(change) < 700
     assert abs(np.mean(change)) < 3.0 * np.std(change) / np.sqrt(len(change))
+
+
+def test_arms_without_buckets_or_revenue_say_nothing_and_warn_of_nothing() -> None:
+    """The last arm has no bucket, and nobody has bought: with a cap too, which revenue's share at it is asked of."""
+    arm_of, components = np.repeat([0, 1], [60, 30]), ("revenue", at_cap("revenue"), "shown")
+    sums = np.tile(np.array([0, 0, 10**6]), (1, 90, 1))
+    metric = (Metric("revenue_rate", "revenue", "shown"),)
+    served = Served(sums, arm_of, 3, np.tile([2e6, 1e6, 10e6], (1, 90, 1)))
+    found = by_past(relative_changes(metric, components, served), metric, components, served)
+    assert not usable(found).any()

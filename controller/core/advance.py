@@ -8,6 +8,7 @@ from scipy.special import ndtri
 
 from controller.core import policy, trend, worst
 from controller.core.belief import Believed, points
+from controller.core.durations import written
 from controller.core.estimate import combined_se
 from controller.core.evidence import deal_changes, served, trial_sums
 from controller.core.experiment import Carry, Experiment, Statistics, Vector, banning, carrying, moved
@@ -57,8 +58,12 @@ def exposed_ms(plan: Plan, carry: Carry) -> int:
 def _leave_explore(plan: Plan, experiment: Experiment, at_ms: int, believed: Believed) -> Experiment:
     carry, pick = experiment.carry, experiment.carry.pick
     explored_ms = exposed_ms(plan, carry)
-    # What no deal could measure, no test can prove.
-    if pick is None or believed.unmeasured or explored_ms < plan.rollout.explore_min_ms:
+    if explored_ms < plan.rollout.explore_min_ms:
+        return experiment
+    unwatched = [rail.metric for rail in plan.guardrails if rail.metric in believed.unmeasured]
+    if unwatched:
+        return moved(experiment, "paused", _unwatched(unwatched, plan.rollout.explore_min_ms), at_ms)
+    if pick is None or believed.unmeasured:  # what no deal could measure, no test can prove
         return experiment
     sure = pick.p_better >= GATE_BETTER  # and it keeps every guardrail by `policy.MIN_FEASIBLE`, else it were no pick
     exhausted = pick.regret <= GATE_REGRET * pick.gain_mean or explored_ms >= plan.rollout.explore_max_ms
@@ -67,6 +72,16 @@ def _leave_explore(plan: Plan, experiment: Experiment, at_ms: int, believed: Bel
     vector = Vector(f"c{carry.arms + 1}", pick.theta)
     reason = f"{vector.arm}: expected gain {pick.gain_mean:+.2%}, P(feasible) {pick.p_feasible:.0%}; now on fresh data"
     return moved(experiment, "confirm", reason, at_ms, candidate=vector, arms=carry.arms + 1)
+
+
+def _unwatched(metrics: list[str], explored_ms: int) -> str:
+    """Why nothing more is dealt: what vectors do to a guardrail was never seen, and never may be."""
+    named = ", ".join(dict.fromkeys(metrics))
+    return (
+        f"no deal in {written(explored_ms)} of exploring could measure {named}, a guardrail: "
+        "its arms have too few events or buckets; guard a metric of more frequent events, or bring the study more "
+        "traffic, and resume"
+    )
 
 
 def _judge_confirm(plan: Plan, experiment: Experiment, at_ms: int, believed: Believed) -> Experiment:

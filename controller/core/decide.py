@@ -147,6 +147,8 @@ def _followed(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, 
     if not crossed or tripped or len(experiment.looks.windows) > 1:
         experiment = advanced(plan, experiment, seen, believed)
     turned = tripped or experiment.carry.stage != stage
+    if experiment.carry.stage in FROZEN:
+        return _Verdict(experiment, "frozen", experiment.carry.reason, _all_control(plan, experiment), changes)
     if experiment.carry.stage == "explore":
         experiment, following, why = _explored(plan, experiment, believed, rng)
     else:
@@ -222,6 +224,8 @@ def _stopped(experiment: Experiment, deal: Deal, tripped: tuple[safety.Crossing,
 
 
 def _pick(plan: Plan, experiment: Experiment, believed: Believed, rng: np.random.Generator) -> Choice | None:
+    if believed.unmeasured:  # by what is believed before any evidence of it, anything might keep a guardrail
+        return None
     pick = policy.recommend(
         believed.posterior,
         believed.goal,

@@ -122,8 +122,17 @@ def test_what_cannot_be_measured_is_not_confirmed() -> None:
 
 def test_nothing_is_put_to_a_test_that_one_of_its_metrics_cannot_pass() -> None:
     experiment = exploring(99)
-    blind = msgspec.structs.replace(believe(PLAN, experiment, (), 1.0), unmeasured=("ctr",))
+    blind = msgspec.structs.replace(believe(PLAN, experiment, (), 1.0), unmeasured=("watch",))
     assert advanced(PLAN, experiment, AT, blind) is experiment
+
+
+def test_a_guardrail_that_no_deal_could_measure_while_exploring_pauses_the_study() -> None:
+    blind = msgspec.structs.replace(believe(PLAN, exploring(2), (), 1.0), unmeasured=("watch", "ctr"))
+    assert advanced(PLAN, exploring(2), AT, blind).carry.stage == "explore"
+    for pick in (GOOD, None):
+        carry = advanced(PLAN, exploring(3, pick), AT, blind).carry
+        assert carry.stage == "paused"
+        assert carry.reason.startswith("no deal in 3h of exploring could measure ctr, a guardrail")
 
 
 def test_the_posterior_has_a_word_too() -> None:

@@ -48,6 +48,19 @@ def test_exploring_says_what_is_dealt_and_what_is_known() -> None:
     assert "P(feasible)" in loop.story()[2]
 
 
+def test_while_a_guardrail_was_never_measured_nothing_is_recommended_and_exploring_ends_paused() -> None:
+    loop = Loop()
+    outcomes = [loop.window(lambda row: row._replace(values=(row.values[0], 0.0, row.values[2]))) for _ in range(4)]
+    assert outcomes == ["dealt", "dealt", "dealt", "frozen"]  # the first window was still without vectors
+    assert loop.story()[2].endswith("none can be told to be better and feasible: no deal has measured ctr yet")
+    assert loop.carry.pick is None
+    assert "no deal in 3h of exploring could measure ctr" in loop.story()[-1]
+    assert set(loop.table.buckets) == {0}
+    assert loop.order("resume").said == "stage is explore"
+    loop.windows(2)
+    assert loop.carry.pick is not None
+
+
 def test_a_test_says_how_far_it_is_and_a_move_why() -> None:
     loop = at_stage("hold")
     story = "\n".join(loop.story())

@@ -105,15 +105,19 @@ def test_a_zero_denominator_nobody_asks_for_disturbs_nothing(nobody_returns: Pla
     loop.until("hold")
 
 
-@pytest.mark.parametrize(
-    "asked", [{"guardrails": (*PLAN.guardrails, Guardrail("rate", min_change=-0.05))}, {"objective": {"rate": 1.0}}]
-)
-def test_with_a_zero_denominator_exploring_goes_on_and_says_why(nobody_returns: Plan, asked: dict[str, object]) -> None:
-    loop = Loop(varied(nobody_returns, **asked))
+def test_with_an_objective_whose_denominator_is_zero_exploring_goes_on_and_says_why(nobody_returns: Plan) -> None:
+    loop = Loop(varied(nobody_returns, objective={"rate": 1.0}))
     loop.windows(12)
     assert {table.stage for table in loop.tables} == {"explore"}
     assert "no deal has measured rate yet" in loop.story()[-1]
     assert loop.carry.banned == ()
+
+
+def test_with_a_guardrail_whose_denominator_is_zero_exploring_ends_paused(nobody_returns: Plan) -> None:
+    loop = Loop(varied(nobody_returns, guardrails=(*PLAN.guardrails, Guardrail("rate", min_change=-0.05))))
+    loop.until("paused")
+    assert loop.hour == PLAN.rollout.explore_min_ms // HOUR + 1
+    assert "no deal in 3h of exploring could measure rate, a guardrail" in loop.carry.reason
 
 
 def test_a_delayed_metric_with_a_zero_denominator_is_refused_by_the_test(nobody_returns: Plan) -> None:

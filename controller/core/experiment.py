@@ -72,7 +72,7 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True):
     breaks: int = 0  # windows in which the breaker tripped, none of them `breaker.FORGIVEN` from the one before
     broke_ms: int = 0  # end of the last of them
     objective: dict[str, float] | None = None  # the trade-off that an operator chose; None: the plan's objective
-    recheck: bool = False  # the guardrails were changed in mid-study: the next decision judges the candidate by them
+    recheck: bool = False  # the goal or the bounds were changed: the next decision judges the candidate, and deals anew
     hypers: tuple[Hyper, ...] | None = None
     pick: Choice | None = None
     shares: tuple[Step, ...] = ()  # what the candidate gained at each share so far, its confirm sample first

@@ -54,6 +54,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(component.name for component in self.components)
 
     @property
+    def stay_windows(self) -> int:
+        """How many windows vectors that explore stay: as few as let the belief hold all that exploring shows."""
+        rows = max(len(self.segments), 1) * self.traffic.explore_arms  # of a deal
+        return max(1, -(-rows * self.rollout.explore_max_ms // (MAX_ROWS * self.window.length_ms)))
+
+    @property
     def tested(self) -> frozenset[str]:
         """The metrics that a vector is tested by: those of the objective and of the guardrails."""
         return frozenset((*self.objective, *(guardrail.metric for guardrail in self.guardrails)))

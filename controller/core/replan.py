@@ -59,7 +59,7 @@ def follow(before: Plan, after: Plan, experiment: Experiment, at_ms: int) -> Exp
     experiment = carrying(experiment, pick=None, exposed_windows=explored)
     carry, candidate = experiment.carry, experiment.carry.candidate
     if candidate is None:
-        return experiment
+        return carrying(experiment, recheck=True)
     if outside(after, candidate.theta):
         why = f"{candidate.arm} lies outside the new bounds"
     elif before.objective != after.objective:

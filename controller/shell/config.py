@@ -285,7 +285,7 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
             "window.lateness: below window.length + window.grace, a vector that no longer gains what it did is not "
             "noticed: at least two windows must be open to be held against those before"
         )
-    found += [*_short_lived(plan), *_large(plan), *_thin(plan), *_forgetful(plan)]
+    found += [*_short_lived(plan), *_large(plan), *_thin(plan), *_slow(plan)]
     return (*found, *_strict(plan))
 
 
@@ -324,14 +324,14 @@ def _large(plan: Plan) -> Iterator[str]:
         )
 
 
-def _forgetful(plan: Plan) -> Iterator[str]:
+def _slow(plan: Plan) -> Iterator[str]:
     rows = max(len(plan.segments), 1) * plan.traffic.explore_arms
-    remembered_ms = -(-MAX_ROWS // rows) * plan.window.length_ms
-    if remembered_ms < DAY_MS // 2:
+    stay_ms = plan.stay_windows * plan.window.length_ms
+    if plan.stay_windows > 1 and stay_ms >= DAY_MS // 4:
         yield (
-            f"traffic.explore_arms: {rows} changes a window (one an arm and segment), of which the belief holds the "
-            f"newest {MAX_ROWS}: those of {remembered_ms / HOUR_MS:.1f} hours; longer windows, fewer arms or fewer "
-            "segments let it look back for longer"
+            f"traffic.explore_arms: {rows} changes a deal (one an arm and segment), of which the belief holds "
+            f"{MAX_ROWS}: so that all exploring fits in, vectors stay for {written(stay_ms)}; with fewer arms or "
+            "segments new ones come sooner"
         )
 
 

@@ -1,6 +1,7 @@
 """One decision at a time: its outcome, its words, what counts as exposure."""
 
 from collections import Counter
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -46,6 +47,29 @@ def test_exploring_says_what_is_dealt_and_what_is_known() -> None:
     assert loop.story()[0] == "dealt: vectors dealt: 4 initial; none is known to be better and feasible yet"
     assert loop.story()[2].startswith("dealt: vectors dealt: 1 repeat, 3 thompson; best known: gain +")
     assert "P(feasible)" in loop.story()[2]
+
+
+# 604 changes in the time to explore are four more than the belief holds: vectors stay for two windows.
+SLOW = varied(rollout={"explore_min_ms": 150 * HOUR, "explore_max_ms": 151 * HOUR})
+
+
+def test_vectors_stay_while_no_new_ones_are_due_and_their_windows_are_one_deal() -> None:
+    loop = Loop(SLOW)
+    assert [loop.window() for _ in range(6)] == ["dealt", "dealt", "kept", "dealt", "kept", "dealt"]
+    assert loop.story()[2].startswith("kept: the vectors stay; best known: gain +")
+    arms = [table.arms for table in loop.tables[-6:]]
+    assert [one == other for one, other in pairwise(arms)] == [False, True, False, True, False]
+    live = live_evidence(SLOW, loop.state.experiment, loop.state.windows.cells)
+    assert len(loop.state.experiment.evidence) + len(live) == 3
+
+
+def test_other_guardrails_are_followed_at_once_by_vectors_that_would_stay() -> None:
+    loop = Loop(SLOW)
+    loop.windows(2)
+    other = loop.clone()
+    assert loop.window() == "kept"
+    other.replan(varied(SLOW, guardrails=(msgspec.structs.replace(SLOW.guardrails[0], min_change=-0.02),)))
+    assert other.window() == "dealt"
 
 
 def test_while_a_guardrail_was_never_measured_nothing_is_recommended_and_exploring_ends_paused() -> None:

@@ -37,3 +37,23 @@ def test_the_decoder_gets_its_part() -> None:
     events = varied(segments=("new", "old")).events
     assert (events.components, events.segments) == (PLAN.components, ("new", "old"))
     assert (events.salt, events.buckets) == ("hand:", 120)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "arms", "segments", "hours", "windows"),
+    [
+        (60, 8, (), 36, 1),  # by default: 288 changes in the time to explore
+        (10, 8, (), 36, 3),  # 1,728 are three times what the belief holds
+        (10, 8, (), 6, 1),
+        (60, 16, ("a", "b", "c"), 36, 3),
+        (60, 16, ("a",), 37, 1),
+        (60, 16, ("a",), 38, 2),  # 608 changes
+    ],
+)
+def test_vectors_stay_until_the_belief_holds_all_that_exploring_shows(
+    minutes: int, arms: int, segments: tuple[str, ...], hours: int, windows: int
+) -> None:
+    length = {"length_ms": minutes * 60_000}
+    rollout = {"explore_max_ms": hours * HOUR}
+    plan = varied(window=length, traffic={"explore_arms": arms}, segments=segments, rollout=rollout)
+    assert plan.stay_windows == windows

@@ -11,7 +11,7 @@ from controller.core.belief import Believed, points
 from controller.core.durations import written
 from controller.core.estimate import combined_se
 from controller.core.evidence import deal_changes, served, trial_sums
-from controller.core.experiment import Carry, Experiment, Statistics, Vector, banning, carrying, moved
+from controller.core.experiment import Carry, Experiment, Statistics, Theta, Vector, banning, carrying, moved
 from controller.core.goal import TOLERANCE, tolerant
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
@@ -43,7 +43,7 @@ def advanced(plan: Plan, experiment: Experiment, seen: Statistics, believed: Bel
 def _judged_again(plan: Plan, experiment: Experiment, at_ms: int, believed: Believed) -> Experiment:
     """The candidate under guardrails that an operator has changed: back to explore where they are probably broken."""
     candidate = experiment.carry.candidate
-    failed = None if candidate is None else _improbable(plan, candidate, believed)
+    failed = None if candidate is None else improbable(plan, candidate.theta, believed)
     if candidate is None or failed is None:
         return experiment
     reason = f"the study file changed: {candidate.arm} does not suit the new guardrails: {failed}"
@@ -97,7 +97,7 @@ def _judge_confirm(plan: Plan, experiment: Experiment, at_ms: int, believed: Bel
         return experiment
     claim = _claimed(plan, experiment.trial, experiment.sample, experiment.looks.through(carry.claim_through_ms))
     unproven = _unproven(plan, claim)
-    failed = unproven or _beyond(plan, claim) or _improbable(plan, carry.candidate, believed)
+    failed = unproven or _beyond(plan, claim) or improbable(plan, carry.candidate.theta, believed)
     if failed:
         # Near a limit the belief has learnt from the test what there is to know, and the best vector is near it too.
         banned = banning(carry, carry.candidate.theta) if unproven else carry.banned
@@ -180,9 +180,9 @@ def measured_gain(plan: Plan, deal: Deal, cell: Cell) -> tuple[float, float]:
     return float(objective[counted] @ change), float(se[0])
 
 
-def _improbable(plan: Plan, candidate: Vector, believed: Believed) -> str | None:
-    """Why the posterior, which has all evidence, does not trust the candidate with the guardrails; or None."""
-    unit, goal = points(plan, believed.space, believed.groups, candidate.theta), tolerant(believed.goal)
+def improbable(plan: Plan, theta: Theta, believed: Believed) -> str | None:
+    """Why the posterior, which has all evidence, does not trust the vector with the guardrails; or None."""
+    unit, goal = points(plan, believed.space, believed.groups, theta), tolerant(believed.goal)
     violated = [
         policy.p_violation(believed.posterior, goal, unit[[k]], group, believed.hour)[0]
         for k, group in enumerate(believed.groups)

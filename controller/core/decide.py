@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from controller.assignment import Arm, Stage
 from controller.core import policy, ratio, rollout, safety
-from controller.core.advance import advanced, exposed_ms, measured_gain
+from controller.core.advance import advanced, exposed_ms, improbable, measured_gain
 from controller.core.belief import Believed, banned, believe, theta_at
 from controller.core.drift import faded, losing
-from controller.core.durations import HOUR_MS
+from controller.core.durations import DAY_MS, HOUR_MS
 from controller.core.estimate import MIN_BUCKETS, Changes
 from controller.core.evidence import deal_changes, live_evidence, remembered, trial_sums, watched
 from controller.core.experiment import (
@@ -31,6 +31,7 @@ from controller.core.experiment import (
     tuned,
 )
 from controller.core.faults import events_served, fault
+from controller.core.goal import TOLERANCE
 from controller.core.looks import looked
 from controller.core.plan import Plan
 from controller.core.rollout import BESIDE, FROZEN, OTHERS, TESTS, Deal
@@ -39,6 +40,7 @@ from controller.core.soundness import alike, followed_on, told, verified
 Outcome = Literal["dealt", "kept", "no_data", "backlog", "frozen"]
 
 NOTHING = "none (what is not near a vector that failed is believed to break a guardrail)"  # instead of reasons
+SWING = 0.5  # of a limit, that a vector may be beyond it in some hours of a day
 EXPOSED = 0.5  # of a window's events that a deal must have served for the window to count as its exposure
 
 
@@ -140,9 +142,9 @@ def _followed(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, 
     due = experiment.carry.recheck or seen.end_ms // plan.window.length_ms % plan.stay_windows == 0
     live = live_evidence(plan, experiment, seen.cells)
     changes = next((e.changes for e in live if e.deal == deal.id), None)
-    crossed, tripped = _crossed(plan, experiment, seen, deal)
-    experiment = _given_up(plan, experiment, seen, deal, tripped)
     believed = believe(plan, experiment, live, (seen.end_ms - (experiment.carry.started_ms or 0)) / HOUR_MS)
+    crossed, tripped = _crossed(plan, experiment, seen, deal, believed)
+    experiment = _given_up(plan, experiment, seen, deal, tripped)
     experiment = carrying(experiment, hypers=believed.hypers, pick=_pick(plan, experiment, believed, rng))
     # What a first window says, the next one must say too.
     if not crossed or tripped or len(experiment.looks.windows) > 1:
@@ -177,19 +179,42 @@ def _all_control(plan: Plan, experiment: Experiment) -> Deal:
 
 
 def _crossed(
-    plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal
+    plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, believed: Believed
 ) -> tuple[tuple[safety.Crossing, ...], tuple[safety.Crossing, ...]]:
     """Guardrails that the candidate's sequence has crossed, and those of them that no single bad hour can explain.
 
     Exploring arms are judged by the posterior instead.
     """
-    cell = trial_sums(experiment, seen.cells)
-    if not _on_trial(experiment, deal) or experiment.trial is None or cell is None or not plan.guardrails:
+    trial, cell = experiment.trial, trial_sums(experiment, seen.cells)
+    if not _on_trial(experiment, deal) or trial is None or cell is None or not plan.guardrails:
         return (), ()
-    changes = deal_changes(plan, experiment.trial, cell)
+    changes = deal_changes(plan, trial, cell)
     alpha = plan.safety.stop_alpha / (2 + len(plan.rollout.ramp_shares))  # confirm, each share, hold: a sequence each
-    found = safety.crossings(plan.guardrails, plan.metrics, changes, alpha)
-    return found, safety.lasting(found, plan.guardrails, plan.metrics, changes, alpha, experiment.looks)
+    eased = _eased(plan, experiment, trial, believed, seen.end_ms)
+    found = safety.crossings(eased, plan.metrics, changes, alpha)
+    kept = safety.lasting(found, eased, plan.metrics, changes, alpha, experiment.looks)
+    limits = {(r.metric, r.limit): rail.limit for r, rail in zip(eased, plan.guardrails, strict=True)}
+
+    def named(crossings: tuple[safety.Crossing, ...]) -> tuple[safety.Crossing, ...]:
+        return tuple(msgspec.structs.replace(one, limit=limits[one.metric, one.limit]) for one in crossings)
+
+    return named(found), named(kept)
+
+
+def _eased(
+    plan: Plan, experiment: Experiment, trial: Deal, believed: Believed, end_ms: int
+) -> tuple[safety.Guardrail, ...]:
+    """The guardrails that stop a test: a vector beyond a limit by `TOLERANCE` counts as within, as for a pick.
+
+    Effects swing with the hour, and a limit is one of a day. So until the test has had a day, a vector of which the
+    belief, which knows the other hours, says that it keeps every limit may be beyond one by `SWING` of it. What is
+    delayed the belief knows nothing of.
+    """
+    windows = experiment.looks.windows
+    whole = bool(windows) and end_ms - windows[0].end_ms + plan.window.length_ms >= DAY_MS
+    trusted = not whole and improbable(plan, trial.arms[1].theta, believed) is None
+    delayed = {metric.name for metric in plan.metrics if metric.response == "delayed"}
+    return tuple(rail.eased(SWING if trusted and rail.metric not in delayed else TOLERANCE) for rail in plan.guardrails)
 
 
 def _on_trial(experiment: Experiment, deal: Deal) -> bool:

@@ -46,6 +46,11 @@ class Guardrail(msgspec.Struct, frozen=True):
         assert limit is not None  # one of the two is set: the study file is checked where it enters
         return limit
 
+    def eased(self, part: float) -> "Guardrail":
+        """The guardrail with its limit moved out by a part of it."""
+        moved = self.limit - self.sign * part * abs(self.limit)
+        return Guardrail(self.metric, *((moved, None) if self.min_change is not None else (None, moved)))
+
     @property
     def borne(self) -> "Guardrail":
         """The guardrail with a limit that the baseline keeps."""

@@ -174,3 +174,18 @@ def test_a_share_of_few_events_is_no_alarm() -> None:
     assert not excessive(199, 199, 0.02)
     assert not excessive(4, 200, 0.02)
     assert excessive(5, 200, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("rail", "eased"),
+    [
+        (Guardrail("ctr", min_change=-0.05), Guardrail("ctr", min_change=-0.06)),
+        (Guardrail("ctr", max_change=0.05), Guardrail("ctr", max_change=0.06)),
+        (Guardrail("ctr", min_change=0.05), Guardrail("ctr", min_change=0.04)),  # it must rise, by less
+        (Guardrail("ctr", min_change=0.0), Guardrail("ctr", min_change=0.0)),
+    ],
+)
+def test_a_limit_is_eased_in_the_direction_that_hurts(rail: Guardrail, eased: Guardrail) -> None:
+    found = rail.eased(0.2)
+    assert found.limit == pytest.approx(eased.limit)
+    assert (found.metric, found.sign) == (eased.metric, eased.sign)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from controller.core import decide
 from controller.core import step as core
 from controller.core.windows import Batch, PartBatch
 from tests.core.loop import (
@@ -219,6 +220,27 @@ def test_a_guardrail_that_breaks_stops_the_vector_for_good(stage: str) -> None:
     dealt = [arm.theta["all"] for table in loop.tables[since - 1 :] for arm in table.arms[1:]]
     assert dealt
     assert all(distance(theta, stopped.theta["all"]) >= 0.05 for theta in dealt)
+
+
+@pytest.mark.parametrize(
+    ("clicks", "trusted", "tested"),
+    [
+        (-0.07, True, 24),  # within half of the limit more: not before it has had a day
+        (-0.07, False, 2),  # the belief, which knows other hours, does not say that it keeps the limit
+        (-0.09, True, 2),  # beyond that at any hour
+        (-0.053, True, 30),  # within the tolerance of a pick: never
+    ],
+)
+def test_a_limit_is_one_of_a_day(clicks: float, trusted: bool, tested: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(varied(rollout={"confirm_ms": 30 * HOUR}), noise=0.003)
+    loop.until("confirm")
+    vector = loop.carry.candidate.theta["all"]
+    monkeypatch.setattr(decide, "improbable", lambda *_: None if trusted else "no")
+    loop.truth = lambda theta, segment: pleasant(theta, segment) | ({"clicks": clicks} if theta == vector else {})
+    windows = next((n for n in range(1, 31) if loop.window() and loop.carry.stage != "confirm"), 30)
+    assert windows == tested
+    if windows < 30:
+        assert re.search("guardrail: c.* changes ctr by -[79].*, the limit is -5.00%", loop.carry.reason)
 
 
 def distance(a: Theta, b: Theta) -> float:

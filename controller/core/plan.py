@@ -8,6 +8,7 @@ import hashlib
 import msgspec
 
 from controller.assignment import Form
+from controller.core.durations import HOUR_MS
 from controller.core.estimate import Metric
 from controller.core.events import Component, EventPlan
 from controller.core.offline import Prediction
@@ -17,6 +18,7 @@ from controller.core.space import Weight
 from controller.core.windows import WindowPlan
 
 MAX_ROWS = 600  # evidence that the posterior is conditioned on: the newest; bounds the cost of a decision
+REACH_MS = 36 * HOUR_MS  # how far back it is to reach, where exploring lasts so long: what is older has faded
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,9 +57,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stay_windows(self) -> int:
-        """How many windows vectors that explore stay: as few as let the belief hold all that exploring shows."""
+        """How many windows vectors that explore stay: as few as let the belief hold what exploring shows."""
         rows = max(len(self.segments), 1) * self.traffic.explore_arms  # of a deal
-        return max(1, -(-rows * self.rollout.explore_max_ms // (MAX_ROWS * self.window.length_ms)))
+        reach_ms = min(self.rollout.explore_max_ms, REACH_MS)
+        return max(1, -(-rows * reach_ms // (MAX_ROWS * self.window.length_ms)))
 
     @property
     def tested(self) -> frozenset[str]:

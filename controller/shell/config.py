@@ -330,7 +330,7 @@ def _slow(plan: Plan) -> Iterator[str]:
     if plan.stay_windows > 1 and stay_ms >= DAY_MS // 4:
         yield (
             f"traffic.explore_arms: {rows} changes a deal (one an arm and segment), of which the belief holds "
-            f"{MAX_ROWS}: so that all exploring fits in, vectors stay for {written(stay_ms)}; with fewer arms or "
+            f"{MAX_ROWS}: so that it reaches back far enough, vectors stay for {written(stay_ms)}; with fewer arms or "
             "segments new ones come sooner"
         )
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from controller import assignment
+from controller.core import plan as of_plans
 from controller.core.decide import Decision, decide
 from controller.core.estimate import usable
 from controller.core.evidence import MEMORY, live_evidence
 from controller.core.experiment import Experiment, Statistics
+from controller.core.plan import Plan
 from controller.core.policy import Pick
 from controller.core.windows import Cell, Quality
 from tests.core.loop import HOUR, PLAN, START, Loop, at_stage, indifferent, same, varied
@@ -49,26 +51,29 @@ def test_exploring_says_what_is_dealt_and_what_is_known() -> None:
     assert "P(feasible)" in loop.story()[2]
 
 
-# 604 changes in the time to explore are four more than the belief holds: vectors stay for two windows.
-SLOW = varied(rollout={"explore_min_ms": 150 * HOUR, "explore_max_ms": 151 * HOUR})
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """A plan whose 36 changes in the time to explore are more than the belief holds: vectors stay for two windows."""
+    monkeypatch.setattr(of_plans, "MAX_ROWS", 30)
+    return varied(rollout={"explore_min_ms": 9 * HOUR, "explore_max_ms": 9 * HOUR})
 
 
-def test_vectors_stay_while_no_new_ones_are_due_and_their_windows_are_one_deal() -> None:
-    loop = Loop(SLOW)
+def test_vectors_stay_while_no_new_ones_are_due_and_their_windows_are_one_deal(slow: Plan) -> None:
+    loop = Loop(slow)
     assert [loop.window() for _ in range(6)] == ["dealt", "dealt", "kept", "dealt", "kept", "dealt"]
     assert loop.story()[2].startswith("kept: the vectors stay; best known: gain +")
     arms = [table.arms for table in loop.tables[-6:]]
     assert [one == other for one, other in pairwise(arms)] == [False, True, False, True, False]
-    live = live_evidence(SLOW, loop.state.experiment, loop.state.windows.cells)
+    live = live_evidence(slow, loop.state.experiment, loop.state.windows.cells)
     assert len(loop.state.experiment.evidence) + len(live) == 3
 
 
-def test_other_guardrails_are_followed_at_once_by_vectors_that_would_stay() -> None:
-    loop = Loop(SLOW)
+def test_other_guardrails_are_followed_at_once_by_vectors_that_would_stay(slow: Plan) -> None:
+    loop = Loop(slow)
     loop.windows(2)
     other = loop.clone()
     assert loop.window() == "kept"
-    other.replan(varied(SLOW, guardrails=(msgspec.structs.replace(SLOW.guardrails[0], min_change=-0.02),)))
+    other.replan(varied(slow, guardrails=(msgspec.structs.replace(slow.guardrails[0], min_change=-0.02),)))
     assert other.window() == "dealt"
 
 

@@ -46,11 +46,12 @@ def test_the_decoder_gets_its_part() -> None:
         (10, 8, (), 36, 3),  # 1,728 are three times what the belief holds
         (10, 8, (), 6, 1),
         (60, 16, ("a", "b", "c"), 36, 3),
-        (60, 16, ("a",), 37, 1),
-        (60, 16, ("a",), 38, 2),  # 608 changes
+        (60, 16, (), 36, 1),
+        (60, 17, (), 36, 2),  # 612 changes
+        (60, 16, (), 1000, 1),  # what is older than 36 hours has faded
     ],
 )
-def test_vectors_stay_until_the_belief_holds_all_that_exploring_shows(
+def test_vectors_stay_for_so_long_that_the_belief_holds_what_exploring_shows(
     minutes: int, arms: int, segments: tuple[str, ...], hours: int, windows: int
 ) -> None:
     length = {"length_ms": minutes * 60_000}

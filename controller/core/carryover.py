@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 
 ALPHA = 1e-4  # P(carry-over is ever reported where there is none), over metrics and looks together
 NOTHING = 1e-12  # mean square of c below which it is rounding
+LONGER = 6  # times as long as else vectors stay once something surely carries over: so much less of what they show
 TIGHT_SD = 0.1  # the sequence is tightest where kappa is known to a tenth
 
 
@@ -76,7 +77,7 @@ def found(known: Carryover, metrics: Sequence[Metric]) -> str | None:
             worst = abs(kappa)
             why = (
                 f"carry-over: {kappa:+.0%} +- {width:.0%} of what an arm did to {metric.name} still shows in its "
-                f"buckets under the next arm; make window.length longer, so that arms are held for longer"
+                f"buckets under the next arm: vectors stay {LONGER} times as long"
             )
     return why
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.assignment import Arm, Stage
-from controller.core import policy, ratio, rollout, safety
+from controller.core import carryover, policy, ratio, rollout, safety
 from controller.core.advance import advanced, exposed_ms, improbable, measured_gain
 from controller.core.belief import Believed, banned, believe, theta_at
 from controller.core.drift import faded, losing
@@ -139,7 +139,8 @@ def _followed(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, 
         experiment = verified(plan, experiment, seen)
         if experiment.carry.stage != "explore":
             return _verifying(plan, experiment, rng)
-    due = experiment.carry.recheck or seen.end_ms // plan.window.length_ms % plan.stay_windows == 0
+    stay = plan.stay_windows * (carryover.LONGER if experiment.carry.notice else 1)
+    due = experiment.carry.recheck or seen.end_ms // plan.window.length_ms % stay == 0
     live = live_evidence(plan, experiment, seen.cells)
     changes = next((e.changes for e in live if e.deal == deal.id), None)
     believed = believe(plan, experiment, live, (seen.end_ms - (experiment.carry.started_ms or 0)) / HOUR_MS)

@@ -67,8 +67,8 @@ def told(noise: tuple[Noise, ...]) -> str:
 def followed_on(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal) -> Experiment:
     """The state that knows what the deal before left in the buckets of this one; each pair is looked at once.
 
-    What surely carries over is said with every decision from then on; it stops nothing, for no number of it is wrong,
-    only smaller or larger than what holding a vector for long will show.
+    What surely carries over is said with every decision from then on, and vectors stay for longer; it stops nothing,
+    for no number of it is wrong, only smaller or larger than what holding a vector for long will show.
     """
     before, known = experiment.deals.get(deal.id - 1), experiment.carry.carryover
     if before is None or len(before.arms) < 2 or known.deal >= deal.id:

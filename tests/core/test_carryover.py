@@ -75,7 +75,7 @@ def test_what_is_found_names_metric_share_and_remedy() -> None:
     why = found(known, METRICS)
     assert why is not None
     assert "to watch still shows" in why
-    assert "window.length" in why
+    assert "vectors stay 6 times as long" in why
     kappa = known.score[1] / known.information[1]
     assert 0.2 < kappa < 0.6  # the arms' effects are measured with noise, so it is told as somewhat less
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from controller import assignment
+from controller.core import carryover
 from controller.core import plan as of_plans
 from controller.core.decide import Decision, decide
 from controller.core.estimate import usable
@@ -66,6 +67,14 @@ def test_vectors_stay_while_no_new_ones_are_due_and_their_windows_are_one_deal(s
     assert [one == other for one, other in pairwise(arms)] == [False, True, False, True, False]
     live = live_evidence(slow, loop.state.experiment, loop.state.windows.cells)
     assert len(loop.state.experiment.evidence) + len(live) == 3
+
+
+def test_vectors_stay_longer_where_what_they_did_carries_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carryover, "found", lambda *_: "carry-over")
+    loop = Loop(varied(rollout={"explore_min_ms": 30 * HOUR, "explore_max_ms": 30 * HOUR}))
+    outcomes = [loop.window() for _ in range(20)]
+    dealt = [window for window, outcome in enumerate(outcomes) if outcome == "dealt"]
+    assert np.diff(dealt[-3:]).tolist() == [6, 6]
 
 
 def test_other_guardrails_are_followed_at_once_by_vectors_that_would_stay(slow: Plan) -> None:

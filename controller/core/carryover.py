@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 ALPHA = 1e-4  # P(carry-over is ever reported where there is none), over metrics and looks together
 NOTHING = 1e-12  # mean square of c below which it is rounding
-LONGER = 6  # times as long as else vectors stay once something surely carries over: so much less of what they show
+LONGER = 6  # times as long vectors stay once something surely carries over: it is a smaller part of what they show
 TIGHT_SD = 0.1  # the sequence is tightest where kappa is known to a tenth
 
 

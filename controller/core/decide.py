@@ -211,8 +211,9 @@ def _eased(
     belief, which knows the other hours, says that it keeps every limit may be beyond one by `SWING` of it. What is
     delayed the belief knows nothing of.
     """
-    windows = experiment.looks.windows
-    whole = bool(windows) and end_ms - windows[0].end_ms + plan.window.length_ms >= DAY_MS
+    looks = experiment.looks
+    begun_ms = looks.windows[0].end_ms - plan.window.length_ms if looks.windows else end_ms
+    whole = bool(looks.older) or end_ms - begun_ms >= DAY_MS  # of what is not remembered any more nobody knows how long
     trusted = not whole and improbable(plan, trial.arms[1].theta, believed) is None
     delayed = {metric.name for metric in plan.metrics if metric.response == "delayed"}
     return tuple(rail.eased(SWING if trusted and rail.metric not in delayed else TOLERANCE) for rail in plan.guardrails)

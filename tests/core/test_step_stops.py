@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from controller.core import decide
+from controller.core import decide, looks
 from controller.core import step as core
 from controller.core.windows import Batch, PartBatch
 from tests.core.loop import (
@@ -241,6 +241,17 @@ def test_a_limit_is_one_of_a_day(clicks: float, trusted: bool, tested: int, monk
     assert windows == tested
     if windows < 30:
         assert re.search("guardrail: c.* changes ctr by -[79].*, the limit is -5.00%", loop.carry.reason)
+
+
+def test_where_few_windows_are_remembered_a_test_has_had_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a vector that is held could stay beyond a limit for ever: no day would be remembered."""
+    monkeypatch.setattr(looks, "_remembered", lambda _: 4)
+    loop = Loop(varied(rollout={"confirm_ms": 30 * HOUR}), noise=0.003)
+    loop.until("confirm")
+    vector = loop.carry.candidate.theta["all"]
+    monkeypatch.setattr(decide, "improbable", lambda *_: None)
+    loop.truth = lambda theta, segment: pleasant(theta, segment) | ({"clicks": -0.07} if theta == vector else {})
+    assert next(n for n in range(1, 31) if loop.window() and loop.carry.stage != "confirm") == 5
 
 
 def distance(a: Theta, b: Theta) -> float:

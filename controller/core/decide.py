@@ -140,7 +140,7 @@ def _followed(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, 
         if experiment.carry.stage != "explore":
             return _verifying(plan, experiment, rng)
     stay = plan.stay_windows * (carryover.LONGER if experiment.carry.notice else 1)
-    due = experiment.carry.recheck or seen.end_ms // plan.window.length_ms % stay == 0
+    stays = 0 if experiment.carry.recheck else -(seen.end_ms // plan.window.length_ms) % stay  # windows; 0: none longer
     live = live_evidence(plan, experiment, seen.cells)
     changes = next((e.changes for e in live if e.deal == deal.id), None)
     believed = believe(plan, experiment, live, (seen.end_ms - (experiment.carry.started_ms or 0)) / HOUR_MS)
@@ -154,9 +154,9 @@ def _followed(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, 
     if experiment.carry.stage in FROZEN:
         return _Verdict(experiment, "frozen", experiment.carry.reason, _all_control(plan, experiment), changes)
     if experiment.carry.stage == "explore":
-        experiment, following, why = _explored(plan, experiment, deal, believed, rng, due)
+        experiment, following, why = _explored(plan, experiment, deal, believed, rng, stays)
     else:
-        experiment, following, beside = _tested(plan, experiment, deal, believed, rng, due)
+        experiment, following, beside = _tested(plan, experiment, deal, believed, rng, stays)
         why = _progress(plan, experiment, seen) + beside
     outcome: Outcome = "kept" if following.id == deal.id else "dealt"
     said = [experiment.carry.reason if turned else why, experiment.carry.notice]
@@ -273,12 +273,12 @@ def _pick(plan: Plan, experiment: Experiment, believed: Believed, rng: np.random
 
 
 def _explored(
-    plan: Plan, experiment: Experiment, deal: Deal, believed: Believed, rng: np.random.Generator, due: bool
+    plan: Plan, experiment: Experiment, deal: Deal, believed: Believed, rng: np.random.Generator, stays: int
 ) -> tuple[Experiment, Deal, str]:
     """A new deal of vectors worth trying, where one is due, and what is known by now."""
     carry, traffic = experiment.carry, plan.traffic
-    if not due and deal.stage == "explore" and len(deal.arms) > 1:
-        return experiment, deal, f"the vectors stay; {_known(carry.pick, believed.unmeasured)}"
+    if stays and deal.stage == "explore" and len(deal.arms) > 1:
+        return experiment, deal, f"the vectors stay{_longer(stays)}; {_known(carry.pick, believed.unmeasured)}"
     found, why = _proposed(plan, experiment, believed, traffic.explore_arms, rng)
     # Where bans leave room for fewer vectors, each still has its own share.
     share = traffic.explore_share * len(found) / traffic.explore_arms
@@ -286,6 +286,10 @@ def _explored(
     deal = Deal(carry.deals + 1, "explore", (baseline(plan), *found), buckets, experiment.history)
     experiment = carrying(experiment, arms=carry.arms + len(found))
     return experiment, deal, f"vectors dealt: {why}; {_known(carry.pick, believed.unmeasured)}"
+
+
+def _longer(windows: int) -> str:
+    return f" for {windows} more window{'s' if windows > 1 else ''}"
 
 
 def _proposed(
@@ -321,13 +325,13 @@ def _known(pick: Choice | None, unmeasured: tuple[str, ...]) -> str:
 
 
 def _tested(
-    plan: Plan, experiment: Experiment, deal: Deal, believed: Believed, rng: np.random.Generator, due: bool
+    plan: Plan, experiment: Experiment, deal: Deal, believed: Believed, rng: np.random.Generator, stays: int
 ) -> tuple[Experiment, Deal, str]:
     """The candidate beside control at the stage's share, with vectors worth trying beside where there is room."""
     experiment, trial = _on_with(plan, experiment, deal)
     carry, traffic = experiment.carry, plan.traffic
-    if not due and deal.trial == trial.id and len(deal.arms) > len(trial.arms):
-        return experiment, deal, "; the vectors beside it stay"
+    if stays and deal.trial == trial.id and len(deal.arms) > len(trial.arms):
+        return experiment, deal, f"; the vectors beside it stay{_longer(stays)}"
     room = int((trial.buckets == OTHERS).sum())
     arms = round(room / plan.buckets * traffic.explore_arms / traffic.explore_share)  # each with its share in explore
     arms = min(arms, room // MIN_BUCKETS)  # of one arm with fewer buckets the whole deal would say nothing

@@ -62,7 +62,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Plan:
 def test_vectors_stay_while_no_new_ones_are_due_and_their_windows_are_one_deal(slow: Plan) -> None:
     loop = Loop(slow)
     assert [loop.window() for _ in range(6)] == ["dealt", "dealt", "kept", "dealt", "kept", "dealt"]
-    assert loop.story()[2].startswith("kept: the vectors stay; best known: gain +")
+    assert loop.story()[2].startswith("kept: the vectors stay for 1 more window; best known: gain +")
     arms = [table.arms for table in loop.tables[-6:]]
     assert [one == other for one, other in pairwise(arms)] == [False, True, False, True, False]
     live = live_evidence(slow, loop.state.experiment, loop.state.windows.cells)
@@ -75,6 +75,11 @@ def test_vectors_stay_longer_where_what_they_did_carries_over(monkeypatch: pytes
     outcomes = [loop.window() for _ in range(20)]
     dealt = [window for window, outcome in enumerate(outcomes) if outcome == "dealt"]
     assert np.diff(dealt[-3:]).tolist() == [6, 6]
+    stay = [said.split(";")[0] for said in loop.story()[dealt[-2] + 1 : dealt[-1]]]
+    assert stay == [
+        *(f"kept: the vectors stay for {n} more windows" for n in (5, 4, 3, 2)),
+        "kept: the vectors stay for 1 more window",
+    ]
 
 
 def test_other_guardrails_are_followed_at_once_by_vectors_that_would_stay(slow: Plan) -> None:

@@ -8,6 +8,7 @@
 | R | (A, B) | 1 where a bucket belongs to an arm |
 | n | (A,) | buckets dealt to an arm: the clusters |
 | r, v | (M, G, A) | an arm's level sum N / sum D, and its variance |
+| q | (M, G, A) | the variance of an arm's level by the noise of control's buckets |
 | y, S | (M, G, A-1), (M, G, A-1, A-1) | relative changes against control, and their covariance |
 | x, beta | (M, G, B), (M, G) | what a bucket's own past says of its numerator, and how much of it still holds |
 """
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from controller.core.events import FIXED_POINT
 
@@ -27,6 +29,7 @@ BORROWED = 120.0  # degrees of freedom of control's variance beside an arm's own
 LUCK = 2.0  # standard errors of a change that noise may explain
 LEAST_BELOW = 0.05  # share below the cap: with less of it a change says nothing of the uncapped one
 TINY = 1e-300  # against 0 / 0
+MOST_OF_AN_ARM = 0.9  # of its denominator, that one bucket may hold and still tell of its own error
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.1  # beyond it too little is known of the noise, and of what comes of dividing by it
 LEAST_TOLD = 0.5  # relative standard error of all arms' level beyond which a deal tells nothing of a rare metric
@@ -101,17 +104,18 @@ def relative_changes(metrics: tuple[Metric, ...], components: tuple[str, ...], s
     sums, member, arm_of = _groups(served.sums), served.member, served.arm_of
     numerator, denominator = _by_metric(metrics, components, sums / FIXED_POINT)
     with np.errstate(divide="ignore", invalid="ignore"):
-        level, variance = _levels(numerator, denominator, member, arm_of)
+        level, variance, foretold = _levels(numerator, denominator, member, arm_of)
         rest = numerator
         if served.history is not None:
             past = _by_metric(metrics, components, _groups(served.history))
             rest = _without_past(numerator, denominator, past, member, arm_of)
             without = level[..., 0]
-            level, unforetold = _levels(rest, denominator, member, arm_of)
-            least = np.maximum(unforetold, UNFORETOLD * variance)
+            level, rest_variance, rest_foretold = _levels(rest, denominator, member, arm_of)
+            foretold = np.maximum(rest_foretold, UNFORETOLD * foretold)
+            least = np.maximum(rest_variance, UNFORETOLD * variance)
             variance = np.where(variance == 0.0, 0.0, least)  # the past's own noise is none of an arm without any
             level[..., 0] = np.where(without > 0.0, level[..., 0], without)  # nor does it give control a level
-        change, covariance = _against_control(level, variance, member.sum(axis=1))
+        change, covariance = _against_control(level, variance, foretold, member.sum(axis=1))
         covariance = covariance + _cap_bias(metrics, components, sums, member)[..., None] * np.eye(served.arms - 1)
         own = np.sqrt(variance[..., 0]) / np.abs(level[..., 0])
         relative_se = np.clip(_told_by_all(rest, denominator, member, arm_of), own / BY_LUCK, own * BY_LUCK)
@@ -207,9 +211,10 @@ def _combined(
 
     `still`: (M, A-1) arms that show no noise of their own, as in `_against_control`.
     """
-    level, variance = (part[:, 0] for part in _levels(numerator, denominator, member, arm_of))  # (M, A)
+    level, variance, foretold = (part[:, 0] for part in _levels(numerator, denominator, member, arm_of))  # (M, A)
     total, _, residual = _residuals(numerator, denominator, member, arm_of)
-    influence = residual[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
+    error = _errors(residual, denominator, total, member, arm_of)
+    influence = error[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
     steady, scaled = _steady(level, variance)  # (M, 1), (M, A-1)
     each = np.concatenate((np.ones_like(level[:, :1]), scaled), axis=1)  # (M, A)
     own = (coefficients / level[:, 0])[:, None] * each[:, arm_of] * influence  # (M, B)
@@ -218,10 +223,13 @@ def _combined(
     scale = clusters / (clusters - 1.0)
     control = influence[:, member[0] > 0]
     covariance = scale[0] * control @ control.T  # (M, M)
+    least = np.sqrt(np.nan_to_num(variance[:, 0] / np.diagonal(covariance), nan=1.0))
+    covariance *= least[:, None] * least
     from_control, plain = (t * slope * (covariance @ (t * slope)) for t in (steady, np.ones_like(steady)))
     from_arm = scale[1:] * ((own * own.sum(axis=0)) @ member[1:].T)
-    from_arm = _beside(from_arm, from_control * clusters[0] / clusters[1:], clusters[1:])
-    from_arm = np.where(still, plain * clusters[0] / clusters[1:], from_arm)
+    times = foretold[:, 1:] / foretold[:, :1]
+    from_arm = _beside(from_arm, from_control * times, clusters[1:])
+    from_arm = np.where(still, plain * times, from_arm)
     return np.asarray(from_arm + from_control)
 
 
@@ -310,18 +318,55 @@ def _without_past(
 
 def _levels(
     numerator: Floats, denominator: Floats, member: Floats, arm_of: NDArray[np.signedinteger]
-) -> tuple[Floats, Floats]:
-    """r and v, (M, G, A), of a ratio of sums over clusters.
+) -> tuple[Floats, Floats, Floats]:
+    """r, v and q, (M, G, A), of a ratio of sums over clusters.
 
-    v = n/(n-1) sum e^2 / (sum D)^2 with residuals e = N - r D, and r loses its second-order bias
-    -n/(n-1) sum e D / (sum D)^2 (Cochran 1977, "Sampling techniques", 6.8).
+    v = n/(n-1) sum e^2 / (sum D)^2 with residuals e = N - r D (`_errors`), and r loses its second-order bias
+    -n/(n-1) sum e D / (sum D)^2 (Cochran 1977, "Sampling techniques", 6.8). Control's v is at least its q: of a few
+    buckets that make up much of it the residuals tell little. Where v is more, every arm's q is by as much.
     """
     total, raw, residual = _residuals(numerator, denominator, member, arm_of)
     clusters = member.sum(axis=1)
     scale = clusters / (clusters - 1.0) / total**2
-    variance = scale * (residual**2 @ member.T)
+    squared = _errors(residual, denominator, total, member, arm_of) ** 2
+    variance = scale * (squared @ member.T)
     level = raw + scale * ((residual * denominator) @ member.T)
-    return level, variance
+    foretold = _foretold(squared, denominator, member) / total**2
+    control = np.fmax(variance[..., :1], foretold[..., :1])
+    foretold *= control / foretold[..., :1]
+    return level, np.concatenate((control, variance[..., 1:]), axis=-1), foretold
+
+
+def _errors(
+    residual: Floats, denominator: Floats, total: Floats, member: Floats, arm_of: NDArray[np.signedinteger]
+) -> Floats:
+    """e, (M, G, B), as if each bucket had pulled its arm's level towards itself only as far as they do in the mean.
+
+    One with a share h = D / sum D of its arm's n buckets leaves 1 - h of its error. With e (1 - 1/n) / (1 - h) the
+    variance of a level is the jackknife's (Miller 1974, "The jackknife: a review", section 2.3).
+    """
+    share = np.nan_to_num(denominator / total[..., arm_of])
+    return np.asarray(residual * (1.0 - 1.0 / member.sum(axis=1))[arm_of] / (1.0 - np.minimum(share, MOST_OF_AN_ARM)))
+
+
+def _foretold(squared: Floats, denominator: Floats, member: Floats) -> Floats:
+    """(M, G, A) sum of e^2 over each arm's buckets, had they the noise of control's, given e^2 (M, G, B).
+
+    Events on their own and buckets that differ: E e^2 = a D + b D^2 with a, b >= 0, fitted to control's buckets, each
+    weighted by how well its e^2 would be known were both terms alike. It follows no single bucket, however large.
+    """
+    sums = np.stack((denominator @ member.T, denominator**2 @ member.T), axis=-1)  # (M, G, A, 2)
+    terms = np.zeros((*sums.shape[:2], 2))
+    for place in np.ndindex(terms.shape[:2]):
+        there = (member[0] > 0.0) & (denominator[place] > 0.0) & np.isfinite(squared[place])
+        size, error = denominator[place][there], squared[place][there]
+        if error.any():
+            mean, noise = size.mean(), error.mean()
+            size = size / mean
+            weight = 1.0 / (size + size**2)
+            fit, _ = nnls(np.stack((size, size**2), axis=1) * weight[:, None], error / noise * weight)
+            terms[place] = fit * noise / (mean, mean**2)
+    return np.asarray(sums @ terms[..., None])[..., 0]
 
 
 def _residuals(
@@ -344,18 +389,18 @@ def _beside(own: Floats, control: Floats, clusters: Floats) -> Floats:
     return np.asarray(((clusters - 1.0) * own + BORROWED * control) / (clusters - 1.0 + BORROWED))
 
 
-def _against_control(level: Floats, variance: Floats, clusters: Floats) -> tuple[Floats, Floats]:
-    """y and S from r and v, to second order in control's noise.
+def _against_control(level: Floats, variance: Floats, foretold: Floats, clusters: Floats) -> tuple[Floats, Floats]:
+    """y and S from r, v and q, to second order in control's noise.
 
     E[1 / r_c] = (1 + v_c / r_c^2) / R_c, hence the correction; S = diag(v_a) / r_c^2 + t^2 v_c / r_c^2, with t and
     v_a as of `_steady` and `_beside`. An arm whose buckets all agree (none has a click) shows no noise of its own:
-    it takes control's per bucket.
+    it takes what control's buckets foretell.
     """
     base = np.where(level[..., :1] > 0.0, level[..., :1], np.nan)
     squared = base**2
     change = level[..., 1:] / base * (1.0 - variance[..., :1] / squared) - 1.0
     control = variance[..., :1] / squared
-    borrowed = control * clusters[0] / clusters[1:]
+    borrowed = foretold[..., 1:] / squared
     steady, scaled = _steady(level, variance)
     own = _beside(variance[..., 1:] / squared * scaled**2, borrowed * steady**2, clusters[1:])
     own = np.where(variance[..., 1:] == 0.0, borrowed, own)

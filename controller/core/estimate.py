@@ -126,8 +126,9 @@ def relative_changes(metrics: tuple[Metric, ...], components: tuple[str, ...], s
 def by_past(changes: Changes, metrics: tuple[Metric, ...], components: tuple[str, ...], served: Served) -> Changes:
     """The changes; those of a ratio whose control has too few events, relative to the level before the deal instead.
 
-    y = (r_a - r_c) / R, with R that of all buckets in their past (`Served.history`). Every bucket has the noise that
-    all together would have with as many events as R foretells: as they have them, deals with fewer would look surer.
+    y = (r_a - r_c) / R, with R that of all buckets in their past (`Served.history`). Arms have the noise, by their
+    shares of the denominator, that all together would have with as many events as R foretells: by what they have, deals
+    with fewer would look surer.
     NaN beyond `LEAST_TOLD`. Other metrics keep what they have: what a bucket adds up to hangs on the hour. So do those
     whose R is not known within `MAX_CONTROL_SE` either, and those whose level in the deal is another by more than
     `APART` and chance: amounts that come late, or what is logged anew, have no level in the past.
@@ -138,16 +139,18 @@ def by_past(changes: Changes, metrics: tuple[Metric, ...], components: tuple[str
         return changes
     sums, member = _groups(served.sums), served.member
     numerator, denominator = _by_metric(metrics, components, sums / FIXED_POINT)
-    everybody, clusters = member.sum(axis=0), member.sum(axis=1)
+    everybody, total = member.sum(axis=0), denominator @ member.T
     with np.errstate(divide="ignore", invalid="ignore"):
         before, before_se = _together(*_by_metric(metrics, components, _groups(served.history)), everybody)
         now, now_se = _together(numerator, denominator, everybody)
         foretold = now_se**2 * now / before  # now_se^2, were there as many events as R foretells
         alike = np.abs(now / before - 1.0) <= APART + np.sqrt(foretold)
-        of_one = np.where(foretold <= LEAST_TOLD**2, foretold, np.nan) * clusters.sum()
-        level = (numerator @ member.T) / (denominator @ member.T)
+        of_arm = (
+            np.where(foretold <= LEAST_TOLD**2, foretold, np.nan)[..., None] * total.sum(axis=-1, keepdims=True) / total
+        )
+        level = (numerator @ member.T) / total
         change = (level[..., 1:] - level[..., :1]) / before[..., None]
-        covariance = of_one[..., None, None] * (1.0 / clusters[0] + np.diag(1.0 / clusters[1:]))
+        covariance = of_arm[..., :1, None] + of_arm[..., 1:, None] * np.eye(served.arms - 1)
         covariance = covariance + _cap_bias(metrics, components, sums, member)[..., None] * np.eye(served.arms - 1)
     rare &= alike & (before > 0.0) & (before_se <= MAX_CONTROL_SE)
     return msgspec.structs.replace(
@@ -217,7 +220,7 @@ def _combined(
     influence = error[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
     steady, scaled = _steady(level, variance)  # (M, 1), (M, A-1)
     each = np.concatenate((np.ones_like(level[:, :1]), scaled), axis=1)  # (M, A)
-    own = (coefficients / level[:, 0])[:, None] * each[:, arm_of] * influence  # (M, B)
+    own = np.nan_to_num((coefficients / level[:, 0])[:, None] * each[:, arm_of] * influence)  # (M, B)
     slope = coefficients[:, None] / level[:, :1]  # (M, 1)
     clusters = member.sum(axis=1)
     scale = clusters / (clusters - 1.0)
@@ -226,8 +229,8 @@ def _combined(
     least = np.sqrt(np.nan_to_num(variance[:, 0] / np.diagonal(covariance), nan=1.0))
     covariance *= least[:, None] * least
     from_control, plain = (t * slope * (covariance @ (t * slope)) for t in (steady, np.ones_like(steady)))
-    from_arm = scale[1:] * ((own * own.sum(axis=0)) @ member[1:].T)
-    times = foretold[:, 1:] / foretold[:, :1]
+    from_arm = scale[1:] * np.where(np.isfinite(level[:, 1:]), (own * own.sum(axis=0)) @ member[1:].T, np.nan)
+    times = foretold[:, 1:] / np.where(foretold[:, :1] == 0.0, 1.0, foretold[:, :1])
     from_arm = _beside(from_arm, from_control * times, clusters[1:])
     from_arm = np.where(still, plain * times, from_arm)
     return np.asarray(from_arm + from_control)
@@ -333,7 +336,7 @@ def _levels(
     level = raw + scale * ((residual * denominator) @ member.T)
     foretold = _foretold(squared, denominator, member) / total**2
     control = np.fmax(variance[..., :1], foretold[..., :1])
-    foretold *= control / foretold[..., :1]
+    foretold *= np.where(foretold[..., :1] == 0.0, 1.0, control / foretold[..., :1])
     return level, np.concatenate((control, variance[..., 1:]), axis=-1), foretold
 
 

@@ -17,7 +17,7 @@ from controller.core.worst import Looks, without_worst
 Floats = NDArray[np.float64]
 
 MIN_INFORMATION_SD = 0.005  # sequences are tuned to be tightest where a change is known to this s.e., or to the limit
-BREAKER_ALPHA = 1e-6  # per sequence: the breaker looks every minute at every arm and must not cry wolf
+BREAKER_ALPHA = 1e-6  # per arm, over its guardrails: the breaker looks every minute at every arm and must not cry wolf
 MIN_ATTRIBUTED = 200  # fewer events than this say nothing about a share
 SILENCE_ALPHA = 1e-9  # P(an arm is called silent that only had no luck), per arm and window
 

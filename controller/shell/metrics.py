@@ -304,6 +304,12 @@ def _watermark_age_ms(state: State, now_ms: int) -> float:
     return math.nan if mark is None else now_ms - mark
 
 
+def _stage_age_ms(state: State, now_ms: int) -> float:
+    carry = state.experiment.carry
+    since = carry.stage_since_ms or carry.started_ms  # the first stage begins with the study
+    return math.nan if since is None else now_ms - since
+
+
 def _remaining_ms(state: State, now_ms: int) -> float:
     until = state.experiment.carry.valid_until_ms
     return math.inf if until is None else until - now_ms
@@ -311,7 +317,7 @@ def _remaining_ms(state: State, now_ms: int) -> float:
 
 _AGES: dict[str, Callable[[State, int], float]] = {
     "watermark_age_seconds": _watermark_age_ms,
-    "stage_age_seconds": lambda state, now_ms: now_ms - (state.experiment.carry.stage_since_ms or now_ms),
+    "stage_age_seconds": _stage_age_ms,
     "assignment_age_seconds": lambda state, now_ms: now_ms - state.experiment.carry.published_ms,
     "assignment_remaining_seconds": _remaining_ms,
 }

@@ -33,7 +33,12 @@ FAMILIES = (
     Family("arm_share_ratio", "gauge", "Share of the buckets that an arm has in the newest table", ("arm",)),
     Family("arm_events", "gauge", "Accepted events of an arm in the newest window decided on", ("arm",)),
     # what it knows
-    Family("relative_change_ratio", "gauge", "Relative change against control, over all the deal", ("arm", "metric")),
+    Family(
+        "relative_change_ratio",
+        "gauge",
+        "Relative change against control over all the deal, late rows foretold; of rare events, to the level before it",
+        ("arm", "metric"),
+    ),
     Family("relative_change_low_ratio", "gauge", "Lower end of its 95 % interval", ("arm", "metric")),
     Family("relative_change_high_ratio", "gauge", "Upper end of its 95 % interval", ("arm", "metric")),
     Family("guardrail_margin_ratio", "gauge", "Room under a guardrail; negative: broken", ("arm", "metric", "limit")),

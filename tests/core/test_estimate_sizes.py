@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from controller.core.estimate import Metric, Served, combined_se, relative_changes
+from controller.core.estimate import Metric, Served, by_past, combined_se, relative_changes, usable
 
 CTR = (Metric("ctr", "clicks", "impressions"),)
 COMPONENTS = ("impressions", "clicks")
@@ -117,3 +117,43 @@ def test_two_metrics_of_the_same_events_err_as_one() -> None:
     np.testing.assert_allclose(
         combined_se(np.array([1.0, 1.0]), both, names, did) ** 2, 4 * np.diagonal(found.covariance[0, 0])
     )
+
+
+@pytest.mark.parametrize("name", ["alike", "log-normal", "whales"])
+@pytest.mark.parametrize("total", [20, 50])  # of events on control
+def test_intervals_of_a_rare_ratio_cover_however_buckets_differ_in_size(name: str, total: int) -> None:
+    rng = np.random.default_rng(3)
+    misses = []
+    for _ in range(60):
+        shown, _, arm_of = served(sizes(name, rng), rng, 0.0)
+        events = rng.poisson(total / 2e5 * shown)
+        before = rng.poisson(19 * shown)
+        past = np.stack([before, rng.poisson(total / 2e5 * before)], axis=-1)[None].astype(np.float64)
+        did = Served((np.stack([shown, events], axis=-1)[None] * 1e6).astype(np.int64), arm_of, ARMS + 1, past)
+        found = by_past(relative_changes(CTR, COMPONENTS, did), CTR, COMPONENTS, did)
+        assert found.control_relative_se[0, 0] < 0.1
+        misses.append(np.abs(found.change[0, 0]) > 1.96 * np.sqrt(np.diagonal(found.covariance[0, 0])))
+    assert 0.02 < np.mean(misses) < 0.075
+
+
+def test_an_arm_without_any_denominator_leaves_the_others_their_error() -> None:
+    rng = np.random.default_rng(4)
+    shown, clicks, arm_of = served(sizes("alike", rng), rng, 0.1)
+    shown[arm_of == ARMS], clicks[arm_of == ARMS] = 0.0, 0.0
+    sums = (np.stack([shown, clicks], axis=-1)[None] * 1e6).round().astype(np.int64)
+    did = Served(sums, arm_of, ARMS + 1)
+    se = combined_se(np.ones(1), CTR, COMPONENTS, did)
+    np.testing.assert_allclose(se, np.sqrt(np.diagonal(relative_changes(CTR, COMPONENTS, did).covariance[0, 0])))
+    assert np.isnan(se).tolist() == [*[False] * (ARMS - 1), True]
+
+
+def test_a_ratio_that_never_varies_is_known_exactly() -> None:
+    rng = np.random.default_rng(6)
+    shown, _, arm_of = served(sizes("log-normal", rng), rng, 0.0)
+    sums = (np.stack([shown, 10 * shown], axis=-1)[None] * 1e6).round().astype(np.int64)
+    did = Served(sums, arm_of, ARMS + 1)
+    found = relative_changes(CTR, COMPONENTS, did)
+    assert usable(found).tolist() == [True]
+    assert not found.change.any()
+    assert not found.covariance.any()
+    assert not combined_se(np.ones(1), CTR, COMPONENTS, did).any()

@@ -260,10 +260,10 @@ def report(argv: list[str]) -> int:
     fingerprint.single_threaded()
     journal = _journal(args.journal)
     out = args.out or Path(f"{journal.stem}.html")
-    if not (args.text or args.json):
-        _spared(out, (args.journal, journal, *(Path(f"{journal}{end}") for end in ("-wal", "-shm"))))
     quiet = args.json or not sys.stderr.isatty()
     found = findings.findings(journal, (lambda done, total: None) if quiet else _reading)
+    if not (args.text or args.json):
+        _spared(out)
     if args.figures is not None:
         _write_figures(args.figures, pages.drawn(found))
     if args.text or args.json:
@@ -287,10 +287,13 @@ def _placed(text: str) -> Path:
     return Path(text)
 
 
-def _spared(out: Path, read: Sequence[Path]) -> None:
-    """Raise `Unwritable` where a report would take the place of what it is made from."""
-    if any(path.exists() and out.exists() and out.samefile(path) for path in read):
-        raise Unwritable(f"{out}: is what the report is read from; name another place by --out")
+def _spared(out: Path) -> None:
+    """Raise `Unwritable` where a report would take the place of anything but a report."""
+    if out.is_file():
+        with _unwritable(out):
+            there = out.read_bytes()
+        if not (there.startswith(b"<!doctype html>") and b"Trimtab report" in there):
+            raise Unwritable(f"{out}: exists and is no report of Trimtab's; name another place by --out")
 
 
 def _write_figures(folder: Path, figures: dict[str, str]) -> None:

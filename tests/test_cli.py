@@ -464,7 +464,7 @@ def test_an_entry_of_the_log_is_one_line(capsys: pytest.CaptureFixture[str], mon
     assert line.endswith(r"WARNING root: refused: c1\n2026-01-01 ERROR trimtab: \x1b[31mforged")
 
 
-def test_a_report_does_not_take_the_place_of_what_it_is_read_from(
+def test_a_report_takes_the_place_of_a_report_alone(
     capsys: pytest.CaptureFixture[str], study: Path, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -475,11 +475,14 @@ def test_a_report_does_not_take_the_place_of_what_it_is_read_from(
     for argv in ((str(page),), (str(page), "--out", str(linked)), (str(page), "--out", "./quick.html")):
         done = Done(capsys, "report", *argv)
         assert done.status == 1
-        assert "is what the report is read from; name another place by --out" in done.err
+        assert "exists and is no report of Trimtab's; name another place by --out" in done.err
     assert Done(capsys, "report", str(page), "--text").status == 0
     page.rename(journal)
     assert Done(capsys, "report", str(study), "--out", str(study)).status == 1
+    (tmp_path / "notes.html").write_text("<!doctype html>my notes")
+    assert Done(capsys, "report", str(study), "--out", "notes.html").status == 1
     assert (journal.read_bytes(), study.read_bytes()) == before
+    assert [Done(capsys, "report", str(study), "--out", "new.html").status for _ in range(2)] == [0, 0]
     assert Done(capsys, "report", str(study)).status == 0
 
 

@@ -238,7 +238,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         run, _ = read_model(folder)
         if run.record.data_digest != place.parts.digest:
             raise DataError(f"{folder}: was trained on other data than {args.design} names")
-        record, q = on_test_rows(run, place.parts)
+        record, q = on_test_rows(run, place.parts, place.head_weights, place.value)
         records.append((folder, record))
         groups.setdefault(model, []).append(q)
     first, *others = groups
@@ -353,7 +353,9 @@ def progress(args: argparse.Namespace, what: str) -> Iterator[Callable[[int, int
 def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, Any]], gaps: Any = None) -> int:
     """Records as a table: validation, or test where it was read."""
     if args.json:
-        print(msgspec.json.encode({"runs": {str(f): record for f, record in runs}, "gaps": gaps or {}}).decode())
+        judge = {"head_weights": dict(zip(place.heads, place.head_weights, strict=True)), "value": place.value}
+        found = {"runs": {str(f): record for f, record in runs}, "gaps": gaps or {}, "judged_by": judge}
+        print(msgspec.json.encode(found).decode())
         return 0
     part = "test" if gaps is not None else "validation"
     table = Table("run", "FLOPs", "loss", "value captured", "head", "logloss", "AUC", title=part)
@@ -381,8 +383,22 @@ def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, 
                 continue
             verdict = "claimed" if gap.claimed else "not claimed: the interval holds 0"
             print(f"logloss of {head}, {pair}: {gap.mean:+.5f} [{gap.low:+.5f}, {gap.high:+.5f}], {verdict}")
-    print(f"kept in {place.folder}")
+    if gaps is None:
+        print(f"kept in {place.folder}")
+    else:
+        print(f"{_judged(place)}; nothing is written, --json prints every metric")
     return 0
+
+
+def _judged(place: Any) -> str:
+    """By what all runs of a table are compared, whatever each was trained by."""
+    weights = _by_head(place, place.head_weights)
+    value = f"; value: {place.value.form}, {_by_head(place, place.value.weights)}" if place.value else ""
+    return f"by {place.design.path}: loss weights {weights}{value}"
+
+
+def _by_head(place: Any, numbers: Sequence[float]) -> str:
+    return ", ".join(f"{head} {number:.4g}" for head, number in zip(place.heads, numbers, strict=True))
 
 
 def _say(text: str, status: int) -> int:

@@ -326,8 +326,12 @@ def _record(task: _Task, progress: _Progress, traced: Costs) -> Record:
     )
 
 
-def on_test_rows(run: Run, parts: Parts) -> tuple[Record, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
-    """The record with metrics on the test rows, and the (n, k) predictions. Read the test once."""
-    record = run.record
-    metrics, q = evaluate(run.model, parts.test, parts.encoding.schema, record.head_weights, record.value)
-    return msgspec.structs.replace(record, test=metrics), q
+def on_test_rows(
+    run: Run, parts: Parts, head_weights: tuple[float, ...], value: ValueModel | None = None
+) -> tuple[Record, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    """The record with metrics on the test rows, and the (n, k) predictions. Read the test once.
+
+    Runs are compared by one judge: these head weights and this value model, not those that each was trained by.
+    """
+    metrics, q = evaluate(run.model, parts.test, parts.encoding.schema, head_weights, value)
+    return msgspec.structs.replace(run.record, test=metrics), q

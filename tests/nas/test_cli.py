@@ -12,7 +12,11 @@ from pyarrow import parquet
 
 from controller.cli import main
 from nas.cli import _parsed, progress
+from nas.evaluate import evaluate
+from nas.prepare import opened
+from nas.score import read_model
 from nas.space import SPACES, cardinality
+from nas.value import ValueModel
 from tests.nas.files import parquet_file, world
 from tests.nas.test_design_file import DOCS, TEXT
 
@@ -126,6 +130,33 @@ def test_runs_of_one_name_in_two_folders_are_two_models(design: Path, capsys: Ca
     (pair,) = found["gaps"]
     assert pair == " - ".join(str(one.with_name("dnn")) for one in runs)
     assert found["gaps"][pair]["click"]["mean"] != 0
+
+
+def test_runs_of_other_losses_and_thetas_are_compared_by_the_design(
+    design: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    other, plain = design.parent / "valued.toml", design.parent / "plain.toml"
+    other.write_text(TEXT.replace("[value]", '[value]\nlosses = "value"').replace("like = 4.0", "like = -40.0"))
+    plain.write_text(re.sub(r"\[value\]\n.*", "", TEXT))
+    for file, name in ((design, "a"), (other, "b")):
+        run(capsys, "train", file, "--model", "dnn", "--out", tmp_path / name)
+    runs = [tmp_path / name / "runs" / "dnn-seed0" for name in ("a", "b")]
+    for judge, weights in ((design, (1.0, 4.0)), (other, (1.0, -40.0)), (plain, None)):
+        found = json.loads(run(capsys, "evaluate", judge, "--out", tmp_path / "a", *runs, "--json"))
+        by = found["judged_by"]
+        assert by["value"] == (weights and {"form": "linear", "weights": list(weights)})
+        for folder in runs:
+            (model, encoding), rows = read_model(folder), opened(tmp_path / "a" / "data").test
+            value = ValueModel("linear", weights) if weights else None
+            own = evaluate(model.model, rows, encoding.schema, tuple(by["head_weights"].values()), value)[0]
+            told = found["runs"][str(folder)]["test"]
+            assert told["loss"] == pytest.approx(own.loss)
+            assert told["value_gauc"] == (weights and pytest.approx(own.value_gauc))
+        equal = set(by["head_weights"].values()) == {1.0}
+        assert equal == (judge != other)
+    told = run(capsys, "evaluate", design, "--out", tmp_path / "a", *runs)
+    assert f"by {design}: loss weights click 1, like 1; value: linear, click 1, like 4; nothing is written" in told
+    assert "kept in" not in told
 
 
 def test_the_documented_design_of_a_csv_trains(capsys: Capture, tmp_path: Path) -> None:

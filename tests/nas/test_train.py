@@ -40,7 +40,7 @@ def test_a_seed_gives_the_same_bits_and_another_one_does_not(data: Parts, archit
 
 def test_training_learns_what_there_is(data: Parts) -> None:
     run = fit(GENOTYPE, msgspec.structs.replace(RECIPE, epochs=8, patience=8), data)
-    record, q = on_test_rows(run, data)
+    record, q = on_test_rows(run, data, run.record.head_weights)
     rate = np.asarray(data.train.labels).mean(axis=0)
     y = np.asarray(data.test.labels)
     assert record.test is not None
@@ -173,7 +173,7 @@ def test_the_best_weights_are_kept_and_patience_ends_a_run(data: Parts) -> None:
     assert run.record.stopped == "patience"
     losses = [check.valid.loss for check in run.record.checks]
     assert run.record.best.valid.loss == min(losses) < losses[-1]
-    again, _ = on_test_rows(run, msgspec.structs.replace(data, test=data.valid))
+    again, _ = on_test_rows(run, msgspec.structs.replace(data, test=data.valid), run.record.head_weights)
     assert again.test is not None
     assert again.test.loss == pytest.approx(min(losses))
 

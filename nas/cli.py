@@ -175,7 +175,7 @@ def _search(args: argparse.Namespace) -> int:
         )
     best = front(rules, found)
     if not best:
-        return _say(workplace.beyond(rules, found), FAILED)
+        return _say(workplace.beyond(place, rules, found), FAILED)
     with Console(stderr=True, quiet=args.json).status("timing the best of the front"):
         timings = workplace.finalists_measured(place, best[:FINALISTS])
     if args.figure:

@@ -14,11 +14,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.atomic import replaced
 from nas.device import device
+from nas.differences import differences
 from nas.evaluate import evaluate
 from nas.evolution import Evaluated, Rules, Sizes, proposed
 from nas.genotype import Genotype, digest
@@ -55,16 +57,22 @@ class SearchPlan(msgspec.Struct, frozen=True, kw_only=True):
 def adaptation(recipe: Recipe, rows: int) -> Recipe:
     """The recipe of a short adaptation: half a training's rate, in batches small enough for some steps."""
     size = min(recipe.batch_size, max(ADAPT_BATCH, rows // ADAPT_STEPS))
-    return msgspec.structs.replace(recipe, batch_size=size, learning_rate=recipe.learning_rate / 2)
+    return replace(recipe, batch_size=size, learning_rate=recipe.learning_rate / 2)
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What a journal is of: results of another plan, supernet, data or latency table must not be mixed in."""
+    """What a journal is of: results of another one must not be mixed in."""
 
     plan: SearchPlan
     supernet: str
     data: str
     latency: str | None
+
+
+KEYS = {  # of a header's fields, as the design file has them
+    "plan.rules.": "search.", "plan.adapt_rows": "search.adapt, in rows,", "plan.adapt.": "the adaptation's ",
+    "plan.": "search.", "supernet": "the supernet", "data": "the data", "latency": "the latency table (search.batch)",
+}  # fmt: skip
 
 
 class AnotherSearch(Exception):
@@ -80,7 +88,7 @@ class Worker:
     def __init__(self, plan: SearchPlan, data: Path, supernet: Path, table: LatencyTable | None) -> None:
         parts = opened(data)
         self.plan, self.table = plan, table
-        self.parts: Parts = msgspec.structs.replace(parts, valid=parts.valid.observed(plan.valid_rows))
+        self.parts: Parts = replace(parts, valid=parts.valid.observed(plan.valid_rows))
         _refuse_unobserved(self.parts.valid, parts)
         found: tuple[Supernet, SupernetRecord] = read_supernet(supernet)
         self.supernet, self.record = found
@@ -94,7 +102,7 @@ class Worker:
 
     def named(self, genotype: Genotype) -> str:
         """The same for equal networks: where a kind of field is missing, `numeric` changes nothing."""
-        return digest(msgspec.structs.replace(genotype, numeric=numeric(genotype, self.record.inputs)))
+        return digest(replace(genotype, numeric=numeric(genotype, self.record.inputs)))
 
     def evaluate(self, index: int, genotype: Genotype) -> Evaluated:
         """The validation loss with inherited weights, after a short adaptation where the plan asks for one."""
@@ -206,10 +214,10 @@ class _Journal:
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.results = path, dict[int, Evaluated]()
-        first = msgspec.json.encode(header)
-        lines = whole_lines(path) or [first]
-        if lines[0] != first:
-            raise AnotherSearch(f"{path}: of another plan, supernet, data or latency table; name another folder")
+        lines = whole_lines(path)
+        if lines:
+            _refuse_another(path, lines[0], header)
+        lines[:1] = [msgspec.json.encode(header)]
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as part:
             part.write_bytes(b"".join(line + b"\n" for line in lines))
@@ -222,6 +230,23 @@ class _Journal:
         with self.path.open("ab") as file:
             file.write(msgspec.json.encode(one) + b"\n")
         self.results[one.index] = one
+
+
+def _refuse_another(path: Path, line: bytes, header: Header) -> None:
+    """More evaluations go on with those that there are: what is proposed depends on those before it alone."""
+    anew = f"remove {path.parent} to search anew (the supernet stays)"
+    try:
+        held = msgspec.json.decode(line, type=Header)
+    except msgspec.MsgspecError:
+        held = None
+    if held is None or msgspec.json.encode(held) != line:
+        raise AnotherSearch(f"{path}: of an earlier version; {anew}")
+    if held.plan.evaluations < header.plan.evaluations:
+        held = replace(held, plan=replace(held.plan, evaluations=header.plan.evaluations))
+    if held != header:
+        raise AnotherSearch(
+            f"{path}: of another search: {differences(held, header, KEYS)}; put the design back, or {anew}"
+        )
 
 
 @contextmanager

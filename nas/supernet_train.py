@@ -26,6 +26,10 @@ CHECKPOINTS = 20  # over a training
 HOPELESS = 100  # steps that were none, before any was made
 SCHEMA = 3  # of a supernet: which weights there are, where in them a network's slice lies, what it computes
 SUPERNET, RECORD = "supernet.pt", "supernet.json"
+KEYS = {  # of a plan's fields, as the design file has them
+    "space": "space", "recipe": "recipe", "head_weights": "the weight of each head's loss (value.losses)",
+    "": "supernet.",
+}  # fmt: skip
 
 
 class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from nas.baselines import NAMES, Baseline
 from nas.batches import base_rates, features_of, inputs_of
 from nas.compare import Floats, Gap, paired_gap
 from nas.design_file import Design, head_weights_of
+from nas.differences import differences
 from nas.evolution import Evaluated, Rules, front, within
 from nas.export import input_names, onnx_bytes
 from nas.finalists import ENLARGED, enlarged, next_finalist
@@ -26,7 +27,7 @@ from nas.schema import DataError
 from nas.score import write_encoding
 from nas.search import JOURNAL, AnotherSearch, Header, search, sizes_of, whole_lines
 from nas.space import misfits
-from nas.supernet_train import AnotherSupernet, SupernetRecord, read_record, read_supernet, train_supernet
+from nas.supernet_train import KEYS, AnotherSupernet, SupernetRecord, read_record, read_supernet, train_supernet
 from nas.supernet_train import Say as SupernetSay
 from nas.train import Report, Run, fit, traced_features
 from nas.train import Say as TrainSay
@@ -76,11 +77,7 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
         AnotherSupernet: there is none, or it is not of this design.
     """
     record = read_supernet(place.folder / "supernet")[1]
-    if record.plan.space != place.design.space or record.data_digest != place.parts.digest:
-        raise AnotherSupernet(
-            f"{place.folder / 'supernet'}: was trained in another space, or on other data, than {place.design.path} "
-            "names now; put the design back, or train another one (--out names another folder)"
-        )
+    _refuse_another(place, record)
     plan = place.design.search_plan(len(place.parts.train))
     wanted = {*plan.rules.objectives, *(limit.objective for limit in plan.rules.limits)}
     table = _table(place) if "latency_ms" in wanted else None
@@ -97,6 +94,20 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
     with replaced(place.folder / FRONT) as part:
         part.write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
     return plan.rules, found
+
+
+def _refuse_another(place: Workplace, record: SupernetRecord) -> None:
+    """A supernet of another design would rank networks by what this one does not ask for."""
+    wanted = place.design.supernet_plan(len(place.parts.train), place.head_weights)
+    if record.data_digest == place.parts.digest and record.plan == wanted:
+        return
+    other = "the data are others"
+    if record.data_digest == place.parts.digest:
+        other = differences(record.plan, wanted, KEYS)
+    raise AnotherSupernet(
+        f"{place.folder / 'supernet'}: was trained by another design than {place.design.path} is now: {other}; put the "
+        "design back, or train another one (--out names another folder)"
+    )
 
 
 def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
@@ -146,7 +157,7 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
         losses[one.index] = trained(place, one.genotype, 0, named(one))[0].record.best.valid.loss
         say(len(losses), min(losses.values()))
     if not losses:
-        raise DataError(f"{place.folder / 'search'}: {beyond(rules, found)}")
+        raise DataError(f"{place.folder / 'search'}: {beyond(place, rules, found)}")
     few = [one for one in candidates if one.index in losses]
     few.sort(key=lambda one: losses[one.index])
     best, least = few[0], losses[few[0].index]
@@ -160,7 +171,7 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
     return best
 
 
-def beyond(rules: Rules, found: list[Evaluated]) -> str:
+def beyond(place: Workplace, rules: Rules, found: list[Evaluated]) -> str:
     """Why no network of a search is within its limits."""
     if not found:
         return "nothing is evaluated yet; `trimtab nas search` goes on with it"
@@ -169,7 +180,10 @@ def beyond(rules: Rules, found: list[Evaluated]) -> str:
         f"{min(one.value(limit.objective) for one in found):.4g})"
         for limit in rules.limits
     ]
-    return f"no network keeps all limits: {', '.join(least)}; loosen search.limits"
+    return (
+        f"no network keeps all limits: {', '.join(least)}; loosen search.limits, and remove "
+        f"{place.folder / 'search'} to search anew (the supernet stays)"
+    )
 
 
 def _sized(place: Workplace, genotype: Genotype) -> Evaluated:
@@ -245,7 +259,7 @@ def picked(place: Workplace, number: int) -> Genotype:
             "writes its front"
         )
     if not best:
-        raise DataError(f"{path}: {beyond(rules, found)}")
+        raise DataError(f"{path}: {beyond(place, rules, found)}")
     if not 0 <= number < len(best):
         raise DataError(f"--pick: found {number}; the front has 0 .. {len(best) - 1}")
     return best[number].genotype

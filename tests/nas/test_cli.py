@@ -15,7 +15,7 @@ from nas.cli import _parsed, progress
 from nas.evaluate import evaluate
 from nas.prepare import opened
 from nas.score import read_model
-from nas.space import SPACES, cardinality
+from nas.space import SMALL, SPACES, cardinality
 from nas.value import ValueModel
 from tests.nas.files import parquet_file, world
 from tests.nas.test_design_file import DOCS, TEXT
@@ -70,9 +70,16 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
         capsys, 2, "export", other, runs / "pick0-seed0", "--out", tmp_path / "o", "--onnx", tmp_path / "o.onnx"
     )
     assert "was trained on other data than" in refused
-    other.write_text(TEXT.replace('preset = "small"', 'preset = "small"\nblocks = 2'))
-    refused = failed(capsys, 2, "search", other, "--out", design.with_suffix(".nas"))
-    assert "was trained in another space, or on other data" in refused
+    for old, new, named in (
+        ('preset = "small"', 'preset = "small"\nblocks = 2', f"space.blocks was {SMALL.blocks}, is 2"),
+        ("learning_rate = 0.02", "learning_rate = 0.1", "recipe.learning_rate was 0.02, is 0.1"),
+        ("[value]", '[value]\nlosses = "value"', "the weight of each head's loss (value.losses) was [1.0,1.0], is [0."),
+        ("rows = 4000", "epochs = 3.0", "supernet.rows was 4000, is "),
+    ):
+        other.write_text(TEXT.replace(old, new))
+        refused = failed(capsys, 2, "search", other, "--out", design.with_suffix(".nas"))
+        assert "supernet: was trained by another design than" in refused
+        assert f"is now: {named}" in refused
     other.write_text(TEXT.replace("like = 4.0", "like = 400.0"))
     again = json.loads(run(capsys, "train", other, "--model", "dnn", "--out", design.with_suffix(".nas"), "--json"))
     fresh = json.loads(run(capsys, "train", other, "--model", "dnn", "--out", tmp_path / "fresh", "--json"))
@@ -95,6 +102,8 @@ def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, caps
     wanted = f"search.jsonl: is of another space, other data or another supernet than {other} names now; put the design"
     for which in (("--pick", 0), ("--finalists", 1)):
         assert wanted in failed(capsys, 2, "retrain", other, *which, "--out", out)
+    other.write_text(TEXT.replace('by = "group"', 'by = "rows"'))
+    assert f"than {other} is now: the data are others" in failed(capsys, 2, "search", other, "--out", out)
     shutil.move(out / "supernet", tmp_path / "supernet")
     assert wanted in failed(capsys, 2, "retrain", other, "--out", out)
     assert "--pick: found 99" in failed(capsys, 2, "retrain", design, "--pick", 99, "--out", out)
@@ -191,6 +200,12 @@ def test_an_empty_front_is_told_by_its_limits(design: Path, capsys: Capture, tmp
     assert wanted in failed(capsys, 1, "search", narrow, "--out", tmp_path)
     assert wanted in failed(capsys, 2, "retrain", narrow, "--out", tmp_path)
     assert wanted in failed(capsys, 2, "retrain", narrow, "--finalists", 1, "--out", tmp_path)
+    narrow.write_text(TEXT.replace("evaluations = 8", "evaluations = 1"))
+    refused = failed(capsys, 2, "search", narrow, "--out", tmp_path)
+    assert "search.limits was [" in refused
+    assert f"remove {tmp_path / 'search'} to search anew (the supernet stays)" in refused
+    shutil.rmtree(tmp_path / "search")
+    assert json.loads(run(capsys, "search", narrow, "--out", tmp_path, "--json"))["front"]
 
 
 def test_scores_take_the_place_of_no_rows(design: Path, capsys: Capture, tmp_path: Path) -> None:

@@ -111,8 +111,32 @@ def test_a_kill_while_a_journal_is_begun_or_gone_on_with_loses_nothing(
 
 def test_a_journal_of_another_search_is_refused(trained: Path, whole: list[Evaluated], tmp_path: Path) -> None:
     run(trained, tmp_path, msgspec.structs.replace(PLAN, evaluations=4))
-    with pytest.raises(AnotherSearch, match="name another folder"):
-        run(trained, tmp_path, msgspec.structs.replace(PLAN, evaluations=4, seed=9))
+    journal = tmp_path / JOURNAL
+    held = journal.read_bytes()
+    rules = msgspec.structs.replace(PLAN.rules, limits=(Limit("flops", 1e6),))
+    for change, named in (
+        ({"seed": 9}, "search.seed was 0, is 9"),
+        ({"evaluations": 3}, "search.evaluations was 4, is 3"),
+        ({"rules": rules}, 'search.limits was [], is [{"objective":"flops","at_most":1000000.0}]'),
+        ({"adapt_rows": 0}, "search.adapt, in rows, was 128, is 0"),
+    ):
+        with pytest.raises(AnotherSearch) as refused:
+            run(trained, tmp_path, msgspec.structs.replace(PLAN, **{"evaluations": 4, **change}))
+        assert f"search: {named}; put the design back, or remove {tmp_path} to search anew" in str(refused.value)
+    assert journal.read_bytes() == held
+    for other in (b'{"plan": 1}\n', held.replace(b'"known":0.75', b'"knewn":0.75')):
+        journal.write_bytes(other)
+        with pytest.raises(AnotherSearch, match="of an earlier version; remove"):
+            run(trained, tmp_path, msgspec.structs.replace(PLAN, evaluations=4))
+
+
+def test_more_evaluations_go_on_to_the_same_bits(trained: Path, whole: list[Evaluated], tmp_path: Path) -> None:
+    run(trained, tmp_path, msgspec.structs.replace(PLAN, evaluations=10))  # its last round is not whole
+    told: list[int] = []
+    found = search(PLAN, trained / "prepared", trained / "supernet", tmp_path, say=lambda some: told.append(len(some)))
+    assert bits(found) == bits(whole)
+    assert told == [*range(11, 21)]
+    assert bits(run(trained, tmp_path)) == bits(whole)
 
 
 def test_rows_bound_a_search(trained: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from nas.search import JOURNAL, AnotherSearch, Header, search, sizes_of, whole_l
 from nas.space import misfits
 from nas.supernet_train import KEYS, AnotherSupernet, SupernetRecord, read_record, read_supernet, train_supernet
 from nas.supernet_train import Say as SupernetSay
-from nas.train import Report, Run, fit, traced_features
+from nas.train import TRACED_ROWS, Report, Run, fit, traced_features
 from nas.train import Say as TrainSay
 from nas.value import ValueModel
 
@@ -79,14 +79,12 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
     record = read_supernet(place.folder / "supernet")[1]
     _refuse_another(place, record)
     plan = place.design.search_plan(len(place.parts.train))
-    wanted = {*plan.rules.objectives, *(limit.objective for limit in plan.rules.limits)}
-    table = _table(place) if "latency_ms" in wanted else None
     found = search(
         plan,
         place.folder / "data",
         place.folder / "supernet",
         place.folder / "search",
-        table=table,
+        table=_table(place, plan.rules),
         workers=workers,
         say=say,
     )
@@ -163,7 +161,7 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
     best, least = few[0], losses[few[0].index]
     larger = dict.fromkeys(enlarged(one.genotype, place.design.space) for one in few[:ENLARGED])
     known = {one.genotype for one in few}
-    for large in within(rules, [_sized(place, one) for one in larger if one not in known]):
+    for large in within(rules, _sized(place, rules, [one for one in larger if one not in known])):
         loss = trained(place, large.genotype, 0, named(large))[0].record.best.valid.loss
         if loss < least:
             best, least = msgspec.structs.replace(large, loss=loss), loss
@@ -186,11 +184,13 @@ def beyond(place: Workplace, rules: Rules, found: list[Evaluated]) -> str:
     )
 
 
-def _sized(place: Workplace, genotype: Genotype) -> Evaluated:
-    """Not evaluated. Its latency is not estimated, so a limit on that keeps it out."""
-    inputs = inputs_of(place.parts.train, place.parts.encoding.table_rows)
-    sizes = sizes_of(genotype, inputs, traced_features(place.parts.valid))
-    return Evaluated(-1, genotype, float("nan"), sizes, 0, 0.0)
+def _sized(place: Workplace, rules: Rules, genotypes: list[Genotype]) -> list[Evaluated]:
+    """Not evaluated, but their sizes known as a search knows them."""
+    inputs, table = inputs_of(place.parts.train, place.parts.encoding.table_rows), _table(place, rules)
+    judged = place.parts.valid.observed(place.design.tables.search.valid_rows)
+    traced = traced_features(judged, table.batch if table else TRACED_ROWS)
+    sizes = [sizes_of(one, inputs, traced, table) for one in genotypes]
+    return [Evaluated(-1, one, float("nan"), size, 0, 0.0) for one, size in zip(genotypes, sizes, strict=True)]
 
 
 def named(one: Evaluated) -> str:
@@ -278,8 +278,10 @@ def gap(first: list[Floats], second: list[Floats], rows: Rows, head: int) -> Gap
     return paired_gap(losses[0], losses[1], np.asarray(rows.weight, np.float64)[seen])
 
 
-def _table(place: Workplace) -> LatencyTable:
-    """The stored table; measured once, when it is first wanted."""
+def _table(place: Workplace, rules: Rules) -> LatencyTable | None:
+    """The stored table, where the rules ask for latencies; measured once, when it is first wanted."""
+    if "latency_ms" not in (*rules.objectives, *(limit.objective for limit in rules.limits)):
+        return None
     path = place.folder / TABLE
     batch = place.design.tables.search.batch
     if path.exists() and read_table(path).batch == batch:

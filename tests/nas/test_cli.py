@@ -11,7 +11,9 @@ import pytest
 from pyarrow import parquet
 
 from controller.cli import main
+from nas import workplace
 from nas.cli import _parsed, progress
+from nas.design_file import load
 from nas.evaluate import evaluate
 from nas.prepare import opened
 from nas.score import read_model
@@ -206,6 +208,23 @@ def test_an_empty_front_is_told_by_its_limits(design: Path, capsys: Capture, tmp
     assert f"remove {tmp_path / 'search'} to search anew (the supernet stays)" in refused
     shutil.rmtree(tmp_path / "search")
     assert json.loads(run(capsys, "search", narrow, "--out", tmp_path, "--json"))["front"]
+
+
+def test_a_limit_on_latency_keeps_no_enlarged_network_out_that_is_fast(
+    design: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    timed = design.parent / "timed.toml"
+    timed.write_text(TEXT.replace('"flops", at_most', '"latency_ms", at_most'))
+    run(capsys, "train", timed, "--out", tmp_path)
+    run(capsys, "search", timed, "--out", tmp_path)
+    table = (tmp_path / "latency.json").read_bytes()
+    run(capsys, "retrain", timed, "--finalists", 1, "--seeds", 1, "--out", tmp_path)
+    assert [*(tmp_path / "runs").glob("large-*-seed0")]
+    assert (tmp_path / "latency.json").read_bytes() == table
+    place = workplace.opened(load(timed), tmp_path)
+    rules, found = workplace.journalled(place)
+    again = workplace._sized(place, rules, [one.genotype for one in found])
+    assert [one.sizes for one in again] == [one.sizes for one in found]
 
 
 def test_scores_take_the_place_of_no_rows(design: Path, capsys: Capture, tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ LAID_OUT: dict[str, tuple[Layout, ...]] = {  # the layouts whose files heed a ke
 FIXED: dict[str, Callable[[], Schema]] = {
     "criteo": layouts.criteo, "avazu": layouts.avazu, "kdd12": layouts.kdd12,
 }  # fmt: skip
+VALUED = {  # where a value model is from, of keys that nothing else heeds
+    "form": "weights", "study": "redis", "arm": "redis", "segment": "redis", "heads": "redis",
+}  # fmt: skip
 OWN = ("time", "request", "weight", "drop", "missing")  # keys that a layout which names its own fields has its own of
 
 
@@ -237,6 +240,7 @@ def load(path: Path) -> Design:
         raise DataError(f"{path}: not TOML: {error}") from error
     tables = _converted(path, tree, Tables)
     _refuse_unheeded(path, tree, tables)
+    _refuse_unvalued(path, tree, tables)
     space = _converted(path, _space(path, tables.space), Space, "space.")
     sources = _sources(path, tables.data)
     schema = _schema(path, tables, sources)
@@ -296,6 +300,13 @@ def _refuse_unheeded(path: Path, tree: dict[str, Any], tables: Tables) -> None:
                 f"{path}: data.{key}: belongs to files that name their [[fields]] and [[heads]]; layout "
                 f"{data.layout!r} has its own"
             )
+
+
+def _refuse_unvalued(path: Path, tree: dict[str, Any], tables: Tables) -> None:
+    """A key of [value] that what the value model is from does not heed: a file and a study have a form of their own."""
+    for key, source in VALUED.items():
+        if key in tree.get("value", ()) and not getattr(tables.value, source):
+            raise DataError(f"{path}: value.{key}: belongs to value.{source}, which is not there")
 
 
 def _refuse_no_truth(path: Path, tables: Tables, schema: Schema) -> None:

@@ -76,6 +76,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.objectives or "loss" not in self.objectives:
             raise ValueError("search.objectives: loss must be one of them")
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(f"search.objectives: found {', '.join(self.objectives)}; expected each once")
         if min(self.population, self.tournament, self.children) < 1:
             raise ValueError("search: population, tournament and children must be 1 or more")
         if not 0 <= self.known <= 1:

@@ -109,6 +109,7 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
         ("evaluations = 8", "adapt = 0.5", "search.adapt: found 0.5; expected a share of one training, at most 0.02"),
         ("evaluations = 8", 'method = "grid"', "'grid' - at `search.method`; accepted: evolution, random"),
         ("evaluations = 8", 'objectives = ["flops"]', "loss must be one of them"),
+        ("evaluations = 8", 'objectives = ["loss", "loss"]', "found loss, loss; expected each once - at `search`"),
         ("at_most = 1e6", "at_most = 0", r"at_most: found 0(\.0)?; expected above 0 - at `search.limits"),
         ("rows = 4000", "rows = -5", "epochs must be above 0, rows 1 or more - at `supernet`"),
         ("seeds = 2", "seeds = 0", "must be 1 or more - at `retrain`"),
@@ -196,6 +197,22 @@ def test_each_mistake_is_named_by_its_place(old: str, new: str, message: str, tm
 def test_a_value_model_that_cannot_be_had_is_named(value: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         load(written(tmp_path, TEXT.replace("weights = { click = 1.0, like = 4.0 }", value))).value()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ('form = "power"\nfile = "theta.json"', r"design\.toml: value\.form: belongs to value\.weights, which is not"),
+        ('form = "power"\nredis = "redis://h/0"\nstudy = "feed"', r"value\.form: belongs to value\.weights"),
+        ('weights = { click = 1.0 }\nstudy = "feed"', r"value\.study: belongs to value\.redis"),
+        ('weights = { click = 1.0 }\narm = "e1"', r"value\.arm: belongs to value\.redis"),
+        ('file = "theta.json"\nsegment = "new"', r"value\.segment: belongs to value\.redis"),
+        ('weights = { click = 1.0 }\nheads = { p_click = "click" }', r"value\.heads: belongs to value\.redis"),
+    ],
+)
+def test_a_key_of_another_value_model_is_refused(value: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        load(written(tmp_path, TEXT.replace("weights = { click = 1.0, like = 4.0 }", value)))
 
 
 def test_a_split_by_a_column_that_a_layout_lacks_is_refused(tmp_path: Path) -> None:

@@ -358,12 +358,14 @@ def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, 
         print(msgspec.json.encode(found).decode())
         return 0
     part = "test" if gaps is not None else "validation"
-    table = Table("run", "FLOPs", "loss", "value captured", "head", "logloss", "AUC", title=part)
+    measured = [record.test if gaps is not None else record.best.valid for _, record in runs]
+    valued = "value captured" if any(metrics.value_captured is not None for metrics in measured) else "value GAUC"
+    table = Table("run", "FLOPs", "loss", valued, "head", "logloss", "AUC", title=part)
     table.columns[0].no_wrap = True
-    for folder, record in runs:
-        metrics = record.test if gaps is not None else record.best.valid
-        captured = "" if metrics.value_captured is None else f"{metrics.value_captured:.4f}"
-        whole = (folder.name, f"{record.costs.flops:,.0f}", f"{metrics.loss:.5f}", captured)
+    for (folder, record), metrics in zip(runs, measured, strict=True):
+        worth = metrics.value_captured if valued == "value captured" else metrics.value_gauc
+        told = "" if worth is None else f"{worth:.4f}"
+        whole = (folder.name, f"{record.costs.flops:,.0f}", f"{metrics.loss:.5f}", told)
         for head, found in zip(place.heads, metrics.heads, strict=True):
             auc = "" if found.auc is None else f"{found.auc:.4f}"
             table.add_row(*whole, head, f"{found.logloss:.5f}", auc)

@@ -177,9 +177,18 @@ def test_the_documented_design_of_a_csv_trains(capsys: Capture, tmp_path: Path) 
     table = world(600).select(["ts_ms", "request", "age", "city", "tags", "click", "like"]).to_pylist()
     rows = [[*list(row.values())[:-1], "good" if row["like"] else "bad"] for row in table]
     (tmp_path / "watch.csv").write_text("\n".join([header, line, *(",".join(map(str, row)) for row in rows)]))
-    found = json.loads(run(capsys, "train", tmp_path / "watch.toml", "--model", "dnn", "--json"))
+    told = run(capsys, "train", tmp_path / "watch.toml", "--model", "dnn")
+    assert "value GAUC" in told  # and empty: it has no [value]
+    (tmp_path / "valued.toml").write_text(f"{shown}\n[value]\nweights = {{ click = 1.0, like = 4.0 }}\n")
+    found = json.loads(run(capsys, "train", tmp_path / "valued.toml", "--model", "dnn", "--json"))
     (record,) = found["runs"].values()
     assert [head["head"] for head in record["best"]["valid"]["heads"]] == ["click", "like"]
+    told = run(capsys, "evaluate", tmp_path / "valued.toml")
+    assert "value GAUC" in told
+    found = json.loads(run(capsys, "evaluate", tmp_path / "valued.toml", "--json"))
+    (record,) = found["runs"].values()
+    assert record["test"]["value_captured"] is None
+    assert f"{record['test']['value_gauc']:.4f}" in told
 
 
 def test_a_space_is_told_and_drawn(capsys: Capture, tmp_path: Path) -> None:

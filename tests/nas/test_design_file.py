@@ -5,10 +5,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nas.design_file import DataTable, head_weights_of, load
+from nas.baselines import Baseline
+from nas.design_file import DataTable, RetrainTable, SearchTable, SupernetTable, ValueTable, head_weights_of, load
+from nas.recipe import Recipe
 from nas.schema import DataError, Field, Head
 from nas.space import FULL, SMALL
+from nas.splits import Split
 from nas.value import ValueModel
+from nas.workplace import architecture_named
 from tests.nas.files import parquet_file, world
 
 DOCS = Path(__file__).parents[2] / "docs" / "nas.md"
@@ -252,6 +256,29 @@ def test_the_documented_keys_are_those_that_are_read() -> None:
         for table, kind in (("data", DataTable), ("fields", Field), ("heads", Head))
         for field in msgspec.structs.fields(kind)
     }
+
+
+def test_the_other_documented_keys_are_those_that_are_read() -> None:
+    rows = re.findall(
+        r"^\| (`(?:split|value|recipe|supernet|search|retrain)\..*?`) \| (.*?) \| ", DOCS.read_text(), re.MULTILINE
+    )
+    told = {
+        key: None if default == "none" else json.loads(default.strip("`"))
+        for keys, default in rows
+        for key in re.findall("`(.*?)`", keys)
+    }
+    tables = {
+        "split": Split(), "value": ValueTable(), "recipe": Recipe(), "supernet": SupernetTable(),
+        "search": SearchTable(), "retrain": RetrainTable(),
+    }  # fmt: skip
+    read = msgspec.json.decode(msgspec.json.encode(tables))
+    assert told == {f"{table}.{key}": default for table, keys in read.items() for key, default in keys.items()}
+
+
+def test_the_documented_baseline_is_read(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```json\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (tmp_path / "dcn.json").write_text(shown)
+    assert architecture_named(str(tmp_path / "dcn.json")) == Baseline(name="dcnv2")
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

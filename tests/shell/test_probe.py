@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 
 from controller.cli import main
 from controller.shell import config
-from controller.shell.assemble import probe
+from controller.shell.probe import probe
 from simulators.catalog import world_named
 from simulators.study import Services, study_text
 from tests.services.kafka_broker import MakeTopic

@@ -177,7 +177,9 @@ def test_check_names_the_services_that_do_not_answer(capsys: pytest.CaptureFixtu
     assert "127.0.0.1:1: no connection (Connection refused)" in done.stdout
     found = Done(capsys, "check", str(study), "--offline", "--json").json
     assert found.pop("seen")["unknown"] == "there is no journal yet; they are told once a first deal has had traffic"
-    assert found == {"study": "quick", "warnings": [], "faults": {}, "edits": [], "demands": []}
+    rails = ["ctr may fall by at most 2 %"]
+    assert found == {"study": "quick", "guardrails": rails, "warnings": [], "faults": {}, "edits": [], "demands": []}
+    assert "\nguardrail: ctr may fall by at most 2 %\n" in done.stdout
 
 
 def test_check_says_what_an_edit_would_change_of_a_running_study(
@@ -362,6 +364,16 @@ def test_a_user_without_a_name_can_command(
     assert "no daemon" in Done(capsys, "pause", str(study), "--wait", "0s").out
     with Journal.read_only(journal) as book:
         assert book.inbox()[0].command["who"] == "uid 54321"
+
+
+def test_an_order_for_a_journal_that_cannot_be_written_to_says_so(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writable = os.access  # as on a read-only file system, for root too
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != journal and writable(path, mode))
+    done = Done(capsys, "pause", str(study))
+    assert done.status == 1
+    assert f"trimtab pause: journal.path: found a journal that cannot be written to: {journal}; accepted: " in done.err
 
 
 def test_a_daemon_replays_a_file_and_ends(capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path) -> None:

@@ -8,14 +8,19 @@ from controller.shell import named_files
 from controller.shell.advice import Advice, advice, told
 from controller.shell.config import Study
 from controller.shell.journal_file import JournalError
+from controller.shell.limits import words
 from controller.shell.probe import probe
 from controller.shell.recorder import PlanRefused, edits
 
 
 class Found(msgspec.Struct, frozen=True):
-    """`faults`: what is wrong, by part. `warnings` and `demands`: see `Study`. `edits`: what the next start changes."""
+    """`warnings` and `demands`: see `Study`. `guardrails`: in words. `faults`: what is wrong, by part.
+
+    `edits`: what the next start changes.
+    """
 
     study: str
+    guardrails: tuple[str, ...]
     warnings: tuple[str, ...]
     faults: dict[str, str]
     edits: tuple[str, ...]
@@ -28,7 +33,8 @@ def checkup(study: Study, offline: bool) -> Found:
     edited, refused = _edits(study)
     faults = refused | named_files.faults(study)
     faults |= {} if offline else probe(study) | faults
-    return Found(study.plan.study, study.warnings, faults, edited, study.demands, advice(study))
+    rails = tuple(words(rail) for rail in study.plan.guardrails)
+    return Found(study.plan.study, rails, study.warnings, faults, edited, study.demands, advice(study))
 
 
 def lines(study: Study, found: Found, offline: bool) -> list[str]:
@@ -37,6 +43,7 @@ def lines(study: Study, found: Found, offline: bool) -> list[str]:
     return [
         f"study {plan.study}: {len(plan.weights)} weights, {len(plan.metrics)} metrics, "
         f"{len(plan.guardrails)} guardrails",
+        *(f"guardrail: {guardrail}" for guardrail in found.guardrails),
         *(f"warning: {warning}" for warning in found.warnings),
         *(f"{part}: {fault}" for part, fault in found.faults.items()),
         *(f"at the next start changes {edit}" for edit in found.edits),

@@ -166,7 +166,7 @@ def check(argv: list[str]) -> int:
     study = config.load(args.study)
     from controller.shell import checkup
 
-    found = checkup.checkup(study, args.offline)
+    found = checkup.checkup(study, args.offline, time.time_ns() // 1_000_000)
     show(args.json, msgspec.to_builtins(found), checkup.lines(study, found, args.offline))
     return FAILED if found.faults or found.demands else 0
 

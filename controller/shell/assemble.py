@@ -11,7 +11,8 @@ import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from controller.core.clock import Clock
-from controller.shell import fingerprint
+from controller.core.step import State
+from controller.shell import fingerprint, takeover
 from controller.shell.access import Token, address, load_tokens
 from controller.shell.admin import Server, serve
 from controller.shell.api import Site, app
@@ -24,7 +25,7 @@ from controller.shell.health import Health
 from controller.shell.journal import Journal
 from controller.shell.metrics import Metrics, OfStudy
 from controller.shell.publisher import RedisPublisher, connect
-from controller.shell.recorder import Recorder
+from controller.shell.recorder import Recorder, topic
 from controller.shell.sources import At, Source
 from controller.shell.sources_kafka import KafkaSource
 from controller.shell.sources_ndjson import NdjsonSource
@@ -72,9 +73,7 @@ def run_daemon(
             open_.callback(letters.close)
         journal = open_.enter_context(Journal.open(study.journal, plan.study))
         metrics.journal(study.journal)
-        reading = f"topic {study.kafka.topic}" if events is None else f"file {events}"
-        now_ms = int(time.time() * 1000)
-        recorder, state = Recorder.take_over(plan, journal, publisher_of(study), now_ms, clock, reading, server.url)
+        recorder, state = _take_over(study, journal, clock, events, server.url)
         board.recall(journal)
         metrics.recall(journal)
         log.info("study %s: epoch %d, stage %s, clock %s, journal %s", plan.study, recorder.epoch,
@@ -85,6 +84,14 @@ def run_daemon(
         )  # fmt: skip
         daemon.run(stop, until_idle_s)
         log.info("study %s: ended; rows read: %s", plan.study, metrics.tally())
+
+
+def _take_over(study: Study, journal: Journal, clock: Clock, events: str | None, admin: str) -> tuple[Recorder, State]:
+    publisher, now_ms = publisher_of(study), int(time.time() * 1000)
+    if (found := takeover.by(journal, publisher, now_ms)) is not None:
+        log.warning("%s: %s", study.path, found)
+    reading = topic(study.kafka.topic) if events is None else f"file {events}"
+    return Recorder.take_over(study.plan, journal, publisher, now_ms, clock, reading, admin)
 
 
 def _listening(study: Study, listen: tuple[str, int] | None, site: Site) -> Server:

@@ -9,14 +9,14 @@ from controller.shell.advice import Advice, advice, told
 from controller.shell.config import Study
 from controller.shell.journal_file import JournalError
 from controller.shell.limits import words
-from controller.shell.probe import probe
-from controller.shell.recorder import PlanRefused, edits
+from controller.shell.probe import Probed, probe
+from controller.shell.recorder import PlanRefused, edits, topic
 
 
 class Found(msgspec.Struct, frozen=True):
-    """`warnings` and `demands`: see `Study`. `guardrails`: in words. `faults`: what is wrong, by part.
+    """`warnings`: of the file (see `Study`) and of what the services hold. `guardrails`: in words.
 
-    `edits`: what the next start changes.
+    `faults`: what is wrong, by part. `demands`: see `Study`. `edits`: what the next start changes.
     """
 
     study: str
@@ -28,13 +28,15 @@ class Found(msgspec.Struct, frozen=True):
     seen: Advice
 
 
-def checkup(study: Study, offline: bool) -> Found:
-    """`offline`: asks no service."""
+def checkup(study: Study, offline: bool, now_ms: int) -> Found:
+    """`offline`: asks no service. `now_ms`: the wall clock."""
     edited, refused = _edits(study)
     faults = refused | named_files.faults(study)
-    faults |= {} if offline else probe(study) | faults
+    asked = Probed({}, ()) if offline else probe(study, now_ms)
+    faults |= asked.faults | faults
+    warnings = (*study.warnings, *asked.warnings)
     rails = tuple(words(rail) for rail in study.plan.guardrails)
-    return Found(study.plan.study, rails, study.warnings, faults, edited, study.demands, advice(study))
+    return Found(study.plan.study, rails, warnings, faults, edited, study.demands, advice(study))
 
 
 def lines(study: Study, found: Found, offline: bool) -> list[str]:
@@ -65,6 +67,6 @@ def _closing(faulty: Sequence[str], lacking: bool, offline: bool) -> str:
 def _edits(study: Study) -> tuple[tuple[str, ...], dict[str, str]]:
     """What the study file changes of a study that runs, and a fault where its journal cannot follow."""
     try:
-        return edits(study.plan, study.journal, study.unwritten), {}
+        return edits(study.plan, study.journal, study.unwritten, topic(study.kafka.topic)), {}
     except (JournalError, PlanRefused) as error:
         return (), {"journal": str(error).removeprefix(f"journal {study.journal.absolute()}: ")}

@@ -31,9 +31,8 @@ class Found(msgspec.Struct, frozen=True):
 def checkup(study: Study, offline: bool, now_ms: int) -> Found:
     """`offline`: asks no service. `now_ms`: the wall clock."""
     edited, refused = _edits(study)
-    faults = refused | named_files.faults(study)
     asked = Probed({}, ()) if offline else probe(study, now_ms)
-    faults |= asked.faults | faults
+    faults = asked.faults | refused | named_files.faults(study)
     warnings = (*study.warnings, *asked.warnings)
     rails = tuple(words(rail) for rail in study.plan.guardrails)
     return Found(study.plan.study, rails, warnings, faults, edited, study.demands, advice(study))

@@ -18,7 +18,7 @@ SHOWN = 8  # names of a list
 
 
 def unlike(records: Sequence[Record], plan: Plan, now_ms: int) -> Iterator[str]:
-    """Warnings. None of it ends a run: logs of long ago are replayed, and events may bring more than a study uses."""
+    """Warnings. None of it ends a run: logs of long ago are replayed, and components are optional."""
     read = decode_records(records, plan.events)
     for found in (*_refused(read), *_far(read, now_ms), *_values(records, plan)):
         yield f"kafka.topic: {found}"
@@ -46,18 +46,18 @@ def _far(read: Decoded, now_ms: int) -> Iterator[str]:
 
 
 def _values(records: Sequence[Record], plan: Plan) -> Iterator[str]:
-    """Names that no event of these has, or that none of the study's metrics is made of."""
+    """Names that none of these events has, where they have others in their place.
+
+    Events may bring more than a study uses, and leave out what is 0: of rare ones hundreds in a row may lack them.
+    """
     nameless = decode_records(records, msgspec.structs.replace(plan.events, components=()))  # every name is unknown
-    if not nameless.events.ts_ms.size:
-        return
     brought, used = nameless.unknown_components, [component.name for component in plan.events.brought]
     strange = sorted(brought.keys() - set(used))
     lacking = [name for name in used if name not in brought]
-    found = [f"have {_listed(strange)}, which no metric uses"] if strange else []
-    found += [f"lack {_listed(lacking)}, which count as 0"] if lacking else []
-    if found:
+    if lacking and (strange or len(lacking) == len(used)) and nameless.events.ts_ms.size:
+        have = f"have {_listed(strange)}, which no metric uses, and " if strange else ""
         accepted = names(used, strange[0] if strange else "")
-        yield f"the newest events' values {' and '.join(found)}; accepted: {accepted}"
+        yield f"the newest events' values {have}lack {_listed(lacking)}, which count as 0; accepted: {accepted}"
 
 
 def _listed(found: Sequence[str]) -> str:

@@ -43,15 +43,20 @@ def test_a_time_of_another_day_is_named(ts_ms: int, told: str) -> None:
 
 def test_values_of_other_names_are_named_with_those_that_are_lacking() -> None:
     assert said({"values": {"impressions": 6, "click": 2, "watch_s": 1, "dwell": 3}}) == [
-        "kafka.topic: the newest events' values have click, dwell, which no metric uses and lack clicks, which count "
+        "kafka.topic: the newest events' values have click, dwell, which no metric uses, and lack clicks, which count "
         "as 0; accepted: one of impressions, clicks, watch_s (did you mean clicks?)"
     ]
-    (strange,) = said({"values": VALUES | {f"x{n}": 1 for n in range(20)}})
+    (strange,) = said({"values": {f"x{n}": 1 for n in range(20)}})
     assert strange.startswith(
         "kafka.topic: the newest events' values have x0, x1, x10, x11, x12, x13, x14, x15 and 12 "
     )
-    (lacking,) = said({"values": {"impressions": 6, "clicks": 2}})
-    assert "values lack watch_s, which count as 0; " in lacking
+    (empty,) = said({"values": {}})
+    assert "values lack impressions, clicks, watch_s, which count as 0; " in empty
+
+
+def test_components_that_are_rare_or_more_than_a_study_uses_are_well() -> None:
+    assert said({"values": {"impressions": 6, "watch_s": 1}}) == []
+    assert said({"values": VALUES | {"dwell": 3}}) == []
 
 
 def test_events_that_would_be_refused_are_counted_by_reason() -> None:

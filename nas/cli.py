@@ -330,7 +330,7 @@ def _place(args: argparse.Namespace) -> Any:
     design = load(args.design)
     console = Console(stderr=True, quiet=args.json)
     with console.status("reading the data") as status:
-        return opened(design, args.out or args.design.with_suffix(".nas"), status.update)
+        return opened(design, args.out or args.design.with_suffix(".nas"), status.update, _tell)
 
 
 @contextmanager
@@ -386,8 +386,12 @@ def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, 
 
 
 def _say(text: str, status: int) -> int:
-    print(f"trimtab nas: {text}", file=sys.stderr)
+    _tell(text)
     return status
+
+
+def _tell(text: str) -> None:
+    print(f"trimtab nas: {text}", file=sys.stderr)
 
 
 def count(text: str) -> int:

@@ -1,12 +1,15 @@
 """Files become a prepared folder: encoded train, valid and test rows, and the encoding that training rows gave.
 
 Two passes over the files: one learns vocabularies and transforms from training rows, one encodes. A folder whose
-digest of sources, schema and split is the same is used again.
+digest of sources, schema and split is the same is used again. One process at a time prepares or opens a folder.
 """
 
+import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -40,31 +43,59 @@ class Sources(msgspec.Struct, frozen=True):
         return parts if self.whole is None else ((-1, self.whole),)
 
 
-def prepare(sources: Sources, schema: Schema, split: Split, folder: Path, say: Say = lambda _: None) -> Parts:
-    """Prepare a data set, or open it when `folder` holds it already.
+def prepare(
+    sources: Sources, schema: Schema, split: Split, folder: Path, say: Say = lambda _: None, tell: Say = lambda _: None
+) -> Parts:
+    """Prepare a data set, or open it when `folder` holds it already, or will once another process has prepared it.
+
+    `say` hears how far it is, `tell` what whoever asked must know.
 
     Raises:
         DataError: what is wrong with the data, by file, column and row; or the folder holds something else.
     """
     wanted = _fingerprint(sources, schema, split)
     done = folder / _DONE
-    if not (done.exists() and msgspec.json.decode(done.read_bytes())["fingerprint"] == wanted):
-        _cleared(folder, sources)
-        _prepare(sources, schema, split, folder, wanted, say)
-    return opened(folder)
+    with _alone(folder, tell):
+        if not (done.exists() and msgspec.json.decode(done.read_bytes())["fingerprint"] == wanted):
+            _cleared(folder, sources)
+            _prepare(sources, schema, split, folder, wanted, say)
+        return opened(folder)
+
+
+@contextmanager
+def _alone(folder: Path, tell: Say) -> Iterator[None]:
+    """Hold the lock beside a folder; the system takes it from a process that ends, also from one that is killed.
+
+    Where nothing can be written there is no lock: what was prepared there can still be opened.
+    """
+    if not folder.parent.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder.parent, os.W_OK):
+        yield
+        return
+    with folder.with_name(f"{folder.name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"waiting for another process, which prepares {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _cleared(folder: Path, sources: Sources) -> None:
-    """An empty folder, in place of what was prepared before; nothing else is ever removed."""
+    """A folder without the rows that were prepared before; nothing else is ever removed."""
     for path in (path for _, source in sources.given() for path in (*source.files, *source.truth)):
         if folder.resolve() in Path(path).resolve().parents:
             raise DataError(f"{path}: lies in {folder}, which prepared rows take the place of; name another --out")
     ours = (folder / _BEGUN).exists() or (folder / _DONE).exists()
     if folder.exists() and not ours and any(folder.iterdir()):
         raise DataError(f"{folder}: holds something else than prepared rows, which would go there; name another --out")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
     (folder / _BEGUN).touch()
+    (folder / _DONE).unlink(missing_ok=True)
+    for part in PARTS:  # who has them mapped keeps them: what is written now are other files
+        if (folder / part).exists():
+            shutil.rmtree(folder / part)
 
 
 def opened(folder: Path) -> Parts:

@@ -1,6 +1,10 @@
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import numpy as np
@@ -12,7 +16,7 @@ from scipy import stats
 
 from nas.columns import labels, numbers
 from nas.encoding import FARTHEST, encode, learned
-from nas.prepare import Sources, prepare
+from nas.prepare import Sources, opened, prepare
 from nas.readers import Source
 from nas.rows import shuffled
 from nas.schema import DataError, Field, Head, Schema
@@ -67,6 +71,73 @@ def test_a_kill_in_the_last_write_leaves_a_folder_that_is_prepared_again(
         parts(tmp_path, rows=300)
     monkeypatch.undo()
     assert len(parts(tmp_path, rows=300).train)
+
+
+def test_of_two_that_prepare_one_folder_the_second_waits_and_uses_what_the_first_made(tmp_path: Path) -> None:
+    source, split = Sources(whole=parquet_file(tmp_path, world(2000))), Split(by="group", valid=0.2, test=0.2)
+    alone = prepare(source, SCHEMA, split, tmp_path / "alone")
+    said: list[str] = []
+    both = Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) > 1:
+            both.set()
+        both.wait(20)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [*pool.map(lambda _: prepare(source, SCHEMA, split, tmp_path / "prepared", say, say), range(2))]
+    assert [text.split()[0] for text in said] == ["reading", "waiting", "encoded"]
+    for one in found:
+        assert one.digest == alone.digest
+        for name, array in alone.train.arrays().items():
+            np.testing.assert_array_equal(one.train.arrays()[name], array)
+
+
+def test_who_is_killed_while_it_prepares_keeps_nobody_out(tmp_path: Path) -> None:
+    parquet_file(tmp_path, world(300))
+    code = (
+        "import sys, time; from pathlib import Path; from nas import prepare; from tests.nas.files import parts\n"
+        "prepare._refuse_empty = lambda *_: (print('begun', flush=True), time.sleep(60))\n"
+        "parts(Path(sys.argv[1]), rows=300)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.kill()
+    said: list[str] = []
+    source, split = Sources(whole=Source("parquet", (str(tmp_path / "log.parquet"),))), Split(by="group")
+    assert len(prepare(source, SCHEMA, split, tmp_path / "prepared", said.append).train)
+    assert said[0].startswith("reading training rows")
+
+
+def test_what_is_prepared_where_nothing_can_be_written_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, lock = Sources(whole=parquet_file(tmp_path, world(300))), tmp_path / "prepared.lock"
+    first = prepare(source, SCHEMA, Split(), tmp_path / "prepared")
+    lock.unlink()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    assert prepare(source, SCHEMA, Split(), tmp_path / "prepared").digest == first.digest
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize(("name", "more"), [("labels", 8), ("labels", -8), ("bag0", -1)])
+def test_a_file_of_another_length_than_its_rows_is_refused(name: str, more: int, tmp_path: Path) -> None:
+    parts(tmp_path, rows=300)
+    path = tmp_path / "prepared" / "train" / f"{name}.bin"
+    size = path.stat().st_size
+    os.truncate(path, size + more)
+    with pytest.raises(DataError, match=rf"{name}\.bin: found {size + more:,} bytes; expected {size:,}, for .* rows"):
+        opened(tmp_path / "prepared")
+
+
+def test_rows_that_somebody_reads_stay_while_others_are_prepared_in_their_place(tmp_path: Path) -> None:
+    first = parts(tmp_path, rows=300)
+    before = np.array(first.train.labels)
+    second = parts(tmp_path, rows=300, split=Split(by="rows", valid=0.3, test=0.3))
+    assert len(second.train) != len(before)
+    np.testing.assert_array_equal(first.train.labels, before)
 
 
 def test_chunks_do_not_change_what_is_learned() -> None:

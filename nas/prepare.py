@@ -212,7 +212,13 @@ def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:
 
 
 def _fingerprint(sources: Sources, schema: Schema, split: Split) -> str:
-    """Of the request and of the files' sizes and times of change."""
-    files = [path for _, source in sources.given() for path in (*source.files, *source.truth)]
+    """Of the request and of the files' sizes and times of change; a file is the same however its path is written."""
+    resolved = [(number, _resolved(source)) for number, source in sources.given()]
+    files = [path for _, source in resolved for path in (*source.files, *source.truth)]
     stats = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in files if Path(path).exists()]
-    return hashlib.sha256(msgspec.json.encode((FORMAT, sources, schema, split, stats))).hexdigest()
+    return hashlib.sha256(msgspec.json.encode((FORMAT, resolved, schema, split, stats))).hexdigest()
+
+
+def _resolved(source: Source) -> Source:
+    files, truth = (tuple(str(Path(path).resolve()) for path in paths) for paths in (source.files, source.truth))
+    return msgspec.structs.replace(source, files=files, truth=truth)

@@ -55,6 +55,17 @@ def test_the_digest_names_the_data_and_a_prepared_folder_is_used_again(tmp_path:
     assert parts(tmp_path / "other", rows=2990).digest != first.digest
 
 
+def test_files_are_the_same_however_their_paths_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = parquet_file(tmp_path, world(300))
+    (tmp_path / "sub").mkdir()
+    said: list[str] = []
+    for folder, path in ((tmp_path, "log.parquet"), (tmp_path, "./log.parquet"), (tmp_path / "sub", "../log.parquet")):
+        monkeypatch.chdir(folder)
+        sources = Sources(whole=msgspec.structs.replace(source, files=(path,)))
+        prepare(sources, SCHEMA, Split(by="group"), tmp_path / "prepared", said.append)
+    assert [text.split()[0] for text in said] == ["reading", "encoded"]
+
+
 def test_a_kill_in_the_last_write_leaves_a_folder_that_is_prepared_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -289,7 +289,7 @@ def _score(args: argparse.Namespace) -> int:
     if args.out.resolve() in {Path(file).resolve() for file in args.files}:
         raise DataError(f"--out: found {args.out}, one of the files to be scored; name another file")
     header = tuple(args.header.split(",")) if args.header else ()
-    rows = write_scores(run, encoding, Source(args.layout, tuple(args.files), header), args.out)
+    rows = write_scores(run, encoding, Source(args.layout, tuple(args.files), header), args.out, _tell)
     print(f"{args.out}: {rows:,} rows, {', '.join(head.name for head in encoding.schema.heads)}")
     return 0
 

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from nas.atomic import replaced
 from nas.columns import labels, numbers, place, probabilities
-from nas.encoding import Encoding, encode, learned
+from nas.encoding import Encoding, encode, learned, present
 from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
@@ -58,7 +59,7 @@ def prepare(
     with _alone(folder, tell):
         if not (done.exists() and msgspec.json.decode(done.read_bytes())["fingerprint"] == wanted):
             _cleared(folder, sources)
-            _prepare(sources, schema, split, folder, wanted, say)
+            _prepare(sources, schema, split, folder, wanted, say, tell)
         return opened(folder)
 
 
@@ -106,19 +107,24 @@ def opened(folder: Path) -> Parts:
     return Parts(train, valid, test, encoding, digest)
 
 
-def _prepare(sources: Sources, schema: Schema, split: Split, folder: Path, fingerprint: str, say: Say) -> None:
+def _prepare(
+    sources: Sources, schema: Schema, split: Split, folder: Path, fingerprint: str, say: Say, tell: Say
+) -> None:
     cuts = _cuts(sources, schema, split)
     say("reading training rows for vocabularies and transforms")
     encoding = learned(_training(sources, schema, split, cuts), schema)
-    writers = [Writer(folder / part) for part in PARTS]
+    writers, cut = [Writer(folder / part) for part in PARTS], Cut(schema)
     for table, first, part in _parted(sources, schema, split, cuts):
         say(f"encoded {first + table.num_rows:,} rows")
         rows = coded_rows(table, encoding, first)
+        cut.see(table)
         observed = ~np.isnan(rows.labels).all(axis=1)
         known = observed | ~np.isnan(rows.truth).all(axis=1)  # what was not shown still tells what could be captured
         for number, writer in enumerate(writers):
             kept = observed if number == TRAIN else known
             writer.write(rows.take(np.flatnonzero((part == number) & kept)))
+    for line in cut.told():
+        tell(line)
     digests = [writer.close() for writer in writers]
     _refuse_empty(writers, schema, folder)
     raw = msgspec.json.encode(encoding)
@@ -126,6 +132,33 @@ def _prepare(sources: Sources, schema: Schema, split: Split, folder: Path, finge
     digest = hashlib.sha256("".join(digests).encode() + raw).hexdigest()
     with replaced(folder / _DONE) as done:
         done.write_bytes(msgspec.json.encode({"fingerprint": fingerprint, "digest": digest}))
+
+
+class Cut:
+    """Counts the rows of whose values a multi-valued field keeps the first `longest` alone."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.rows = 0
+        self.cut, self.most = Counter[str](), Counter[str]()
+
+    def see(self, table: pa.Table) -> None:
+        """Count one chunk."""
+        self.rows += table.num_rows
+        for field in self.schema.of("multi"):
+            owner, _ = present(table, field, self.schema)
+            lengths = np.bincount(owner, minlength=1)
+            self.cut[field.name] += int((lengths > field.longest).sum())
+            self.most[field.name] = max(self.most[field.name], int(lengths.max()))
+
+    def told(self) -> list[str]:
+        """A line for each field that is cut."""
+        return [
+            f"{field.name}: {self.cut[field.name]:,} of {self.rows:,} rows hold more than {field.longest} values, up "
+            f"to {self.most[field.name]:,}; the first are kept, more with a larger `longest` of its [[fields]]"
+            for field in self.schema.of("multi")
+            if self.cut[field.name]
+        ]
 
 
 def coded_rows(table: pa.Table, encoding: Encoding, first_row: int) -> Rows:

@@ -173,6 +173,20 @@ def test_an_unseen_category_and_nan_have_the_documented_treatment() -> None:
     assert coded.bags[0][1].tolist() == [-1, -1, -1]
 
 
+def test_rows_that_a_field_cuts_are_told(tmp_path: Path) -> None:
+    table = world(300)
+    tags = [text[:8] for text in table["tags"].to_pylist()]
+    tags[0], tags[200], tags[201] = "t0|t1|t2|t3|t4", "t0|t1|t2|t3", "|t0||t1|t2|"
+    source = Sources(whole=parquet_file(tmp_path, table.set_column(4, "tags", pa.array(tags))))
+    said: list[str] = []
+    for _ in range(2):
+        prepare(source, SCHEMA, Split(), tmp_path / "prepared", tell=said.append)
+    assert said == [
+        "tags: 2 of 300 rows hold more than 3 values, up to 5; the first are kept, more with a larger `longest` of its "
+        "[[fields]]"
+    ]
+
+
 def test_an_empty_item_of_a_list_is_none() -> None:
     encoding = learned([world(300)], SCHEMA)
     bag = encoding.bags[0]

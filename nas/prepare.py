@@ -25,7 +25,7 @@ from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
 from nas.splits import PARTS, TRAIN, Cuts, Split, part_of, requests, time_cuts
 
-FORMAT = 3  # of prepared folders: with the third, empty items take no place and `min_count` counts rows
+FORMAT = 4  # of prepared folders: with the fourth, qid of a libsvm line is none of its indices
 _ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"
 Say = Callable[[str], None]
 

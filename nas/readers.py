@@ -2,6 +2,7 @@
 
 import csv as text_csv
 import gzip
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,7 +20,7 @@ from nas.schema import DataError, Schema
 
 CHUNK_ROWS = 50_000
 BLOCK_BYTES = 8 << 20  # of a text file that are parsed at once
-INDICES, LABEL = "indices", "label"  # columns of a libsvm file
+INDICES, LABEL, QID = "indices", "label", "qid"  # columns of a libsvm file
 TABS: tuple[Layout, ...] = ("tsv", "criteo", "kdd12")  # columns stand between tabs, which know no quotes
 QUOTED = r'^"([^"]|"")*"$'
 UNLABELLED = {"criteo": CRITEO[1:], "kdd12": KDD12[2:]}  # of rows that are only scored: their own test files' columns
@@ -62,7 +63,7 @@ def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iter
     if source.layout in ("parquet", "ranking-log"):
         return _of_kinds(path, schema, _parquet(path, wanted))
     if source.layout == "libsvm":
-        _require(path, wanted, (LABEL, INDICES, *(field.name for field in schema.of("dense"))))
+        _require(path, wanted, (LABEL, INDICES, QID, *(field.name for field in schema.of("dense"))))
         return _numbered(path, _libsvm(path, schema, labels))
     fixed = {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
     if source.layout == "kdd12" and labels:
@@ -178,12 +179,12 @@ def _opened(path: Path) -> TextIO:
 
 
 def _libsvm(path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
-    """Lines `label index:value ...`; libfm's are the same.
+    """Lines `label index:value ...`; libfm's are the same. The column `qid` is what stands behind `qid:`, if anything.
 
     A dense field is named by its index; the column `indices` lists a line's other indices whose value is not 0. Where
     labels are not asked for a line may have none, or nothing at all: it has a score like every other.
     """
-    dense = [field.name for field in schema.of("dense")]
+    dense = [field.name for field in schema.of("dense") if field.name != QID]
     with _opened(path) as lines:
         numbered = enumerate(lines, 1)
         rows = ((number, said) for number, line in numbered if (said := line.split("#")[0].split()) or not labels)
@@ -192,7 +193,7 @@ def _libsvm(path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
 
 
 def _libsvm_table(path: Path, chunk: Sequence[tuple[int, list[str]]], dense: Sequence[str], labels: bool) -> pa.Table:
-    columns: dict[str, list[object]] = {name: [] for name in (LABEL, INDICES, *dense)}
+    columns: dict[str, list[object]] = {name: [] for name in (LABEL, INDICES, QID, *dense)}
     for number, said in chunk:
         label, *pairs = said or [""]
         if ":" in label:
@@ -204,11 +205,22 @@ def _libsvm_table(path: Path, chunk: Sequence[tuple[int, list[str]]], dense: Seq
             wrong = next(pair for pair in pairs if not pair.rpartition(":")[0])
             raise DataError(f"{path}, line {number}: found {wrong!r} where index:value belongs")
         columns[LABEL].append({"-1": "0", "+1": "1"}.get(label, label))
+        columns[QID].append(values.pop(QID, None))
         for name in dense:
             columns[name].append(values.pop(name, "0"))
-        columns[INDICES].append([index for index, value in values.items() if value not in ("0", "0.0")])
-    types = {LABEL: pa.string(), INDICES: pa.list_(pa.string()), **dict.fromkeys(dense, pa.string())}
+        columns[INDICES].append([index for index, value in values.items() if _weight(path, number, index, value)])
+    types = {LABEL: pa.string(), INDICES: pa.list_(pa.string()), QID: pa.string(), **dict.fromkeys(dense, pa.string())}
     return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+
+
+def _weight(path: Path, number: int, index: str, value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise DataError(f"{path}, line {number}: found {f'{index}:{value}'!r}; expected a number behind the colon")
+    return weight
 
 
 def _two_rows(table: pa.Table) -> pa.Table:

@@ -10,7 +10,7 @@ from nas.encoding import encode, learned
 from nas.layouts import AVAZU, CRITEO, KDD12, avazu, criteo, kdd12, ranking_log
 from nas.readers import Source
 from nas.schema import DataError, Field, Head, Schema
-from nas.splits import Split, part_of
+from nas.splits import Split, part_of, requests
 from tests.nas.files import SCHEMA, parquet_file, world
 
 
@@ -156,16 +156,40 @@ def test_libsvm_takes_dense_by_index_and_the_rest_as_a_bag(tmp_path: Path) -> No
     assert found.drop_columns(ROW).to_pydict() == {
         "label": ["1", "0"],
         "indices": [["7", "9"], ["7"]],
+        "qid": [None, None],
         "1": ["0.5", "0"],
     }
     (tmp_path / "bad.txt").write_text("1 1:0.5\n0 oops\n")
-    with pytest.raises(DataError, match=r"no column 'y'; the file has label, indices, 1"):
+    with pytest.raises(DataError, match=r"no column 'y'; the file has label, indices, qid, 1"):
         read(
             Source("libsvm", (str(tmp_path / "s.txt"),)),
             Schema(fields=schema.fields, heads=(Head(name="y", label="y"),)),
         )
     with pytest.raises(DataError, match="line 2: found 'oops'"):
         read(Source("libsvm", (str(tmp_path / "bad.txt"),)), schema)
+
+
+def test_libsvm_s_qid_is_a_request_and_no_index(tmp_path: Path) -> None:
+    path = tmp_path / "s.txt"
+    path.write_text("1 qid:17 7:1 1:0.5\n0 qid:17 8:1e0 9:0.00\n0 qid:18 7:1\n")
+    schema = Schema(
+        fields=(Field(name="1", kind="dense"), Field(name="indices", kind="multi")),
+        heads=(Head(name="y", label="label"),),
+        request="qid",
+    )
+    found = read(Source("libsvm", (str(path),)), schema)
+    assert found["indices"].to_pylist() == [["7"], ["8"], ["7"]]
+    assert found["qid"].to_pylist() == ["17", "17", "18"]
+    first, second, third = requests(found, schema)
+    assert first == second != third
+
+
+@pytest.mark.parametrize("value", ["abc", "", "nan", "inf"])
+def test_a_libsvm_value_that_is_no_number_is_named(value: str, tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text(f"1 7:1\n0 7:{value} 8:1\n")
+    schema = Schema(fields=(Field(name="indices", kind="multi"),), heads=(Head(name="y", label="label"),))
+    with pytest.raises(DataError, match=rf"s\.txt, line 2: found '7:{value}'; expected a number behind the colon"):
+        read(Source("libsvm", (str(tmp_path / "s.txt"),)), schema)
 
 
 def test_kdd12_lines_to_be_scored_are_one_row_each_with_their_counts_or_without(tmp_path: Path) -> None:

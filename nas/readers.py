@@ -5,6 +5,7 @@ import gzip
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -51,11 +52,55 @@ class Source(msgspec.Struct, frozen=True):
         yield from read
 
     def _read(self, files: Sequence[str], schema: Schema, labels: bool) -> Iterator[pa.Table]:
-        for path in files:
+        for path in map(Path, files):
+            with _readable(path, self.layout):
+                yield from _chunks_of(self, path, schema, labels)
+
+
+def columns(source: Source) -> tuple[str, ...]:
+    """All columns that its files have; a libsvm file's are not known before its last line.
+
+    Raises:
+        DataError: a file cannot be read as its layout.
+    """
+    found: dict[str, None] = {}
+    for path in map(Path, source.files):
+        with _readable(path, source.layout):
+            parquets = source.layout in ("parquet", "ranking-log")
+            names = parquet.read_schema(path).names if parquets else _fixed(source)
+            found |= dict.fromkeys(names or _header(path, source.layout, _first_line(path)[0]))
+    return tuple(found)
+
+
+def _fixed(source: Source) -> tuple[str, ...]:
+    """The columns of files that do not name them."""
+    return {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
+
+
+@contextmanager
+def _readable(path: Path, layout: Layout) -> Iterator[None]:
+    """What cannot be read is named by its file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        text = layout not in ("parquet", "ranking-log") and path.exists()
+        raise DataError(
+            (_misencoded(path, layout) if text else "") or f"{path}: not readable as {layout}: {error}"
+        ) from error
+
+
+def _misencoded(path: Path, layout: Layout) -> str:
+    """Where a file holds the first byte that is no UTF-8, if any."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
             try:
-                yield from _chunks_of(self, Path(path), schema, labels)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}: not readable as {self.layout}: {error}") from error
+                line.decode()
+            except UnicodeDecodeError as error:
+                before = line[: error.start].decode()
+                cells = before.split("\t") if layout in TABS else next(text_csv.reader([before]))
+                column = "" if layout == "libsvm" else f", column {max(1, len(cells))}"
+                return f"{path}, line {number}{column}: found the byte {line[error.start]:#x}; expected text in UTF-8"
+    return ""
 
 
 def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
@@ -65,7 +110,7 @@ def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iter
     if source.layout == "libsvm":
         _require(path, wanted, (LABEL, INDICES, QID, *(field.name for field in schema.of("dense"))))
         return _numbered(path, _libsvm(path, schema, labels))
-    fixed = {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
+    fixed = _fixed(source)
     if source.layout == "kdd12" and labels:
         return map(_two_rows, _numbered(path, _delimited(path, source.layout, fixed, [*KDD12])))
     if source.layout in UNLABELLED and not labels and _width(path) < len(fixed):

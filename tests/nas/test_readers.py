@@ -31,6 +31,19 @@ def test_csv_tsv_gzip_and_parquet_hold_the_same(tmp_path: Path) -> None:
         assert [float(v) for v in found["click"].to_pylist()] == table["click"].to_pylist(), name
 
 
+@pytest.mark.parametrize("rows", [1, 20_000])
+def test_a_text_in_another_encoding_is_named_by_its_line(rows: int, tmp_path: Path) -> None:
+    wrong = b"x,1\n" * rows + b'"a, caf\xe9",0\n'
+    (tmp_path / "a.csv").write_bytes(b"name,click\n" + wrong)
+    with pytest.raises(
+        DataError, match=rf"a\.csv, line {rows + 2}, column 1: found the byte 0xe9; expected text in UTF"
+    ):
+        read(Source("csv", (str(tmp_path / "a.csv"),)), ONE_COLUMN)
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(b"click\tname\n" + b"1\tx\n" * rows + b"0\t\xfc\n"))
+    with pytest.raises(DataError, match=rf"a\.tsv\.gz, line {rows + 2}, column 2: found the byte 0xfc"):
+        read(Source("tsv", (str(tmp_path / "a.tsv.gz"),)), ONE_COLUMN)
+
+
 def test_a_header_as_spreadsheets_write_it(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'\xef\xbb\xbf"city, town",click\r\n"a, b",1\r\nc,0\r\n')

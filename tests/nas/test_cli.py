@@ -183,6 +183,19 @@ def test_scoring_tells_values_that_the_model_does_not_know(design: Path, capsys:
         assert (err.count("\n"), err[: len(told)]) == (bool(told), told)
 
 
+def test_scoring_refuses_a_layout_that_the_files_do_not_have(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    run(capsys, "train", design, "--model", "dnn", "--out", tmp_path)
+    scored = tmp_path / "runs" / "dnn-seed0"
+    assert "x.csv: is read as Parquet without --layout; expected --layout csv" in failed(
+        capsys, 2, "score", scored, "x.csv"
+    )
+    assert "x.tsv.gz: is read as Parquet without --layout; expected --layout tsv" in failed(
+        capsys, 2, "score", scored, "x.tsv.gz"
+    )
+    refused = failed(capsys, 2, "score", scored, design.parent / "log.parquet", "--header", "a,b")
+    assert "--header: belongs to files of layout csv, tsv, avazu; found 'parquet'" in refused
+
+
 def test_progress_ends_at_its_end(capsys: Capture) -> None:
     with progress(Namespace(json=False), "rows") as update:
         update(5120, 4800, "")

@@ -16,9 +16,8 @@ from scipy import stats
 
 from nas.columns import labels, numbers
 from nas.encoding import FARTHEST, encode, learned
-from nas.prepare import Sources, opened, prepare
+from nas.prepare import Sources, prepare
 from nas.readers import Source
-from nas.rows import shuffled
 from nas.schema import DataError, Field, Head, Schema
 from nas.splits import Split, part_of
 from tests.nas.files import SCHEMA, parquet_file, parts, world
@@ -131,16 +130,6 @@ def test_what_is_prepared_where_nothing_can_be_written_is_opened(
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
     assert prepare(source, SCHEMA, Split(), tmp_path / "prepared").digest == first.digest
     assert not lock.exists()
-
-
-@pytest.mark.parametrize(("name", "more"), [("labels", 8), ("labels", -8), ("bag0", -1)])
-def test_a_file_of_another_length_than_its_rows_is_refused(name: str, more: int, tmp_path: Path) -> None:
-    parts(tmp_path, rows=300)
-    path = tmp_path / "prepared" / "train" / f"{name}.bin"
-    size = path.stat().st_size
-    os.truncate(path, size + more)
-    with pytest.raises(DataError, match=rf"{name}\.bin: found {size + more:,} bytes; expected {size:,}, for .* rows"):
-        opened(tmp_path / "prepared")
 
 
 def test_rows_that_somebody_reads_stay_while_others_are_prepared_in_their_place(tmp_path: Path) -> None:
@@ -421,15 +410,6 @@ def test_requests_stay_whole() -> None:
     part = part_of(world(400), 0, SCHEMA, Split(by="group", valid=0.3, test=0.3), None)
     assert (part.reshape(-1, 10) == part.reshape(-1, 10)[:, :1]).all()
     assert len(np.unique(part)) == 3
-
-
-@given(rows=st.integers(1, 300), batch=st.integers(1, 80), epoch=st.integers(0, 3))
-def test_an_epoch_is_every_row_once_and_can_be_entered_midway(rows: int, batch: int, epoch: int) -> None:
-    batches = list(shuffled(rows, batch, 7, epoch))
-    seen = np.concatenate(batches)
-    assert len(np.unique(seen)) == len(seen) == rows - rows % min(batch, rows)
-    later = list(shuffled(rows, batch, 7, epoch, skip=2 * min(batch, rows)))
-    assert [b.tolist() for b in later] == [b.tolist() for b in batches[2:]]
 
 
 def test_a_time_in_nanoseconds_is_a_number() -> None:

@@ -164,47 +164,11 @@ def check(argv: list[str]) -> int:
     parser.add_argument("--offline", action="store_true", help="only the file, and the files that it names")
     args = parser.parse_args(argv)
     study = config.load(args.study)
-    from controller.shell import named_files
-    from controller.shell.advice import advice, told
-    from controller.shell.assemble import probe
+    from controller.shell import checkup
 
-    edited, refused = _edits(study)
-    faults = refused | named_files.faults(study)
-    faults |= {} if args.offline else probe(study) | faults
-    seen = advice(study)
-    found = {"study": study.plan.study, "warnings": list(study.warnings), "faults": faults,
-             "edits": edited, "demands": list(study.demands), "seen": msgspec.to_builtins(seen)}  # fmt: skip
-    show(args.json, found, [
-        f"study {study.plan.study}: {len(study.plan.weights)} weights, {len(study.plan.metrics)} metrics, "
-        f"{len(study.plan.guardrails)} guardrails",
-        *(f"warning: {warning}" for warning in study.warnings),
-        *(f"{part}: {fault}" for part, fault in faults.items()),
-        *(f"at the next start changes {edit}" for edit in edited),
-        *(f"asked for: {demand}" for demand in study.demands),
-        *told(seen),
-        _closing(tuple(faults), bool(study.demands), args.offline),
-    ])  # fmt: skip
-    return FAILED if faults or study.demands else 0
-
-
-def _closing(faulty: Sequence[str], lacking: bool, offline: bool) -> str:
-    """The last word of `check`, which is of its exit status."""
-    lacks = "the file lacks what is asked for"
-    if faulty:
-        count = f"{len(faulty)} fault{'s' if len(faulty) > 1 else ''}: {', '.join(faulty)}"
-        return f"{count}; {lacks}" if lacking else count
-    return (lacks if lacking else "the file is sound") + ("" if offline else ", Kafka and Redis answer")
-
-
-def _edits(study: Study) -> tuple[list[str], dict[str, str]]:
-    """What the study file changes of a study that runs, and a fault where its journal cannot follow."""
-    from controller.shell.journal_file import JournalError
-    from controller.shell.recorder import PlanRefused, edits
-
-    try:
-        return list(edits(study.plan, study.journal, study.unwritten)), {}
-    except (JournalError, PlanRefused) as error:
-        return [], {"journal": str(error).removeprefix(f"journal {study.journal.absolute()}: ")}
+    found = checkup.checkup(study, args.offline, time.time_ns() // 1_000_000)
+    show(args.json, msgspec.to_builtins(found), checkup.lines(study, found, args.offline))
+    return FAILED if found.faults or found.demands else 0
 
 
 def status(argv: list[str]) -> int:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nas.layouts import LAYOUTS
+from nas.layouts import LAYOUTS, Layout
 from nas.schema import DataError
 from nas.space import SPACES, cardinality, drawn
 
@@ -120,7 +120,7 @@ def _score_parser(commands: Any) -> None:
     parser = commands.add_parser("score", help=text, description=text)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--layout", choices=LAYOUTS, default="parquet", help="of the files (parquet)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="of the files (parquet)")
     parser.add_argument("--header", default="", metavar="A,B,...", help="column names of files that have none")
     parser.add_argument("--out", type=Path, default=Path("scores.parquet"), metavar="FILE", help="(scores.parquet)")
     parser.set_defaults(command=_score)
@@ -282,14 +282,22 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
+    from nas.design_file import LAID_OUT
     from nas.readers import Source
     from nas.score import read_model, write_scores
 
     run, encoding = read_model(args.run)
     if args.out.resolve() in {Path(file).resolve() for file in args.files}:
         raise DataError(f"--out: found {args.out}, one of the files to be scored; name another file")
+    for file in args.files:
+        kind = Path(file.removesuffix(".gz")).suffix.removeprefix(".")
+        if args.layout is None and kind in ("csv", "tsv"):
+            raise DataError(f"{file}: is read as Parquet without --layout; expected --layout {kind}, or another one")
+    layout: Layout = args.layout or "parquet"
+    if args.header and layout not in LAID_OUT["header"]:
+        raise DataError(f"--header: belongs to files of layout {', '.join(LAID_OUT['header'])}; found {layout!r}")
     header = tuple(args.header.split(",")) if args.header else ()
-    rows = write_scores(run, encoding, Source(args.layout, tuple(args.files), header), args.out)
+    rows = write_scores(run, encoding, Source(layout, tuple(args.files), header), args.out, _tell)
     print(f"{args.out}: {rows:,} rows, {', '.join(head.name for head in encoding.schema.heads)}")
     return 0
 
@@ -330,7 +338,7 @@ def _place(args: argparse.Namespace) -> Any:
     design = load(args.design)
     console = Console(stderr=True, quiet=args.json)
     with console.status("reading the data") as status:
-        return opened(design, args.out or args.design.with_suffix(".nas"), status.update)
+        return opened(design, args.out or args.design.with_suffix(".nas"), status.update, _tell)
 
 
 @contextmanager
@@ -404,8 +412,12 @@ def _by_head(place: Any, numbers: Sequence[float]) -> str:
 
 
 def _say(text: str, status: int) -> int:
-    print(f"trimtab nas: {text}", file=sys.stderr)
+    _tell(text)
     return status
+
+
+def _tell(text: str) -> None:
+    print(f"trimtab nas: {text}", file=sys.stderr)
 
 
 def count(text: str) -> int:

@@ -3,6 +3,7 @@
 Every table becomes one frozen record; unknown keys and impossible values are refused by their place.
 """
 
+import difflib
 import math
 import re
 import tomllib
@@ -19,7 +20,7 @@ from nas import layouts, theta
 from nas.evolution import Limit, Method, Objective, Rules
 from nas.layouts import Layout
 from nas.prepare import Sources
-from nas.readers import Source
+from nas.readers import Source, columns
 from nas.recipe import Recipe
 from nas.sampling import Strategy
 from nas.schema import DataError, Field, Head, Kind, Schema
@@ -243,9 +244,11 @@ def load(path: Path) -> Design:
     _refuse_unvalued(path, tree, tables)
     space = _converted(path, _space(path, tables.space), Space, "space.")
     sources = _sources(path, tables.data)
+    _refuse_unheeded_split(path, tree, tables)
     schema = _schema(path, tables, sources)
     _refuse_no_column(path, tables, schema)
     _refuse_no_truth(path, tables, schema)
+    _refuse_no_drop(path, tables, sources)
     return Design(path=path, tables=tables, sources=sources, schema=schema, space=space)
 
 
@@ -309,11 +312,37 @@ def _refuse_unvalued(path: Path, tree: dict[str, Any], tables: Tables) -> None:
             raise DataError(f"{path}: value.{key}: belongs to value.{source}, which is not there")
 
 
+def _refuse_unheeded_split(path: Path, tree: dict[str, Any], tables: Tables) -> None:
+    given, split = tree.get("split", {}), tables.split
+    if given and not tables.data.files:
+        raise DataError(f"{path}: split: divides data.files; data.train, data.valid and data.test are divided already")
+    for key, why in (
+        ("valid", "belongs to a split without folds" if split.folds else ""),
+        ("test", "belongs to a split without folds" if split.folds else ""),
+        ("fold", "" if split.folds else "belongs to a split with folds"),
+        ("seed", "belongs to a split that is drawn; by time nothing is" if split.by == "time" else ""),
+    ):
+        if key in given and why:
+            raise DataError(f"{path}: split.{key}: {why}")
+
+
 def _refuse_no_truth(path: Path, tables: Tables, schema: Schema) -> None:
     """Files of true probabilities of which no head has any."""
     if tables.data.truth and not any(head.truth for head in schema.heads):
         wanted = "heads.truth" if tables.heads else "columns true_* beside the log's label_*"
         raise DataError(f"{path}: data.truth: no head has a true probability there; expected {wanted}")
+
+
+def _refuse_no_drop(path: Path, tables: Tables, sources: Sources) -> None:
+    """A column to be dropped that no file has: another one, meant by that, may be an input."""
+    if not tables.data.drop or tables.data.layout == "libsvm":
+        return
+    found = [*dict.fromkeys(name for _, source in sources.given() for name in columns(source))]
+    for name in tables.data.drop:
+        if name not in found:
+            near = difflib.get_close_matches(name, found, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise DataError(f"{path}: data.drop: there is no column {name!r}{hint}; the files have {', '.join(found)}")
 
 
 def _space(path: Path, table: dict[str, Any]) -> dict[str, Any]:

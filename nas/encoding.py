@@ -211,17 +211,19 @@ def _lists(table: pa.Table, field: Field, schema: Schema) -> pa.ListArray:
     return compute.split_pattern(compute.fill_null(texts(table[field.name], schema.missing), ""), field.separator)
 
 
-def _flat(table: pa.Table, field: Field, schema: Schema) -> pa.Array:
-    column = compute.list_flatten(_lists(table, field, schema)) if field.kind == "multi" else table[field.name]
-    return texts(pa.chunked_array([column]) if isinstance(column, pa.Array) else column, schema.missing)
+def present(table: pa.Table, field: Field, schema: Schema) -> tuple[NDArray[np.int64], pa.Array]:
+    """The values that a categorical or multi-valued field holds, and the row of each; an empty item is no value."""
+    if field.kind == "multi":
+        lists = _lists(table, field, schema)
+        owner, values = _owners(lists), texts(pa.chunked_array([compute.list_flatten(lists)]), schema.missing)
+    else:
+        owner, values = np.arange(table.num_rows), texts(table[field.name], schema.missing)
+    return owner[np.asarray(values.is_valid())], values.drop_null()
 
 
 def _bag(table: pa.Table, code: SparseCode, schema: Schema) -> NDArray[np.int32]:
-    lists = _lists(table, code.field, schema)
-    values = _flat(table, code.field, schema)
+    owner, values = present(table, code.field, schema)
     rows = _looked_up(values, code)
-    owner, there = _owners(lists), ~np.asarray(values.is_null())  # an empty item is none: it takes no place
-    owner, rows = owner[there], rows[there]
     lengths = np.bincount(owner, minlength=table.num_rows)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     kept = place < code.field.longest
@@ -232,15 +234,13 @@ def _bag(table: pa.Table, code: SparseCode, schema: Schema) -> NDArray[np.int32]
 
 def _rows_of_values(table: pa.Table, field: Field, schema: Schema) -> dict[str, int]:
     """How many rows hold each value; one that a row's list names twice is in one row."""
-    values = _flat(table, field, schema)
+    owner, values = present(table, field, schema)
     if field.kind == "multi":
         coded = values.dictionary_encode()
-        there = np.asarray(coded.is_valid())
-        owner = _owners(_lists(table, field, schema))[there]
         size = max(1, len(coded.dictionary))
-        once = np.unique(owner * size + np.asarray(coded.indices.drop_null(), np.int64)) % size
+        once = np.unique(owner * size + np.asarray(coded.indices, np.int64)) % size
         values = coded.dictionary.take(pa.array(once))
-    seen = compute.value_counts(values.drop_null())
+    seen = compute.value_counts(values)
     return dict(zip(seen.field(0).to_pylist(), seen.field(1).to_pylist(), strict=True))
 
 

@@ -1,12 +1,16 @@
 """Files become a prepared folder: encoded train, valid and test rows, and the encoding that training rows gave.
 
 Two passes over the files: one learns vocabularies and transforms from training rows, one encodes. A folder whose
-digest of sources, schema and split is the same is used again.
+digest of sources, schema and split is the same is used again. One process at a time prepares or opens a folder.
 """
 
+import fcntl
 import hashlib
+import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -15,13 +19,13 @@ import pyarrow as pa
 
 from nas.atomic import replaced
 from nas.columns import labels, numbers, place, probabilities
-from nas.encoding import Encoding, encode, learned
+from nas.encoding import Encoding, encode, learned, present
 from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
 from nas.splits import PARTS, TRAIN, Cuts, Split, part_of, requests, time_cuts
 
-FORMAT = 3  # of prepared folders: with the third, empty items take no place and `min_count` counts rows
+FORMAT = 4  # of prepared folders: with the fourth, qid of a libsvm line is none of its indices
 _ENCODING, _BEGUN, _DONE = "encoding.json", "preparing", "prepared.json"
 Say = Callable[[str], None]
 
@@ -40,31 +44,59 @@ class Sources(msgspec.Struct, frozen=True):
         return parts if self.whole is None else ((-1, self.whole),)
 
 
-def prepare(sources: Sources, schema: Schema, split: Split, folder: Path, say: Say = lambda _: None) -> Parts:
-    """Prepare a data set, or open it when `folder` holds it already.
+def prepare(
+    sources: Sources, schema: Schema, split: Split, folder: Path, say: Say = lambda _: None, tell: Say = lambda _: None
+) -> Parts:
+    """Prepare a data set, or open it when `folder` holds it already, or will once another process has prepared it.
+
+    `say` hears how far it is, `tell` what whoever asked must know.
 
     Raises:
         DataError: what is wrong with the data, by file, column and row; or the folder holds something else.
     """
     wanted = _fingerprint(sources, schema, split)
     done = folder / _DONE
-    if not (done.exists() and msgspec.json.decode(done.read_bytes())["fingerprint"] == wanted):
-        _cleared(folder, sources)
-        _prepare(sources, schema, split, folder, wanted, say)
-    return opened(folder)
+    with _alone(folder, tell):
+        if not (done.exists() and msgspec.json.decode(done.read_bytes())["fingerprint"] == wanted):
+            _cleared(folder, sources)
+            _prepare(sources, schema, split, folder, wanted, say, tell)
+        return opened(folder)
+
+
+@contextmanager
+def _alone(folder: Path, tell: Say) -> Iterator[None]:
+    """Hold the lock beside a folder; the system takes it from a process that ends, also from one that is killed.
+
+    Where nothing can be written there is no lock: what was prepared there can still be opened.
+    """
+    if not folder.parent.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder.parent, os.W_OK):
+        yield
+        return
+    with folder.with_name(f"{folder.name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"waiting for another process, which prepares {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _cleared(folder: Path, sources: Sources) -> None:
-    """An empty folder, in place of what was prepared before; nothing else is ever removed."""
+    """A folder without the rows that were prepared before; nothing else is ever removed."""
     for path in (path for _, source in sources.given() for path in (*source.files, *source.truth)):
         if folder.resolve() in Path(path).resolve().parents:
             raise DataError(f"{path}: lies in {folder}, which prepared rows take the place of; name another --out")
     ours = (folder / _BEGUN).exists() or (folder / _DONE).exists()
     if folder.exists() and not ours and any(folder.iterdir()):
         raise DataError(f"{folder}: holds something else than prepared rows, which would go there; name another --out")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
     (folder / _BEGUN).touch()
+    (folder / _DONE).unlink(missing_ok=True)
+    for part in PARTS:  # who has them mapped keeps them: what is written now are other files
+        if (folder / part).exists():
+            shutil.rmtree(folder / part)
 
 
 def opened(folder: Path) -> Parts:
@@ -75,19 +107,24 @@ def opened(folder: Path) -> Parts:
     return Parts(train, valid, test, encoding, digest)
 
 
-def _prepare(sources: Sources, schema: Schema, split: Split, folder: Path, fingerprint: str, say: Say) -> None:
+def _prepare(
+    sources: Sources, schema: Schema, split: Split, folder: Path, fingerprint: str, say: Say, tell: Say
+) -> None:
     cuts = _cuts(sources, schema, split)
     say("reading training rows for vocabularies and transforms")
     encoding = learned(_training(sources, schema, split, cuts), schema)
-    writers = [Writer(folder / part) for part in PARTS]
+    writers, cut = [Writer(folder / part) for part in PARTS], Cut(schema)
     for table, first, part in _parted(sources, schema, split, cuts):
         say(f"encoded {first + table.num_rows:,} rows")
         rows = coded_rows(table, encoding, first)
+        cut.see(table)
         observed = ~np.isnan(rows.labels).all(axis=1)
         known = observed | ~np.isnan(rows.truth).all(axis=1)  # what was not shown still tells what could be captured
         for number, writer in enumerate(writers):
             kept = observed if number == TRAIN else known
             writer.write(rows.take(np.flatnonzero((part == number) & kept)))
+    for line in cut.told():
+        tell(line)
     digests = [writer.close() for writer in writers]
     _refuse_empty(writers, schema, folder)
     raw = msgspec.json.encode(encoding)
@@ -95,6 +132,33 @@ def _prepare(sources: Sources, schema: Schema, split: Split, folder: Path, finge
     digest = hashlib.sha256("".join(digests).encode() + raw).hexdigest()
     with replaced(folder / _DONE) as done:
         done.write_bytes(msgspec.json.encode({"fingerprint": fingerprint, "digest": digest}))
+
+
+class Cut:
+    """Counts the rows of whose values a multi-valued field keeps the first `longest` alone."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.rows = 0
+        self.cut, self.most = Counter[str](), Counter[str]()
+
+    def see(self, table: pa.Table) -> None:
+        """Count one chunk."""
+        self.rows += table.num_rows
+        for field in self.schema.of("multi"):
+            owner, _ = present(table, field, self.schema)
+            lengths = np.bincount(owner, minlength=1)
+            self.cut[field.name] += int((lengths > field.longest).sum())
+            self.most[field.name] = max(self.most[field.name], int(lengths.max()))
+
+    def told(self) -> list[str]:
+        """A line for each field that is cut."""
+        return [
+            f"{field.name}: {self.cut[field.name]:,} of {self.rows:,} rows hold more than {field.longest} values, up "
+            f"to {self.most[field.name]:,}; the first are kept, more with a larger `longest` of its [[fields]]"
+            for field in self.schema.of("multi")
+            if self.cut[field.name]
+        ]
 
 
 def coded_rows(table: pa.Table, encoding: Encoding, first_row: int) -> Rows:
@@ -181,7 +245,13 @@ def _refuse_empty(writers: list[Writer], schema: Schema, folder: Path) -> None:
 
 
 def _fingerprint(sources: Sources, schema: Schema, split: Split) -> str:
-    """Of the request and of the files' sizes and times of change."""
-    files = [path for _, source in sources.given() for path in (*source.files, *source.truth)]
+    """Of the request and of the files' sizes and times of change; a file is the same however its path is written."""
+    resolved = [(number, _resolved(source)) for number, source in sources.given()]
+    files = [path for _, source in resolved for path in (*source.files, *source.truth)]
     stats = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in files if Path(path).exists()]
-    return hashlib.sha256(msgspec.json.encode((FORMAT, sources, schema, split, stats))).hexdigest()
+    return hashlib.sha256(msgspec.json.encode((FORMAT, resolved, schema, split, stats))).hexdigest()
+
+
+def _resolved(source: Source) -> Source:
+    files, truth = (tuple(str(Path(path).resolve()) for path in paths) for paths in (source.files, source.truth))
+    return msgspec.structs.replace(source, files=files, truth=truth)

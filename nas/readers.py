@@ -2,8 +2,10 @@
 
 import csv as text_csv
 import gzip
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -19,7 +21,7 @@ from nas.schema import DataError, Schema
 
 CHUNK_ROWS = 50_000
 BLOCK_BYTES = 8 << 20  # of a text file that are parsed at once
-INDICES, LABEL = "indices", "label"  # columns of a libsvm file
+INDICES, LABEL, QID = "indices", "label", "qid"  # columns of a libsvm file
 TABS: tuple[Layout, ...] = ("tsv", "criteo", "kdd12")  # columns stand between tabs, which know no quotes
 QUOTED = r'^"([^"]|"")*"$'
 UNLABELLED = {"criteo": CRITEO[1:], "kdd12": KDD12[2:]}  # of rows that are only scored: their own test files' columns
@@ -50,11 +52,55 @@ class Source(msgspec.Struct, frozen=True):
         yield from read
 
     def _read(self, files: Sequence[str], schema: Schema, labels: bool) -> Iterator[pa.Table]:
-        for path in files:
+        for path in map(Path, files):
+            with _readable(path, self.layout):
+                yield from _chunks_of(self, path, schema, labels)
+
+
+def columns(source: Source) -> tuple[str, ...]:
+    """All columns that its files have; a libsvm file's are not known before its last line.
+
+    Raises:
+        DataError: a file cannot be read as its layout.
+    """
+    found: dict[str, None] = {}
+    for path in map(Path, source.files):
+        with _readable(path, source.layout):
+            parquets = source.layout in ("parquet", "ranking-log")
+            names = parquet.read_schema(path).names if parquets else _fixed(source)
+            found |= dict.fromkeys(names or _header(path, source.layout, _first_line(path)[0]))
+    return tuple(found)
+
+
+def _fixed(source: Source) -> tuple[str, ...]:
+    """The columns of files that do not name them."""
+    return {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
+
+
+@contextmanager
+def _readable(path: Path, layout: Layout) -> Iterator[None]:
+    """What cannot be read is named by its file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        text = layout not in ("parquet", "ranking-log") and path.exists()
+        raise DataError(
+            (_misencoded(path, layout) if text else "") or f"{path}: not readable as {layout}: {error}"
+        ) from error
+
+
+def _misencoded(path: Path, layout: Layout) -> str:
+    """Where a file holds the first byte that is no UTF-8, if any."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
             try:
-                yield from _chunks_of(self, Path(path), schema, labels)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}: not readable as {self.layout}: {error}") from error
+                line.decode()
+            except UnicodeDecodeError as error:
+                before = line[: error.start].decode()
+                cells = before.split("\t") if layout in TABS else next(text_csv.reader([before]))
+                column = "" if layout == "libsvm" else f", column {max(1, len(cells))}"
+                return f"{path}, line {number}{column}: found the byte {line[error.start]:#x}; expected text in UTF-8"
+    return ""
 
 
 def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
@@ -62,9 +108,9 @@ def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iter
     if source.layout in ("parquet", "ranking-log"):
         return _of_kinds(path, schema, _parquet(path, wanted))
     if source.layout == "libsvm":
-        _require(path, wanted, (LABEL, INDICES, *(field.name for field in schema.of("dense"))))
+        _require(path, wanted, (LABEL, INDICES, QID, *(field.name for field in schema.of("dense"))))
         return _numbered(path, _libsvm(path, schema, labels))
-    fixed = {"criteo": CRITEO, "kdd12": KDD12}.get(source.layout, source.header)
+    fixed = _fixed(source)
     if source.layout == "kdd12" and labels:
         return map(_two_rows, _numbered(path, _delimited(path, source.layout, fixed, [*KDD12])))
     if source.layout in UNLABELLED and not labels and _width(path) < len(fixed):
@@ -178,12 +224,12 @@ def _opened(path: Path) -> TextIO:
 
 
 def _libsvm(path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
-    """Lines `label index:value ...`; libfm's are the same.
+    """Lines `label index:value ...`; libfm's are the same. The column `qid` is what stands behind `qid:`, if anything.
 
     A dense field is named by its index; the column `indices` lists a line's other indices whose value is not 0. Where
     labels are not asked for a line may have none, or nothing at all: it has a score like every other.
     """
-    dense = [field.name for field in schema.of("dense")]
+    dense = [field.name for field in schema.of("dense") if field.name != QID]
     with _opened(path) as lines:
         numbered = enumerate(lines, 1)
         rows = ((number, said) for number, line in numbered if (said := line.split("#")[0].split()) or not labels)
@@ -192,7 +238,7 @@ def _libsvm(path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
 
 
 def _libsvm_table(path: Path, chunk: Sequence[tuple[int, list[str]]], dense: Sequence[str], labels: bool) -> pa.Table:
-    columns: dict[str, list[object]] = {name: [] for name in (LABEL, INDICES, *dense)}
+    columns: dict[str, list[object]] = {name: [] for name in (LABEL, INDICES, QID, *dense)}
     for number, said in chunk:
         label, *pairs = said or [""]
         if ":" in label:
@@ -204,11 +250,22 @@ def _libsvm_table(path: Path, chunk: Sequence[tuple[int, list[str]]], dense: Seq
             wrong = next(pair for pair in pairs if not pair.rpartition(":")[0])
             raise DataError(f"{path}, line {number}: found {wrong!r} where index:value belongs")
         columns[LABEL].append({"-1": "0", "+1": "1"}.get(label, label))
+        columns[QID].append(values.pop(QID, None))
         for name in dense:
             columns[name].append(values.pop(name, "0"))
-        columns[INDICES].append([index for index, value in values.items() if value not in ("0", "0.0")])
-    types = {LABEL: pa.string(), INDICES: pa.list_(pa.string()), **dict.fromkeys(dense, pa.string())}
+        columns[INDICES].append([index for index, value in values.items() if _weight(path, number, index, value)])
+    types = {LABEL: pa.string(), INDICES: pa.list_(pa.string()), QID: pa.string(), **dict.fromkeys(dense, pa.string())}
     return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+
+
+def _weight(path: Path, number: int, index: str, value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise DataError(f"{path}, line {number}: found {f'{index}:{value}'!r}; expected a number behind the colon")
+    return weight
 
 
 def _two_rows(table: pa.Table) -> pa.Table:

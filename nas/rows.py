@@ -1,6 +1,7 @@
 """Encoded rows on disk, mapped into memory: a batch is read when it is needed; memory does not grow with the data."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.encoding import Coded, Encoding
+from nas.schema import DataError
 
 Array = NDArray[Any]
 
@@ -83,15 +85,23 @@ class Writer:
 
 
 def mapped(folder: Path) -> Rows:
-    """Rows that were written to a folder."""
+    """Rows that were written to a folder.
+
+    Raises:
+        DataError: a file is not as long as its rows are.
+    """
     meta = msgspec.json.decode((folder / _META).read_bytes())
 
     def array(name: str) -> Array:
-        spec = meta["files"][name]
-        shape = (meta["rows"], *spec["shape"])
-        if not np.prod(shape):
-            return np.zeros(shape, spec["dtype"])
-        return np.memmap(folder / f"{name}.bin", spec["dtype"], "r", shape=shape)
+        spec, path = meta["files"][name], folder / f"{name}.bin"
+        shape, kind = (meta["rows"], *spec["shape"]), np.dtype(spec["dtype"])
+        size, wanted = path.stat().st_size, math.prod(shape) * kind.itemsize
+        if size != wanted:
+            raise DataError(
+                f"{path}: found {size:,} bytes; expected {wanted:,}, for {meta['rows']:,} rows; "
+                f"remove {folder.parent}, and it is prepared again"
+            )
+        return np.memmap(path, kind, "r", shape=shape) if wanted else np.zeros(shape, kind)
 
     bags = tuple(array(f"bag{j}") for j in range(sum(name.startswith("bag") for name in meta["files"])))
     features = Coded(array("dense"), array("sparse"), bags)

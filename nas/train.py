@@ -145,7 +145,8 @@ def fit(
         AnotherRun: the folder holds a checkpoint of other arguments.
     """
     weights = tuple(head_weights or (1.0,) * len(parts.encoding.schema.heads))
-    task = _Task(architecture, recipe, parts, seed, rows or recipe.epochs * len(parts.train), weights, value)
+    epoch = _epoch(len(parts.train), recipe.batch_size)
+    task = _Task(architecture, recipe, parts, seed, rows or recipe.epochs * epoch, weights, value)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = start or _fresh(task)
@@ -156,7 +157,7 @@ def fit(
         before = progress.rows
         if progress.checks:  # what is gone on with may have ended
             progress.stopped = _reason(progress, recipe, None, model)
-        for stop in _stops(progress.rows, task.budget, len(parts.train), recipe.batch_size, rungs):
+        for stop in _stops(progress.rows, task.budget, epoch, min(recipe.batch_size, epoch), rungs):
             if progress.stopped != "budget":
                 break
             _train_until(stop, task, steps, progress, say)
@@ -227,10 +228,14 @@ def read_run(folder: Path, inputs: Inputs) -> Run:
     return Run(record, model.to(device()).eval())
 
 
-def _stops(done: int, budget: int, per_epoch: int, batch: int, rungs: Sequence[int]) -> list[int]:
-    """Rows at which to check, whole batches each: rungs, ends of epochs, the end."""
-    size = min(batch, per_epoch)
-    epochs = range(per_epoch // size * size, budget, per_epoch // size * size)
+def _epoch(rows: int, batch: int) -> int:
+    """Rows of an epoch: whole batches."""
+    return rows // min(batch, rows) * min(batch, rows)
+
+
+def _stops(done: int, budget: int, epoch: int, size: int, rungs: Sequence[int]) -> list[int]:
+    """Rows at which to check, whole batches of that size each: rungs, ends of epochs, the end."""
+    epochs = range(epoch, budget, epoch)
     wanted = {-(-stop // size) * size for stop in (*rungs, *epochs, budget) if stop <= budget}
     return sorted(stop for stop in wanted if stop > done)
 

@@ -21,7 +21,7 @@ from nas.genotype import Genotype, digest
 from nas.latency import LatencyTable, Timing, interleaved, measured_table, read_table, session
 from nas.metrics import row_logloss
 from nas.network import Network
-from nas.prepare import prepare
+from nas.prepare import Say, prepare
 from nas.rows import Parts, Rows
 from nas.schema import DataError
 from nas.score import write_encoding
@@ -52,14 +52,14 @@ class Workplace(msgspec.Struct, frozen=True, eq=False):
         return tuple(head.name for head in self.design.schema.heads)
 
 
-def opened(design: Design, folder: Path, say: Callable[[str], None] = lambda _: None) -> Workplace:
-    """Prepare the data, or find it prepared.
+def opened(design: Design, folder: Path, say: Say = lambda _: None, tell: Say = lambda _: None) -> Workplace:
+    """Prepare the data, or find it prepared; `say` hears how far it is, `tell` what a person must know.
 
     Raises:
         DataError: what is wrong with the data or with the value model.
     """
     value = design.value()
-    parts = prepare(design.sources, design.schema, design.tables.split, folder / "data", say)
+    parts = prepare(design.sources, design.schema, design.tables.split, folder / "data", say, tell)
     rates = tuple(base_rates(parts.train).tolist())
     return Workplace(design, folder, parts, value, head_weights_of(design.tables, value, rates))
 

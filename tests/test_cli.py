@@ -177,7 +177,9 @@ def test_check_names_the_services_that_do_not_answer(capsys: pytest.CaptureFixtu
     assert "127.0.0.1:1: no connection (Connection refused)" in done.stdout
     found = Done(capsys, "check", str(study), "--offline", "--json").json
     assert found.pop("seen")["unknown"] == "there is no journal yet; they are told once a first deal has had traffic"
-    assert found == {"study": "quick", "warnings": [], "faults": {}, "edits": [], "demands": []}
+    rails = ["ctr may fall by at most 2 %"]
+    assert found == {"study": "quick", "guardrails": rails, "warnings": [], "faults": {}, "edits": [], "demands": []}
+    assert "\nguardrail: ctr may fall by at most 2 %\n" in done.stdout
 
 
 def test_check_says_what_an_edit_would_change_of_a_running_study(
@@ -195,6 +197,14 @@ def test_check_says_what_an_edit_would_change_of_a_running_study(
     assert "journal: the study file was changed where a journal cannot follow: seed: 0 before, 1 now" in done.out
     assert "window.length: 1h before, 2h now; " in done.out
     assert "window.validity: 3h before, 6h now (not in the file: it follows from other keys)" in done.out
+    with Journal.open(journal, None) as book:
+        Recorder.take_over(PLAN, book, MemoryPublisher(), START_MS, "wall", "topic engagement")
+    study.write_text(text.replace('topic = "engagement"', 'topic = "e2"'))
+    assert (
+        "\njournal: its offsets are those of topic engagement, this run reads topic e2. "
+        in Done(capsys, "check", str(study), "--offline").out
+    )
+    study.write_text(text.replace("seed = 0", "seed = 1"))
     monkeypatch.chdir(study.parent)
     assert "\njournal: the study file was changed" in Done(capsys, "check", study.name, "--offline").out
 
@@ -362,6 +372,32 @@ def test_a_user_without_a_name_can_command(
     assert "no daemon" in Done(capsys, "pause", str(study), "--wait", "0s").out
     with Journal.read_only(journal) as book:
         assert book.inbox()[0].command["who"] == "uid 54321"
+
+
+def test_a_new_journal_says_whose_study_it_takes_over(
+    capsys: pytest.CaptureFixture[str], study: Path, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    study.write_text(study_text(WORLD, Services(bootstrap="127.0.0.1:1", redis_url=redis_url)))
+    (study.parent / "none.ndjson").write_bytes(b"")
+    run = ("run", str(study), "--events", str(study.parent / "none.ndjson"), "--until-idle", "1s")
+    for _ in range(2):
+        assert Done(capsys, *run, "--listen", "127.0.0.1:0").status == 0
+        assert "takes the study over" not in caplog.text
+    study.with_name("quick.journal").unlink()
+    assert "warning: study: Redis holds a table of quick that is valid " in Done(capsys, "check", str(study)).out
+    assert Done(capsys, *run, "--listen", "127.0.0.1:0").status == 0
+    (line,) = [record for record in caplog.records if "takes the study over" in record.message]
+    assert line.levelname == "WARNING"
+
+
+def test_an_order_for_a_journal_that_cannot_be_written_to_says_so(
+    capsys: pytest.CaptureFixture[str], study: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writable = os.access  # as on a read-only file system, for root too
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != journal and writable(path, mode))
+    done = Done(capsys, "pause", str(study))
+    assert done.status == 1
+    assert f"trimtab pause: journal.path: found a journal that cannot be written to: {journal}; accepted: " in done.err
 
 
 def test_a_daemon_replays_a_file_and_ends(capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path) -> None:

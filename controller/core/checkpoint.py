@@ -16,6 +16,7 @@ class _Small(msgspec.Struct, frozen=True):
     rejected: int
     arrived: int
     looked_ms: int
+    reasons: dict[str, int] = {}
 
 
 class RowChanges(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ def changes(before: State | None, after: State) -> tuple[RowChanges, State]:
     put = dict(put)
     put |= {_key(key): codec.encode(cell) for key, cell in after.recorded.items() if old.get(key) is not cell}
     gone = tuple(_key(key) for key in old.keys() - after.recorded.keys())
-    put["step"] = codec.encode(_Small(after.rejected, after.arrived, after.looked_ms))
+    put["step"] = codec.encode(_Small(after.rejected, after.arrived, after.looked_ms, after.reasons))
     if before is None or before.experiment is not after.experiment:
         put[_EXPERIMENT] = codec.encode(after.experiment)
     return RowChanges(put, (*drop, *gone)), msgspec.structs.replace(after, windows=windows)
@@ -52,6 +53,7 @@ def restore(rows: dict[str, bytes]) -> State:
         rejected=small.rejected,
         arrived=small.arrived,
         looked_ms=small.looked_ms,
+        reasons=small.reasons,
     )
 
 

@@ -24,6 +24,7 @@ class PartitionState(msgspec.Struct, frozen=True, eq=False):
     held: Events | None = None  # one row that is far ahead of the events clock, until the next row judges it
     held_row: bytes = b""  # as it came, cut
     refused: int = 0  # rows that were, since one was taken
+    reasons: dict[str, int] = {}  # those by reason, in order of their names
 
 
 Partitions = Mapping[int, PartitionState]

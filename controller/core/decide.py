@@ -36,6 +36,7 @@ from controller.core.looks import looked
 from controller.core.plan import Plan
 from controller.core.rollout import BESIDE, FROZEN, OTHERS, TESTS, Deal
 from controller.core.soundness import alike, followed_on, told, verified
+from controller.core.windows import Quality
 
 Outcome = Literal["dealt", "kept", "no_data", "backlog", "frozen"]
 
@@ -127,8 +128,19 @@ def _judged(
     if not act:
         return _Verdict(experiment, "backlog", "a newer window is decided on", deal)
     if not any(end == seen.end_ms for end, _ in seen.cells):
-        return _Verdict(experiment, "no_data", "no event in the window: the last deal goes on", deal)
+        return _Verdict(experiment, "no_data", f"{_uncounted(seen.quality)}: the last deal goes on", deal)
     return _followed(plan, experiment, seen, deal, rng)
+
+
+def _uncounted(rows: Quality) -> str:
+    """What became of the events of a window without sums."""
+    kinds = {
+        "served without a table (version 0)": rows.fallback,
+        "served by an unknown version": rows.unknown_version,
+        "misattributed": rows.misattributed,
+    }
+    found = [f"{count} {kind}" for kind, count in kinds.items() if count]
+    return f"no event of the window counts, {', '.join(found)}" if found else "no event in the window"
 
 
 def _followed(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal, rng: np.random.Generator) -> _Verdict:

@@ -119,6 +119,7 @@ class Statistics(msgspec.Struct, frozen=True, eq=False):
     quality: Quality
     rejected: int = 0  # rows refused since the last decision
     arrived: int = 0  # all rows since then
+    reasons: dict[str, int] = {}  # the refused rows by reason; none in a ledger of before they were kept
 
 
 def tuned(plan: Plan, carry: Carry) -> Plan:

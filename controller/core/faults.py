@@ -1,5 +1,7 @@
 """Why a window's data cannot be trusted: what freezes a study until an operator has looked."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +9,8 @@ from controller.core import ratio, safety
 from controller.core.experiment import Experiment, Statistics
 from controller.core.plan import Plan
 from controller.core.rollout import Deal
+
+MAX_CAUSES = 3  # reasons that are named, the most frequent first
 
 
 def fault(plan: Plan, experiment: Experiment, seen: Statistics, deal: Deal) -> str | None:
@@ -38,7 +42,14 @@ def _misattribution(plan: Plan, seen: Statistics) -> str | None:
 def _impossible(plan: Plan, seen: Statistics) -> str | None:
     if not safety.excessive(seen.rejected, seen.arrived, plan.safety.rejected_share):
         return None
-    return f"impossible values: {seen.rejected} of {seen.arrived} events since the last decision were rejected"
+    refused = f"{seen.rejected} of {seen.arrived} events since the last decision were rejected"
+    return f"impossible values: {refused}{by_cause(seen.reasons)}"
+
+
+def by_cause(reasons: Mapping[str, int]) -> str:
+    """Why rows were refused, to end a sentence: ": missing_field 3990, future 10"."""
+    most = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:MAX_CAUSES]
+    return f": {', '.join(f'{reason} {rows}' for reason, rows in most)}" if most else ""
 
 
 def _silence(experiment: Experiment, seen: Statistics, deal: Deal) -> str | None:

@@ -36,21 +36,22 @@ class _Difference(msgspec.Struct, frozen=True, eq=False):
     events: NDArray[np.int64]  # (G1, B)
 
 
-class _Seen(msgspec.Struct, frozen=True, eq=False):
+class _Seen(msgspec.Struct, frozen=True, eq=False, omit_defaults=True):
     end_ms: int
     cells: tuple[_Difference, ...]
     units: NDArray[np.int64]  # (B,)
     quality: Quality
     rejected: int
     arrived: int
+    reasons: dict[str, int] = {}
 
 
 def pack(seen: Statistics, recorded: Cells) -> tuple[bytes, Cells]:
     """What `seen` adds to the sums recorded so far, as bytes; and the sums recorded then."""
     changed = {key: cell for key, cell in sorted(seen.cells.items()) if not _same(recorded.get(key), cell)}
     differences = tuple(_difference(key, cell, recorded.get(key)) for key, cell in changed.items())
-    data = codec.encode(_Seen(seen.end_ms, differences, seen.units, seen.quality, seen.rejected, seen.arrived))
-    return data, recorded | changed
+    about = (seen.units, seen.quality, seen.rejected, seen.arrived, seen.reasons)
+    return codec.encode(_Seen(seen.end_ms, differences, *about)), recorded | changed
 
 
 def unpack(data: bytes, recorded: Cells) -> tuple[Statistics, Cells]:
@@ -58,7 +59,8 @@ def unpack(data: bytes, recorded: Cells) -> tuple[Statistics, Cells]:
     seen = codec.decode(data, _Seen)
     recorded = recorded | {(d.end_ms, d.version): _sum(recorded.get((d.end_ms, d.version)), d) for d in seen.cells}
     cells = {key: cell for key, cell in recorded.items() if key[0] <= seen.end_ms}
-    return Statistics(seen.end_ms, cells, seen.units, seen.quality, seen.rejected, seen.arrived), recorded
+    about = (seen.units, seen.quality, seen.rejected, seen.arrived, seen.reasons)
+    return Statistics(seen.end_ms, cells, *about), recorded
 
 
 def row_counts(data: bytes) -> tuple[Quality, int, int]:

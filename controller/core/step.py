@@ -13,6 +13,7 @@ from controller.core import breaker, distinct, ledger, operate, replan, windows
 from controller.core.decide import Decision, decide
 from controller.core.evidence import fold
 from controller.core.experiment import Experiment, Statistics, ended_ms, initial, tables
+from controller.core.faults import by_cause
 from controller.core.ledger import Cells, Record
 from controller.core.operate import Answer, Command
 from controller.core.plan import Plan, digest
@@ -32,6 +33,7 @@ class State(msgspec.Struct, frozen=True, eq=False):
     rejected: int = 0  # rows refused since the last decision
     arrived: int = 0  # all rows since then
     looked_ms: int = 0  # when the breaker last looked
+    reasons: dict[str, int] = {}  # the refused rows by reason
 
 
 class Publish(msgspec.Struct, frozen=True):
@@ -146,7 +148,8 @@ def command(plan: Plan, state: State, order: Command, now_ms: int) -> tuple[Stat
         effects.append(Publish(experiment.carry.version, answer.table))
     state = msgspec.structs.replace(state, experiment=experiment)
     if order.command == "resume" and answer.table is not None:  # what was refused before it is not held against it
-        state = msgspec.structs.replace(state, windows=windows.forgiven(state.windows), rejected=0, arrived=0)
+        forgiven = windows.forgiven(state.windows)
+        state = msgspec.structs.replace(state, windows=forgiven, rejected=0, arrived=0, reasons={})
     return state, tuple(effects), answer
 
 
@@ -161,10 +164,15 @@ def _ingest(plan: Plan, state: State, batch: Batch, now_ms: int | None) -> tuple
         "events" if now_ms is None else "wall",
         ended_ms(plan, state.experiment),
     )
-    refused = sum(sum(part.rejected.values()) for part in batch.parts) + ingested.counts.get("future", 0)
+    new = windows.by_reason(*(part.rejected for part in batch.parts), {"future": ingested.counts.get("future", 0)})
+    refused = sum(new.values())
     arrived = refused + sum(count for result, count in ingested.counts.items() if result != "future")
     return msgspec.structs.replace(
-        state, windows=after, rejected=state.rejected + refused, arrived=state.arrived + arrived
+        state,
+        windows=after,
+        rejected=state.rejected + refused,
+        arrived=state.arrived + arrived,
+        reasons=windows.by_reason(state.reasons, new),
     ), ingested
 
 
@@ -175,7 +183,10 @@ def _nothing_taken(plan: Plan, state: State, batch: Batch, now_ms: int | None) -
     if not refusing or not parts.keys() <= refusing | batch.idle:
         return None
     rows = sum(part.refused for part in parts.values())
-    return f"impossible values: all of the last {rows} events were rejected, so no window can settle"
+    why = by_cause(windows.by_reason(*(part.reasons for part in parts.values())))
+    number, most = max(parts.items(), key=lambda item: item[1].refused)
+    where = f"the newest of partition {number} before offset {most.next_offset}"
+    return f"impossible values: all of the last {rows} events were rejected, so no window can settle{why}; {where}"
 
 
 def _settled(plan: Plan, state: State) -> Iterator[int]:
@@ -209,6 +220,7 @@ def _statistics(state: State, plan: Plan, end_ms: int | None) -> Statistics:
         state.windows.quality.get(last, Quality()),
         state.rejected,
         state.arrived,
+        state.reasons,
     )
 
 
@@ -224,7 +236,7 @@ def _decide(
         effects.append(Publish(experiment.carry.version, decision.table))
     after = windows.without_units(state.windows, end_ms)
     state = msgspec.structs.replace(
-        state, windows=after, experiment=experiment, recorded=recorded, rejected=0, arrived=0
+        state, windows=after, experiment=experiment, recorded=recorded, rejected=0, arrived=0, reasons={}
     )
     return state, decision, effects
 

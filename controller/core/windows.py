@@ -6,6 +6,7 @@ watermark just before the row: every rule about time looks at it alone, so how a
 cut into batches, and how partitions interleave, cannot change a bit.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, get_args
 
@@ -163,9 +164,13 @@ def ingest(
         known = partitions.get(part.partition, PartitionState(None, part.next_offset))
         arrived = admitted(part.events, known.held, known.watermark_ms, now_ms, clock)
         row = b"" if arrived.held is None else part.last if len(part.events.offset) else known.held_row
-        new = sum(part.rejected.values()) + len(arrived.future)
-        refused = 0 if len(arrived.before_ms) else known.refused + new
-        partitions[part.partition] = PartitionState(arrived.watermark_ms, part.next_offset, arrived.held, row, refused)
+        refused, reasons = 0, dict[str, int]()
+        if not len(arrived.before_ms):
+            refused = known.refused + sum(part.rejected.values()) + len(arrived.future)
+            reasons = by_reason(known.reasons, part.rejected, {"future": len(arrived.future)})
+        partitions[part.partition] = PartitionState(
+            arrived.watermark_ms, part.next_offset, arrived.held, row, refused, reasons
+        )
         taken.append(_Taken(part.partition, arrived, known))
     state = msgspec.structs.replace(state, partitions=partitions)
     rows = _rows(plan, [part.rows for part in taken if len(part.rows.before_ms)])
@@ -365,9 +370,17 @@ def refusing(plan: WindowPlan, state: WindowsState, now_ms: int) -> frozenset[in
     return only_refused(state.partitions, state.watermark_ms, now_ms, plan.length_ms, most)
 
 
+def by_reason(*counts: Mapping[str, int]) -> dict[str, int]:
+    """Refused rows by reason, added up; in order of their names, so that the same rows give the same record."""
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return {reason: rows for reason, rows in sorted(total.items()) if rows}
+
+
 def forgiven(state: WindowsState) -> WindowsState:
     """The state that holds no refused row against any partition."""
-    parts = {number: msgspec.structs.replace(part, refused=0) for number, part in state.partitions.items()}
+    parts = {number: msgspec.structs.replace(part, refused=0, reasons={}) for number, part in state.partitions.items()}
     return msgspec.structs.replace(state, partitions=parts)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from controller.core.estimate import BUCKETS, Metric, combined_noise, relative_changes, usable
@@ -65,7 +66,7 @@ def advice(study: Study) -> Advice:
         return Advice(unknown="the journal is not of this study file's metrics and buckets")
     noise = next(_noises(study.plan, state), None)
     if noise is None:
-        return Advice(unknown="no deal has had traffic yet")
+        return Advice(unknown=_unmeasured(study.plan, state))
     return Advice(noise, tuple(_moved(study.plan, state)))
 
 
@@ -77,11 +78,32 @@ def _deals(state: State) -> Iterator[tuple[Deal, Cell]]:
             yield deal, cell
 
 
-def _noises(plan: Plan, state: State) -> Iterator[Noise]:
-    metrics = tuple(metric for metric in plan.metrics if metric.name in plan.objective)
+def _unmeasured(plan: Plan, state: State) -> str:
+    """Why no deal tells the objective's noise."""
+    deals = list(_deals(state))
+    if not deals:
+        return "no deal has had traffic yet"
+    metrics = _judged(plan)
+    never = [m.name for m in metrics if not any(np.isfinite(_terms(plan, (m,), *deal)).all() for deal in deals)]
+    if never:
+        return f"no deal has measured {', '.join(never)} yet"
+    return f"no deal has measured {', '.join(metric.name for metric in metrics)} together yet"
+
+
+def _judged(plan: Plan) -> tuple[Metric, ...]:
+    return tuple(metric for metric in plan.metrics if metric.name in plan.objective)
+
+
+def _terms(plan: Plan, metrics: tuple[Metric, ...], deal: Deal, cell: Cell) -> NDArray[np.float64]:
+    """(M, A-1) of `combined_noise`."""
     coefficients = np.array([plan.objective[metric.name] for metric in metrics])
+    return combined_noise(coefficients, metrics, plan.component_names, served(deal, cell))
+
+
+def _noises(plan: Plan, state: State) -> Iterator[Noise]:
+    metrics = _judged(plan)
     for deal, cell in _deals(state):
-        terms = combined_noise(coefficients, metrics, plan.component_names, served(deal, cell))
+        terms = _terms(plan, metrics, deal, cell)
         if np.isfinite(terms).all():
             whole, parts = float(terms.sum(axis=0).mean()), terms.mean(axis=1).tolist()
             share = {metric.name: part / whole for metric, part in zip(metrics, parts, strict=True)}

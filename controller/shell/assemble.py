@@ -1,9 +1,8 @@
-"""Puts a daemon together from a study, and asks its services whether they are there."""
+"""Puts a daemon together from a study."""
 
 import os
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from controller.core.clock import Clock
-from controller.shell import fingerprint
+from controller.core.step import State
+from controller.shell import fingerprint, takeover
 from controller.shell.access import Token, address, load_tokens
 from controller.shell.admin import Server, serve
 from controller.shell.api import Site, app
@@ -23,16 +23,12 @@ from controller.shell.daemon import Daemon, log, readiness_log
 from controller.shell.dead_letters import DeadLetters, KafkaDeadLetters
 from controller.shell.health import Health
 from controller.shell.journal import Journal
-from controller.shell.kafka_diagnosis import unreached
 from controller.shell.metrics import Metrics, OfStudy
-from controller.shell.publisher import PublisherUnavailable, RedisPublisher, connect
-from controller.shell.recorder import Recorder
-from controller.shell.sources import At, OffsetLost, Source, SourceUnavailable
+from controller.shell.publisher import RedisPublisher, connect
+from controller.shell.recorder import Recorder, topic
+from controller.shell.sources import At, Source
 from controller.shell.sources_kafka import KafkaSource
 from controller.shell.sources_ndjson import NdjsonSource
-from controller.shell.tls import CannotConnect
-
-READ_S = 10.0  # a record that takes longer cannot be read
 
 
 class ClientMissing(Exception):
@@ -70,16 +66,14 @@ def run_daemon(
     with ExitStack() as open_:
         server = _listening(study, listen, Site(plan.study, study.journal, board, health, registry))
         open_.callback(server.close)
-        source: Source = _kafka_source(study, clock) if events is None else NdjsonSource(events)
+        source: Source = source_of(study, clock) if events is None else NdjsonSource(events)
         open_.callback(source.close)
         letters = _dead_letters(study) if events is None else None
         if letters is not None:
             open_.callback(letters.close)
         journal = open_.enter_context(Journal.open(study.journal, plan.study))
         metrics.journal(study.journal)
-        reading = f"topic {study.kafka.topic}" if events is None else f"file {events}"
-        now_ms = int(time.time() * 1000)
-        recorder, state = Recorder.take_over(plan, journal, _publisher(study), now_ms, clock, reading, server.url)
+        recorder, state = _take_over(study, journal, clock, events, server.url)
         board.recall(journal)
         metrics.recall(journal)
         log.info("study %s: epoch %d, stage %s, clock %s, journal %s", plan.study, recorder.epoch,
@@ -90,6 +84,14 @@ def run_daemon(
         )  # fmt: skip
         daemon.run(stop, until_idle_s)
         log.info("study %s: ended; rows read: %s", plan.study, metrics.tally())
+
+
+def _take_over(study: Study, journal: Journal, clock: Clock, events: str | None, admin: str) -> tuple[Recorder, State]:
+    publisher, now_ms = publisher_of(study), int(time.time() * 1000)
+    if (found := takeover.by(journal, publisher, now_ms)) is not None:
+        log.warning("%s: %s", study.path, found)
+    reading = topic(study.kafka.topic) if events is None else f"file {events}"
+    return Recorder.take_over(study.plan, journal, publisher, now_ms, clock, reading, admin)
 
 
 def _listening(study: Study, listen: tuple[str, int] | None, site: Site) -> Server:
@@ -113,60 +115,13 @@ def _who(tokens: tuple[Token, ...]) -> str:
     return ", ".join(f"{token.caller.name} ({token.caller.role})" for token in tokens)
 
 
-def probe(study: Study) -> dict[str, str]:
-    """What is wrong with the study's services, by part."""
-    faults = {}
-    try:
-        _publisher(study).stored()
-    except (CannotConnect, PublisherUnavailable) as error:
-        faults["redis"] = str(error).removeprefix("redis: ")
-    letters = study.kafka.dead_letter_topic
-    if (found := unreached(study.kafka)) is not None:
-        faults["kafka"] = f"no Kafka broker is of use: {found}"
-    elif (found := _asked(study, study.kafka.topic, _unread)) is not None:
-        faults["kafka"] = found
-    elif letters is not None and (found := _asked(study, letters, lambda _: None)) is not None:
-        faults["dead letters"] = found
-    return faults
-
-
-def _asked(study: Study, topic: str, more: Callable[[Source], str | None]) -> str | None:
-    """Why a topic's offsets cannot be had, or what `more` finds of one that tells them, or None."""
-    kafka = msgspec.structs.replace(study.kafka, topic=topic)
-    try:
-        source = _kafka_source(msgspec.structs.replace(study, kafka=kafka), "wall")
-    except (CannotConnect, ClientMissing) as error:
-        return str(error)
-    try:
-        source.start(None, "latest")
-        return more(source)
-    except (SourceUnavailable, OffsetLost) as error:
-        return str(error)
-    finally:
-        source.close()
-
-
-def _unread(source: Source) -> str | None:
-    """Why the newest records cannot be read, or None: a topic that nobody here can unpack tells its offsets too."""
-    earliest, latest = source.start(None, "earliest"), source.start(None, "latest")
-    newest = {partition: max(low, latest[partition] - 1) for partition, low in earliest.items()}
-    if newest == latest:
-        return None
-    source.start(newest, "latest")
-    deadline = time.monotonic() + READ_S
-    while time.monotonic() < deadline:
-        if source.poll(0.5).parts:
-            return None
-        if (fault := source.health()) is not None:
-            return fault
-    return f"no record came within {READ_S:g} s"
-
-
-def _publisher(study: Study) -> RedisPublisher:
+def publisher_of(study: Study) -> RedisPublisher:
+    """Where a study's tables go. Raises `CannotConnect`."""
     return RedisPublisher(connect(study.redis.url, password(os.environ, "redis"), study.redis.tls), study.plan.study)
 
 
-def _kafka_source(study: Study, clock: Clock) -> Source:
+def source_of(study: Study, clock: Clock) -> Source:
+    """A study's topic. Raises `CannotConnect`, `ClientMissing`."""
     kafka, secret, length_ms = study.kafka, password(os.environ, "kafka"), study.plan.window.length_ms
     # On the events' own clock nothing is idle: a replay waits for every partition.
     idle_after_s = kafka.idle_after / 1000 if clock == "wall" else None

@@ -84,6 +84,7 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     stage_since_ms: int
     reason: str
     notice: str
+    decision: str  # the newest one's why; "" before any
     epoch: int
     version: int
     valid_until_ms: int | None  # from then on clients serve the fallback
@@ -170,8 +171,7 @@ class Board:
 
     def show(self, state: State, faults: dict[str, str], now_ms: int) -> None:
         """Take a picture of the state."""
-        revision = self.history.revision
-        self.study = _view(self._plan, self._digest, self._clock, state, faults, now_ms, self._behind, revision)
+        self.study = _view(self._plan, self._digest, self._clock, state, faults, now_ms, self._behind, self.history)
 
 
 def history_entry(at_ms: int, kind: str, body: dict[str, Any]) -> HistoryEntry | None:
@@ -204,7 +204,7 @@ def _view(
     faults: dict[str, str],
     now_ms: int,
     behind: int,
-    revision: int,
+    history: History,
 ) -> StudyView:
     experiment, carry = state.experiment, state.experiment.carry
     plan = tuned(plan, carry)
@@ -219,6 +219,7 @@ def _view(
         stage_since_ms=carry.stage_since_ms,
         reason=carry.reason,
         notice=carry.notice,
+        decision=history.decisions[-1].what if history.decisions else "",
         epoch=carry.epoch,
         version=carry.version,
         valid_until_ms=carry.valid_until_ms,
@@ -244,7 +245,7 @@ def _view(
         banned=len(carry.banned),
         window=_window(state.windows.quality),
         actions=tuple(_action(plan, experiment, verb, now_ms) for verb in ORDERS),
-        history=revision,
+        history=history.revision,
     )
 
 

@@ -16,6 +16,7 @@ from controller.core.rollout import RolloutPlan, TrafficPlan, whole
 from controller.core.windows import WindowPlan
 from controller.shell.access import Admin
 from controller.shell.connections import SECRETS, Kafka, Redis
+from controller.shell.limits import percent
 from controller.shell.offline_file import read_predictions
 from controller.shell.study_file import (
     ComponentTable,
@@ -31,7 +32,11 @@ from controller.shell.study_file import (
 from controller.shell.toml_records import Mistake, join, read_fields, show
 
 MAX_LISTED = 20  # mistakes of a file of predictions that are shown
+SQLITE = b"SQLite format 3\x00"  # what every journal begins with
 _Service = TypeVar("_Service", Kafka, Redis)
+_FIX_ONE = "fix one weight (`fixed = true`) to save evidence"
+_ALONE = "a single weight above 0 changes no order, whatever it is: add another weight, and fix one (`fixed = true`)"
+LARGE_LIMIT = 0.3  # of a guardrail: nobody bears so much, it is a percentage taken for a fraction
 LARGE_STATE = 2**30  # bytes of sums that are not sealed: a decision goes through all of them
 
 
@@ -115,7 +120,10 @@ def _nul(place: str, value: Any) -> Iterator[Mistake]:
 
 def _tree(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors begin with a mark
+        content = path.read_bytes()
+        if content.startswith(SQLITE):
+            raise _unreadable(path, "a journal (an SQLite database)", "the study file that names it in journal.path")
+        return tomllib.loads(content.decode("utf-8-sig"))  # some editors begin with a mark
     except FileNotFoundError:
         raise _unreadable(path, "no such file", "the path of a study file") from None
     except IsADirectoryError:
@@ -269,7 +277,8 @@ def _contradictions(tables: Mapping[str, Any]) -> list[Mistake]:
 def _warnings(plan: Plan) -> tuple[str, ...]:
     found = []
     if plan.form == "linear" and not any(weight.fixed and weight.baseline != 0 for weight in plan.weights):
-        found.append("weights: a linear value model is scale-free; fix one weight (`fixed = true`) to save evidence")
+        alone = sum(not weight.fixed for weight in plan.weights) == 1
+        found.append(f"weights: a linear value model is scale-free; {_ALONE if alone else _FIX_ONE}")
     delayed = {metric.name for metric in plan.metrics if metric.response == "delayed"}
     found += [
         f"objective.{name}: a delayed metric is judged before promotion only; exploring cannot raise it"
@@ -286,7 +295,7 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
             "noticed: at least two windows must be open to be held against those before"
         )
     found += [*_short_lived(plan), *_large(plan), *_thin(plan), *_slow(plan)]
-    return (*found, *_strict(plan))
+    return (*found, *_wide(plan), *_strict(plan))
 
 
 def _short_lived(plan: Plan) -> Iterator[str]:
@@ -296,6 +305,16 @@ def _short_lived(plan: Plan) -> Iterator[str]:
             f"window.validity: below {written(4 * renewed_ms // 3)}, a third more than window.length + window.grace, a "
             "table is near its end in every window, and the alert TrimtabTableExpires fires though all is well"
         )
+
+
+def _wide(plan: Plan) -> Iterator[str]:
+    for index, rail in enumerate(plan.guardrails):
+        if abs(rail.limit) > LARGE_LIMIT:
+            key = "min_change" if rail.min_change is not None else "max_change"
+            yield (
+                f"guardrails[{index}].{key}: {rail.limit:g} is {percent(rail.limit)} of {rail.metric}; limits are "
+                "fractions: 0.01 is 1 %"
+            )
 
 
 def _strict(plan: Plan) -> Iterator[str]:

@@ -117,6 +117,7 @@ class _Story:
         self.starts: deque[Start] = deque(maxlen=MAX_STARTS)
         self.decisions: deque[HistoryEntry] = deque(maxlen=MAX_DECISIONS)
         self.events: deque[HistoryEntry] = deque(maxlen=MAX_EVENTS)
+        self.newest = ""  # why the newest decision was taken
         self.curve: list[HistoryEntry] = []
         self.days: dict[int, Day] = {}
         self.counts: Counter[str] = Counter()  # "decided", "events", "starts"
@@ -162,6 +163,7 @@ class _Story:
         self.counts["decided"] += 1
         self.outcomes[told.outcome] += 1
         self.decisions.append(told)
+        self.newest = told.what
         if self.counts["decided"] % self._every == 0:
             self.curve.append(msgspec.structs.replace(told, what=""))
         if len(self.curve) > 2 * MAX_POINTS:
@@ -218,7 +220,7 @@ def findings(path: Path, progress: Progress = lambda done, total: None) -> Findi
         entries=head.seq,
         head=head.hash.hex(),
         chain="whole" if broken is None else str(broken),
-        verdict=judged(plan, carry, None, None, story.outcomes, steps, untold=bool(lacks)),
+        verdict=judged(plan, carry, None, None, story.outcomes, steps, bool(lacks), story.newest),
         lacks=lacks,
         plan=plan,
         plan_digest=story.plan_digest,
@@ -271,7 +273,7 @@ def _with_state(found: Findings, plan: Plan, state: State, story: _Story) -> Fin
     steps = _steps(plan, experiment, cells, story)
     return msgspec.structs.replace(
         found,
-        verdict=judged(plan, carry, seen, around, found.outcomes, steps),
+        verdict=judged(plan, carry, seen, around, found.outcomes, steps, newest=story.newest),
         measured=seen,
         steps=steps,
         segments=_by_segment(plan, experiment, cells),

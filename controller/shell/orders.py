@@ -11,6 +11,7 @@ from controller.shell.client import TOKEN, Refused, Remote, Unreachable, of_jour
 from controller.shell.config import Study
 from controller.shell.journal import Journal
 from controller.shell.messages import Order
+from controller.shell.named_files import require_journal_place
 from controller.shell.story import answer
 
 WAITS = "waits in the inbox: no daemon has taken it yet; the next one that runs will"
@@ -45,7 +46,7 @@ def to_study(study: Study, command: Command, user: str, wait_s: float, told: Cal
         wait_s: how long to wait for what the daemon says.
         told: is told why the inbox is used in place of the interface.
 
-    Raises what `to_address` and `Journal.open` raise, but `Unreachable`.
+    Raises what `to_address`, `require_journal_place` and `Journal.open` raise, but `Unreachable`.
     """
     with Journal.read_only(study.journal) as journal:
         remote = of_journal(journal)
@@ -70,6 +71,7 @@ def _by_interface(remote: Remote, command: Command, wait_s: float, study: str | 
 
 
 def _by_inbox(study: Study, command: Command, wait_s: float) -> Given:
+    require_journal_place(study)
     deadline_s = time.monotonic() + wait_s
     with Journal.open(study.journal, None) as journal:
         id_ = journal.send(command, time.time_ns() // 1_000_000)

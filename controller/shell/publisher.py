@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from controller import assignment
-from controller.assignment import MAX_VERSION
+from controller.assignment import MAX_VERSION, Assignment
 from controller.shell.connections import Tls
 from controller.shell.tls import context
 
@@ -109,6 +109,16 @@ class RedisPublisher:
         """See `Publisher`."""
         _, version, epoch = self._run(f"{self._key}:0")  # two keys, as it publishes: a cluster refuses those at once
         return None if version < 0 else (version, _epoch(version, epoch))
+
+    def table(self) -> Assignment | None:
+        """The table that is there; None when none is, or what this version does not read. Raises as `stored` does."""
+        try:
+            data: Any = self._client.get(self._key)
+            return None if data is None else assignment.decode(data)
+        except (redis.ResponseError, msgspec.ValidationError, msgspec.DecodeError):  # another type, or no table
+            return None
+        except redis.RedisError as error:
+            raise _named(error, self._client) from error
 
     def _run(self, history_key: str, *arguments: bytes | int) -> tuple[int, int, int]:
         operands: Any = (2, self._key, history_key, *arguments)

@@ -74,7 +74,7 @@ class Recorder:
         before = last_plan(plan, journal)
         _check_source(journal, source)
         restored(journal)  # what cannot be read is refused while a daemon that can read it goes on
-        recorder = cls(plan, journal, publisher, _next_epoch(plan, journal, publisher))
+        recorder = cls(plan, journal, publisher, next_epoch(plan.study, journal.epoch(), _stored(publisher)))
         journal.claim(recorder.epoch)  # from here on nobody else changes what is read next
         recorder._written = restored(journal)
         state = start(plan) if recorder._written is None else recorder._written
@@ -134,32 +134,45 @@ class Recorder:
             self._pending = self._newest
 
 
-def _next_epoch(plan: Plan, journal: Journal, publisher: Publisher) -> int:
-    stored = _stored_epoch(publisher)
-    epoch = max(journal.epoch(), stored) + 1
+def next_epoch(study: str, last: int, stored: tuple[int, int] | None) -> int:
+    """The epoch after the journal's `last` and after what `Publisher.stored` tells.
+
+    Raises `Superseded` where there is none.
+    """
+    held = 0 if stored is None else stored[0] // assignment.VERSIONS_PER_EPOCH
+    epoch = max(last, held) + 1
     if (epoch + 1) * assignment.VERSIONS_PER_EPOCH > assignment.MAX_VERSION:
         raise Superseded(
-            f"study {plan.study}: Redis holds a version of epoch {stored}, after which there is none: no daemon came "
-            f"so far, so it is no table of this study's. Delete the key {assignment.key(plan.study)}."
+            f"study {study}: Redis holds a version of epoch {held}, after which there is none: no daemon came "
+            f"so far, so it is no table of this study's. Delete the key {assignment.key(study)}."
         )
     return epoch
 
 
-def _stored_epoch(publisher: Publisher) -> int:
+def _stored(publisher: Publisher) -> tuple[int, int] | None:
     try:
-        stored = publisher.stored()
+        return publisher.stored()
     except PublisherUnavailable:
-        return 0  # the script refuses a version that does not rise, should Redis hold a later epoch
-    return 0 if stored is None else stored[0] // assignment.VERSIONS_PER_EPOCH
+        return None  # the script refuses a version that does not rise, should Redis hold a later epoch
 
 
 def _entry(record: Record) -> Entry:
     return Entry(record.at_ms, record.kind, record.body, record.data)
 
 
-def _check_source(journal: Journal, source: str) -> None:
+def topic(name: str) -> str:
+    """What a source is called that is a topic of Kafka."""
+    return f"topic {name}"
+
+
+def _read(journal: Journal) -> str:
+    """The source that the journal's offsets are of; "" where it does not say."""
     last = journal.newest(("daemon_started",))
-    known = "" if last is None else last.body["about"].get("source", "")
+    return "" if last is None else str(last.body["about"].get("source", ""))
+
+
+def _check_source(journal: Journal, source: str) -> None:
+    known = _read(journal)
     if known and source and known != source:
         raise PlanRefused(
             f"journal {journal.path}: its offsets are those of {known}, this run reads {source}. Read the same, or "
@@ -190,10 +203,11 @@ def writer(journal: Journal) -> str:
     return "unknown" if last is None else str(last.body.get("about", {}).get("version", "unknown"))
 
 
-def edits(plan: Plan, path: Path, unwritten: Sequence[str] = ()) -> tuple[str, ...]:
+def edits(plan: Plan, path: Path, unwritten: Sequence[str] = (), source: str = "") -> tuple[str, ...]:
     """What the next start would enter as changed by an operator, and what becomes of a test that runs.
 
     () without a journal at `path`. `unwritten`: keys that the study file leaves to follow from others; they are marked.
+    `source`: the topic that would be read; a journal of a file is not held to it, for it may be given that file again.
 
     Raises `PlanRefused` where it would be refused, and what `Journal.read_only` and `restored` raise.
     """
@@ -201,6 +215,8 @@ def edits(plan: Plan, path: Path, unwritten: Sequence[str] = ()) -> tuple[str, .
         return ()
     with Journal.read_only(path) as journal, journal.snapshot():
         before = last_plan(plan, journal, unwritten)
+        if _read(journal).startswith(topic("")):
+            _check_source(journal, source)
         state = None if before is None else restored(journal)  # of no edit too: does this version read it?
     if before is None or before == plan:
         return ()

@@ -36,6 +36,7 @@ def current(path: Path) -> dict[str, Any]:
         carry: dict[str, Any] = {} if last is None else last.body["carry"]
         waiting = len(journal.inbox())
         decided = journal.count("decided")
+        newest = journal.newest(("decided",))
         head, study = journal.head(), journal.study()
         table, clock, weights = _table(journal), _clock(journal), _weights(journal)
         found, untold = _measured(journal) if carry.get("candidate") else (None, "")
@@ -49,6 +50,7 @@ def current(path: Path) -> dict[str, Any]:
         "commands_waiting": waiting,
         "weights": weights,
         **{name: carry.get(name) for name in shown},
+        "decision": "" if newest is None else newest.body.get("why", ""),
         "table": table,
         "clock": clock,
         "candidate": carry.get("candidate"),
@@ -117,6 +119,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["candidate"]:
         told.append(f"{found['stage']} vector {found['candidate']['arm']}: {_vector(found, found['candidate'])}")
         told += under_test(found)
+    told += _decision(found)
     if found["pick"]:
         told.append(_best(found))
     if found["objective"]:
@@ -142,6 +145,7 @@ def live(seen: dict[str, Any]) -> list[str]:
     if seen["candidate"]:
         told.append(f"{seen['stage']} vector {seen['candidate']['arm']}: {_vector(seen, seen['candidate'])}")
         told += under_test(seen)
+    told += _decision(seen)
     if seen["awaiting_approval"]:
         told.append("an operator's approval is awaited: trimtab approve, or trimtab reject")
     if seen["notice"]:
@@ -152,6 +156,12 @@ def live(seen: dict[str, Any]) -> list[str]:
 def _vector(seen: Mapping[str, Any], vector: Mapping[str, Any]) -> str:
     """A candidate or pick. `seen`: of `current` or, as JSON, `board.StudyView`."""
     return thetas(vector["theta"], [weight["name"] for weight in seen["weights"]])
+
+
+def _decision(seen: Mapping[str, Any]) -> list[str]:
+    """The newest decision, unless it is why the stage is what it is. `seen`: as for `under_test`."""
+    why = seen.get("decision", "")  # none of a daemon of before
+    return [f"newest decision: {why}"] if why not in ("", seen["reason"]) else []
 
 
 def _best(found: Mapping[str, Any]) -> str:

@@ -43,6 +43,7 @@ def judged(
     outcomes: Mapping[str, int],
     steps: Sequence[Step] = (),
     untold: bool = False,
+    newest: str = "",
 ) -> Verdict:
     """The verdict.
 
@@ -54,6 +55,7 @@ def judged(
         outcomes: decisions by outcome.
         steps: what the candidate gained at each share of the traffic so far.
         untold: whether what is measured cannot be read, so that `seen` and `around` are missing for that.
+        newest: why the newest decision was taken.
     """
     if plan is None or not carry.decided_through_ms:
         return Verdict("not begun", "This study has decided nothing yet.", ())
@@ -66,7 +68,7 @@ def judged(
         return _tested(plan, carry, seen, steps, last, untold)
     if carry.pick is not None:
         return _exploring(plan, carry, around, last)
-    return _nothing(carry, seen, last)
+    return _nothing(carry, seen, last, newest)
 
 
 def _tested(
@@ -131,7 +133,7 @@ def expected_margins(plan: Plan, around: Surface) -> tuple[Margin, ...]:
     return margins(msgspec.structs.replace(plan, guardrails=believed), by_metric)
 
 
-def _nothing(carry: Carry, seen: Measured | None, last: tuple[str, ...]) -> Verdict:
+def _nothing(carry: Carry, seen: Measured | None, last: tuple[str, ...], newest: str) -> Verdict:
     said = "This study has found nothing: no vector is known to be better than the baseline and inside the guardrails."
     tried = f"{carry.arms} vectors were dealt, {len(carry.banned)} of them stopped or not confirmed."
     whole = (
@@ -139,7 +141,8 @@ def _nothing(carry: Carry, seen: Measured | None, last: tuple[str, ...]) -> Verd
         if seen is None
         else (f"All exploring traffic together, against control: {interval(seen.effects.gain)} in the objective.",)
     )
-    return Verdict("nothing", said, (tried, *whole, f"Why this stage: {carry.reason}.", *last))
+    why = (f"Why this stage: {carry.reason}.", *([f"The newest decision: {newest}."] if newest else []))
+    return Verdict("nothing", said, (tried, *whole, *why, *last))
 
 
 def _stopped(carry: Carry, through: str) -> Verdict:

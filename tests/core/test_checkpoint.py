@@ -15,7 +15,7 @@ def windows_of(state: State) -> dict[str, object]:
 
 
 def equal(a: State, b: State) -> bool:
-    rest = ("experiment", "recorded", "rejected", "arrived", "looked_ms")
+    rest = ("experiment", "recorded", "rejected", "arrived", "looked_ms", "reasons")
     return same(windows_of(a), windows_of(b)) and all(same(getattr(a, n), getattr(b, n)) for n in rest)
 
 

@@ -38,6 +38,12 @@ def test_statistics_come_back_from_differences() -> None:
     assert same(recorded, held)
 
 
+def test_reasons_of_refused_rows_come_back_and_cost_nothing_where_there_are_none() -> None:
+    some = msgspec.structs.replace(seen(100, {}), reasons={"future": 1, "negative": 3})
+    assert same(unpack(pack(some, {})[0], {})[0], some)
+    assert b"reasons" not in pack(seen(100, {}), {})[0], "as in a ledger of before they were kept"
+
+
 def test_a_decision_before_a_recorded_window_does_not_see_it() -> None:
     """The breaker records an open window; what is then decided on an older one leaves it out, and takes it up later."""
     both: Cells = {(100, 1): cell(1), (200, 1): cell(2)}

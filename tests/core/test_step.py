@@ -191,6 +191,23 @@ def test_no_data_is_no_decision() -> None:
     assert loop.carry.exposed_windows == 1
 
 
+def test_a_window_of_events_that_do_not_count_says_what_became_of_them() -> None:
+    loop = Loop()
+    loop.windows(2)
+    rows = loop.rows()
+    strange = [row._replace(version=99 if k < 20 else 0, arm="control") for k, row in enumerate(rows)]
+    loop.poll([*strange, loop.settles()])
+    (decision,) = loop.infos[-1].decisions
+    others = len(rows) - 20 + 1  # with the one that settled the window before
+    counts = f"{others} served without a table (version 0), 20 served by an unknown version"
+    told = f"no event of the window counts, {counts}: the last deal goes on"
+    assert (decision.outcome, decision.why) == ("no_data", told)
+    loop.hour += 2
+    loop.poll([loop.settles()])
+    decision = loop.infos[-1].decisions[-1]
+    assert (decision.outcome, decision.why) == ("no_data", "no event in the window: the last deal goes on")
+
+
 def test_a_first_event_that_is_old_begins_the_study_and_no_more() -> None:
     loop = Loop()
     loop.poll([loop.rows(-9)[0], *loop.rows(0), loop.settles(0)])

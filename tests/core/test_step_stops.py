@@ -105,7 +105,8 @@ def test_a_sample_ratio_mismatch_freezes() -> None:
 def test_many_rejected_rows_freeze() -> None:
     loop = Loop()
     loop.windows(2)
-    frozen_by(loop, loop.rows(), "impossible values: 100 of 22[0-9] events", rejected=100)
+    said = "impossible values: 100 of 22[0-9] events since the last decision were rejected: malformed 100"
+    frozen_by(loop, loop.rows(), said, rejected=100)
 
 
 def test_a_backlog_s_rejected_rows_are_judged_by_all_of_it() -> None:
@@ -128,8 +129,8 @@ def test_a_topic_of_refused_rows_alone_freezes_though_no_window_settles(clock: s
     refused(230, 3.0)
     assert loop.carry.stage == "explore"  # one bad record, perhaps
     refused(230, 4.2)
-    said = "impossible values: all of the last 460 events were rejected, so no window can settle"
-    assert (loop.carry.stage, loop.carry.reason) == ("paused", said)
+    said = "impossible values: all of the last 460 events were rejected, so no window can settle: malformed 460; "
+    assert (loop.carry.stage, loop.carry.reason[: len(said)]) == ("paused", said)
     assert set(loop.table.buckets) == {0}
     assert [record.kind for record in loop.records[-2:]] == ["operator", "stage_changed"]
     refused(230, 5.0)
@@ -140,6 +141,22 @@ def test_a_topic_of_refused_rows_alone_freezes_though_no_window_settles(clock: s
     assert loop.carry.stage == "explore"
     refused(250, 9.0)
     assert loop.carry.stage == "paused"
+
+
+def test_what_is_refused_most_is_named_with_the_reason_to_pause() -> None:
+    loop = Loop()
+    loop.windows(2)
+    early = loop.carry.decided_through_ms - 5 * HOUR  # the wall clock, five hours behind the product's
+    rejected = {"wrong_type": 1, "negative": 2, "missing_field": 150, "no_unit": 2}
+    batch = Batch((PartBatch(0, columns(loop.rows(), 1000), rejected, 1275),))
+    loop.state, effects, _ = core.step(loop.plan, loop.state, batch, early, core.seeded(7))
+    loop._keep(effects)
+    assert loop.carry.reason == (
+        "impossible values: all of the last 275 events were rejected, so no window can settle: "
+        "missing_field 150, future 120, negative 2; the newest of partition 0 before offset 1275"
+    )
+    loop.order("resume")
+    assert (loop.state.reasons, loop.state.windows.partitions[0].reasons) == ({}, {})
 
 
 def test_a_partition_of_refused_rows_alone_does_not_stop_the_study() -> None:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -243,6 +244,30 @@ def test_scores_take_the_place_of_no_rows(design: Path, capsys: Capture, tmp_pat
     refused = failed(capsys, 2, "score", tmp_path / "runs" / "dnn-seed0", log, "--out", tmp_path / "." / "new.parquet")
     assert f"--out: found {log}, one of the files to be scored" in refused
     assert parquet.read_table(log).num_rows == 1500
+
+
+def test_scoring_tells_values_that_the_model_does_not_know(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    run(capsys, "train", design, "--model", "dnn", "--out", tmp_path)
+    table = world(200)
+    odd = table.set_column(2, "city", pa.array([f"{city}.0" for city in table["city"].to_pylist()]))
+    parquet.write_table(odd, tmp_path / "odd.parquet")
+    for log, told in ((design.parent / "log.parquet", ""), (tmp_path / "odd.parquet", "trimtab nas: city: 100 % of")):
+        assert main(["nas", "score", *map(str, (tmp_path / "runs" / "dnn-seed0", log, "--out", tmp_path / "s"))]) == 0
+        err = capsys.readouterr().err
+        assert (err.count("\n"), err[: len(told)]) == (bool(told), told)
+
+
+def test_scoring_refuses_a_layout_that_the_files_do_not_have(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    run(capsys, "train", design, "--model", "dnn", "--out", tmp_path)
+    scored = tmp_path / "runs" / "dnn-seed0"
+    assert "x.csv: is read as Parquet without --layout; expected --layout csv" in failed(
+        capsys, 2, "score", scored, "x.csv"
+    )
+    assert "x.tsv.gz: is read as Parquet without --layout; expected --layout tsv" in failed(
+        capsys, 2, "score", scored, "x.tsv.gz"
+    )
+    refused = failed(capsys, 2, "score", scored, design.parent / "log.parquet", "--header", "a,b")
+    assert "--header: belongs to files of layout csv, tsv, avazu; found 'parquet'" in refused
 
 
 def test_progress_ends_at_its_end(capsys: Capture) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from pyarrow import csv
 
 from nas.baselines import Baseline
 from nas.design_file import DataTable, RetrainTable, SearchTable, SupernetTable, ValueTable, head_weights_of, load
@@ -175,6 +176,15 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
         ('preset = "small"', 'norms = ["batch"]', r"'batch' - at `space\.norms\[0\]`; accepted: layer, none, rms"),
         ('preset = "small"', "bloks = 3", "unknown key 'bloks'"),
         ('by = "group"', "valid = 0.9\ntest = 0.9", "shares above 0 that leave some rows"),
+        ('by = "group"', "folds = 5\nvalid = 0.2", r"split\.valid: belongs to a split without folds"),
+        ('by = "group"', "folds = 5\nfold = 1\ntest = 0.2", r"split\.test: belongs to a split without folds"),
+        ('by = "group"', "fold = 1", r"split\.fold: belongs to a split with folds"),
+        ('by = "group"', 'by = "time"\nseed = 1', r"split\.seed: belongs to a split that is drawn; by time"),
+        (
+            'files = ["log.parquet"]',
+            'train = ["a"]\nvalid = ["b"]\ntest = ["c"]',
+            r"split: divides data\.files; data\.",
+        ),
         ('objective = "flops"', 'objective = "watts"', "Invalid enum value 'watts'"),
         ('objective = "flops", at_most', 'objective = "flops", at_mos', "at_mos"),
         ("[data]", "[data", "not TOML"),
@@ -188,6 +198,19 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
 def test_each_mistake_is_named_by_its_place(old: str, new: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         load(written(tmp_path, TEXT.replace(old, new)))
+
+
+@pytest.mark.parametrize(("layout", "name"), [("parquet", "log.parquet"), ("csv", "log.csv")])
+def test_a_column_to_be_dropped_that_is_in_no_file_is_refused(layout: str, name: str, tmp_path: Path) -> None:
+    parquet_file(tmp_path, world(30))
+    csv.write_csv(world(30), tmp_path / "log.csv")
+    text = TEXT.replace('layout = "parquet"\nfiles = ["log.parquet"]', f'layout = "{layout}"\nfiles = ["{name}"]')
+    load(written(tmp_path, text.replace("time =", 'drop = ["device", "tags"]\ntime =')))
+    wanted = (
+        r"data\.drop: there is no column 'devise' \(did you mean device\?\); the files have age, income, city, device"
+    )
+    with pytest.raises(DataError, match=wanted):
+        load(written(tmp_path, text.replace("time =", 'drop = ["tags", "devise"]\ntime =')))
 
 
 @pytest.mark.parametrize(

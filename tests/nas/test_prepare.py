@@ -1,6 +1,10 @@
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import numpy as np
@@ -14,7 +18,6 @@ from nas.columns import labels, numbers
 from nas.encoding import FARTHEST, encode, learned
 from nas.prepare import Sources, prepare
 from nas.readers import Source
-from nas.rows import shuffled
 from nas.schema import DataError, Field, Head, Schema
 from nas.splits import Split, part_of
 from tests.nas.files import SCHEMA, parquet_file, parts, world
@@ -51,6 +54,17 @@ def test_the_digest_names_the_data_and_a_prepared_folder_is_used_again(tmp_path:
     assert parts(tmp_path / "other", rows=2990).digest != first.digest
 
 
+def test_files_are_the_same_however_their_paths_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = parquet_file(tmp_path, world(300))
+    (tmp_path / "sub").mkdir()
+    said: list[str] = []
+    for folder, path in ((tmp_path, "log.parquet"), (tmp_path, "./log.parquet"), (tmp_path / "sub", "../log.parquet")):
+        monkeypatch.chdir(folder)
+        sources = Sources(whole=msgspec.structs.replace(source, files=(path,)))
+        prepare(sources, SCHEMA, Split(by="group"), tmp_path / "prepared", said.append)
+    assert [text.split()[0] for text in said] == ["reading", "encoded"]
+
+
 def test_a_kill_in_the_last_write_leaves_a_folder_that_is_prepared_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +81,63 @@ def test_a_kill_in_the_last_write_leaves_a_folder_that_is_prepared_again(
         parts(tmp_path, rows=300)
     monkeypatch.undo()
     assert len(parts(tmp_path, rows=300).train)
+
+
+def test_of_two_that_prepare_one_folder_the_second_waits_and_uses_what_the_first_made(tmp_path: Path) -> None:
+    source, split = Sources(whole=parquet_file(tmp_path, world(2000))), Split(by="group", valid=0.2, test=0.2)
+    alone = prepare(source, SCHEMA, split, tmp_path / "alone")
+    said: list[str] = []
+    both = Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) > 1:
+            both.set()
+        both.wait(20)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [*pool.map(lambda _: prepare(source, SCHEMA, split, tmp_path / "prepared", say, say), range(2))]
+    assert [text.split()[0] for text in said] == ["reading", "waiting", "encoded"]
+    for one in found:
+        assert one.digest == alone.digest
+        for name, array in alone.train.arrays().items():
+            np.testing.assert_array_equal(one.train.arrays()[name], array)
+
+
+def test_who_is_killed_while_it_prepares_keeps_nobody_out(tmp_path: Path) -> None:
+    parquet_file(tmp_path, world(300))
+    code = (
+        "import sys, time; from pathlib import Path; from nas import prepare; from tests.nas.files import parts\n"
+        "prepare._refuse_empty = lambda *_: (print('begun', flush=True), time.sleep(60))\n"
+        "parts(Path(sys.argv[1]), rows=300)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.kill()
+    said: list[str] = []
+    source, split = Sources(whole=Source("parquet", (str(tmp_path / "log.parquet"),))), Split(by="group")
+    assert len(prepare(source, SCHEMA, split, tmp_path / "prepared", said.append).train)
+    assert said[0].startswith("reading training rows")
+
+
+def test_what_is_prepared_where_nothing_can_be_written_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, lock = Sources(whole=parquet_file(tmp_path, world(300))), tmp_path / "prepared.lock"
+    first = prepare(source, SCHEMA, Split(), tmp_path / "prepared")
+    lock.unlink()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    assert prepare(source, SCHEMA, Split(), tmp_path / "prepared").digest == first.digest
+    assert not lock.exists()
+
+
+def test_rows_that_somebody_reads_stay_while_others_are_prepared_in_their_place(tmp_path: Path) -> None:
+    first = parts(tmp_path, rows=300)
+    before = np.array(first.train.labels)
+    second = parts(tmp_path, rows=300, split=Split(by="rows", valid=0.3, test=0.3))
+    assert len(second.train) != len(before)
+    np.testing.assert_array_equal(first.train.labels, before)
 
 
 def test_chunks_do_not_change_what_is_learned() -> None:
@@ -89,6 +160,20 @@ def test_an_unseen_category_and_nan_have_the_documented_treatment() -> None:
     bag = encoding.bags[0]
     assert coded.bags[0][0].tolist() == [bag.start + 2, bag.start, bag.start + 3]  # never: unknown; t3: beyond longest
     assert coded.bags[0][1].tolist() == [-1, -1, -1]
+
+
+def test_rows_that_a_field_cuts_are_told(tmp_path: Path) -> None:
+    table = world(300)
+    tags = [text[:8] for text in table["tags"].to_pylist()]
+    tags[0], tags[200], tags[201] = "t0|t1|t2|t3|t4", "t0|t1|t2|t3", "|t0||t1|t2|"
+    source = Sources(whole=parquet_file(tmp_path, table.set_column(4, "tags", pa.array(tags))))
+    said: list[str] = []
+    for _ in range(2):
+        prepare(source, SCHEMA, Split(), tmp_path / "prepared", tell=said.append)
+    assert said == [
+        "tags: 2 of 300 rows hold more than 3 values, up to 5; the first are kept, more with a larger `longest` of its "
+        "[[fields]]"
+    ]
 
 
 def test_an_empty_item_of_a_list_is_none() -> None:
@@ -325,15 +410,6 @@ def test_requests_stay_whole() -> None:
     part = part_of(world(400), 0, SCHEMA, Split(by="group", valid=0.3, test=0.3), None)
     assert (part.reshape(-1, 10) == part.reshape(-1, 10)[:, :1]).all()
     assert len(np.unique(part)) == 3
-
-
-@given(rows=st.integers(1, 300), batch=st.integers(1, 80), epoch=st.integers(0, 3))
-def test_an_epoch_is_every_row_once_and_can_be_entered_midway(rows: int, batch: int, epoch: int) -> None:
-    batches = list(shuffled(rows, batch, 7, epoch))
-    seen = np.concatenate(batches)
-    assert len(np.unique(seen)) == len(seen) == rows - rows % min(batch, rows)
-    later = list(shuffled(rows, batch, 7, epoch, skip=2 * min(batch, rows)))
-    assert [b.tolist() for b in later] == [b.tolist() for b in batches[2:]]
 
 
 def test_a_time_in_nanoseconds_is_a_number() -> None:

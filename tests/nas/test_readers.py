@@ -10,7 +10,7 @@ from nas.encoding import encode, learned
 from nas.layouts import AVAZU, CRITEO, KDD12, avazu, criteo, kdd12, ranking_log
 from nas.readers import Source
 from nas.schema import DataError, Field, Head, Schema
-from nas.splits import Split, part_of
+from nas.splits import Split, part_of, requests
 from tests.nas.files import SCHEMA, parquet_file, world
 
 
@@ -29,6 +29,19 @@ def test_csv_tsv_gzip_and_parquet_hold_the_same(tmp_path: Path) -> None:
         found = read(Source(layout, (str(tmp_path / name),)), SCHEMA)  # type: ignore[arg-type]
         assert found["city"].to_pylist() == table["city"].to_pylist(), name
         assert [float(v) for v in found["click"].to_pylist()] == table["click"].to_pylist(), name
+
+
+@pytest.mark.parametrize("rows", [1, 20_000])
+def test_a_text_in_another_encoding_is_named_by_its_line(rows: int, tmp_path: Path) -> None:
+    wrong = b"x,1\n" * rows + b'"a, caf\xe9",0\n'
+    (tmp_path / "a.csv").write_bytes(b"name,click\n" + wrong)
+    with pytest.raises(
+        DataError, match=rf"a\.csv, line {rows + 2}, column 1: found the byte 0xe9; expected text in UTF"
+    ):
+        read(Source("csv", (str(tmp_path / "a.csv"),)), ONE_COLUMN)
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(b"click\tname\n" + b"1\tx\n" * rows + b"0\t\xfc\n"))
+    with pytest.raises(DataError, match=rf"a\.tsv\.gz, line {rows + 2}, column 2: found the byte 0xfc"):
+        read(Source("tsv", (str(tmp_path / "a.tsv.gz"),)), ONE_COLUMN)
 
 
 def test_a_header_as_spreadsheets_write_it(tmp_path: Path) -> None:
@@ -156,16 +169,40 @@ def test_libsvm_takes_dense_by_index_and_the_rest_as_a_bag(tmp_path: Path) -> No
     assert found.drop_columns(ROW).to_pydict() == {
         "label": ["1", "0"],
         "indices": [["7", "9"], ["7"]],
+        "qid": [None, None],
         "1": ["0.5", "0"],
     }
     (tmp_path / "bad.txt").write_text("1 1:0.5\n0 oops\n")
-    with pytest.raises(DataError, match=r"no column 'y'; the file has label, indices, 1"):
+    with pytest.raises(DataError, match=r"no column 'y'; the file has label, indices, qid, 1"):
         read(
             Source("libsvm", (str(tmp_path / "s.txt"),)),
             Schema(fields=schema.fields, heads=(Head(name="y", label="y"),)),
         )
     with pytest.raises(DataError, match="line 2: found 'oops'"):
         read(Source("libsvm", (str(tmp_path / "bad.txt"),)), schema)
+
+
+def test_libsvm_s_qid_is_a_request_and_no_index(tmp_path: Path) -> None:
+    path = tmp_path / "s.txt"
+    path.write_text("1 qid:17 7:1 1:0.5\n0 qid:17 8:1e0 9:0.00\n0 qid:18 7:1\n")
+    schema = Schema(
+        fields=(Field(name="1", kind="dense"), Field(name="indices", kind="multi")),
+        heads=(Head(name="y", label="label"),),
+        request="qid",
+    )
+    found = read(Source("libsvm", (str(path),)), schema)
+    assert found["indices"].to_pylist() == [["7"], ["8"], ["7"]]
+    assert found["qid"].to_pylist() == ["17", "17", "18"]
+    first, second, third = requests(found, schema)
+    assert first == second != third
+
+
+@pytest.mark.parametrize("value", ["abc", "", "nan", "inf"])
+def test_a_libsvm_value_that_is_no_number_is_named(value: str, tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text(f"1 7:1\n0 7:{value} 8:1\n")
+    schema = Schema(fields=(Field(name="indices", kind="multi"),), heads=(Head(name="y", label="label"),))
+    with pytest.raises(DataError, match=rf"s\.txt, line 2: found '7:{value}'; expected a number behind the colon"):
+        read(Source("libsvm", (str(tmp_path / "s.txt"),)), schema)
 
 
 def test_kdd12_lines_to_be_scored_are_one_row_each_with_their_counts_or_without(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_training_learns_what_there_is(data: Parts) -> None:
     assert q.shape == (len(data.test), 2)
 
 
+def test_a_training_of_epochs_ends_with_the_last_one(data: Parts) -> None:
+    epoch = len(data.train) // 128 * 128
+    assert len(data.train) > epoch, "what is left over is no batch"
+    run = fit(GENOTYPE, msgspec.structs.replace(RECIPE, epochs=2, patience=9), data)
+    assert ([check.rows for check in run.record.checks], run.record.stopped) == ([epoch, 2 * epoch], "budget")
+
+
 def test_a_training_that_leaves_the_range_of_fp32_stops_and_has_a_record(data: Parts, tmp_path: Path) -> None:
     wild = msgspec.structs.replace(RECIPE, learning_rate=1e30)
     run = fit(GENOTYPE, wild, data, rows=1500, rungs=(512,), folder=tmp_path)

@@ -28,10 +28,11 @@ def shows_less(theta: tuple[float, ...], segment: str) -> dict[str, float]:
     return {"impressions": -0.2 * np.log10(theta[1])}
 
 
-def recorded(study: Study, hours: int, truth: Truth = pleasant) -> Loop:
-    """The study's journal with the state that so many hours lead to."""
+def recorded(study: Study, hours: int, truth: Truth = pleasant, brought: int = 3) -> Loop:
+    """The study's journal with the state that so many hours lead to; events bring so many of the components."""
     loop = Loop(noise=0.05, truth=truth)
-    loop.windows(hours)
+    for _ in range(hours):
+        loop.window(lambda row: row._replace(values=(*row.values[:brought], 0.0, 0.0, 0.0)[:3]))
     with Journal.open(study.journal, study.plan.study) as journal:
         recorder, _ = Recorder.take_over(study.plan, journal, MemoryPublisher(), 0, "events")
         recorder.commit(loop.state, ())
@@ -59,6 +60,14 @@ def test_without_a_deal_it_says_so(study: Study) -> None:
     assert "is not known: there is no journal yet" in told(advice(study))[0]
     recorded(study, 0)
     assert advice(study).unknown == "no deal has had traffic yet"
+
+
+@pytest.mark.parametrize(("brought", "named"), [(1, "watch, ctr"), (2, "watch"), (0, "watch, ctr")])
+def test_deals_whose_events_lack_components_are_not_said_to_have_no_traffic(
+    study: Study, brought: int, named: str
+) -> None:
+    recorded(study, 2, brought=brought)
+    assert advice(study).unknown == f"no deal has measured {named} yet"
 
 
 def test_a_ratio_whose_denominator_the_weights_move_is_flagged_and_the_other_form_offered(study: Study) -> None:

@@ -18,6 +18,7 @@ from controller.core.rollout import RolloutPlan
 from controller.core.windows import WindowPlan
 from controller.shell.config import ConfigError, Study, load
 from controller.shell.connections import Tls, password
+from controller.shell.journal import Journal
 from controller.shell.toml_records import parse_duration
 from simulators.catalog import WORLDS
 from simulators.study import study_of
@@ -233,6 +234,39 @@ def test_a_file_that_is_not_there_or_is_a_folder(tmp_path: Path) -> None:
 def test_a_limit_that_the_baseline_breaks_is_accepted_and_pointed_out(tmp_path: Path, limit: str, told: str) -> None:
     study = read(tmp_path, SMALL.replace("min_change = -0.005", limit))
     assert [text[: len(told)] for text in study.warnings] == [told]
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ("min_change = -0.31", "guardrails[0].min_change: -0.31 is 31 % of ctr; limits are fractions: 0.01 is 1 %"),
+        ("max_change = 5", "guardrails[0].max_change: 5 is 500 % of ctr; limits are fractions: 0.01 is 1 %"),
+    ],
+)
+def test_a_limit_that_may_be_a_percentage_is_pointed_out(tmp_path: Path, limit: str, told: str) -> None:
+    assert read(tmp_path, SMALL.replace("min_change = -0.005", limit)).warnings == (told,)
+    assert read(tmp_path, SMALL.replace("min_change = -0.005", "min_change = -0.3")).warnings == ()
+
+
+def test_a_single_weight_is_not_advised_to_be_fixed(tmp_path: Path) -> None:
+    head, _, rest = SMALL.partition("[[weights]]")
+    (alone,) = read(tmp_path, head + "[[weights]]" + rest.partition("[[weights]]")[2]).warnings
+    assert alone == (
+        "weights: a linear value model is scale-free; a single weight above 0 changes no order, whatever it is: "
+        "add another weight, and fix one (`fixed = true`)"
+    )
+    (two,) = read(tmp_path, SMALL.replace("fixed = true", "")).warnings
+    assert "fix one weight (`fixed = true`) to save evidence" in two
+
+
+def test_a_journal_is_no_study_file_and_is_told_apart(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "feed.journal", "feed"):
+        pass
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "feed.journal")
+    assert str(caught.value.mistakes[0]) == (
+        "the file: found a journal (an SQLite database); accepted: the study file that names it in journal.path"
+    )
 
 
 def test_warnings_tell_of_what_is_legal_but_wasteful(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -371,6 +371,16 @@ def test_entries_keep_their_arrays(journal: Journal) -> None:
     recorder, state = Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall")
     recorder.commit(state, (Record(START_MS, "sealed", {"a": 1}, b"\x00\xff"), Record(START_MS, "other", {})))
     assert [(e.kind, e.data) for e in journal.entries(after=2)] == [("sealed", b"\x00\xff"), ("other", None)]
+
+
+def test_a_topic_that_would_be_refused_is_told_before(tmp_path: Path) -> None:
+    for source, told in (("topic engagement", True), ("file events.ndjson", False)):
+        path = tmp_path / source
+        with Journal.open(path, PLAN.study) as journal:
+            Recorder.take_over(PLAN, journal, MemoryPublisher(), START_MS, "wall", source)
+        assert edits(PLAN, path, source="topic engagement") == ()
+        with pytest.raises(PlanRefused, match="reads topic e2") if told else nullcontext():
+            edits(PLAN, path, source="topic e2")
 
 
 def test_the_offsets_of_one_source_are_not_used_in_another(tmp_path: Path) -> None:

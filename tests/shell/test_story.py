@@ -9,6 +9,7 @@ from controller.core.operate import Command
 from controller.core.rollout import MOVES, TESTS
 from controller.shell.board import Board
 from controller.shell.effects import measured
+from controller.shell.findings import findings
 from controller.shell.journal import Entry, Journal
 from controller.shell.publisher import MemoryPublisher
 from controller.shell.recorder import Recorder
@@ -26,7 +27,7 @@ from controller.shell.story import (
     timeline,
     under_test,
 )
-from tests.core.loop import at_stage
+from tests.core.loop import Loop, at_stage, varied
 from tests.shell.loop import PLAN, START_MS, World
 from tests.shell.test_findings import journalled
 
@@ -194,6 +195,20 @@ def test_a_candidates_own_gain_and_guardrails_are_told(tmp_path: Path) -> None:
     assert under_test(found) == view[3:5], "the interface says the same"
     assert view[2] in lines(found)
     assert ": all (p_click 1, p_watch " in view[2]
+
+
+def test_what_no_deal_has_measured_is_told_by_the_newest_decision(tmp_path: Path) -> None:
+    loop = Loop(varied(guardrails=()))
+    for _ in range(4):  # names of values that are not the study's
+        loop.window(lambda row: row._replace(values=(0.0, 0.0, 0.0)))
+    path = journalled(loop, tmp_path / "j")
+    (told,) = (line for line in lines(current(path)) if line.startswith("newest decision: "))
+    assert told.endswith("no deal has measured watch yet")
+    board = Board(loop.plan, "events")
+    board.committed(loop.records)
+    board.show(loop.state, {}, 5)
+    assert told in live(msgspec.to_builtins(board.study)), "the interface says the same"
+    assert f"The newest decision: {loop.decisions()[-1].body['why']}." in findings(path).verdict.sentences
 
 
 def test_a_share_that_is_new_is_told_by_the_one_before() -> None:

@@ -1,17 +1,25 @@
 """What `trimtab check` finds out from services that answer."""
 
+import json
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+import redis
 from confluent_kafka import Producer
 
+from controller import assignment
 from controller.cli import main
 from controller.shell import config
-from controller.shell.assemble import probe
+from controller.shell.journal import Journal
+from controller.shell.probe import Probed, probe
+from controller.shell.publisher import RedisPublisher
 from simulators.catalog import world_named
 from simulators.study import Services, study_text
+from tests.core.loop import at_stage
 from tests.services.kafka_broker import MakeTopic
+from tests.shell.loop import START_MS
 
 
 @pytest.fixture
@@ -19,13 +27,19 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "quick.toml"
 
 
-def faults(
+def probed(
     study: Path, bootstrap: str, topic: str, dead_letters: str, redis_url: str, client: str = "kafka-python"
-) -> dict[str, str]:
+) -> Probed:
     text = study_text(world_named("quick"), Services(bootstrap=bootstrap, topic=topic, redis_url=redis_url))
     kafka = f'[kafka]\ndead_letter_topic = "{dead_letters}"\nclient = "{client}"'
     study.write_text(text.replace("[kafka]", kafka))
-    return probe(config.load(study))
+    return probe(config.load(study), START_MS)
+
+
+def faults(
+    study: Path, bootstrap: str, topic: str, dead_letters: str, redis_url: str, client: str = "kafka-python"
+) -> dict[str, str]:
+    return probed(study, bootstrap, topic, dead_letters, redis_url, client).faults
 
 
 def test_each_topic_has_to_be_there(study: Path, kafka_bootstrap: str, kafka_topic: MakeTopic, redis_url: str) -> None:
@@ -44,7 +58,39 @@ def test_a_topic_with_records_is_well(
     client: str, study: Path, kafka_bootstrap: str, kafka_topic: MakeTopic, redis_url: str
 ) -> None:
     topic, letters = compressed(kafka_bootstrap, kafka_topic(partitions=3)), kafka_topic(partitions=1)
-    assert faults(study, kafka_bootstrap, topic, letters, redis_url, client) == {}
+    found = probed(study, kafka_bootstrap, topic, letters, redis_url, client)
+    assert found.faults == {}
+    (warning,) = found.warnings
+    assert warning.startswith("kafka.topic: 50 of the newest 50 events would be refused as malformed: ")
+
+
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+def test_times_in_seconds_and_other_names_are_warned_of(
+    client: str, study: Path, kafka_bootstrap: str, kafka_topic: MakeTopic, redis_url: str
+) -> None:
+    topic, letters = kafka_topic(partitions=1), kafka_topic(partitions=1)
+    producer = Producer({"bootstrap.servers": kafka_bootstrap})
+    event = {"id": "a", "ts_ms": START_MS // 1000, "unit": "u", "version": 0, "values": {"click": 1}}
+    producer.produce(topic, json.dumps(event).encode())
+    producer.flush()
+    found = probed(study, kafka_bootstrap, topic, letters, redis_url, client)
+    assert found.faults == {}
+    of_time, of_values = found.warnings
+    assert "the newest event is of 1970-01-20 16:12 UTC" in of_time
+    assert "values have click, which no metric uses and lack " in of_values
+
+
+def test_what_redis_holds_of_the_study_is_told_before_a_start(study: Path, redis_url: str) -> None:
+    publisher = RedisPublisher(redis.Redis.from_url(redis_url), "quick")
+    table = msgspec.structs.replace(at_stage("confirm").table, study="quick", valid_until_ms=START_MS + 1)
+    publisher.publish(assignment.encode(table), table.version)
+    (warning,) = probed(study, "127.0.0.1:1", "absent", "letters", redis_url).warnings
+    assert "trimtab run takes the study over" in warning
+    with Journal.open(study.with_name("quick.journal"), "quick"):
+        assert probed(study, "127.0.0.1:1", "absent", "letters", redis_url).warnings == ()
+    publisher.publish(b'{"version": 9007199254740000}', 9007199254740000)
+    found = faults(study, "127.0.0.1:1", "absent", "letters", redis_url)
+    assert found["redis"].endswith("Delete the key trimtab:quick:assignment.")
 
 
 def test_the_faster_client_that_is_not_installed(

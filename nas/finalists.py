@@ -2,10 +2,10 @@
 
 A supernet's losses are wrong by kind: networks that learn fast stand too high, whatever they reach in the end. So what
 a training alone adds to the supernet's loss is a Gaussian process over what kind of network it is, on top of that loss
-(Kennedy and O'Hagan 2000), and the next finalist has the least loss that this lets hope for. The first few are far
-apart and one of each third by FLOPs, that there is something to compare: small networks learn fast, so a supernet
-flatters them, and what comes first alone would say little of large ones. For the same reason the best `ENLARGED` are
-tried again, larger (`enlarged`).
+(Kennedy and O'Hagan 2000), and the next finalist has the least loss that this lets hope for. The first few are of
+different kinds and one of each third by FLOPs, that there is something to compare: small networks learn fast, so a
+supernet flatters them, and what comes first alone would say little of large ones. For the same reason the best
+`ENLARGED` are tried again, larger (`enlarged`).
 
 Notation: n networks found, t of them trained, m traits.
 """
@@ -22,7 +22,7 @@ from nas.space import Space
 
 Floats = NDArray[np.float64]
 ENLARGED = 2  # finalists, the best, of which a larger network is trained too
-SCOUTS = 3  # finalists that are far apart, one of each third by FLOPs
+SCOUTS = 3  # finalists of different kinds, one of each third by FLOPs
 NOISE = 0.1  # variance of a training's own chance, as a share of what kinds of networks differ by
 
 
@@ -34,14 +34,14 @@ def next_finalist(found: Sequence[Evaluated], trained: Mapping[int, float]) -> E
     known = [place for place, one in enumerate(found) if one.index in trained]
     losses = np.array([one.loss for one in found])
     distances = _distances(np.array([traits(one) for one in found]))
-    sizes = _thirds(found)
-    apart = [place for place in left if (distances[place, known] > np.median(distances)).all()]
+    sizes, kinds = _thirds(found), [kind(one.genotype) for one in found]
+    another = [place for place in left if kinds[place] not in {kinds[k] for k in known}]
     unseen = [place for place in left if sizes[place] not in sizes[known]]
-    far = [place for place in apart if place in unseen] or unseen or apart
-    if known and (len(known) >= SCOUTS or not far):
+    scouts = [place for place in another if place in unseen] or another or unseen
+    if known and (len(known) >= SCOUTS or not scouts):
         losses += _added(distances, known, np.array([trained[found[k].index] for k in known]) - losses[known])
     elif known:
-        left = far
+        left = scouts
     return found[min(left, key=lambda place: losses[place])]
 
 
@@ -89,6 +89,18 @@ def _thirds(found: Sequence[Evaluated]) -> NDArray[np.int64]:
     """(n,) which third by FLOPs: 0 the smallest networks."""
     flops = np.array([one.sizes.flops for one in found])
     return np.searchsorted(np.quantile(flops, (1 / 3, 2 / 3)), flops)
+
+
+def kind(genotype: Genotype) -> tuple[frozenset[str], frozenset[str], bool]:
+    """What its layers do that are built, dense and sparse, whatever their number, and whether numeric rows enter.
+
+    Sums and embedded FC do not tell kinds apart: nearly every network has one somewhere.
+    """
+    net = canonical(genotype)
+    alive = live(net)
+    dense = {block.dense[0].kind for block, there in zip(net.blocks, alive.dense, strict=True) if there}
+    sparse = {block.sparse[0].kind for block, there in zip(net.blocks, alive.sparse, strict=True) if there}
+    return frozenset(dense - {"sum"}), frozenset(sparse - {"efc"}), net.numeric
 
 
 def traits(one: Evaluated) -> Floats:

@@ -1,10 +1,10 @@
-"""Finalists: far apart at first, then where training lets hope for the least loss."""
+"""Finalists: of different kinds at first, then where training lets hope for the least loss."""
 
 import msgspec
 import numpy as np
 
 from nas.evolution import Evaluated, Sizes
-from nas.finalists import SCOUTS, deepened, enlarged, next_finalist, traits, widened
+from nas.finalists import SCOUTS, deepened, enlarged, kind, next_finalist, traits, widened
 from nas.forms import FORMS, formed, known
 from nas.genotype import Genotype, digest, live
 from nas.space import FULL, drawn, misfits
@@ -60,6 +60,40 @@ def test_the_first_few_are_of_all_sizes() -> None:
         ]  # the smaller the better, it seems
         sizes = sorted(found[index].sizes.flops for index in chosen(found, SCOUTS))
         assert [int(np.searchsorted(np.geomspace(1e4, 1e6, 4)[1:3], size)) for size in sizes] == [0, 1, 2]
+
+
+def test_the_first_few_are_of_different_kinds() -> None:
+    for seed in range(5):
+        found = found_by(seed)
+        assert len({kind(found[index].genotype) for index in chosen(found, SCOUTS)}) == SCOUTS
+
+
+def test_where_one_kind_was_found_the_first_few_are_of_all_sizes() -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.permutation(np.geomspace(1e4, 1e6, 9))
+    found = [
+        Evaluated(
+            i,
+            formed(FORMS["DCN-V2"], FULL, layers=1 + i % 3, width=w, rows=r, embedding=8),
+            size,
+            Sizes(size, 1, None),
+            0,
+            0.0,
+        )
+        for i, (size, (w, r)) in enumerate(
+            zip(sizes, [(w, r) for w in (16, 64, 256) for r in (16, 32, 64)], strict=True)
+        )
+    ]
+    assert len({kind(one.genotype) for one in found}) == 1
+    scouts = [found[index].sizes.flops for index in chosen(found, SCOUTS)]
+    assert sorted(np.searchsorted(np.geomspace(1e4, 1e6, 9)[[2, 5]], scouts).tolist()) == [0, 1, 2]
+
+
+def test_a_kind_is_what_layers_do_not_how_many_there_are() -> None:
+    few, many = (formed(FORMS["xDeepFM"], FULL, layers=n, width=16, rows=16, embedding=8) for n in (1, 3))
+    assert kind(few) == kind(many) == kind(widened(many, FULL))
+    assert kind(few) != kind(msgspec.structs.replace(few, numeric=not few.numeric))
+    assert len({kind(formed(form, FULL, layers=2, width=16, rows=16, embedding=8)) for form in FORMS.values()}) == 4
 
 
 def test_a_widened_network_is_as_large_as_its_space_allows_and_else_the_same() -> None:

@@ -258,9 +258,7 @@ def test_an_objective_that_explodes_in_an_arm_is_confirmed_and_waits_for_a_perso
     own = float(true_change(QUICK, {name: np.array(theta) for name, theta in carry.candidate.theta.items()})[0])
     told = "\n".join(e.body.get("why", "") for e in found.entries)
     gains = {float(gain): float(se) for gain, se in re.findall(r"gain \+([\d.]+)% \+- ([\d.]+)%", told)}
-    error = gains[
-        min(gains, key=lambda gain: abs(gain - int(said[1])))
-    ]  # as told with the nearest gain
+    error = gains[min(gains, key=lambda gain: abs(gain - int(said[1])))]  # as told with the nearest gain
     assert int(said[1]) == pytest.approx(100 * (10 * (1 + own) - 1), abs=3 * error)
     assert "reject" in carry.reason
 

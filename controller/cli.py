@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
@@ -225,9 +225,9 @@ def report(argv: list[str]) -> int:
     journal = _journal(args.journal)
     out = args.out or Path(f"{journal.stem}.html")
     quiet = args.json or not sys.stderr.isatty()
-    found = findings.findings(journal, (lambda done, total: None) if quiet else _reading)
     if not (args.text or args.json):
         _spared(out)
+    found = findings.findings(journal, (lambda done, total: None) if quiet else _reading)
     if args.figures is not None:
         _write_figures(args.figures, pages.drawn(found))
     if args.text or args.json:
@@ -253,10 +253,9 @@ def _placed(text: str) -> Path:
 
 def _spared(out: Path) -> None:
     """Raise `Unwritable` where a report would take the place of anything but a report."""
-    if out.is_file():
-        with _unwritable(out):
-            there = out.read_bytes()
-        if not (there.startswith(b"<!doctype html>") and b"Trimtab report" in there):
+    with suppress(OSError):  # what cannot be read cannot be written, which is told then
+        there = out.read_bytes() if out.is_file() else b""
+        if there and not (there.startswith(b"<!doctype html>") and b"Trimtab report" in there):
             raise Unwritable(f"{out}: exists and is no report of Trimtab's; name another place by --out")
 
 

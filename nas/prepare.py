@@ -10,7 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -74,7 +74,10 @@ def _alone(folder: Path, tell: Say) -> Iterator[None]:
     if not os.access(folder.parent, os.W_OK):
         yield
         return
-    with folder.with_name(f"{folder.name}.lock").open("a") as lock:
+    path = folder.with_name(f"{folder.name}.lock")
+    with suppress(FileExistsError):
+        path.touch(0o666, exist_ok=False)
+    with path.open("rb") as lock:  # reading is enough for a lock: another user may have made it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

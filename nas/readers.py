@@ -3,9 +3,10 @@
 import csv as text_csv
 import gzip
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -82,11 +83,12 @@ def _readable(path: Path, layout: Layout) -> Iterator[None]:
     """What cannot be read is named by its file."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        text = layout not in ("parquet", "ranking-log") and path.exists()
-        raise DataError(
-            (_misencoded(path, layout) if text else "") or f"{path}: not readable as {layout}: {error}"
-        ) from error
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        text = layout not in ("parquet", "ranking-log") and isinstance(error, UnicodeDecodeError | pa.ArrowException)
+        with suppress(OSError, EOFError, zlib.error, text_csv.Error):  # what is broken otherwise is told as it came
+            if text and (found := _misencoded(path, layout)):
+                raise DataError(found) from error
+        raise DataError(f"{path}: not readable as {layout}: {error}") from error
 
 
 def _misencoded(path: Path, layout: Layout) -> str:
@@ -264,7 +266,9 @@ def _weight(path: Path, number: int, index: str, value: str) -> float:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise DataError(f"{path}, line {number}: found {f'{index}:{value}'!r}; expected a number behind the colon")
+        raise DataError(
+            f"{path}, line {number}: found {f'{index}:{value}'!r}; expected a finite number behind the colon"
+        )
     return weight
 
 

@@ -302,7 +302,8 @@ def _resumed(folder: Path, name: str, model: nn.Module, optimisers: list[torch.o
         raise AnotherRun(f"{folder / CHECKPOINT}: damaged; remove it to train from the beginning") from error
     if state["name"] != name:
         raise AnotherRun(
-            f"{folder / CHECKPOINT}: of another network, recipe, seed, data or budget; name another folder"
+            f"{folder / CHECKPOINT}: of another network, recipe, seed, data or budget, or of an earlier version; name "
+            "another folder, or remove this one to train it again"
         )
     model.load_state_dict(state["model"])
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):

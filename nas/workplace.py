@@ -96,7 +96,9 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
 
 def _refuse_another(place: Workplace, record: SupernetRecord) -> None:
     """A supernet of another design would rank networks by what this one does not ask for."""
-    wanted = place.design.supernet_plan(len(place.parts.train), place.head_weights)
+    live = bool(place.design.tables.value and place.design.tables.value.redis)  # a study's weights move by themselves
+    weights = record.plan.head_weights if live else place.head_weights
+    wanted = place.design.supernet_plan(len(place.parts.train), weights)
     if record.data_digest == place.parts.digest and record.plan == wanted:
         return
     other = "the data are others"

@@ -349,7 +349,8 @@ def _errors(
     variance of a level is the jackknife's (Miller 1974, "The jackknife: a review", section 2.3).
     """
     share = np.nan_to_num(denominator / total[..., arm_of])
-    return np.asarray(residual * (1.0 - 1.0 / member.sum(axis=1))[arm_of] / (1.0 - np.minimum(share, MOST_OF_AN_ARM)))
+    error = residual * (1.0 - 1.0 / member.sum(axis=1))[arm_of] / (1.0 - np.minimum(share, MOST_OF_AN_ARM))
+    return np.where(arm_of < 0, 0.0, error)
 
 
 def _foretold(squared: Floats, denominator: Floats, member: Floats) -> Floats:
@@ -358,7 +359,8 @@ def _foretold(squared: Floats, denominator: Floats, member: Floats) -> Floats:
     Events on their own and buckets that differ: E e^2 = a D + b D^2 with a, b >= 0, fitted to control's buckets, each
     weighted by how well its e^2 would be known were both terms alike. It follows no single bucket, however large.
     """
-    sums = np.stack((denominator @ member.T, denominator**2 @ member.T), axis=-1)  # (M, G, A, 2)
+    positive = np.maximum(denominator, 0.0)  # an amount may be negative, a variance may not
+    sums = np.stack((positive @ member.T, positive**2 @ member.T), axis=-1)  # (M, G, A, 2)
     terms = np.zeros((*sums.shape[:2], 2))
     for place in np.ndindex(terms.shape[:2]):
         there = (member[0] > 0.0) & (denominator[place] > 0.0) & np.isfinite(squared[place])

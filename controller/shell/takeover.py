@@ -14,9 +14,9 @@ def told(table: Assignment | None, now_ms: int) -> str | None:
         return None
     until = "without end" if table.valid_until_ms is None else f"until {in_utc(table.valid_until_ms)}"
     return (
-        f"study: Redis holds a table of {table.study} that is valid {until} (epoch {table.epoch}, stage {table.stage}) "
-        "and of no entry of this new journal: another daemon or an earlier journal published it, and trimtab run takes "
-        "the study over. Another study needs a name of its own."
+        f"study: Redis holds a table of {table.study} that is valid {until} (epoch {table.epoch}, stage {table.stage}),"
+        " and there is no journal yet that published it: another daemon or an earlier journal did, and trimtab run "
+        "takes the study over. Another study needs a name of its own."
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from controller.core.durations import DAY_MS
 from controller.core.events import REASONS, Decoded
 from controller.core.plan import Plan
+from controller.core.rows import OTHERS
 from controller.shell.records import decode_records
 from controller.shell.sources import Record
 from controller.shell.toml_records import names
@@ -52,6 +53,8 @@ def _values(records: Sequence[Record], plan: Plan) -> Iterator[str]:
     """
     nameless = decode_records(records, msgspec.structs.replace(plan.events, components=()))  # every name is unknown
     brought, used = nameless.unknown_components, [component.name for component in plan.events.brought]
+    if OTHERS in brought:  # more names than are told apart: those that are lacking may be among them
+        return
     strange = sorted(brought.keys() - set(used))
     lacking = [name for name in used if name not in brought]
     if lacking and (strange or len(lacking) == len(used)) and nameless.events.ts_ms.size:

@@ -157,3 +157,24 @@ def test_a_ratio_that_never_varies_is_known_exactly() -> None:
     assert not found.change.any()
     assert not found.covariance.any()
     assert not combined_se(np.ones(1), CTR, COMPONENTS, did).any()
+
+
+def test_buckets_that_are_left_out_take_nothing_from_anyone() -> None:
+    rng = np.random.default_rng(9)
+    shown, clicks, arm_of = served(sizes("alike", rng), rng, 0.3)
+    arm_of[arm_of == ARMS] = -1  # and the last arm has no bucket
+    sums = (np.stack([shown, clicks], axis=-1)[None] * 1e6).round().astype(np.int64)
+    without = relative_changes(CTR, COMPONENTS, Served(sums[:, arm_of >= 0], arm_of[arm_of >= 0], ARMS + 1))
+    found = relative_changes(CTR, COMPONENTS, Served(sums, arm_of, ARMS + 1))
+    np.testing.assert_allclose(found.covariance[0, 0], without.covariance[0, 0])
+    assert np.isfinite(found.covariance[0, 0, 0, 0])
+
+
+def test_a_denominator_that_may_be_negative_makes_no_negative_variance() -> None:
+    rng = np.random.default_rng(10)
+    for _ in range(50):
+        arm_of = np.arange(120) % 4
+        sums = np.stack([rng.normal(1.0, 2.0, 120), rng.gamma(2.0, 1.0, 120)], axis=-1)
+        found = relative_changes(CTR, COMPONENTS, Served((sums[None] * 1e6).round().astype(np.int64), arm_of, 4))
+        known = np.isfinite(found.covariance[0, 0]).all()
+        assert not known or np.linalg.eigvalsh(found.covariance[0, 0]).min() > -1e-9

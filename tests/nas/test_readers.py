@@ -44,6 +44,17 @@ def test_a_text_in_another_encoding_is_named_by_its_line(rows: int, tmp_path: Pa
         read(Source("tsv", (str(tmp_path / "a.tsv.gz"),)), ONE_COLUMN)
 
 
+def test_a_file_that_is_broken_otherwise_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress(b"name,click\n" + b"x,1\n" * 100_000)
+    (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "plain.csv.gz").write_bytes(b"name,click\nx,1\n")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "long.csv").write_bytes(b"name,click\n" + b'"' + b"x" * 200_000 + b'\xe9",1\n')
+    for name in ("cut.csv.gz", "plain.csv.gz", "folder.csv", "long.csv"):
+        with pytest.raises(DataError, match=name.replace(".", r"\.")):
+            read(Source("csv", (str(tmp_path / name),)), ONE_COLUMN)
+
+
 def test_a_header_as_spreadsheets_write_it(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'\xef\xbb\xbf"city, town",click\r\n"a, b",1\r\nc,0\r\n')
@@ -201,7 +212,9 @@ def test_libsvm_s_qid_is_a_request_and_no_index(tmp_path: Path) -> None:
 def test_a_libsvm_value_that_is_no_number_is_named(value: str, tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text(f"1 7:1\n0 7:{value} 8:1\n")
     schema = Schema(fields=(Field(name="indices", kind="multi"),), heads=(Head(name="y", label="label"),))
-    with pytest.raises(DataError, match=rf"s\.txt, line 2: found '7:{value}'; expected a number behind the colon"):
+    with pytest.raises(
+        DataError, match=rf"s\.txt, line 2: found '7:{value}'; expected a finite number behind the colon"
+    ):
         read(Source("libsvm", (str(tmp_path / "s.txt"),)), schema)
 
 

@@ -77,7 +77,7 @@ def test_times_in_seconds_and_other_names_are_warned_of(
     assert found.faults == {}
     of_time, of_values = found.warnings
     assert "the newest event is of 1970-01-20 16:12 UTC" in of_time
-    assert "values have click, which no metric uses and lack " in of_values
+    assert "values have click, which no metric uses, and lack " in of_values
 
 
 def test_what_redis_holds_of_the_study_is_told_before_a_start(study: Path, redis_url: str) -> None:

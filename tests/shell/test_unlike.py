@@ -54,6 +54,10 @@ def test_values_of_other_names_are_named_with_those_that_are_lacking() -> None:
     assert "values lack impressions, clicks, watch_s, which count as 0; " in empty
 
 
+def test_of_more_names_than_are_told_apart_nothing_is_said() -> None:
+    assert said({"values": {f"x{n}": 1 for n in range(120)}}, {}) == []
+
+
 def test_components_that_are_rare_or_more_than_a_study_uses_are_well() -> None:
     assert said({"values": {"impressions": 6, "watch_s": 1}}) == []
     assert said({"values": VALUES | {"dwell": 3}}) == []

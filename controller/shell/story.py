@@ -161,6 +161,7 @@ def _vector(seen: Mapping[str, Any], vector: Mapping[str, Any]) -> str:
 def _decision(seen: Mapping[str, Any]) -> list[str]:
     """The newest decision, unless it is why the stage is what it is. `seen`: as for `under_test`."""
     why = seen.get("decision", "")  # none of a daemon of before
+    why = why.removesuffix(f"; {seen['notice']}")  # which has a line of its own
     return [f"newest decision: {why}"] if why not in ("", seen["reason"]) else []
 
 

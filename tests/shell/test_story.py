@@ -207,7 +207,10 @@ def test_what_no_deal_has_measured_is_told_by_the_newest_decision(tmp_path: Path
     board = Board(loop.plan, "events")
     board.committed(loop.records)
     board.show(loop.state, {}, 5)
-    assert told in live(msgspec.to_builtins(board.study)), "the interface says the same"
+    seen = msgspec.to_builtins(board.study)
+    assert told in live(seen), "the interface says the same"
+    noticed = live(seen | {"decision": f"{seen['decision']}; carry-over", "notice": "carry-over"})
+    assert [line for line in noticed if "carry-over" in line] == ["notice: carry-over"], "once"
     assert f"The newest decision: {loop.decisions()[-1].body['why']}." in findings(path).verdict.sentences
 
 

@@ -191,30 +191,33 @@ def combined_noise(
     numerator, denominator = _by_metric(metrics, components, served.sums.sum(axis=0, keepdims=True) / FIXED_POINT)
     member, arm_of = served.member, served.arm_of
     with np.errstate(divide="ignore", invalid="ignore"):
-        still = _levels(numerator, denominator, member, arm_of)[1][:, 0, 1:] == 0.0
-        whole = _combined(coefficients, numerator, denominator, member, arm_of, still)
+        levels = _levels(numerator, denominator, member, arm_of)
+        still = levels[1][:, 0, 1:] == 0.0
+        whole = _combined(coefficients, levels, numerator, denominator, member, arm_of, still)
         if served.history is None:
             return whole
         past = _by_metric(metrics, components, served.history.sum(axis=0, keepdims=True))
         rest = _without_past(numerator, denominator, past, member, arm_of)
-        unforetold = _combined(coefficients, rest, denominator, member, arm_of, still)
+        levels = _levels(rest, denominator, member, arm_of)
+        unforetold = _combined(coefficients, levels, rest, denominator, member, arm_of, still)
     too_little = unforetold.sum(axis=0) < UNFORETOLD * whole.sum(axis=0)
     return np.where(too_little, UNFORETOLD * whole, unforetold)
 
 
 def _combined(
     coefficients: Floats,
+    levels: tuple[Floats, Floats, Floats],
     numerator: Floats,
     denominator: Floats,
     member: Floats,
     arm_of: NDArray[np.signedinteger],
     still: NDArray[np.bool_],
 ) -> Floats:
-    """(M, A-1) what `combined_noise` says, of numerators and denominators (M, 1, B).
+    """(M, A-1) what `combined_noise` says, of numerators and denominators (M, 1, B) and their `_levels`.
 
     `still`: (M, A-1) arms that show no noise of their own, as in `_against_control`.
     """
-    level, variance, foretold = (part[:, 0] for part in _levels(numerator, denominator, member, arm_of))  # (M, A)
+    level, variance, foretold = (part[:, 0] for part in levels)  # (M, A)
     total, _, residual = _residuals(numerator, denominator, member, arm_of)
     error = _errors(residual, denominator, total, member, arm_of)
     influence = error[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
-from controller.shell.sources import At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve
+from controller.shell.sources import At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve, same
 from controller.shell.sources_standing import Standing
 
 
@@ -14,6 +14,7 @@ class MemoryTopic:
         self.logs: dict[int, list[Record]] = {partition: [] for partition in range(partitions)}
         self.earliest = dict.fromkeys(range(partitions), 0)
         self.latest = dict.fromkeys(range(partitions), 0)
+        self.id = ""
         self.down: str | None = None
 
     def append(self, partition: int, value: bytes | None, *, arrow: bool = False) -> int:
@@ -39,6 +40,12 @@ class MemoryTopic:
         self.earliest[partition] = self.latest[partition] = 0
         return partition
 
+    def replace(self, id_: str) -> None:
+        """Be deleted and made anew: another topic, empty, with as many partitions."""
+        partitions = len(self.logs)
+        MemoryTopic.__init__(self, partitions)
+        self.id = id_
+
     def stop(self, reason: str = "the broker is down") -> None:
         """Answer nobody until `resume`."""
         self.down = reason
@@ -60,15 +67,17 @@ class MemorySource:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topic = topic
+        self.log = ""
         self._idle_after_s = idle_after_s
         self._max_records = max_records
         self._monotonic = monotonic
         self._standing = Standing({}, idle_after_s, monotonic)
 
-    def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+    def start(self, offsets: Mapping[int, int] | None, at: At, log: str = "") -> dict[int, int]:
         """See `Source.start`."""
         if self._topic.down is not None:
             raise SourceUnavailable(self._topic.down)
+        self.log = same(log, self._topic.id)
         positions = resolve(offsets, at, self._topic.earliest, self._topic.latest)
         self._standing = Standing(positions, self._idle_after_s, self._monotonic)
         return positions
@@ -78,6 +87,7 @@ class MemorySource:
         if self._topic.down is not None:
             self._standing.silent(self._topic.down)
             return Poll(behind=self._standing.behind())
+        self.log = same(self.log, self._topic.id)
         for partition in self._topic.logs.keys() - self._standing.positions.keys():
             self._standing.advance(partition, self._topic.earliest[partition])
         fetched = [self._fetch(partition) for partition in sorted(self._standing.positions)]

@@ -33,6 +33,7 @@ class _Head(msgspec.Struct, frozen=True):
     ids: dict[int, int]  # window end -> segments
     ids_floor_ms: int | None
     counted_through_ms: int | None
+    log: str = ""
 
 
 class _Words(msgspec.Struct, frozen=True, eq=False):
@@ -77,6 +78,7 @@ def window_restore(rows: dict[str, bytes]) -> WindowsState:
         counted_through_ms=head.counted_through_ms,
         sealed_through_ms=head.sealed_through_ms,
         watermark_ms=head.watermark_ms,
+        log=head.log,
     )
 
 
@@ -91,6 +93,7 @@ def _head(state: WindowsState) -> _Head:
         ids=dict(sorted(state.ids.segments.items())),
         ids_floor_ms=state.ids.floor_ms,
         counted_through_ms=state.counted_through_ms,
+        log=state.log,
     )
 
 

@@ -85,6 +85,7 @@ class WindowsState(msgspec.Struct, frozen=True, eq=False):
     counted_through_ms: int | None = None  # end of the last window whose units were asked for and let go of
     sealed_through_ms: int | None = None  # end of the last sealed window
     watermark_ms: int | None = None  # of the stream; never falls
+    log: str = ""  # id of the topic that the partitions' offsets are of; "" where none was told
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -34,7 +34,7 @@ from controller.shell.metrics import Metrics
 from controller.shell.publisher import PublisherUnavailable
 from controller.shell.recorder import Recorder
 from controller.shell.records import decode_records, rows_at
-from controller.shell.sources import At, Fetched, OffsetLost, Poll, Source, SourceUnavailable
+from controller.shell.sources import At, Fetched, OffsetLost, Poll, Source, SourceUnavailable, TopicReplaced
 from controller.shell.story import in_utc
 
 Turn = Literal["waiting", "quiet", "news"]  # for a service; nothing came; records came
@@ -160,6 +160,9 @@ class Daemon:
         except OffsetLost as lost:
             self._lose(lost)
             came = "waiting"
+        except TopicReplaced as replaced:
+            self._begin_anew(replaced)
+            came = "waiting"
         if self._inbox_due():
             self._obey()
         if self._dirty and self._commit_due():
@@ -200,15 +203,16 @@ class Daemon:
         """Find the partitions and write their start offsets into the journal before anything is read."""
         if not self._source_backoff.due():
             return False
-        known = self._state.windows.partitions
+        windows = self._state.windows
+        known, at = windows.partitions, self._start_at
         try:
-            offsets = self._source.start({p: part.next_offset for p, part in known.items()} or None, self._start_at)
+            offsets = self._source.start({p: part.next_offset for p, part in known.items()} or None, at, windows.log)
         except SourceUnavailable as error:
             self._health.set("source", str(error))
             self._source_backoff.failed()
             return False
         new = {p: PartitionState(None, offset) for p, offset in offsets.items() if p not in known}
-        self._state = _with_partitions(self._state, known | new)
+        self._state = _with_partitions(self._state, known | new, self._source.log)
         self._commit(())
         log.info("reading from %s", ", ".join(f"partition {p} offset {offsets[p]}" for p in sorted(offsets)))
         self._reading = True
@@ -315,14 +319,29 @@ class Daemon:
             partitions.pop(lost.partition, None)
         elif lost.earliest >= 0:  # else nobody could say; the source is asked again at its start
             partitions[lost.partition] = msgspec.structs.replace(known, next_offset=lost.earliest)
-        now_ms = self._now_ms()
-        state = _with_partitions(self._state, partitions)
-        self._state, effects, _ = core.command(self._plan, state, Command("freeze", "trimtab", str(lost)), now_ms)
         body = {"partition": lost.partition, "asked": lost.asked, "earliest": lost.earliest, "latest": lost.latest}
-        self._commit((*effects, Record(now_ms, "offsets_lost", body)))
+        self._freeze(
+            _with_partitions(self._state, partitions, self._state.windows.log), str(lost), "offsets_lost", body
+        )
         if lost.earliest < 0 or (self._reading and lost.asked == lost.earliest):  # the next start may find the same
             self._source_backoff.failed()
         self._reading = False
+
+    def _begin_anew(self, replaced: TopicReplaced) -> None:
+        """As where all offsets are lost: what the new topic holds from its beginning is read, copies are dropped."""
+        log.error("%s", replaced)
+        partitions = {
+            p: msgspec.structs.replace(part, next_offset=0) for p, part in self._state.windows.partitions.items()
+        }
+        body = {"before": replaced.before, "topic": replaced.log}
+        self._freeze(_with_partitions(self._state, partitions, replaced.log), str(replaced), "topic_replaced", body)
+        self._reading = False
+
+    def _freeze(self, state: State, why: str, kind: str, body: dict[str, Any]) -> None:
+        """Stop the study in a state, with an entry of its own for what was found."""
+        now_ms = self._now_ms()
+        self._state, effects, _ = core.command(self._plan, state, Command("freeze", "trimtab", why), now_ms)
+        self._commit((*effects, Record(now_ms, kind, body)))
 
     def _obey(self) -> None:
         """Carry out the commands of the inbox, each in a transaction with its mark that it was applied."""
@@ -368,8 +387,8 @@ class Daemon:
             self._health.set("redis", None)
 
 
-def _with_partitions(state: State, partitions: dict[int, PartitionState]) -> State:
-    windows = msgspec.structs.replace(state.windows, partitions=partitions)
+def _with_partitions(state: State, partitions: dict[int, PartitionState], topic: str) -> State:
+    windows = msgspec.structs.replace(state.windows, partitions=partitions, log=topic)
     return msgspec.structs.replace(state, windows=windows)
 
 

@@ -1,5 +1,6 @@
 """What every kafka-python client of a study shares: address, login, and a connection that leaves nothing behind."""
 
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,12 @@ def connect(make: Callable[..., Any], options: dict[str, Any], answer_s: float) 
         for connection in made:
             connection.close()
         raise
+
+
+def topic_id(consumer: Any, topic: str) -> str:
+    """By the consumer's newest metadata, as Kafka's own tools write it; "" of a broker before 2.8, or of no topic."""
+    found = consumer._cluster.topic_id(topic)
+    return "" if found is None or not found.int else urlsafe_b64encode(found.bytes).decode().rstrip("=")
 
 
 def said(error: KafkaError) -> str:

@@ -13,8 +13,8 @@ from controller.shell.journal import Journal
 from controller.shell.journal_file import JournalError
 from controller.shell.kafka_diagnosis import unreached
 from controller.shell.publisher import PublisherUnavailable
-from controller.shell.recorder import Superseded, next_epoch
-from controller.shell.sources import OffsetLost, Record, Source, SourceUnavailable
+from controller.shell.recorder import Superseded, next_epoch, reached, topic
+from controller.shell.sources import OffsetLost, Record, Source, SourceUnavailable, TopicReplaced
 from controller.shell.tls import CannotConnect
 from controller.shell.unlike import unlike
 
@@ -41,7 +41,7 @@ def probe(study: Study, now_ms: int) -> Probed:
     letters = study.kafka.dead_letter_topic
     if (found := unreached(study.kafka)) is not None:
         faults["kafka"] = f"no Kafka broker is of use: {found}"
-    elif (found := _asked(study, study.kafka.topic, lambda source: newest.extend(_newest(source)))) is not None:
+    elif (found := _asked(study, study.kafka.topic, lambda source: newest.extend(_read(study, source)))) is not None:
         faults["kafka"] = found
     elif letters is not None and (found := _asked(study, letters, lambda _: None)) is not None:
         faults["dead letters"] = found
@@ -65,9 +65,9 @@ def _epoch(path: Path) -> int:
         return 0
 
 
-def _asked(study: Study, topic: str, more: Callable[[Source], None]) -> str | None:
+def _asked(study: Study, name: str, more: Callable[[Source], None]) -> str | None:
     """Why a topic's offsets, or what `more` asks for of one that tells them, cannot be had; or None."""
-    kafka = msgspec.structs.replace(study.kafka, topic=topic)
+    kafka = msgspec.structs.replace(study.kafka, topic=name)
     try:
         source = source_of(msgspec.structs.replace(study, kafka=kafka), "wall")
     except (CannotConnect, ClientMissing) as error:
@@ -80,6 +80,24 @@ def _asked(study: Study, topic: str, more: Callable[[Source], None]) -> str | No
     finally:
         source.close()
     return None
+
+
+def _read(study: Study, source: Source) -> list[Record]:
+    """The newest records. Raises where the study could not go on in the topic from where its journal is."""
+    offsets, log = _reached(study)
+    try:
+        source.start(offsets, "latest", log)
+    except (OffsetLost, TopicReplaced) as error:
+        raise SourceUnavailable(f"{error}. The next start freezes the study and reads on at the beginning") from error
+    return _newest(source)
+
+
+def _reached(study: Study) -> tuple[dict[int, int] | None, str]:
+    """None, "" where no journal can be read, which is told elsewhere."""
+    try:
+        return reached(study.journal, topic(study.kafka.topic))
+    except JournalError:
+        return None, ""
 
 
 def _newest(source: Source) -> list[Record]:

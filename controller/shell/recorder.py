@@ -203,6 +203,20 @@ def writer(journal: Journal) -> str:
     return "unknown" if last is None else str(last.body.get("about", {}).get("version", "unknown"))
 
 
+def reached(path: Path, source: str) -> tuple[dict[int, int] | None, str]:
+    """The offsets that a journal goes on from in a source, and the id of their topic; None, "" where it has none.
+
+    Raises what `Journal.read_only` and `restored` raise.
+    """
+    if not path.exists():
+        return None, ""
+    with Journal.read_only(path) as journal, journal.snapshot():
+        state = restored(journal) if _read(journal) == source else None
+    if state is None or not state.windows.partitions:
+        return None, ""
+    return {p: part.next_offset for p, part in state.windows.partitions.items()}, state.windows.log
+
+
 def edits(plan: Plan, path: Path, unwritten: Sequence[str] = (), source: str = "") -> tuple[str, ...]:
     """What the next start would enter as changed by an operator, and what becomes of a test that runs.
 

@@ -45,16 +45,20 @@ class Poll(msgspec.Struct, frozen=True):
 
 
 class Source(Protocol):
-    """A log that can be read from any offset."""
+    """A log that can be read from any offset. `log`: see `start`."""
 
-    def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+    log: str
+
+    def start(self, offsets: Mapping[int, int] | None, at: At, log: str = "") -> dict[int, int]:
         """Resolve where each partition starts, fetching nothing yet; may be called again after it failed.
 
         With `offsets`, partitions that it does not name are new and start at their beginning; without, all
-        start `at` their beginning or end.
+        start `at` their beginning or end. `log`: the id of the topic that the offsets are of; a topic that is made
+        anew under its name has another. Afterwards the attribute `log` is that of what is read. "" is not known.
 
         Raises:
             SourceUnavailable: nothing answers, or the topic is not there; worth trying again.
+            TopicReplaced: the offsets are those of another topic.
             OffsetLost: a record between an asked offset and the log's beginning is gone for good.
         """
         ...
@@ -63,7 +67,7 @@ class Source(Protocol):
         """Records that came within `timeout_s`; empty, with `health` telling why, while nothing answers.
 
         Raises:
-            OffsetLost: as in `start`.
+            TopicReplaced, OffsetLost: as in `start`.
         """
         ...
 
@@ -84,6 +88,18 @@ class SourceUnavailable(Exception):
     """The source cannot be reached now; trying again may help."""
 
 
+class TopicReplaced(Exception):
+    """The topic was deleted and made anew: an offset of the old one names another record, or none, in the new one."""
+
+    def __init__(self, before: str, log: str) -> None:
+        super().__init__(
+            f"the topic was deleted and made anew, or is another cluster's: its id was {before} and is {log}, "
+            "so the offsets that were reached mean nothing in it"
+        )
+        self.before = before
+        self.log = log
+
+
 class OffsetLost(Exception):
     """A partition does not hold the offset any more (or not yet): going on would skip records or read others."""
 
@@ -96,6 +112,13 @@ class OffsetLost(Exception):
         self.asked = asked
         self.earliest = earliest
         self.latest = latest
+
+
+def same(before: str, log: str) -> str:
+    """What to go by from now on of two ids, of which either may be unknown; raises TopicReplaced where they differ."""
+    if before and log and before != log:
+        raise TopicReplaced(before, log)
+    return log or before
 
 
 def resolve(

@@ -12,7 +12,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPar
 
 from controller.shell.connections import Kafka, no_topic
 from controller.shell.kafka_diagnosis import diagnosed
-from controller.shell.sources import ARROW, At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve
+from controller.shell.sources import ARROW, At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve, same
 from controller.shell.sources_standing import Newest, Standing
 from controller.shell.tls import context, require_password
 
@@ -21,6 +21,8 @@ _EARLIEST: Final = _SPEC.earliest()
 _LATEST: Final = _SPEC.latest()
 _COMMITTED: Final = IsolationLevel.READ_COMMITTED  # as the consumer reads: an end beyond it is never reached
 _ANSWER_S: Final = 2.0  # an end offset that takes longer counts as no answer
+_NO_ID: Final = str(confluent_kafka.Uuid(0, 0))
+_URL_SAFE: Final = str.maketrans("+/", "-_")
 _MOST_RECORDS: Final = 50_000  # a poll
 # A plain call of a warm interpreter takes a result for good that comes with an error, which the next call raises.
 _headers: Final = methodcaller("headers")
@@ -69,13 +71,15 @@ class ConfluentSource:
         self._now_ms = now_ms
         self._consumer: Any = None
         self._assigned = False
+        self.log = ""
         self._admin: Any = None  # a connection of its own: an answer does not wait behind a fetch that waits
         self._refreshed_at = 0.0
         self._standing = Standing({}, idle_after_s, monotonic)
 
-    def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+    def start(self, offsets: Mapping[int, int] | None, at: At, log: str = "") -> dict[int, int]:
         """See `Source.start`."""
         self.close()
+        self.log = log
         self._admin = admin.AdminClient(self._login | {"log_level": _LOG_LEVEL})
         try:
             positions = self._resolve(offsets, at)
@@ -127,9 +131,12 @@ class ConfluentSource:
         partitions = self._partitions(self._answer_s)
         if not partitions:
             raise SourceUnavailable(no_topic(self._kafka, self._kafka.topic))
+        log = same(self.log, self._id(self._answer_s))
         earliest = self._ask(partitions, _EARLIEST, self._answer_s)
         latest = self._ask(partitions, _LATEST, self._answer_s)
-        return resolve(offsets, at, earliest, latest)
+        positions = resolve(offsets, at, earliest, latest)
+        self.log = log
+        return positions
 
     def _assign(self) -> None:
         """Begin to fetch: not in `start`, because the client does so by itself from then on."""
@@ -178,6 +185,7 @@ class ConfluentSource:
         try:
             new = self._partitions(_ANSWER_S) - self._standing.positions.keys()
             starts = self._ask(new, _EARLIEST, _ANSWER_S)
+            self.log = same(self.log, self._id(_ANSWER_S))
         except KafkaException as error:
             self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {error}")
             return False
@@ -199,6 +207,13 @@ class ConfluentSource:
         """Numbers of the topic's partitions; empty when there is no such topic."""
         topic = self._admin.list_topics(self._kafka.topic, timeout=timeout_s).topics[self._kafka.topic]
         return set() if topic.error is not None else set(topic.partitions)
+
+    def _id(self, timeout_s: float) -> str:
+        """The topic's, as Kafka's own tools write it; "" of a broker before 2.8. Raises KafkaException."""
+        topics = confluent_kafka.TopicCollection([self._kafka.topic])
+        answer = self._admin.describe_topics(topics, request_timeout=timeout_s)[self._kafka.topic]
+        found = str(answer.result().topic_id)
+        return "" if found == _NO_ID else found.translate(_URL_SAFE)
 
     def _ask(self, partitions: Iterable[int], spec: Any, timeout_s: float) -> dict[int, int]:
         """Freshly asked offsets; raises KafkaException when an answer does not come in time."""

@@ -10,7 +10,7 @@ from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionErr
 
 from controller.shell.connections import Kafka, no_topic
 from controller.shell.kafka_diagnosis import diagnosed
-from controller.shell.kafka_python import client_options, connect, said
+from controller.shell.kafka_python import client_options, connect, said, topic_id
 from controller.shell.sources import (
     ARROW,
     At,
@@ -19,7 +19,9 @@ from controller.shell.sources import (
     Poll,
     Record,
     SourceUnavailable,
+    TopicReplaced,
     resolve,
+    same,
 )
 from controller.shell.sources_standing import Newest, Standing
 
@@ -79,11 +81,13 @@ class KafkaSource:
         self._monotonic = monotonic
         self._now_ms = now_ms
         self._consumer: Any = None
+        self.log = ""
         self._standing = Standing({}, idle_after_s, monotonic)
 
-    def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+    def start(self, offsets: Mapping[int, int] | None, at: At, log: str = "") -> dict[int, int]:
         """See `Source.start`."""
         self.close()
+        self.log = log
         positions = self._open(offsets, at)
         self._standing = Standing(positions, self._idle_after_s, self._monotonic)
         return positions
@@ -139,7 +143,7 @@ class KafkaSource:
         except KafkaError as error:
             consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
             raise SourceUnavailable(f"Kafka at {self._kafka.bootstrap}: {said(error)}") from error
-        except (SourceUnavailable, OffsetLost):
+        except (SourceUnavailable, TopicReplaced, OffsetLost):
             consumer.close(autocommit=False, timeout_ms=_CLOSE_MS)
             raise
         self._consumer = consumer
@@ -149,11 +153,14 @@ class KafkaSource:
         partitions = consumer.partitions_for_topic(self._kafka.topic)
         if not partitions:
             raise SourceUnavailable(no_topic(self._kafka, self._kafka.topic))
+        log = same(self.log, topic_id(consumer, self._kafka.topic))
         topic = [self._at(partition) for partition in sorted(partitions)]
         wait_ms = int(self._answer_s * 1000)
         earliest = _by_partition(consumer.beginning_offsets(topic, timeout_ms=wait_ms))
         latest = _by_partition(consumer.end_offsets(topic, timeout_ms=wait_ms))
-        return resolve(offsets, at, earliest, latest)
+        positions = resolve(offsets, at, earliest, latest)
+        self.log = log
+        return positions
 
     def _reopen(self, timeout_s: float) -> None:
         """Connect anew where the last client failed; the reason of a failure is kept for `health`."""
@@ -168,6 +175,7 @@ class KafkaSource:
         try:
             self._discover()
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+            self.log = same(self.log, topic_id(self._consumer, self._kafka.topic))
             positions = {partition: self._position(partition) for partition in sorted(self._standing.positions)}
         except (OffsetOutOfRangeError, LogTruncationError, NoOffsetForPartitionError) as error:
             raise self._lost(error) from error

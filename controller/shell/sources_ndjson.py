@@ -48,13 +48,14 @@ class NdjsonSource:
         self._path = path
         self._descriptor = descriptor
         self._monotonic = monotonic
+        self.log = ""
         self._position = 0  # of the first byte that was not returned
         self._held = b""  # read but not returned: the beginning of a line
         self._cut = 0  # bytes of that line that were read and not kept
         self._ended_at: float | None = None  # when a read first found the end
 
-    def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
-        """See `Source.start`.
+    def start(self, offsets: Mapping[int, int] | None, at: At, log: str = "") -> dict[int, int]:
+        """See `Source.start`; files have no id.
 
         Raises:
             CannotResume: standard input, beyond its beginning.

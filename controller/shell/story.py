@@ -326,4 +326,7 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
     "operator": lambda body: _order(body["order"]) + f": {body['said']}",
     "operator_refused": lambda body: f"a command was {body['said']}",
     "offsets_lost": _lost,
+    "topic_replaced": lambda body: (
+        f"another topic under the same name: id {body['before']} before, {body['topic']} now"
+    ),
 }

@@ -65,6 +65,54 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(world: World) -> 
     assert rig.metric("events_total", result="accepted") == accepted
 
 
+@pytest.mark.parametrize("when", ["poll", "start"])
+def test_a_longer_topic_under_the_same_name_is_read_from_its_beginning(world: World, when: str) -> None:
+    world.topic.id = "first"
+    rig = world.start()
+    rig.settle()
+    world.product.settle_window()
+    rig.settle()
+    old = world.topic.logs
+    if when == "start":
+        rig.turn(COMMIT_S)
+        rig.drop()
+    world.topic.replace("second")
+    for partition, log in old.items():
+        for record in (*log[-100:], *log):
+            world.topic.append(partition, record.value)
+    world.topic.append(1, b"nothing else of this topic is new")
+    if when == "start":
+        rig = world.start()
+    rig.settle()
+    assert world.kinds().count("topic_replaced") == 1
+    assert world.last("topic_replaced") == {"before": "first", "topic": "second"}
+    assert "its id was first and is second" in world.last("operator")["order"]["why"]
+    assert world.table.stage == "paused"
+    read = sum(len(log) for log in world.topic.logs.values())
+    again = rig.metric("events_total", result="duplicate") or 0.0
+    late = rig.metric("events_total", result="expired") or 0.0
+    assert again + late + 1 == read, "all of it was read, none of it counts twice"
+    assert rig.health.faults == {}
+    rig.drop()
+    world.start().settle()
+    assert world.kinds().count("topic_replaced") == 1, "it is known from then on"
+
+
+def test_a_journal_that_knows_no_topic_id_takes_the_first_that_it_is_told(world: World) -> None:
+    world.start().settle()
+    world.rigs[-1].drop()
+    world.topic.id = "first"
+    world.start().settle()
+    world.rigs[-1].drop()
+    world.topic.id = ""  # a broker that tells none, meanwhile
+    world.start().settle()
+    assert "topic_replaced" not in world.kinds()
+    world.rigs[-1].drop()
+    world.topic.id = "second"
+    world.start().settle()
+    assert world.last("topic_replaced") == {"before": "first", "topic": "second"}
+
+
 def test_the_partitions_of_a_topic_that_was_made_anew_are_found_out_turn_by_turn(world: World) -> None:
     partitions = 24
     world.topic = MemoryTopic(partitions)
@@ -86,7 +134,7 @@ def test_the_partitions_of_a_topic_that_was_made_anew_are_found_out_turn_by_turn
 
 def test_a_loss_that_nobody_can_say_more_of_is_looked_at_ever_more_rarely(world: World) -> None:
     class Mute(MemorySource):
-        def start(self, offsets: Mapping[int, int] | None, at: At) -> dict[int, int]:
+        def start(self, offsets: Mapping[int, int] | None, at: At, log: str = "") -> dict[int, int]:
             raise OffsetLost(0, 7, -1, -1)
 
     rig = daemon_of(world.path, Mute(world.topic), world.publisher)

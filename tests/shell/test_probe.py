@@ -11,10 +11,12 @@ from confluent_kafka import Producer
 
 from controller import assignment
 from controller.cli import main
+from controller.core.clock import PartitionState
 from controller.shell import config
 from controller.shell.journal import Journal
 from controller.shell.probe import Probed, probe
-from controller.shell.publisher import RedisPublisher
+from controller.shell.publisher import MemoryPublisher, RedisPublisher
+from controller.shell.recorder import Recorder
 from simulators.catalog import world_named
 from simulators.study import Services, study_text
 from tests.core.loop import at_stage
@@ -91,6 +93,36 @@ def test_what_redis_holds_of_the_study_is_told_before_a_start(study: Path, redis
     publisher.publish(b'{"version": 9007199254740000}', 9007199254740000)
     found = faults(study, "127.0.0.1:1", "absent", "letters", redis_url)
     assert found["redis"].endswith("Delete the key trimtab:quick:assignment.")
+
+
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+def test_a_topic_in_which_the_journal_cannot_go_on(
+    client: str, study: Path, kafka_bootstrap: str, kafka_topic: MakeTopic, redis_url: str
+) -> None:
+    name, letters = compressed(kafka_bootstrap, kafka_topic(partitions=3)), kafka_topic(partitions=1)
+    assert faults(study, kafka_bootstrap, name, letters, redis_url, client) == {}
+    went_on_to(study, {0: 0, 1: 50, 2: 0}, "")
+    assert faults(study, kafka_bootstrap, name, letters, redis_url, client) == {}
+    went_on_to(study, {0: 0, 1: 51, 2: 0}, "")
+    (told,) = faults(study, kafka_bootstrap, name, letters, redis_url, client).values()
+    assert told.startswith("partition 1: offset 51 was asked for, but the log holds 0 to 50; ")
+    went_on_to(study, {0: 0, 1: 50, 2: 0}, "another")
+    (told,) = faults(study, kafka_bootstrap, name, letters, redis_url, client).values()
+    assert "its id was another and is " in told
+    assert told.endswith(". The next start freezes the study and reads on at the beginning")
+    other = kafka_topic(partitions=1)
+    assert faults(study, kafka_bootstrap, other, letters, redis_url, client) == {}, "offsets of another topic's name"
+
+
+def went_on_to(study: Path, offsets: dict[int, int], log: str) -> None:
+    """Leave a journal that has read its topic so far."""
+    found = config.load(study)
+    with Journal.open(found.journal, "quick") as journal:
+        source = f"topic {found.kafka.topic}"
+        recorder, state = Recorder.take_over(found.plan, journal, MemoryPublisher(), START_MS, "wall", source)
+        partitions = {p: PartitionState(None, offset) for p, offset in offsets.items()}
+        windows = msgspec.structs.replace(state.windows, partitions=partitions, log=log)
+        recorder.commit(msgspec.structs.replace(state, windows=windows), ())
 
 
 def test_the_faster_client_that_is_not_installed(

@@ -11,12 +11,12 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from controller.shell.connections import Kafka
-from controller.shell.sources import ARROW, OffsetLost, Record, Source, SourceUnavailable
+from controller.shell.sources import ARROW, OffsetLost, Record, Source, SourceUnavailable, TopicReplaced
 from controller.shell.sources_confluent import ConfluentSource
 from controller.shell.sources_kafka import KafkaSource
 from controller.shell.sources_ndjson import NdjsonSource
 from tests.memory_source import MemorySource, MemoryTopic
-from tests.services.kafka_broker import MakeTopic
+from tests.services.kafka_broker import MakeTopic, create_topic, delete_topics
 from tests.shell.reading import Clock, drain, until, values
 
 HEADERS = [("trace", b""), ("content-type", ARROW)]
@@ -36,6 +36,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.topic = MemoryTopic(self.partitions)
+        self.topic.id = "first"
 
     def append(self, partition: int, *values: bytes | None, arrow: bool = False) -> None:
         for value in values:
@@ -49,6 +50,9 @@ class Memory:
 
     def add_partition(self) -> None:
         self.topic.add_partition()
+
+    def replace(self) -> None:
+        self.topic.replace(f"{self.topic.id}+")
 
     def source(self, *, idle_after_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> Source:
         return MemorySource(self.topic, idle_after_s=idle_after_s, monotonic=clock)
@@ -100,6 +104,10 @@ class Broker:
 
     def add_partition(self) -> None:
         self._admin(lambda admin, _: admin.create_partitions({self.topic: self.partitions + 1}), 0)
+
+    def replace(self) -> None:
+        delete_topics(self.bootstrap, [self.topic])
+        create_topic(self.bootstrap, self.topic, self.partitions)
 
     def _admin(self, act: Callable[[Any, Any], object], partition: int) -> None:
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
@@ -262,6 +270,37 @@ def test_deleted_records_are_an_error_and_no_jump(topic: Any, opened: Any) -> No
     assert values(drain(other)[0][0]) == [b"three"]
     with pytest.raises(OffsetLost, match=r"partition 0: offset 0 .* holds 2 to 3"):
         until(source, lambda poll: bool(poll.parts))
+
+
+def test_a_topic_that_was_made_anew_is_another_however_long_it_is(topic: Any, opened: Any) -> None:
+    topic.append(0, b"one", b"two")
+    source, other = opened(topic.source()), opened(topic.source())
+    assert source.log == "", "unknown before it starts"
+    source.start(None, "earliest")
+    before = source.log
+    assert before
+    assert values(drain(source)[0][0]) == [b"one", b"two"]
+    assert source.start({0: 2}, "earliest", before)[0] == 2
+    topic.replace()
+    topic.append(0, *(b"other %d" % n for n in range(5)))
+    with pytest.raises(TopicReplaced, match=f"its id was {before} and is "):
+        until(source, lambda poll: False)
+    with pytest.raises(TopicReplaced) as replaced:
+        other.start({0: 2}, "earliest", before)
+    assert other.start({0: 2}, "earliest")[0] == 2, "who knows no id is not stopped"
+    assert replaced.value.log == other.log != before
+    assert other.start({0: 0}, "earliest", replaced.value.log)[0] == 0
+    assert len(drain(other)[0][0]) == 5
+
+
+@pytest.mark.kafka
+def test_both_clients_tell_the_same_id(kafka_bootstrap: str, kafka_topic: MakeTopic, opened: Any) -> None:
+    for _ in range(8):  # every other id has a character that base64 writes in two ways
+        name = kafka_topic(partitions=1)
+        sources = [opened(source_of(kind, kafka_bootstrap, name)) for kind in CLIENTS.values()]
+        for source in sources:
+            source.start(None, "latest")
+        assert sources[0].log == sources[1].log
 
 
 def test_a_new_partition_starts_at_its_beginning(topic: Any, opened: Any) -> None:

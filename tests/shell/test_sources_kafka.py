@@ -1,5 +1,6 @@
 """What `KafkaSource` makes of errors that a real broker raises too rarely to wait for."""
 
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -28,6 +29,7 @@ class Client:
         self.at: dict[Any, int] = {}
         self.end = 1
         self.timestamp_type = 0
+        self._cluster = SimpleNamespace(topic_id=lambda topic: None)  # of a broker that tells none
 
     def _answer(self, name: str) -> None:
         if name in self.fails:

@@ -219,7 +219,7 @@ export function gainRows(decisions) {
     h("td", {}, one.gain_mean == null ? "none known" : `${percent(one.gain_mean)} (${percent(one.gain_mean - 1.96 * one.gain_sd)} to ${percent(one.gain_mean + 1.96 * one.gain_sd)})`), h("td", {}, one.p_feasible == null ? "" : chance(one.p_feasible))));
 }
 
-const KINDS = { stage_changed: ["stage", ""], guardrail_tripped: ["guardrail", "bad"], operator: ["order", "warn"], operator_refused: ["refused", "warn"], offsets_lost: ["data lost", "bad"], daemon_started: ["start", ""], study_started: ["start", ""], plan_changed: ["plan", "warn"], decided: ["decision", ""] };
+const KINDS = { stage_changed: ["stage", ""], guardrail_tripped: ["guardrail", "bad"], operator: ["order", "warn"], operator_refused: ["refused", "warn"], offsets_lost: ["data lost", "bad"], topic_replaced: ["data lost", "bad"], daemon_started: ["start", ""], study_started: ["start", ""], plan_changed: ["plan", "warn"], decided: ["decision", ""] };
 
 export function timeline(history, all) {
   const shown = all ? [...history.events, ...history.decisions] : history.events;

@@ -33,7 +33,8 @@ def checkup(study: Study, offline: bool, now_ms: int) -> Found:
     edited, refused = _edits(study)
     asked = Probed({}, ()) if offline else probe(study, now_ms)
     faults = asked.faults | refused | named_files.faults(study)
-    warnings = (*study.warnings, *asked.warnings)
+    room = named_files.little_room(study)
+    warnings = (*study.warnings, *(() if room is None else (room,)), *asked.warnings)
     rails = tuple(words(rail) for rail in study.plan.guardrails)
     return Found(study.plan.study, rails, warnings, faults, edited, study.demands, advice(study))
 

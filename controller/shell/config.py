@@ -16,7 +16,7 @@ from controller.core.rollout import RolloutPlan, TrafficPlan, whole
 from controller.core.windows import WindowPlan
 from controller.shell.access import Admin
 from controller.shell.connections import SECRETS, Kafka, Redis
-from controller.shell.limits import percent
+from controller.shell.limits import percent, words
 from controller.shell.offline_file import read_predictions
 from controller.shell.study_file import (
     ComponentTable,
@@ -295,7 +295,7 @@ def _warnings(plan: Plan) -> tuple[str, ...]:
             "noticed: at least two windows must be open to be held against those before"
         )
     found += [*_short_lived(plan), *_large(plan), *_thin(plan), *_slow(plan)]
-    return (*found, *_wide(plan), *_strict(plan))
+    return (*found, *_wide(plan), *_strict(plan), *_opposed(plan))
 
 
 def _short_lived(plan: Plan) -> Iterator[str]:
@@ -330,6 +330,20 @@ def _strict(plan: Plan) -> Iterator[str]:
                 f"{abs(rail.limit):.2%} or more: the baseline is infeasible, and nothing is promoted before a vector "
                 f"does so; to bear a {fall} of as much, write {-rail.limit:+g}"
             )
+
+
+def _opposed(plan: Plan) -> Iterator[str]:
+    """Terms of an objective that reward what a guardrail limits: most often a sign, or a side, that was mistaken."""
+    objectives = {"objective": plan.objective} | {join("objectives", n): own for n, own in plan.objectives.items()}
+    for index, rail in enumerate(plan.guardrails):
+        for path, terms in objectives.items():
+            coefficient = terms.get(rail.metric, 0.0)
+            if coefficient and (coefficient > 0) == (rail.max_change is not None):
+                wish = "rise" if coefficient > 0 else "fall"
+                yield (
+                    f"{join(path, rail.metric)}: {coefficient:+g} rewards a {wish} of {rail.metric}, which "
+                    f"guardrails[{index}] limits: {words(rail)}"
+                )
 
 
 def _large(plan: Plan) -> Iterator[str]:

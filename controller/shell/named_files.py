@@ -1,9 +1,11 @@
 """The files that a study names, looked at without any service: what would end, or shut, its daemon at once."""
 
 import os
+import shutil
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from controller.shell.access import TokensRefused, load_tokens
 from controller.shell.config import Study
@@ -12,6 +14,7 @@ from controller.shell.journal_file import JournalRefused
 from controller.shell.tls import CannotConnect, Section, context
 from controller.shell.toml_records import Mistake
 
+LITTLE_ROOM = 2_000_000_000  # bytes, as the alert has it
 _FROM = "relative paths start at the study file"
 
 
@@ -36,15 +39,30 @@ def journal_place(study: Study) -> Mistake | None:
     if study.journal.is_file():
         own = f"a file that this user may write to, on a file system that is not read-only; {_FROM}"
         said = f"a journal that cannot be written to: {study.journal.absolute()}"
-        return None if os.access(study.journal, os.W_OK) else Mistake("journal.path", said, own)
-    if study.journal.exists():
+        if not os.access(study.journal, os.W_OK):
+            return Mistake("journal.path", said, own)
+    elif study.journal.exists():
         return None
     if not folder.is_dir():
         said = f"what is no folder: {folder}" if folder.exists() else f"no such folder: {folder}"
         return Mistake("journal.path", said, accepted)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return Mistake("journal.path", f"a folder that cannot be written to: {folder}", accepted)
-    return None
+    try:
+        with TemporaryFile(dir=folder):  # some file systems tell root of no rights that keep files out
+            return None
+    except OSError as error:
+        said = f"a folder in which no file can be made ({error.strerror}): {folder}"
+        return Mistake("journal.path", said, accepted)
+
+
+def little_room(study: Study) -> str | None:
+    """What to say of a disk that may soon be full; None where there is room, or no place for a journal anyway."""
+    folder = study.journal.absolute().parent
+    if journal_place(study) is not None or (free := shutil.disk_usage(folder).free) >= LITTLE_ROOM:
+        return None
+    return (
+        f"journal.path: {free / 1e9:.1f} GB are free in {folder}: below {LITTLE_ROOM / 1e9:g} GB the alert "
+        "TrimtabJournalDiskFull fires, and the daemon ends when nothing is left"
+    )
 
 
 def require_journal_place(study: Study) -> None:

@@ -21,7 +21,7 @@ from controller.core.safety import Guardrail, SafetyPlan
 from controller.core.space import Weight
 from controller.shell.access import Admin, check_admin
 from controller.shell.connections import Kafka, Redis, check_kafka, check_redis
-from controller.shell.toml_records import Duration, Mistake, join, names, plain, show, within
+from controller.shell.toml_records import Duration, Mistake, join, names, plain, plain_name, show, within
 
 MAX_BUCKETS: Final = 100_000  # the table in Redis holds one number a bucket
 MAX_RAMP_SHARE: Final = 1.0 - HOLDBACK
@@ -177,7 +177,7 @@ def _weights(weights: tuple[Weight, ...]) -> Iterator[Mistake]:
         yield Mistake("weights", f"{len(weights)} weights, none free", "at least one weight without `fixed = true`")
     yield from _repeated([weight.name for weight in weights], lambda index: f"weights[{index}].name")
     for index, weight in enumerate(weights):
-        yield from plain(f"weights[{index}].name", weight.name)
+        yield from plain_name(f"weights[{index}].name", weight.name)
         yield from _weight(weight, f"weights[{index}]")
 
 
@@ -211,9 +211,9 @@ def _metrics(metrics: dict[str, MetricTable]) -> Iterator[Mistake]:
         )
     for name, metric in metrics.items():
         path = join("metrics", name)
-        yield from plain(path, name)
-        yield from plain(f"{path}.numerator", metric.numerator)
-        yield from plain(f"{path}.denominator", metric.denominator)
+        yield from plain_name(path, name)
+        yield from plain_name(f"{path}.numerator", metric.numerator)
+        yield from plain_name(f"{path}.denominator", metric.denominator)
         if metric.numerator == BUCKETS:
             yield Mistake(
                 f"{path}.numerator",
@@ -248,7 +248,7 @@ def _objectives(
     yield from within("objectives", len(named), len(named) <= MAX_OBJECTIVES, f"at most {MAX_OBJECTIVES} tables")
     for name, own in named.items():
         path = join("objectives", name)
-        yield from plain(path, name)
+        yield from plain_name(path, name)
         yield from _coefficients(path, own, metrics)
         for metric in own:
             if metric in metrics and metrics[metric].response == "delayed":
@@ -333,7 +333,7 @@ def _traffic(traffic: TrafficTable) -> Iterator[Mistake]:
 def _segments(segments: SegmentsTable) -> Iterator[Mistake]:
     yield from _repeated(segments.values, lambda index: f"segments.values[{index}]")
     for index, name in enumerate(segments.values):
-        yield from plain(f"segments.values[{index}]", name)
+        yield from plain_name(f"segments.values[{index}]", name)
         if name == ALL:
             yield Mistake(
                 f"segments.values[{index}]",
@@ -383,7 +383,7 @@ def _safety(safety: SafetyPlan) -> Iterator[Mistake]:
 
 
 def _journal(journal: FileTable) -> Iterator[Mistake]:
-    sound = bool(journal.path.strip()) and "\x00" not in journal.path
+    sound = bool(journal.path.strip()) and "\x00" not in journal.path and not journal.path.endswith("/")
     yield from within("journal.path", journal.path, sound, "the path of a file, relative to the study file")
 
 

@@ -19,6 +19,7 @@ _SECRET: Final = re.compile(r"password|passwd|secret|token|credential", re.IGNOR
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _ACCEPTED: Final = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 _PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f\"\\]{1,128}")
+_ACCEPTED_PLAIN: Final = "1 to 128 characters, no quote, backslash or control character"
 _SHOWN = 60  # characters of a found value that a message repeats
 
 
@@ -99,10 +100,15 @@ def within(path: str, value: object, sound: bool, accepted: str, unit: str = "")
         yield Mistake(path, f"{show(value)} {unit}".strip(), accepted)
 
 
-def plain(path: str, name: str) -> Iterator[Mistake]:
-    """A mistake at `path` unless `name` can stand in tables, labels and logs."""
+def plain(path: str, text: str) -> Iterator[Mistake]:
+    """A mistake at `path` unless `text` can stand in tables, labels and logs."""
+    yield from within(path, text, bool(_PLAIN.fullmatch(text)), _ACCEPTED_PLAIN)
+
+
+def plain_name(path: str, name: str) -> Iterator[Mistake]:
+    """As `plain`, of what must be the same elsewhere: a space at an end, which nobody sees, makes it another name."""
     yield from within(
-        path, name, bool(_PLAIN.fullmatch(name)), "1 to 128 characters, no quote, backslash or control character"
+        path, name, bool(_PLAIN.fullmatch(name)) and name == name.strip(), f"{_ACCEPTED_PLAIN}, no space at its ends"
     )
 
 

@@ -248,6 +248,33 @@ def test_a_limit_that_may_be_a_percentage_is_pointed_out(tmp_path: Path, limit: 
     assert read(tmp_path, SMALL.replace("min_change = -0.005", "min_change = -0.3")).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("limit", "coefficient", "told"),
+    [
+        (
+            "max_change = 0.01",
+            "0.5",
+            "+0.5 rewards a rise of ctr, which guardrails[0] limits: ctr may rise by at most 1 %",
+        ),
+        (
+            "min_change = -0.01",
+            "-2",
+            "-2 rewards a fall of ctr, which guardrails[0] limits: ctr may fall by at most 1 %",
+        ),
+        ("min_change = -0.01", "1", None),
+        ("max_change = 0.01", "-1", None),
+    ],
+)
+def test_an_objective_against_a_guardrail_is_pointed_out(
+    tmp_path: Path, limit: str, coefficient: str, told: str | None
+) -> None:
+    text = SMALL.replace("min_change = -0.005", limit)
+    found = read(tmp_path, text.replace("watch = 1.0", f"watch = 1.0\nctr = {coefficient}")).warnings
+    assert found == (() if told is None else (f"objective.ctr: {told}",))
+    found = read(tmp_path, f"{text}\n[objectives.other]\nctr = {coefficient}\n").warnings
+    assert found == (() if told is None else (f"objectives.other.ctr: {told}",))
+
+
 def test_a_single_weight_is_not_advised_to_be_fixed(tmp_path: Path) -> None:
     head, _, rest = SMALL.partition("[[weights]]")
     (alone,) = read(tmp_path, head + "[[weights]]" + rest.partition("[[weights]]")[2]).warnings

@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from controller.shell import config
 from controller.shell.access import TOKENS
+from controller.shell.checkup import checkup
 from controller.shell.journal_file import JournalRefused
-from controller.shell.named_files import admin_fault, faults, journal_place, require_journal_place
+from controller.shell.named_files import LITTLE_ROOM, admin_fault, faults, journal_place, require_journal_place
 from simulators.catalog import world_named
 from simulators.study import study_text
 
@@ -37,9 +39,32 @@ def test_a_folder_that_cannot_be_written_to_holds_no_new_journal(study: Path) ->
     try:
         if os.access(study.parent, os.W_OK):
             pytest.skip("root may write everywhere")
-        assert "a folder that cannot be written to" in str(journal_place(config.load(study)))
+        assert "a folder in which no file can be made (Permission denied)" in str(journal_place(config.load(study)))
     finally:
         study.parent.chmod(0o700)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc")
+def test_a_folder_that_takes_no_file_whatever_its_rights_holds_no_journal(study: Path) -> None:
+    """Not of root either, whom the rights of /proc let in."""
+    study.write_text(study.read_text().replace('path = "quick.journal"', 'path = "/proc/quick.journal"'))
+    found = faults(config.load(study))["journal"]
+    assert found.startswith("journal.path: found a folder in which no file can be made (")
+    assert "): /proc; accepted: a file in a folder that is there" in found
+    assert checkup(config.load(study), offline=True, now_ms=0).warnings == (), "nor of its room, which is 0"
+
+
+def test_a_disk_with_little_room_is_told(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = LITTLE_ROOM
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    assert checkup(config.load(study), offline=True, now_ms=0).warnings == ()
+    free -= 100_000_000
+    assert checkup(config.load(study), offline=True, now_ms=0).warnings == (
+        f"journal.path: 1.9 GB are free in {study.parent}: below 2 GB the alert TrimtabJournalDiskFull fires, "
+        "and the daemon ends when nothing is left",
+    )
+    alerts = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yaml"
+    assert f"trimtab_journal_free_bytes < {LITTLE_ROOM:.0e}".replace("e+0", "e") in alerts.read_text()
 
 
 def test_a_journal_that_cannot_be_written_to_is_named(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

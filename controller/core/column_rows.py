@@ -56,7 +56,7 @@ def faults(columns: Columns, layout: Layout) -> Iterator[Fault]:
     yield _not_utf8(columns.id) | _not_utf8(columns.unit), "not_utf8"
     yield _named(columns.arm, _is_not_utf8) | _named(columns.segment, _is_not_utf8), "not_utf8"
     yield from _wrong(columns, "id")
-    yield columns.id.lengths == 0, "missing_field"
+    yield columns.id.lengths == 0, "no_id"
     yield _too_long(columns.id), "too_large"
     yield from _needed(columns, "ts_ms")
     yield (columns.ts_ms < 0) | (columns.ts_ms > MAX_TIME_MS), "bad_timestamp"
@@ -100,7 +100,7 @@ def _wrong(columns: Columns, name: str) -> Iterator[Fault]:
 
 def _needed(columns: Columns, name: str) -> Iterator[Fault]:
     if name in columns.absent:
-        yield columns.absent[name], "missing_field"
+        yield columns.absent[name], f"no_{name}"
     yield from _wrong(columns, name)
 
 

@@ -35,7 +35,11 @@ REASONS = {
     "malformed": "not one JSON object (or lines of them), or not a readable Arrow stream",
     "not_utf8": "JSON that is not UTF-8",
     "too_large": f"a record above {MAX_RECORD >> 20} MiB, or an id, unit or arm above {MAX_TEXT} characters",
-    "missing_field": "no id, ts_ms, version or values; or no arm though a table served it (version above 0)",
+    "no_id": "no id, or an empty one",
+    "no_ts_ms": "no ts_ms",
+    "no_version": "no version, which is 0 where no table served the event",
+    "no_arm": "no arm, or an empty one, though a table served the event (version above 0)",
+    "no_values": "no values",
     "wrong_type": "a field that is there with another type than the contract's",
     "bad_timestamp": f"ts_ms outside 0..{MAX_TIME_MS}",
     "out_of_range": f"version below 0 or not 64 bits, bucket outside the study's, or |value| > {MAX_VALUE:g}",
@@ -259,7 +263,7 @@ def _events(table: Table, offset: NDArray[np.int64], plan: EventPlan, fault: NDA
     unit_hash[~has_unit] = 0
     hashed = buckets_of(unit_hash, plan.buckets)
     unnamed = np.array([name == "" for name in table.arm_names] or [True])
-    _mark(fault, (table.version > 0) & unnamed[table.arm], "missing_field")
+    _mark(fault, (table.version > 0) & unnamed[table.arm], "no_arm")
     _mark(fault, ~has_unit & ~has_bucket, "no_unit")
     _mark(fault, has_unit & has_bucket & (hashed != table.bucket), "bucket_mismatch")
     events = Events(

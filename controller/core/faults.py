@@ -47,7 +47,7 @@ def _impossible(plan: Plan, seen: Statistics) -> str | None:
 
 
 def by_cause(reasons: Mapping[str, int]) -> str:
-    """Why rows were refused, to end a sentence: ": missing_field 3990, future 10"."""
+    """Why rows were refused, to end a sentence: ": no_version 3990, future 10"."""
     most = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:MAX_CAUSES]
     return f": {', '.join(f'{reason} {rows}' for reason, rows in most)}" if most else ""
 

@@ -65,30 +65,31 @@ def is_utf8(data: bytes) -> bool:
 def _first_fault(fields: Fields, layout: Layout) -> str | None:
     """The first field that breaks its contract, in the order of the checks on Arrow columns."""
     return (
-        _text_fault(fields.id, required=True)
-        or _integer_fault(fields.ts_ms, MAX_TIME_MS, "bad_timestamp")
-        or _integer_fault(fields.version, MAX_VERSION, "out_of_range")
+        _text_fault(fields.id, absent="no_id")
+        or _integer_fault(fields.ts_ms, MAX_TIME_MS, "bad_timestamp", absent="no_ts_ms")
+        or _integer_fault(fields.version, MAX_VERSION, "out_of_range", absent="no_version")
         or _text_fault(fields.arm)
         or _text_fault(fields.unit)
         or _text_fault(fields.segment, limited=False)
-        or _integer_fault(fields.bucket, layout.buckets - 1, "out_of_range", required=False)
+        or _integer_fault(fields.bucket, layout.buckets - 1, "out_of_range")
         or _values_fault(fields.values, layout)
     )
 
 
-def _text_fault(raw: Raw, required: bool = False, limited: bool = True) -> str | None:
+def _text_fault(raw: Raw, absent: str | None = None, limited: bool = True) -> str | None:
+    """`absent`: the reason where it is; None: it may be."""
     text = _read(raw)
     if text is None or text == "":
-        return "missing_field" if required else None
+        return absent
     if not isinstance(text, str):
         return "wrong_type"
     return "too_large" if limited and len(text) > MAX_TEXT else None
 
 
-def _integer_fault(raw: Raw, high: int, reason: str, required: bool = True) -> str | None:
+def _integer_fault(raw: Raw, high: int, reason: str, absent: str | None = None) -> str | None:
     number = _read(raw)
     if number is None:
-        return "missing_field" if required else None
+        return absent
     if isinstance(number, bool) or not isinstance(number, int):
         return reason if number == _BEYOND else "wrong_type"
     return None if 0 <= number <= high else reason
@@ -100,7 +101,7 @@ def _values_fault(raw: Raw, layout: Layout) -> str | None:
     except msgspec.ValidationError:
         return "wrong_type"
     if found is None:
-        return "missing_field"
+        return "no_values"
     lowest = dict(zip(layout.components, layout.lowest, strict=True))
     faults = (_value_fault(_read(found[name]), lowest[name]) for name in layout.components if name in found)
     return next(filter(None, faults), None)

@@ -2,7 +2,7 @@
 
 Buffers are taken over without a copy where their layout is the core's. Integers of any width, texts of any string type,
 also dictionary-encoded, and numbers of any width as components are accepted; a column of another type makes its rows
-`wrong_type`, a column that is not there makes them `missing_field`, columns beyond the contract's are not looked at.
+`wrong_type`, one that is not there makes them `no_ts_ms` or the like, columns beyond the contract's are not looked at.
 
 Notation: n rows of a record batch, C components.
 """

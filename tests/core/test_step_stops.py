@@ -147,13 +147,13 @@ def test_what_is_refused_most_is_named_with_the_reason_to_pause() -> None:
     loop = Loop()
     loop.windows(2)
     early = loop.carry.decided_through_ms - 5 * HOUR  # the wall clock, five hours behind the product's
-    rejected = {"wrong_type": 1, "negative": 2, "missing_field": 150, "no_unit": 2}
+    rejected = {"wrong_type": 1, "negative": 2, "no_version": 150, "no_unit": 2}
     batch = Batch((PartBatch(0, columns(loop.rows(), 1000), rejected, 1275),))
     loop.state, effects, _ = core.step(loop.plan, loop.state, batch, early, core.seeded(7))
     loop._keep(effects)
     assert loop.carry.reason == (
         "impossible values: all of the last 275 events were rejected, so no window can settle: "
-        "missing_field 150, future 120, negative 2; the newest of partition 0 before offset 1275"
+        "no_version 150, future 120, negative 2; the newest of partition 0 before offset 1275"
     )
     loop.order("resume")
     assert (loop.state.reasons, loop.state.windows.partitions[0].reasons) == ({}, {})

@@ -181,14 +181,14 @@ def test_streams_of_any_kind_are_read(options: dict[str, Any]) -> None:
         ("version", pa.array([2**63] * 3, pa.uint64()), "out_of_range"),
         ("version", pa.array(["1"] * 3), "wrong_type"),
         ("arm", pa.array([1, 2, 3]), "wrong_type"),
-        ("arm", pa.nulls(3), "missing_field"),
+        ("arm", pa.nulls(3), "no_arm"),
         ("unit", pa.array([[1], [2], [3]]), "wrong_type"),
         ("unit", pa.nulls(3), "no_unit"),
         ("segment", pa.array([True, False, True]), "wrong_type"),
         ("bucket", pa.array([1000, -1, -2]), "out_of_range"),
         ("bucket", pa.array([0.5, 0.5, 0.5]), "wrong_type"),
         ("values", pa.array([1.0, 2.0, 3.0]), "wrong_type"),
-        ("values", pa.nulls(3), "missing_field"),
+        ("values", pa.nulls(3), "no_values"),
         ("values", pa.array([{"clicks": "1"}] * 3), "wrong_type"),
         ("values", pa.array([{"clicks": True}] * 3), "wrong_type"),
         ("values", pa.array([{"clicks": math.nan}] * 3), "non_finite"),
@@ -205,11 +205,11 @@ def test_a_bad_column_has_its_reason(name: str, column: pa.Array, reason: str) -
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("id", "missing_field"),
-        ("ts_ms", "missing_field"),
-        ("version", "missing_field"),
-        ("arm", "missing_field"),
-        ("values", "missing_field"),
+        ("id", "no_id"),
+        ("ts_ms", "no_ts_ms"),
+        ("version", "no_version"),
+        ("arm", "no_arm"),
+        ("values", "no_values"),
         ("unit", "no_unit"),
     ],
 )
@@ -363,7 +363,7 @@ def test_very_many_refused_rows_of_a_record_are_counted_not_told() -> None:
     told, counted = decoded.rejected[:MAX_TOLD], decoded.rejected[MAX_TOLD:]
     assert all(row.data and row.rows == 1 for row in told)
     assert [(row.reason, row.rows, row.data) for row in counted] == [
-        ("missing_field", 1000, b""),
+        ("no_ts_ms", 1000, b""),
         ("bad_timestamp", 1000, b""),
     ]
     assert len(decoded.events.offset) == 1

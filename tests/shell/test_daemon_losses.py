@@ -182,7 +182,7 @@ def test_dead_letters_are_sent_with_their_reason_before_the_offsets_move(world: 
         (1, offset, b"no event"),
         (1, offset + 1, b'{"id": "a"}'),
     ]
-    assert [letter.reason for letter in letters.sent] == ["malformed", "missing_field"]
+    assert [letter.reason for letter in letters.sent] == ["malformed", "no_ts_ms"]
 
 
 def test_an_event_refused_by_the_clock_is_a_dead_letter_too(world: World) -> None:

@@ -53,6 +53,23 @@ def topic_id(consumer: Any, topic: str) -> str:
     return "" if found is None or not found.int else urlsafe_b64encode(found.bytes).decode().rstrip("=")
 
 
+def unread(consumer: Any, error: KafkaError) -> str:
+    """Why a fetch failed: at which record, where it came to one, and how to go on, where another client can."""
+    records = getattr(getattr(consumer, "_fetcher", None), "_next_partition_records", None)
+    place = (
+        ""
+        if records is None
+        else f", partition {records.topic_partition.partition}, offset {records.next_fetch_offset}"
+    )
+    # Of a record the names of headers alone are decoded, each batch from its beginning: there is no way past one.
+    if "UnicodeDecodeError" in str(error):
+        return (
+            f"{place}: found a record with a header whose name is not UTF-8, which kafka-python cannot read; set "
+            'kafka.client = "confluent", which can, and mend the producer'
+        )
+    return f"{place}: {said(error)}"
+
+
 def said(error: KafkaError) -> str:
     """An error with its name in front, which the text of most begins with already."""
     text, name = str(error), type(error).__name__

@@ -10,7 +10,7 @@ from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionErr
 
 from controller.shell.connections import Kafka, no_topic
 from controller.shell.kafka_diagnosis import diagnosed
-from controller.shell.kafka_python import client_options, connect, said, topic_id
+from controller.shell.kafka_python import client_options, connect, said, topic_id, unread
 from controller.shell.sources import (
     ARROW,
     At,
@@ -181,7 +181,7 @@ class KafkaSource:
             raise self._lost(error) from error
         except KafkaError as error:
             # A client that raised (a bad checksum, say) may never go on, so a new one takes over at the positions.
-            self._standing.failed(f"Kafka at {self._kafka.bootstrap}: {said(error)}")
+            self._standing.failed(f"Kafka at {self._kafka.bootstrap}{unread(self._consumer, error)}")
             self.close()
             time.sleep(min(timeout_s, _RETRY_S))
             return (), Newest()

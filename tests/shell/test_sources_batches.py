@@ -74,6 +74,31 @@ def test_a_header_whose_name_is_not_utf8_ends_no_reader(kafka_bootstrap: str, ka
     assert [record[1:] for record in came] == [(b"sound", True), (b"odd", False)] * 100
 
 
+def test_the_record_that_kafka_python_cannot_read_is_named(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=2)
+    writer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
+    for headers in ([], [], [(NotUtf8("name"), b"")], []):
+        writer.send(topic, b"value", headers=headers, partition=1)
+    writer.close()
+    source = KafkaSource(Kafka(kafka_bootstrap, topic), window_ms=3_600_000, idle_after_s=None)
+    source.start(None, "earliest")
+
+    def ails() -> bool:
+        source.poll(0.1)
+        return source.health() is not None
+
+    wait_until(ails, "the record is found")
+    told = (
+        f"Kafka at {kafka_bootstrap}, partition 1, offset 2: found a record with a header whose name is not UTF-8, "
+        'which kafka-python cannot read; set kafka.client = "confluent", which can, and mend the producer'
+    )
+    assert source.health() == told
+    for _ in range(3):  # a new client comes to the same
+        assert ails()
+    assert source.health() == told
+    source.close()
+
+
 def transactional(bootstrap: str, topic: str) -> Producer:
     made = producer(bootstrap, transactional_id=topic)
     made.init_transactions()

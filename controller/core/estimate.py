@@ -333,7 +333,7 @@ def _levels(
     """
     total, raw, residual = _residuals(numerator, denominator, member, arm_of)
     clusters = member.sum(axis=1)
-    scale = clusters / (clusters - 1.0) / total**2
+    scale = clusters / np.where(clusters > 1.0, clusters - 1.0, np.nan) / total**2
     squared = _errors(residual, denominator, total, member, arm_of) ** 2
     variance = scale * (squared @ member.T)
     level = raw + scale * ((residual * denominator) @ member.T)
@@ -439,7 +439,8 @@ def _steady(level: Floats, variance: Floats) -> tuple[Floats, Floats]:
 def influences(metrics: tuple[Metric, ...], components: tuple[str, ...], served: Served) -> Floats:
     """(M, B) what each bucket adds, over all traffic, to its arm's relative level: their mean is the level's error.
 
-    Zero in the mean of every arm; without what the bucket's own past foretells, where there is one.
+    Zero in the mean of every arm; without what the bucket's own past foretells, where there is one. NaN where an arm's
+    level is zero, of which nothing is a part.
     """
     numerator, denominator = _by_metric(metrics, components, served.sums.sum(axis=0, keepdims=True) / FIXED_POINT)
     member, arm_of = served.member, served.arm_of
@@ -448,5 +449,5 @@ def influences(metrics: tuple[Metric, ...], components: tuple[str, ...], served:
             past = _by_metric(metrics, components, served.history.sum(axis=0, keepdims=True))
             numerator = _without_past(numerator, denominator, past, member, arm_of)
         total, level, residual = _residuals(numerator, denominator, member, arm_of)
-        each = member.sum(axis=1) / (total * level)  # (M, 1, A)
+        each = member.sum(axis=1) / (total * np.where(level == 0.0, np.nan, level))  # (M, 1, A)
         return np.asarray((residual * each[..., arm_of])[:, 0])

@@ -105,6 +105,23 @@ def test_a_metric_without_data_says_nothing_and_spoils_nothing() -> None:
     assert found(Carryover(), METRICS) is None
 
 
+def test_arms_of_one_bucket_and_amounts_that_cancel_are_nothing_to_warn_of() -> None:
+    """Infinite, a change or an influence would give numpy's warning in the sums, which is an error in the tests."""
+    arm_of = np.array([0] * 8 + [1, 1] + [2] * 8)  # of arm 1 a bucket in either half
+    sums = np.full((1, 18, 2), 4_000_000)
+    sums[0, :, 1] = (np.arange(18) % 5 + 1) * 1_000_000
+    alone = sums.copy()
+    alone[0, 8:10] = (49_000_000, 1_000_000)  # 1 / 49 * 49 is not 1
+    cancelled = sums.copy()
+    cancelled[0, :, 1] *= np.where(np.arange(18) % 6 < 3, 1, -1)
+    cancelled[0, ::3, 1] = np.array([1, -1] * 3) * 1_000_000  # arm 0 now
+    now_of = np.arange(18) % 3
+    metrics = (Metric("ratio", "n", "d"),)
+    for before, now in ((Served(alone, arm_of, 3), sums), (Served(sums, np.repeat([0, 1, 2], 6), 3), cancelled)):
+        score, information = observed(metrics, ("d", "n"), before, Served(now, now_of, 3))
+        assert (score[0], information[0]) == (0.0, 0.0)
+
+
 def test_metrics_share_the_error_budget() -> None:
     """A share between the two radii: one metric's budget would report it, half of it does not."""
     information = 2000.0

@@ -240,6 +240,13 @@ def test_one_bucket_has_no_variance_and_is_not_usable() -> None:
     assert not usable(estimate(sums, out, 2)).any()
 
 
+def test_one_bucket_whose_level_is_rounded_has_no_change_either() -> None:
+    sums = np.array([[[49, 1, 0]] + [[10 * k, k, 0] for k in range(1, 9)]], np.int64) * 1_000_000
+    assert 1 / 49 * 49 != 1.0, "of such a bucket a residual is left, which no bucket beside it divides"
+    changes = estimate(sums, np.array([1] + [0] * 8), 2)
+    assert np.isnan(changes.change[0, 0, 0])
+
+
 def test_ten_buckets_an_arm_and_five_percent_are_the_limits() -> None:
     metric, rng = Metric("watch", "watch_s", BUCKETS), np.random.default_rng(10)
 

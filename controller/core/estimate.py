@@ -56,7 +56,8 @@ def at_cap(component: str) -> str:
 class Changes(msgspec.Struct, frozen=True, eq=False):
     """What a deal says of its arms.
 
-    NaN where nothing can be said: no buckets, no denominator, one bucket, a level of control that is not above zero.
+    NaN where nothing can be said: no buckets, no denominator, one bucket, a level of control that is not above zero, or
+    whose error exceeds it.
     """
 
     change: Floats  # (M, G, A-1) X(arm) / X(control) - 1
@@ -400,14 +401,15 @@ def _beside(own: Floats, control: Floats, clusters: Floats) -> Floats:
 def _against_control(level: Floats, variance: Floats, foretold: Floats, clusters: Floats) -> tuple[Floats, Floats]:
     """y and S from r, v and q, to second order in control's noise.
 
-    E[1 / r_c] = (1 + v_c / r_c^2) / R_c, hence the correction; S = diag(v_a) / r_c^2 + t^2 v_c / r_c^2, with t and
-    v_a as of `_steady` and `_beside`. An arm whose buckets all agree (none has a click) shows no noise of its own:
-    it takes what control's buckets foretell.
+    E[1 / r_c] = (1 + v_c / r_c^2) / R_c, hence the correction, which would turn the sign where v_c exceeds r_c^2.
+    S = diag(v_a) / r_c^2 + t^2 v_c / r_c^2, with t and v_a as of `_steady` and `_beside`. An arm whose buckets all
+    agree (none has a click) shows no noise of its own: it takes what control's buckets foretell.
     """
     base = np.where(level[..., :1] > 0.0, level[..., :1], np.nan)
     squared = base**2
-    change = level[..., 1:] / base * (1.0 - variance[..., :1] / squared) - 1.0
     control = variance[..., :1] / squared
+    unbiased = np.where(control < 1.0, 1.0 - control, np.nan)
+    change = level[..., 1:] / base * unbiased - 1.0
     borrowed = foretold[..., 1:] / squared
     steady, scaled = _steady(level, variance)
     own = _beside(variance[..., 1:] / squared * scaled**2, borrowed * steady**2, clusters[1:])

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from controller.core.estimate import Served, by_past, combined_se, relative_changes, usable
+from controller.core.estimate import LEAST_TOLD, Served, by_past, combined_se, relative_changes, usable
 from controller.core.evidence import deal_sums, served, trial_sums
 from controller.core.experiment import Experiment
 from controller.core.plan import Plan
@@ -107,6 +107,8 @@ def arm_effects(plan: Plan, deal: Served, group: int = 0, *, usable_alone: bool 
         found = by_past(own, plan.metrics, names, deal)
         known = usable(found, group)[:, None, None]
         found = msgspec.structs.replace(found, change=np.where(known, found.change, np.nan))
+    vague = ~(found.control_relative_se[:, group] <= LEAST_TOLD)[:, None, None]  # of a control with hardly an event
+    found = msgspec.structs.replace(found, change=np.where(vague, np.nan, found.change))
     se = np.sqrt(np.maximum(np.diagonal(found.covariance[:, group], axis1=1, axis2=2), 0.0))  # (M, A-1)
     before, after = (changes.control_relative_se[aimed, group] for changes in (own, found))
     if not np.array_equal(before, after, equal_nan=True):  # of few events: what metrics have in common is not known

@@ -413,6 +413,19 @@ def test_an_arm_without_any_event_takes_control_s_noise_beside_a_past_too() -> N
     assert se == pytest.approx(np.sqrt(own), rel=0.05)
 
 
+@pytest.mark.parametrize("past", [False, True])
+def test_against_a_control_of_a_single_event_nothing_can_be_said(past: bool) -> None:
+    """Its error exceeds its level: the correction for it told of falls by thousands of percent."""
+    sums, arm_of = deal(np.random.default_rng(18), np.array([0.0, 0.1]))
+    history = np.random.default_rng(19).poisson(20.0, sums.shape).astype(float) if past else None
+    sums[0, arm_of == 0, 1] = 0
+    assert np.isnan(relative_changes(METRICS, COMPONENTS, Served(sums, arm_of, 2, history)).change[0]).all()
+    sums[0, np.argmin(sums[0, arm_of == 0, 0]), 1] = 1_000_000
+    changes = relative_changes(METRICS, COMPONENTS, Served(sums, arm_of, 2, history))
+    assert np.isnan(changes.change[0]).all()
+    assert usable(changes).tolist() == [False, True, True]
+
+
 def test_against_a_control_below_zero_nothing_can_be_said() -> None:
     """A loss that shrinks by a fifth would read as a fall by a fifth."""
     rng, arm_of = np.random.default_rng(17), np.repeat([0, 1], 40)

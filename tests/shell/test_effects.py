@@ -58,6 +58,23 @@ def test_what_cannot_be_measured_is_not_kept() -> None:
     assert margins(PLAN, {"ctr": UNKNOWN, "watch": UNKNOWN})[0].state == "unsure"
 
 
+@pytest.mark.parametrize(("events", "known"), [(0, False), (1, False), (8, True)])
+def test_beside_a_control_with_hardly_an_event_nothing_is_told(events: int, known: bool) -> None:
+    rng, arm_of = np.random.default_rng(1), np.repeat([0, 1], 500)
+    sums = np.zeros((1, 1000, 3), np.int64)
+    sums[..., 0] = rng.poisson(200.0, 1000) * 1_000_000
+    sums[..., 1] = rng.poisson(0.02, 1000) * 1_000_000
+    sums[..., 2] = rng.poisson(50.0, 1000) * 1_000_000
+    sums[0, :500, 1] = 0
+    sums[0, rng.choice(500, events, replace=False), 1] = 1_000_000
+    plan = varied(objective={"watch": 1.0, "ctr": 0.5})
+    assert plan.component_names == ("impressions", "clicks", "watch_s")
+    (found,) = arm_effects(plan, Served(sums, arm_of, 2))
+    by_metric = {one.metric: one.effect for one in found.metrics}
+    assert by_metric["watch"] != UNKNOWN
+    assert [by_metric["ctr"] != UNKNOWN, found.gain != UNKNOWN, found.margins[0].margin is not None] == [known] * 3
+
+
 def test_pooling_weighs_by_precision() -> None:
     once, twice = pooled([effect(0.01, 0.02)]), pooled([effect(0.01, 0.01), effect(0.04, 0.02)])
     assert once == pytest.approx(effect(0.01, 0.02))

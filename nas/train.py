@@ -1,8 +1,8 @@
 """The one trainer: any architecture, one recipe, a budget of rows, and one record of the run.
 
 Training goes by rows, not steps or epochs. At every rung and every end of an epoch the validation rows are measured,
-the best weights kept, and `report` asked whether to stop. With a folder, each of these checks is a checkpoint: a run
-that was killed or pruned goes on from there to the same bits.
+the best weights kept, and `report` asked whether to stop. With a folder, where it is is stored at each of these checks
+and `CHECKPOINTS` times besides: a run that was killed or pruned goes on from there to the same bits.
 """
 
 import hashlib
@@ -32,6 +32,7 @@ from nas.weights import Inputs
 
 RECORD_SCHEMA = 2  # what a normalised network computes changed with the second
 TRACED_ROWS = 2
+CHECKPOINTS = 20  # over a training, besides those at its checks
 CHECKPOINT, RECORD, MODEL = "checkpoint.pt", "record.json", "model.pt"
 
 
@@ -160,7 +161,10 @@ def fit(
         for stop in _stops(progress.rows, task.budget, epoch, min(recipe.batch_size, epoch), rungs):
             if progress.stopped != "budget":
                 break
-            _train_until(stop, task, steps, progress, say)
+            while progress.rows < stop:
+                _train_until(min(stop, progress.rows + max(1, task.budget // CHECKPOINTS)), task, steps, progress, say)
+                if folder and progress.rows < stop:
+                    _checkpoint(folder, task.name, model, optimisers, progress)
             _check(task, model, progress)
             progress.stopped = _reason(progress, recipe, report, model)
             if folder:

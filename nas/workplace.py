@@ -216,7 +216,7 @@ def trained(
     place: Workplace, architecture: Architecture, seed: int, name: str, report: Report | None = None,
     say: TrainSay = lambda rows, budget: None,
 ) -> tuple[Run, Path]:  # fmt: skip
-    """Train an architecture from scratch, or go on from the last epoch that it ended; the run and its folder."""
+    """Train an architecture from scratch, or go on where it was killed; the run and its folder."""
     folder = place.folder / "runs" / f"{name}-seed{seed}"
     run = fit(
         architecture, place.design.tables.recipe, place.parts, seed=seed, head_weights=place.head_weights,

@@ -12,7 +12,7 @@ from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.space import NASREC, SMALL, drawn
-from nas.train import CHECKPOINT, MODEL, RECORD, AnotherRun, Check, Record, fit, on_test_rows, read_run
+from nas.train import CHECKPOINT, CHECKPOINTS, MODEL, RECORD, AnotherRun, Check, Record, fit, on_test_rows, read_run
 from nas.value import ValueModel
 from tests.nas.files import parts
 
@@ -111,6 +111,27 @@ def test_a_pruned_run_goes_on_to_the_same_bits(data: Parts, tmp_path: Path) -> N
     assert msgspec.structs.asdict(stored.record) == msgspec.structs.asdict(rest.record)
     given = Batch(data.valid.take(slice(0, 9))).features
     assert torch.equal(stored.model(*given), rest.model.eval()(*given))
+
+
+@pytest.mark.parametrize("killed_after", [700, 2500])  # in the first epoch, before any check, and in the second
+def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_bits(
+    killed_after: int, data: Parts, tmp_path: Path
+) -> None:
+    recipe = msgspec.structs.replace(RECIPE, epochs=2)
+    whole = fit(GENOTYPE, recipe, data)
+    seen: list[int] = []
+
+    def killed(rows: int, budget: int) -> None:
+        if rows > killed_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(GENOTYPE, recipe, data, folder=tmp_path, say=killed)
+    rest = fit(GENOTYPE, recipe, data, folder=tmp_path, say=lambda rows, budget: seen.append(rows))
+    assert killed_after - whole.record.budget / CHECKPOINTS - 2 * 128 < seen[0] <= killed_after + 128
+    assert metrics(rest.record) == metrics(whole.record)
+    given = Batch(data.valid.take(slice(0, 9))).features
+    assert torch.equal(whole.model.eval()(*given), rest.model.eval()(*given))
 
 
 def test_where_there_is_a_record_the_run_is_whole(data: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

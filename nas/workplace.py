@@ -1,5 +1,6 @@
 """One design in one folder: its data, supernet, search and runs, each made once and found again."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,15 @@ from nas.schema import DataError
 from nas.score import write_encoding
 from nas.search import JOURNAL, AnotherSearch, Header, search, sizes_of, whole_lines
 from nas.space import misfits
-from nas.supernet_train import KEYS, AnotherSupernet, SupernetRecord, read_record, read_supernet, train_supernet
+from nas.supernet_train import (
+    KEYS,
+    OTHER_DATA,
+    AnotherSupernet,
+    SupernetRecord,
+    read_record,
+    read_supernet,
+    train_supernet,
+)
 from nas.supernet_train import Say as SupernetSay
 from nas.train import TRACED_ROWS, Report, Run, fit, traced_features
 from nas.train import Say as TrainSay
@@ -101,16 +110,14 @@ def _refuse_another(place: Workplace, record: SupernetRecord) -> None:
     wanted = place.design.supernet_plan(len(place.parts.train), weights)
     if record.data_digest == place.parts.digest and record.plan == wanted:
         return
-    other = "the data are others"
-    if record.data_digest == place.parts.digest:
-        other = differences(record.plan, wanted, KEYS)
+    other = OTHER_DATA if record.data_digest != place.parts.digest else differences(record.plan, wanted, KEYS)
     raise AnotherSupernet(
         f"{place.folder / 'supernet'}: was trained by another design than {place.design.path} is now: {other}; put the "
         "design back, or train another one (--out names another folder)"
     )
 
 
-def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
+def journalled(place: Workplace) -> list[Evaluated]:
     """What the design's search has found so far.
 
     Raises:
@@ -122,27 +129,32 @@ def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
     if not lines:
         raise DataError(f"{path}: there is no search; `trimtab nas search` makes one")
     found = [msgspec.json.decode(line, type=Evaluated) for line in lines[1:]]
-    header = msgspec.json.decode(lines[0], type=Header)
-    if header.data != place.parts.digest or not _in_space(place, header, found):
+    if other := _other_search(place, msgspec.json.decode(lines[0], type=Header), found):
         raise AnotherSearch(
-            f"{path}: is of another space, other data or another supernet than {place.design.path} names now; put the "
-            "design back, or train a supernet and search in another folder (--out)"
+            f"{path}: of another search than {place.design.path} asks for now: {other}; put the design back, or train "
+            "a supernet and search in another folder (--out)"
         )
-    return header.plan.rules, sorted(found, key=lambda one: one.index)
+    return sorted(found, key=lambda one: one.index)
 
 
-def _in_space(place: Workplace, header: Header, found: list[Evaluated]) -> bool:
-    """Whether a search was made in the design's space, through the supernet that is there."""
+def _other_search(place: Workplace, header: Header, found: list[Evaluated]) -> str:
+    """By what a search is not of the design's data and space and the supernet that is there; nothing where it is."""
     space = place.design.space
+    if header.data != place.parts.digest:
+        return OTHER_DATA
     try:
         record = read_record(place.folder / "supernet")
     except AnotherSupernet:  # removed since, or an earlier version's: then its networks alone tell of its space
-        return not any(misfits(one.genotype, space) for one in found)
-    return record.digest == header.supernet and record.plan.space == space
+        return next((f"network {one.index} is not in the space" for one in found if misfits(one.genotype, space)), "")
+    if record.digest != header.supernet:
+        return "it went through another supernet than there is"
+    return differences(record.plan.space, space, {"": "space."})
 
 
 def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None]) -> Evaluated:
     """Train so many networks of the search alone, one after another, with the first seed; the one of least loss.
+
+    They keep the limits that the design has now, whatever those of the search were.
 
     Of the best two a larger network is trained too, where it keeps the limits; the index of such a one is -1.
 
@@ -150,7 +162,7 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
         DataError: there is no search, or none of its networks keeps the limits.
         AnotherSearch: it is not the design's.
     """
-    rules, found = journalled(place)
+    rules, found = place.design.tables.search.rules(), journalled(place)
     candidates = within(rules, found)
     losses: dict[int, float] = {}
     while len(losses) < count and (one := next_finalist(candidates, losses)):
@@ -175,13 +187,13 @@ def beyond(place: Workplace, rules: Rules, found: list[Evaluated]) -> str:
     """Why no network of a search is within its limits."""
     if not found:
         return "nothing is evaluated yet; `trimtab nas search` goes on with it"
-    least = [
-        f"{limit.objective} at most {limit.at_most:g} (the least found is "
-        f"{min(one.value(limit.objective) for one in found):.4g})"
-        for limit in rules.limits
-    ]
+    told = []
+    for limit in rules.limits:
+        least = min(one.value(limit.objective) for one in found)
+        known = f"the least found is {least:.4g}" if least < math.inf else "the search has measured none"
+        told.append(f"{limit.objective} at most {limit.at_most:g} ({known})")
     return (
-        f"no network keeps all limits: {', '.join(least)}; loosen search.limits, and remove "
+        f"no network keeps all limits: {', '.join(told)}; loosen search.limits, and remove "
         f"{place.folder / 'search'} to search anew (the supernet stays)"
     )
 
@@ -254,7 +266,7 @@ def picked(place: Workplace, number: int) -> Genotype:
     if not path.exists():
         raise DataError(f"{path}: there is no front; `trimtab nas search` makes one")
     best = msgspec.json.decode(path.read_bytes(), type=list[Evaluated])
-    rules, found = journalled(place)
+    rules, found = place.design.tables.search.rules(), journalled(place)
     if not {(one.index, one.genotype) for one in best} <= {(one.index, one.genotype) for one in found}:
         raise AnotherSearch(
             f"{path}: is of another search than {place.folder / 'search'}; `trimtab nas search` ends that one and "
@@ -264,6 +276,12 @@ def picked(place: Workplace, number: int) -> Genotype:
         raise DataError(f"{path}: {beyond(place, rules, found)}")
     if not 0 <= number < len(best):
         raise DataError(f"--pick: found {number}; the front has 0 .. {len(best) - 1}")
+    for limit in rules.limits:
+        if not within(msgspec.structs.replace(rules, limits=(limit,)), [best[number]]):
+            raise DataError(
+                f"--pick: found {number}, whose {limit.objective} is {best[number].value(limit.objective):.6g}; "
+                f"search.limits has at most {limit.at_most:g}"
+            )
     return best[number].genotype
 
 

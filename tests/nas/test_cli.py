@@ -102,9 +102,11 @@ def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, caps
     run(capsys, "search", design)
     shutil.copytree(design.with_suffix(".nas"), out)
     other.write_text(TEXT.replace('preset = "small"', 'preset = "small"\nwidths = [16]'))
-    wanted = f"search.jsonl: is of another space, other data or another supernet than {other} names now; put the design"
+    wanted = f"search.jsonl: of another search than {other} asks for now: "
     for which in (("--pick", 0), ("--finalists", 1)):
-        assert wanted in failed(capsys, 2, "retrain", other, *which, "--out", out)
+        assert f"{wanted}space.widths was [8,16,32], is [16]; put the design back" in failed(
+            capsys, 2, "retrain", other, *which, "--out", out
+        )
     other.write_text(TEXT.replace('by = "group"', 'by = "rows"'))
     assert f"than {other} is now: the data are others" in failed(capsys, 2, "search", other, "--out", out)
     shutil.move(out / "supernet", tmp_path / "supernet")
@@ -112,6 +114,17 @@ def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, caps
     assert "--pick: found 99" in failed(capsys, 2, "retrain", design, "--pick", 99, "--out", out)
     other.write_text(TEXT.replace('by = "group"', 'by = "time"'))
     assert wanted in failed(capsys, 2, "retrain", other, "--out", out)
+    flops = json.loads((out / "front.json").read_bytes())[0]["sizes"]["flops"]
+    for most, which, named in (
+        (
+            flops - 1,
+            ("--pick", 0),
+            f"--pick: found 0, whose flops is {flops:.6g}; search.limits has at most {flops - 1:g}",
+        ),
+        (1, ("--finalists", 1), "no network keeps all limits: flops at most 1 (the least found is "),
+    ):
+        other.write_text(re.sub("at_most = [0-9.e]+", f"at_most = {most}", TEXT))
+        assert named in failed(capsys, 2, "retrain", other, *which, "--out", design.with_suffix(".nas"))
     journal = out / "search" / "search.jsonl"
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
     refused = failed(capsys, 2, "retrain", design, "--out", out)
@@ -232,7 +245,7 @@ def test_a_limit_on_latency_keeps_no_enlarged_network_out_that_is_fast(
     assert [*(tmp_path / "runs").glob("large-*-seed0")]
     assert (tmp_path / "latency.json").read_bytes() == table
     place = workplace.opened(load(timed), tmp_path)
-    rules, found = workplace.journalled(place)
+    rules, found = place.design.tables.search.rules(), workplace.journalled(place)
     again = workplace._sized(place, rules, [one.genotype for one in found])
     assert [one.sizes for one in again] == [one.sizes for one in found]
 

@@ -8,7 +8,7 @@ import torch
 from nas.baselines import Baseline
 from nas.batches import Batch, inputs_of, loss_of
 from nas.evaluate import metrics_of
-from nas.genotype import Genotype
+from nas.genotype import Genotype, digest
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.space import NASREC, SMALL, drawn
@@ -191,7 +191,22 @@ def test_what_is_damaged_is_named(data: Parts, tmp_path: Path, kept: int) -> Non
 
 def test_a_checkpoint_of_another_run_is_refused(data: Parts, tmp_path: Path) -> None:
     fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path)
-    with pytest.raises(AnotherRun, match="name another folder"):
+    rate = msgspec.structs.replace(RECIPE, learning_rate=0.5)
+    others = msgspec.structs.replace(data, digest="x")
+    for architecture, recipe, given, seed, named in (
+        (GENOTYPE, RECIPE, data, 5, "the seed was 0, is 5"),
+        (GENOTYPE, rate, data, 0, "recipe.learning_rate was 0.01, is 0.5"),
+        (GENOTYPE, RECIPE, others, 0, "the data are others"),
+        (Baseline(name="dnn"), RECIPE, data, 0, f'the network was "{digest(GENOTYPE)}", is "{{\\"type\\":'),
+    ):
+        with pytest.raises(AnotherRun) as refused:
+            fit(architecture, recipe, given, rows=256, folder=tmp_path, seed=seed)
+        assert f"{CHECKPOINT}: of another training: {named}" in str(refused.value)
+    held = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    del held["made"]  # as it was written before
+    torch.save(held, tmp_path / CHECKPOINT)
+    assert fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path).record.rows == 256
+    with pytest.raises(AnotherRun, match="another training, or of an earlier version; put the design back, remove"):
         fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path, seed=5)
 
 

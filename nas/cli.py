@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ def nas(argv: list[str]) -> int:
     try:
         _refuse_nowhere(args)
         command: Callable[[argparse.Namespace], int] = args.command
-        return command(args)
+        with ExitStack() as args.using:
+            return command(args)
     except (AnotherRun, AnotherSearch, AnotherSupernet, DataError) as error:
         print(f"trimtab nas: {error}", file=sys.stderr)
         return MISUSED
@@ -338,7 +339,7 @@ def _place(args: argparse.Namespace) -> Any:
     design = load(args.design)
     console = Console(stderr=True, quiet=args.json)
     with console.status("reading the data") as status:
-        return opened(design, args.out or args.design.with_suffix(".nas"), status.update, _tell)
+        return opened(design, args.out or args.design.with_suffix(".nas"), status.update, _tell, args.using)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """One design in one folder: its data, supernet, search and runs, each made once and found again."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nas.export import input_names, onnx_bytes
 from nas.finalists import ENLARGED, enlarged, next_finalist
 from nas.genotype import Genotype, digest
 from nas.latency import LatencyTable, Timing, interleaved, measured_table, read_table, session
+from nas.locks import alone
 from nas.metrics import row_logloss
 from nas.network import Network
 from nas.prepare import Say, prepare
@@ -54,6 +56,7 @@ class Workplace(msgspec.Struct, frozen=True, eq=False):
     parts: Parts
     value: ValueModel | None
     head_weights: tuple[float, ...]
+    tell: Say  # hears what a person must know
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -61,22 +64,35 @@ class Workplace(msgspec.Struct, frozen=True, eq=False):
         return tuple(head.name for head in self.design.schema.heads)
 
 
-def opened(design: Design, folder: Path, say: Say = lambda _: None, tell: Say = lambda _: None) -> Workplace:
+def opened(
+    design: Design, folder: Path, say: Say = lambda _: None, tell: Say = lambda _: None, using: ExitStack | None = None
+) -> Workplace:
     """Prepare the data, or find it prepared; `say` hears how far it is, `tell` what a person must know.
+
+    The rows stay as they are until `using` is closed.
 
     Raises:
         DataError: what is wrong with the data or with the value model.
     """
     value = design.value()
-    parts = prepare(design.sources, design.schema, design.tables.split, folder / "data", say, tell)
+    parts = prepare(design.sources, design.schema, design.tables.split, folder / "data", say, tell, using)
     rates = tuple(base_rates(parts.train).tolist())
-    return Workplace(design, folder, parts, value, head_weights_of(design.tables, value, rates))
+    return Workplace(design, folder, parts, value, head_weights_of(design.tables, value, rates), tell)
 
 
 def supernet(place: Workplace, say: SupernetSay = lambda done, rows, loss: None) -> SupernetRecord:
     """Train the design's supernet, or find it trained."""
     plan = place.design.supernet_plan(len(place.parts.train), place.head_weights)
-    return train_supernet(plan, place.parts, place.folder / "supernet", say)[1]
+    with _alone(place, place.folder / "supernet") as folder:
+        return train_supernet(plan, place.parts, folder, say)[1]
+
+
+@contextmanager
+def _alone(place: Workplace, folder: Path) -> Iterator[Path]:
+    """A folder in which no other process writes meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, f"works in {folder}", place.tell):
+        yield folder
 
 
 def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], None]) -> tuple[Rules, list[Evaluated]]:
@@ -88,18 +104,14 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
     record = read_supernet(place.folder / "supernet")[1]
     _refuse_another(place, record)
     plan = place.design.search_plan(len(place.parts.train))
-    found = search(
-        plan,
-        place.folder / "data",
-        place.folder / "supernet",
-        place.folder / "search",
-        table=_table(place, plan.rules),
-        workers=workers,
-        say=say,
-    )
-    best = front(plan.rules, found)
-    with replaced(place.folder / FRONT) as part:
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
+    with _alone(place, place.folder / "search") as folder:
+        found = search(
+            plan, place.folder / "data", place.folder / "supernet", folder, table=_table(place, plan.rules),
+            workers=workers, say=say,
+        )  # fmt: skip
+        best = front(plan.rules, found)
+        with replaced(place.folder / FRONT) as part:
+            part.write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
     return plan.rules, found
 
 
@@ -229,13 +241,13 @@ def trained(
     say: TrainSay = lambda rows, budget: None,
 ) -> tuple[Run, Path]:  # fmt: skip
     """Train an architecture from scratch, or go on where it was killed; the run and its folder."""
-    folder = place.folder / "runs" / f"{name}-seed{seed}"
-    run = fit(
-        architecture, place.design.tables.recipe, place.parts, seed=seed, head_weights=place.head_weights,
-        value=place.value, folder=folder, report=report, say=say,
-    )  # fmt: skip
-    write_encoding(folder, place.parts.encoding)
-    return run, folder
+    with _alone(place, place.folder / "runs" / f"{name}-seed{seed}") as folder:
+        run = fit(
+            architecture, place.design.tables.recipe, place.parts, seed=seed, head_weights=place.head_weights,
+            value=place.value, folder=folder, report=report, say=say,
+        )  # fmt: skip
+        write_encoding(folder, place.parts.encoding)
+        return run, folder
 
 
 def architecture_named(text: str, option: str = "--model") -> Architecture:

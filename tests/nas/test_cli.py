@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from pyarrow import parquet
 
 from controller.cli import main
 from nas import workplace
+from nas.baselines import Baseline
 from nas.cli import _parsed, progress
 from nas.design_file import load
 from nas.evaluate import evaluate
@@ -129,6 +132,30 @@ def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, caps
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
     refused = failed(capsys, 2, "retrain", design, "--out", out)
     assert f"front.json: is of another search than {out / 'search'}; `trimtab nas search` ends that one" in refused
+
+
+def test_of_two_that_work_in_one_folder_the_second_waits_and_finds_what_the_first_made(
+    design: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    batches: list[int] = []
+    waiting = Event()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        waiting.set()
+
+    def say(rows: int, budget: int) -> None:
+        batches.append(rows)
+        waiting.wait(20)
+
+    place = workplace.opened(load(design), tmp_path, tell=tell)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(workplace.trained, place, Baseline(name="dnn"), 0, "dnn", say=say) for _ in range(2)]
+        first, second = (one.result()[0].record.best for one in made)
+    assert first == second
+    assert batches == sorted(set(batches)), "each row was trained on once"
+    assert told == [f"waiting for another process, which works in {tmp_path / 'runs' / 'dnn-seed0'}"]
 
 
 def test_files_may_stand_behind_an_option(capsys: Capture) -> None:

@@ -337,7 +337,8 @@ def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Captu
     (tmp_path / "search" / "search.jsonl").write_bytes(header + first[:-9])  # torn by a kill
     assert "nothing is evaluated yet" in failed(capsys, 2, "retrain", design, "--finalists", 1, "--out", tmp_path)
     assert "`trimtab nas retrain` makes some" in failed(capsys, 2, "evaluate", design, "--out", tmp_path)
-    assert "`trimtab nas retrain` makes one" in failed(capsys, 2, "export", design, tmp_path)
+    for folder in (tmp_path, tmp_path / "data"):
+        assert "`trimtab nas retrain` makes one" in failed(capsys, 2, "export", design, folder)
     assert "no such file" in failed(capsys, 2, "train", tmp_path / "none.toml")
     with pytest.raises(SystemExit):
         main(["nas", "train", str(design), "--model", "dnn", "--seed", "-1"])

@@ -21,6 +21,7 @@ from nas.space import SPACES, cardinality, drawn
 
 FAILED, MISUSED = 1, 2
 FINALISTS = 5
+FIGURES = (".png", ".svg", ".pdf")
 
 
 def nas(argv: list[str]) -> int:
@@ -57,6 +58,8 @@ def _refuse_nowhere(args: argparse.Namespace) -> None:
         path = getattr(args, name, None)
         if path is not None and not path.absolute().parent.is_dir():
             raise DataError(f"--{name}: found {path}; there is no folder {path.absolute().parent}")
+        if path is not None and name == "figure" and path.suffix not in FIGURES:
+            raise DataError(f"--figure: found {path}; expected a name that ends in {', '.join(FIGURES)}")
 
 
 def _parsed(argv: list[str]) -> argparse.Namespace:

@@ -80,7 +80,7 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
         ('preset = "small"', 'preset = "small"\nblocks = 2', f"space.blocks was {SMALL.blocks}, is 2"),
         ("learning_rate = 0.02", "learning_rate = 0.1", "recipe.learning_rate was 0.02, is 0.1"),
         ("[value]", '[value]\nlosses = "value"', "the weight of each head's loss (value.losses) was [1.0,1.0], is [0."),
-        ("rows = 4000", "epochs = 3.0", "supernet.rows was 4000, is "),
+        ("rows = 4000", "epochs = 3.0", "supernet.rows (or epochs, in rows) was 4000, is "),
     ):
         other.write_text(TEXT.replace(old, new))
         refused = failed(capsys, 2, "search", other, "--out", design.with_suffix(".nas"))
@@ -320,6 +320,7 @@ def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path:
     assert f"there is no folder {tmp_path / 'none'}" in failed(
         capsys, 2, "space", "--figure", tmp_path / "none" / "x.png"
     )
+    assert "x.xyz; expected a name that ends in .png" in failed(capsys, 2, "search", design, "--figure", "x.xyz")
     assert f"{tmp_path}: Is a directory" in failed(capsys, 2, "train", tmp_path)
     (tmp_path / "file").write_text("")
     assert "Not a directory" in failed(capsys, 2, "train", design, "--out", tmp_path / "file")

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from nas.space import SPACES, cardinality, drawn
 
 FAILED, MISUSED = 1, 2
 FINALISTS = 5
+FIGURES = (".png", ".svg", ".pdf")
 
 
 def nas(argv: list[str]) -> int:
@@ -36,7 +37,8 @@ def nas(argv: list[str]) -> int:
     try:
         _refuse_nowhere(args)
         command: Callable[[argparse.Namespace], int] = args.command
-        return command(args)
+        with ExitStack() as args.using:
+            return command(args)
     except (AnotherRun, AnotherSearch, AnotherSupernet, DataError) as error:
         print(f"trimtab nas: {error}", file=sys.stderr)
         return MISUSED
@@ -56,6 +58,8 @@ def _refuse_nowhere(args: argparse.Namespace) -> None:
         path = getattr(args, name, None)
         if path is not None and not path.absolute().parent.is_dir():
             raise DataError(f"--{name}: found {path}; there is no folder {path.absolute().parent}")
+        if path is not None and name == "figure" and path.suffix not in FIGURES:
+            raise DataError(f"--figure: found {path}; expected a name that ends in {', '.join(FIGURES)}")
 
 
 def _parsed(argv: list[str]) -> argparse.Namespace:
@@ -338,7 +342,7 @@ def _place(args: argparse.Namespace) -> Any:
     design = load(args.design)
     console = Console(stderr=True, quiet=args.json)
     with console.status("reading the data") as status:
-        return opened(design, args.out or args.design.with_suffix(".nas"), status.update, _tell)
+        return opened(design, args.out or args.design.with_suffix(".nas"), status.update, _tell, args.using)
 
 
 @contextmanager

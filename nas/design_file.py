@@ -289,6 +289,11 @@ def _refuse_unheeded(path: Path, tree: dict[str, Any], tables: Tables) -> None:
                     f"{path}: fields[{at}].{key}: {field.name!r} is {field.kind}; it belongs to {' and '.join(kinds)} "
                     "fields"
                 )
+        if "min_count" in given and field.buckets:
+            raise DataError(
+                f"{path}: fields[{at}].min_count: belongs to fields without buckets; {field.name!r} is hashed into "
+                f"{field.buckets}, whatever rows hold a value"
+            )
     data, named = tables.data, bool(tables.fields or tables.heads)
     for key, layouts_of in LAID_OUT.items():
         if key in tree["data"] and data.layout not in layouts_of:

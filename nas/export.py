@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import msgspec
@@ -91,7 +92,7 @@ def _scorer(model: nn.Module, rows: Rows) -> tuple[Scorer, tuple[Tensor, ...], t
     names, used = input_names(rows)
     features = tuple(part.cpu() for part in features_of(rows.features))
     given = tuple(part for part, use in zip(features, used, strict=True) if use)
-    return Scorer(model.cpu().eval(), used, features), given, names
+    return Scorer(deepcopy(model).cpu().eval(), used, features), given, names  # the caller's stays where it is
 
 
 def input_names(rows: Rows) -> tuple[tuple[str, ...], tuple[bool, ...]]:

@@ -4,13 +4,12 @@ Two passes over the files: one learns vocabularies and transforms from training 
 digest of sources, schema and split is the same is used again. One process at a time prepares or opens a folder.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -20,6 +19,7 @@ import pyarrow as pa
 from nas.atomic import replaced
 from nas.columns import labels, numbers, place, probabilities
 from nas.encoding import Encoding, encode, learned, present
+from nas.locks import alone, in_use, used
 from nas.readers import Source
 from nas.rows import Parts, Rows, Writer, mapped
 from nas.schema import DataError, Schema
@@ -45,14 +45,17 @@ class Sources(msgspec.Struct, frozen=True):
 
 
 def prepare(
-    sources: Sources, schema: Schema, split: Split, folder: Path, say: Say = lambda _: None, tell: Say = lambda _: None
-) -> Parts:
+    sources: Sources, schema: Schema, split: Split, folder: Path, say: Say = lambda _: None, tell: Say = lambda _: None,
+    using: ExitStack | None = None,
+) -> Parts:  # fmt: skip
     """Prepare a data set, or open it when `folder` holds it already, or will once another process has prepared it.
 
-    `say` hears how far it is, `tell` what whoever asked must know.
+    `say` hears how far it is, `tell` what whoever asked must know. Until `using` is closed, nobody else prepares others
+    in the place of these rows.
 
     Raises:
-        DataError: what is wrong with the data, by file, column and row; or the folder holds something else.
+        DataError: what is wrong with the data, by file, column and row; or the folder holds something else, or others
+            that somebody uses.
     """
     wanted = _fingerprint(sources, schema, split)
     done = folder / _DONE
@@ -60,15 +63,14 @@ def prepare(
         if not (done.exists() and msgspec.json.decode(done.read_bytes())["fingerprint"] == wanted):
             _cleared(folder, sources)
             _prepare(sources, schema, split, folder, wanted, say, tell)
+        if using is not None:
+            using.enter_context(used(folder))
         return opened(folder)
 
 
 @contextmanager
 def _alone(folder: Path, tell: Say) -> Iterator[None]:
-    """Hold the lock beside a folder; the system takes it from a process that ends, also from one that is killed.
-
-    Where nothing can be written there is no lock: what was prepared there can still be opened.
-    """
+    """Hold the lock beside a folder. Where nothing can be written there is none: what was prepared can be opened."""
     if not folder.parent.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(folder.parent, os.W_OK):
@@ -77,12 +79,7 @@ def _alone(folder: Path, tell: Say) -> Iterator[None]:
     path = folder.with_name(f"{folder.name}.lock")
     with suppress(FileExistsError):
         path.touch(0o666, exist_ok=False)
-    with path.open("rb") as lock:  # reading is enough for a lock: another user may have made it
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell(f"waiting for another process, which prepares {folder}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(path, f"prepares {folder}", tell):
         yield
 
 
@@ -94,6 +91,11 @@ def _cleared(folder: Path, sources: Sources) -> None:
     ours = (folder / _BEGUN).exists() or (folder / _DONE).exists()
     if folder.exists() and not ours and any(folder.iterdir()):
         raise DataError(f"{folder}: holds something else than prepared rows, which would go there; name another --out")
+    if folder.exists() and in_use(folder):
+        raise DataError(
+            f"{folder}: another command uses the rows there, which are of other files, fields, heads or another split "
+            "than this design names now; wait for its end, or name another --out"
+        )
     folder.mkdir(exist_ok=True)
     (folder / _BEGUN).touch()
     (folder / _DONE).unlink(missing_ok=True)

@@ -11,12 +11,19 @@ from multiprocessing import get_context, parent_process
 
 @contextmanager
 def processes(count: int, start: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor | None]:
-    """A pool in whose every process `start()` is called first; None for one, which computes here."""
+    """A pool in whose every process `start()` is called first; None for one, which computes here.
+
+    Where an error, or a person, ends its use, what is queued is not begun any more.
+    """
     if count <= 1:
         yield None
         return
     with ProcessPoolExecutor(count, get_context("spawn"), initializer=partial(_begin, start)) as pool:
-        yield pool
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _begin(start: Callable[[], None] | None) -> None:

@@ -83,10 +83,10 @@ def _readable(path: Path, layout: Layout) -> Iterator[None]:
     """What cannot be read is named by its file."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, text_csv.Error) as error:
         text = layout not in ("parquet", "ranking-log") and isinstance(error, UnicodeDecodeError | pa.ArrowException)
         with suppress(OSError, EOFError, zlib.error, text_csv.Error):  # what is broken otherwise is told as it came
-            if text and (found := _misencoded(path, layout)):
+            if text and (found := _misencoded(path, layout) or _unclosed(path, layout)):
                 raise DataError(found) from error
         raise DataError(f"{path}: not readable as {layout}: {error}") from error
 
@@ -103,6 +103,28 @@ def _misencoded(path: Path, layout: Layout) -> str:
                 column = "" if layout == "libsvm" else f", column {max(1, len(cells))}"
                 return f"{path}, line {number}{column}: found the byte {line[error.start]:#x}; expected text in UTF-8"
     return ""
+
+
+def _unclosed(path: Path, layout: Layout) -> str:
+    """Where a file holds the first quote that begins a value and has none on its line that ends it, if any."""
+    if layout in (*TABS, "libsvm"):
+        return ""
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            read = text_csv.reader([line.rstrip("\r\n"), ""])
+            cells = next(read) if '"' in line else []
+            if read.line_num > 1:
+                return (
+                    f"{path}, line {number}, column {len(cells)}: found a quote that nothing closes on its line; "
+                    "expected a second one, or none (no value holds an end of line)"
+                )
+    return ""
+
+
+def _lines(path: Path) -> int:
+    """How many there are that hold something."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        return sum(1 for line in lines if line.rstrip(b"\r\n"))
 
 
 def _chunks_of(source: Source, path: Path, schema: Schema, labels: bool) -> Iterator[pa.Table]:
@@ -164,7 +186,9 @@ def _delimited(path: Path, layout: Layout, names: Sequence[str], wanted: Sequenc
 
     Between tabs a quote is a character like any other: were it the beginning of a text that may hold ends of lines, a
     stray one would make a single row of all lines up to the next one. What writers of tsv quote as a whole is unquoted.
+    Between commas it is such a beginning, so there a file is refused in the end if its rows are fewer than its lines.
     """
+    rows = 0
     first, before = ("", -1) if names else _first_line(path)
     head = tuple(names) or _header(path, layout, first)
     _require(path, wanted, head)
@@ -180,10 +204,13 @@ def _delimited(path: Path, layout: Layout, names: Sequence[str], wanted: Sequenc
     ) as reader:
         for batch in reader:
             table = pa.Table.from_batches([batch])
+            rows += table.num_rows
             if layout == "tsv":
                 table = pa.table([_unquoted(column) for column in table.columns], table.column_names)
             for start in range(0, table.num_rows, CHUNK_ROWS):
                 yield table.slice(start, CHUNK_ROWS)
+    if layout not in TABS and rows < _lines(path) - (not names) and (found := _unclosed(path, layout)):
+        raise DataError(found)
 
 
 def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:

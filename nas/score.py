@@ -15,7 +15,7 @@ from nas.columns import place
 from nas.encoding import Coded, Encoding, encode, present
 from nas.readers import Source
 from nas.schema import DataError
-from nas.train import Run, read_run
+from nas.train import RECORD, Run, read_run
 from nas.weights import Inputs
 
 ENCODING = "encoding.json"
@@ -71,7 +71,7 @@ def read_model(folder: Path) -> tuple[Run, Encoding]:
     Raises:
         DataError: the folder holds none.
     """
-    if not (folder / ENCODING).exists():
+    if not (folder / ENCODING).exists() or not (folder / RECORD).exists():  # prepared rows have an encoding too
         raise DataError(f"{folder}: holds no trained model; `trimtab nas retrain` makes one")
     encoding = msgspec.json.decode((folder / ENCODING).read_bytes(), type=Encoding)
     inputs = Inputs(

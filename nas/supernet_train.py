@@ -12,6 +12,7 @@ import torch
 from nas.atomic import replaced
 from nas.batches import Batch, inputs_of, log_odds, loss_of, training
 from nas.device import device
+from nas.differences import differences
 from nas.environment import Environment, environment
 from nas.genotype import Genotype
 from nas.recipe import Recipe, rate_at
@@ -28,8 +29,9 @@ SCHEMA = 3  # of a supernet: which weights there are, where in them a network's 
 SUPERNET, RECORD = "supernet.pt", "supernet.json"
 KEYS = {  # of a plan's fields, as the design file has them
     "space": "space", "recipe": "recipe", "head_weights": "the weight of each head's loss (value.losses)",
-    "": "supernet.",
+    "rows": "supernet.rows (or epochs, in rows)", "": "supernet.",
 }  # fmt: skip
+OTHER_DATA = "the data are others"
 
 
 class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +69,8 @@ class _State(msgspec.Struct):
     """Where a training is."""
 
     name: str  # digest of what it is of
+    plan: SupernetPlan | None = None  # that, in words; earlier versions did not say
+    data: str = ""
     done: int = 0
     skipped: int = 0
     seconds: float = 0.0
@@ -88,7 +92,7 @@ def train_supernet(
     folder.mkdir(parents=True, exist_ok=True)
     inputs = inputs_of(parts.train, parts.encoding.table_rows)
     name = hashlib.sha256(msgspec.json.encode((SCHEMA, plan, inputs, parts.digest))).hexdigest()
-    state = _state(folder, name)
+    state = _state(folder, _State(name, plan, parts.digest))
     supernet = loaded(folder / SUPERNET, plan.space, inputs) if state.done else _at_base_rates(plan, inputs, parts)
     every = max(1, plan.rows // CHECKPOINTS)
     while state.done < plan.rows:
@@ -196,17 +200,25 @@ def read_record(folder: Path) -> SupernetRecord:
     return record
 
 
-def _state(folder: Path, name: str) -> _State:
+def _state(folder: Path, begun: _State) -> _State:
     """Where the training in a folder is; at its beginning where there is none."""
     if not (folder / SUPERNET).exists():
-        return _State(name)
+        return begun
     try:
         found = msgspec.json.decode(progress_in(folder / SUPERNET) or "", type=_State)
     except msgspec.MsgspecError:
         found = None
-    if found is None or found.name != name:
+    if found is None or found.name != begun.name:
         raise AnotherSupernet(
-            f"{folder}: holds a supernet of another space, recipe, value or data, or of an earlier version; "
-            "name another folder"
+            f"{folder}: holds a supernet of {_other(found, begun)}; put the design back, remove {folder} to train "
+            "anew, or name another folder (--out)"
         )
     return found
+
+
+def _other(found: _State | None, begun: _State) -> str:
+    """What a training is of that is not the one that would begin."""
+    if found is None or found.plan is None or begun.plan is None:
+        return "another design, or of an earlier version"
+    other = OTHER_DATA if found.data != begun.data else differences(found.plan, begun.plan, KEYS)
+    return f"another design: {other}" if other else "an earlier version"

@@ -1,8 +1,8 @@
 """The one trainer: any architecture, one recipe, a budget of rows, and one record of the run.
 
 Training goes by rows, not steps or epochs. At every rung and every end of an epoch the validation rows are measured,
-the best weights kept, and `report` asked whether to stop. With a folder, each of these checks is a checkpoint: a run
-that was killed or pruned goes on from there to the same bits.
+the best weights kept, and `report` asked whether to stop. With a folder, where it is is stored at each of these checks
+and `CHECKPOINTS` times besides: a run that was killed or pruned goes on from there to the same bits.
 """
 
 import hashlib
@@ -20,9 +20,10 @@ from nas.architecture import Architecture, module_of
 from nas.atomic import replaced
 from nas.batches import features_of, inputs_of, log_odds, training
 from nas.device import device
+from nas.differences import differences
 from nas.environment import Environment, environment
 from nas.evaluate import Metrics, evaluate
-from nas.genotype import Genotype
+from nas.genotype import Genotype, digest
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts, Rows
 from nas.steps import Steps, optimisers_of
@@ -32,6 +33,7 @@ from nas.weights import Inputs
 
 RECORD_SCHEMA = 2  # what a normalised network computes changed with the second
 TRACED_ROWS = 2
+CHECKPOINTS = 20  # over a training, besides those at its checks
 CHECKPOINT, RECORD, MODEL = "checkpoint.pt", "record.json", "model.pt"
 
 
@@ -78,6 +80,23 @@ class Run(msgspec.Struct, frozen=True, eq=False):
     model: nn.Module
 
 
+class _Made(msgspec.Struct, frozen=True):
+    """What a checkpoint is of, in words."""
+
+    network: str
+    recipe: Recipe
+    data: str
+    seed: int
+    budget: int
+    head_weights: tuple[float, ...]
+
+
+KEYS = {  # of its fields, as the design file has them
+    "network": "the network", "recipe": "recipe", "data": "the data", "seed": "the seed", "budget": "rows to train on",
+    "head_weights": "the weight of each head's loss (value.losses)",
+}  # fmt: skip
+
+
 class _Task(msgspec.Struct, frozen=True, eq=False):
     """What is trained, on what, and how it is judged."""
 
@@ -97,6 +116,13 @@ class _Task(msgspec.Struct, frozen=True, eq=False):
             self.architecture, self.recipe, self.parts.digest, self.seed, self.budget, self.head_weights, *schema,
         )  # fmt: skip
         return hashlib.sha256(msgspec.json.encode(arguments)).hexdigest()
+
+    @property
+    def made(self) -> _Made:
+        """The same, but for this version's own numbers."""
+        whole = self.architecture
+        network = digest(whole) if isinstance(whole, Genotype) else msgspec.json.encode(whole).decode()
+        return _Made(network, self.recipe, self.parts.digest, self.seed, self.budget, self.head_weights)
 
     def validated(self, model: nn.Module) -> Metrics:
         """A model on the validation rows."""
@@ -152,7 +178,7 @@ def fit(
         model = start or _fresh(task)
         model.to(device())
         optimisers = optimisers_of(model, recipe)
-        progress = _resumed(folder, task.name, model, optimisers) if folder else _Progress()
+        progress = _resumed(folder, task, model, optimisers) if folder else _Progress()
         steps = Steps(model, optimisers, recipe, torch.tensor(weights, device=device()))
         before = progress.rows
         if progress.checks:  # what is gone on with may have ended
@@ -160,11 +186,14 @@ def fit(
         for stop in _stops(progress.rows, task.budget, epoch, min(recipe.batch_size, epoch), rungs):
             if progress.stopped != "budget":
                 break
-            _train_until(stop, task, steps, progress, say)
+            while progress.rows < stop:
+                _train_until(min(stop, progress.rows + max(1, task.budget // CHECKPOINTS)), task, steps, progress, say)
+                if folder and progress.rows < stop:
+                    _checkpoint(folder, task, model, optimisers, progress)
             _check(task, model, progress)
             progress.stopped = _reason(progress, recipe, report, model)
             if folder:
-                _checkpoint(folder, task.name, model, optimisers, progress)
+                _checkpoint(folder, task, model, optimisers, progress)
     model.load_state_dict(progress.best)
     if before and value is not None:  # it may be another one than that of the checks before
         _valued_again(task, model, progress)
@@ -278,11 +307,12 @@ def _reason(progress: _Progress, recipe: Recipe, report: Report | None, model: n
 
 
 def _checkpoint(
-    folder: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer], progress: _Progress
+    folder: Path, task: _Task, model: nn.Module, optimisers: list[torch.optim.Optimizer], progress: _Progress
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {
-        "name": name,
+        "name": task.name,
+        "made": msgspec.json.encode(task.made).decode(),
         "model": model.state_dict(),
         "optimisers": [optimiser.state_dict() for optimiser in optimisers],
         "random": torch.get_rng_state(),
@@ -293,17 +323,17 @@ def _checkpoint(
         torch.save(state, part)
 
 
-def _resumed(folder: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> _Progress:
+def _resumed(folder: Path, task: _Task, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> _Progress:
     if not (folder / CHECKPOINT).exists():
         return _Progress()
     try:
         state = torch.load(folder / CHECKPOINT, weights_only=True, map_location=device())
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise AnotherRun(f"{folder / CHECKPOINT}: damaged; remove it to train from the beginning") from error
-    if state["name"] != name:
+    if state["name"] != task.name:
         raise AnotherRun(
-            f"{folder / CHECKPOINT}: of another network, recipe, seed, data or budget, or of an earlier version; name "
-            "another folder, or remove this one to train it again"
+            f"{folder / CHECKPOINT}: of {_other(state.get('made'), task.made)}; put the design back, remove {folder} "
+            "to train anew, or name another folder (--out)"
         )
     model.load_state_dict(state["model"])
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
@@ -311,6 +341,15 @@ def _resumed(folder: Path, name: str, model: nn.Module, optimisers: list[torch.o
     torch.set_rng_state(state["random"].cpu())
     rows, worse, seconds, checks = msgspec.json.decode(state["progress"], type=tuple[int, int, float, list[Check]])
     return _Progress(rows, worse, seconds, checks, state["best"])
+
+
+def _other(held: str | None, wanted: _Made) -> str:
+    """What a checkpoint is of that is not the training that is asked for."""
+    if held is None:
+        return "another training, or of an earlier version"
+    made = msgspec.json.decode(held, type=_Made)
+    other = "the data are others" if made.data != wanted.data else differences(made, wanted, KEYS)
+    return f"another training: {other}" if other else "an earlier version"
 
 
 def _record(task: _Task, progress: _Progress, traced: Costs) -> Record:

@@ -1,6 +1,8 @@
 """One design in one folder: its data, supernet, search and runs, each made once and found again."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from nas.export import input_names, onnx_bytes
 from nas.finalists import ENLARGED, enlarged, next_finalist
 from nas.genotype import Genotype, digest
 from nas.latency import LatencyTable, Timing, interleaved, measured_table, read_table, session
+from nas.locks import alone
 from nas.metrics import row_logloss
 from nas.network import Network
 from nas.prepare import Say, prepare
@@ -27,7 +30,15 @@ from nas.schema import DataError
 from nas.score import write_encoding
 from nas.search import JOURNAL, AnotherSearch, Header, search, sizes_of, whole_lines
 from nas.space import misfits
-from nas.supernet_train import KEYS, AnotherSupernet, SupernetRecord, read_record, read_supernet, train_supernet
+from nas.supernet_train import (
+    KEYS,
+    OTHER_DATA,
+    AnotherSupernet,
+    SupernetRecord,
+    read_record,
+    read_supernet,
+    train_supernet,
+)
 from nas.supernet_train import Say as SupernetSay
 from nas.train import TRACED_ROWS, Report, Run, fit, traced_features
 from nas.train import Say as TrainSay
@@ -45,6 +56,7 @@ class Workplace(msgspec.Struct, frozen=True, eq=False):
     parts: Parts
     value: ValueModel | None
     head_weights: tuple[float, ...]
+    tell: Say  # hears what a person must know
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -52,22 +64,35 @@ class Workplace(msgspec.Struct, frozen=True, eq=False):
         return tuple(head.name for head in self.design.schema.heads)
 
 
-def opened(design: Design, folder: Path, say: Say = lambda _: None, tell: Say = lambda _: None) -> Workplace:
+def opened(
+    design: Design, folder: Path, say: Say = lambda _: None, tell: Say = lambda _: None, using: ExitStack | None = None
+) -> Workplace:
     """Prepare the data, or find it prepared; `say` hears how far it is, `tell` what a person must know.
+
+    The rows stay as they are until `using` is closed.
 
     Raises:
         DataError: what is wrong with the data or with the value model.
     """
     value = design.value()
-    parts = prepare(design.sources, design.schema, design.tables.split, folder / "data", say, tell)
+    parts = prepare(design.sources, design.schema, design.tables.split, folder / "data", say, tell, using)
     rates = tuple(base_rates(parts.train).tolist())
-    return Workplace(design, folder, parts, value, head_weights_of(design.tables, value, rates))
+    return Workplace(design, folder, parts, value, head_weights_of(design.tables, value, rates), tell)
 
 
 def supernet(place: Workplace, say: SupernetSay = lambda done, rows, loss: None) -> SupernetRecord:
     """Train the design's supernet, or find it trained."""
     plan = place.design.supernet_plan(len(place.parts.train), place.head_weights)
-    return train_supernet(plan, place.parts, place.folder / "supernet", say)[1]
+    with _alone(place, place.folder / "supernet") as folder:
+        return train_supernet(plan, place.parts, folder, say)[1]
+
+
+@contextmanager
+def _alone(place: Workplace, folder: Path) -> Iterator[Path]:
+    """A folder in which no other process writes meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, f"works in {folder}", place.tell):
+        yield folder
 
 
 def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], None]) -> tuple[Rules, list[Evaluated]]:
@@ -79,18 +104,14 @@ def searched(place: Workplace, workers: int, say: Callable[[list[Evaluated]], No
     record = read_supernet(place.folder / "supernet")[1]
     _refuse_another(place, record)
     plan = place.design.search_plan(len(place.parts.train))
-    found = search(
-        plan,
-        place.folder / "data",
-        place.folder / "supernet",
-        place.folder / "search",
-        table=_table(place, plan.rules),
-        workers=workers,
-        say=say,
-    )
-    best = front(plan.rules, found)
-    with replaced(place.folder / FRONT) as part:
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
+    with _alone(place, place.folder / "search") as folder:
+        found = search(
+            plan, place.folder / "data", place.folder / "supernet", folder, table=_table(place, plan.rules),
+            workers=workers, say=say,
+        )  # fmt: skip
+        best = front(plan.rules, found)
+        with replaced(place.folder / FRONT) as part:
+            part.write_bytes(msgspec.json.format(msgspec.json.encode(best), indent=2))
     return plan.rules, found
 
 
@@ -101,16 +122,14 @@ def _refuse_another(place: Workplace, record: SupernetRecord) -> None:
     wanted = place.design.supernet_plan(len(place.parts.train), weights)
     if record.data_digest == place.parts.digest and record.plan == wanted:
         return
-    other = "the data are others"
-    if record.data_digest == place.parts.digest:
-        other = differences(record.plan, wanted, KEYS)
+    other = OTHER_DATA if record.data_digest != place.parts.digest else differences(record.plan, wanted, KEYS)
     raise AnotherSupernet(
         f"{place.folder / 'supernet'}: was trained by another design than {place.design.path} is now: {other}; put the "
         "design back, or train another one (--out names another folder)"
     )
 
 
-def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
+def journalled(place: Workplace) -> list[Evaluated]:
     """What the design's search has found so far.
 
     Raises:
@@ -122,27 +141,32 @@ def journalled(place: Workplace) -> tuple[Rules, list[Evaluated]]:
     if not lines:
         raise DataError(f"{path}: there is no search; `trimtab nas search` makes one")
     found = [msgspec.json.decode(line, type=Evaluated) for line in lines[1:]]
-    header = msgspec.json.decode(lines[0], type=Header)
-    if header.data != place.parts.digest or not _in_space(place, header, found):
+    if other := _other_search(place, msgspec.json.decode(lines[0], type=Header), found):
         raise AnotherSearch(
-            f"{path}: is of another space, other data or another supernet than {place.design.path} names now; put the "
-            "design back, or train a supernet and search in another folder (--out)"
+            f"{path}: of another search than {place.design.path} asks for now: {other}; put the design back, or train "
+            "a supernet and search in another folder (--out)"
         )
-    return header.plan.rules, sorted(found, key=lambda one: one.index)
+    return sorted(found, key=lambda one: one.index)
 
 
-def _in_space(place: Workplace, header: Header, found: list[Evaluated]) -> bool:
-    """Whether a search was made in the design's space, through the supernet that is there."""
+def _other_search(place: Workplace, header: Header, found: list[Evaluated]) -> str:
+    """By what a search is not of the design's data and space and the supernet that is there; nothing where it is."""
     space = place.design.space
+    if header.data != place.parts.digest:
+        return OTHER_DATA
     try:
         record = read_record(place.folder / "supernet")
     except AnotherSupernet:  # removed since, or an earlier version's: then its networks alone tell of its space
-        return not any(misfits(one.genotype, space) for one in found)
-    return record.digest == header.supernet and record.plan.space == space
+        return next((f"network {one.index} is not in the space" for one in found if misfits(one.genotype, space)), "")
+    if record.digest != header.supernet:
+        return "it went through another supernet than there is"
+    return differences(record.plan.space, space, {"": "space."})
 
 
 def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None]) -> Evaluated:
     """Train so many networks of the search alone, one after another, with the first seed; the one of least loss.
+
+    They keep the limits that the design has now, whatever those of the search were.
 
     Of the best two a larger network is trained too, where it keeps the limits; the index of such a one is -1.
 
@@ -150,7 +174,7 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
         DataError: there is no search, or none of its networks keeps the limits.
         AnotherSearch: it is not the design's.
     """
-    rules, found = journalled(place)
+    rules, found = place.design.tables.search.rules(), journalled(place)
     candidates = within(rules, found)
     losses: dict[int, float] = {}
     while len(losses) < count and (one := next_finalist(candidates, losses)):
@@ -175,13 +199,13 @@ def beyond(place: Workplace, rules: Rules, found: list[Evaluated]) -> str:
     """Why no network of a search is within its limits."""
     if not found:
         return "nothing is evaluated yet; `trimtab nas search` goes on with it"
-    least = [
-        f"{limit.objective} at most {limit.at_most:g} (the least found is "
-        f"{min(one.value(limit.objective) for one in found):.4g})"
-        for limit in rules.limits
-    ]
+    told = []
+    for limit in rules.limits:
+        least = min(one.value(limit.objective) for one in found)
+        known = f"the least found is {least:.4g}" if least < math.inf else "the search has measured none"
+        told.append(f"{limit.objective} at most {limit.at_most:g} ({known})")
     return (
-        f"no network keeps all limits: {', '.join(least)}; loosen search.limits, and remove "
+        f"no network keeps all limits: {', '.join(told)}; loosen search.limits, and remove "
         f"{place.folder / 'search'} to search anew (the supernet stays)"
     )
 
@@ -216,14 +240,14 @@ def trained(
     place: Workplace, architecture: Architecture, seed: int, name: str, report: Report | None = None,
     say: TrainSay = lambda rows, budget: None,
 ) -> tuple[Run, Path]:  # fmt: skip
-    """Train an architecture from scratch, or go on from the last epoch that it ended; the run and its folder."""
-    folder = place.folder / "runs" / f"{name}-seed{seed}"
-    run = fit(
-        architecture, place.design.tables.recipe, place.parts, seed=seed, head_weights=place.head_weights,
-        value=place.value, folder=folder, report=report, say=say,
-    )  # fmt: skip
-    write_encoding(folder, place.parts.encoding)
-    return run, folder
+    """Train an architecture from scratch, or go on where it was killed; the run and its folder."""
+    with _alone(place, place.folder / "runs" / f"{name}-seed{seed}") as folder:
+        run = fit(
+            architecture, place.design.tables.recipe, place.parts, seed=seed, head_weights=place.head_weights,
+            value=place.value, folder=folder, report=report, say=say,
+        )  # fmt: skip
+        write_encoding(folder, place.parts.encoding)
+        return run, folder
 
 
 def architecture_named(text: str, option: str = "--model") -> Architecture:
@@ -254,7 +278,7 @@ def picked(place: Workplace, number: int) -> Genotype:
     if not path.exists():
         raise DataError(f"{path}: there is no front; `trimtab nas search` makes one")
     best = msgspec.json.decode(path.read_bytes(), type=list[Evaluated])
-    rules, found = journalled(place)
+    rules, found = place.design.tables.search.rules(), journalled(place)
     if not {(one.index, one.genotype) for one in best} <= {(one.index, one.genotype) for one in found}:
         raise AnotherSearch(
             f"{path}: is of another search than {place.folder / 'search'}; `trimtab nas search` ends that one and "
@@ -264,6 +288,12 @@ def picked(place: Workplace, number: int) -> Genotype:
         raise DataError(f"{path}: {beyond(place, rules, found)}")
     if not 0 <= number < len(best):
         raise DataError(f"--pick: found {number}; the front has 0 .. {len(best) - 1}")
+    for limit in rules.limits:
+        if not within(msgspec.structs.replace(rules, limits=(limit,)), [best[number]]):
+            raise DataError(
+                f"--pick: found {number}, whose {limit.objective} is {best[number].value(limit.objective):.6g}; "
+                f"search.limits has at most {limit.at_most:g}"
+            )
     return best[number].genotype
 
 

@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from pyarrow import parquet
 
 from controller.cli import main
 from nas import workplace
+from nas.baselines import Baseline
 from nas.cli import _parsed, progress
 from nas.design_file import load
 from nas.evaluate import evaluate
@@ -77,7 +80,7 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
         ('preset = "small"', 'preset = "small"\nblocks = 2', f"space.blocks was {SMALL.blocks}, is 2"),
         ("learning_rate = 0.02", "learning_rate = 0.1", "recipe.learning_rate was 0.02, is 0.1"),
         ("[value]", '[value]\nlosses = "value"', "the weight of each head's loss (value.losses) was [1.0,1.0], is [0."),
-        ("rows = 4000", "epochs = 3.0", "supernet.rows was 4000, is "),
+        ("rows = 4000", "epochs = 3.0", "supernet.rows (or epochs, in rows) was 4000, is "),
     ):
         other.write_text(TEXT.replace(old, new))
         refused = failed(capsys, 2, "search", other, "--out", design.with_suffix(".nas"))
@@ -102,9 +105,11 @@ def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, caps
     run(capsys, "search", design)
     shutil.copytree(design.with_suffix(".nas"), out)
     other.write_text(TEXT.replace('preset = "small"', 'preset = "small"\nwidths = [16]'))
-    wanted = f"search.jsonl: is of another space, other data or another supernet than {other} names now; put the design"
+    wanted = f"search.jsonl: of another search than {other} asks for now: "
     for which in (("--pick", 0), ("--finalists", 1)):
-        assert wanted in failed(capsys, 2, "retrain", other, *which, "--out", out)
+        assert f"{wanted}space.widths was [8,16,32], is [16]; put the design back" in failed(
+            capsys, 2, "retrain", other, *which, "--out", out
+        )
     other.write_text(TEXT.replace('by = "group"', 'by = "rows"'))
     assert f"than {other} is now: the data are others" in failed(capsys, 2, "search", other, "--out", out)
     shutil.move(out / "supernet", tmp_path / "supernet")
@@ -112,10 +117,45 @@ def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, caps
     assert "--pick: found 99" in failed(capsys, 2, "retrain", design, "--pick", 99, "--out", out)
     other.write_text(TEXT.replace('by = "group"', 'by = "time"'))
     assert wanted in failed(capsys, 2, "retrain", other, "--out", out)
+    flops = json.loads((out / "front.json").read_bytes())[0]["sizes"]["flops"]
+    for most, which, named in (
+        (
+            flops - 1,
+            ("--pick", 0),
+            f"--pick: found 0, whose flops is {flops:.6g}; search.limits has at most {flops - 1:g}",
+        ),
+        (1, ("--finalists", 1), "no network keeps all limits: flops at most 1 (the least found is "),
+    ):
+        other.write_text(re.sub("at_most = [0-9.e]+", f"at_most = {most}", TEXT))
+        assert named in failed(capsys, 2, "retrain", other, *which, "--out", design.with_suffix(".nas"))
     journal = out / "search" / "search.jsonl"
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
     refused = failed(capsys, 2, "retrain", design, "--out", out)
     assert f"front.json: is of another search than {out / 'search'}; `trimtab nas search` ends that one" in refused
+
+
+def test_of_two_that_work_in_one_folder_the_second_waits_and_finds_what_the_first_made(
+    design: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    batches: list[int] = []
+    waiting = Event()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        waiting.set()
+
+    def say(rows: int, budget: int) -> None:
+        batches.append(rows)
+        waiting.wait(20)
+
+    place = workplace.opened(load(design), tmp_path, tell=tell)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(workplace.trained, place, Baseline(name="dnn"), 0, "dnn", say=say) for _ in range(2)]
+        first, second = (one.result()[0].record.best for one in made)
+    assert first == second
+    assert batches == sorted(set(batches)), "each row was trained on once"
+    assert told == [f"waiting for another process, which works in {tmp_path / 'runs' / 'dnn-seed0'}"]
 
 
 def test_files_may_stand_behind_an_option(capsys: Capture) -> None:
@@ -232,7 +272,7 @@ def test_a_limit_on_latency_keeps_no_enlarged_network_out_that_is_fast(
     assert [*(tmp_path / "runs").glob("large-*-seed0")]
     assert (tmp_path / "latency.json").read_bytes() == table
     place = workplace.opened(load(timed), tmp_path)
-    rules, found = workplace.journalled(place)
+    rules, found = place.design.tables.search.rules(), workplace.journalled(place)
     again = workplace._sized(place, rules, [one.genotype for one in found])
     assert [one.sizes for one in again] == [one.sizes for one in found]
 
@@ -280,6 +320,7 @@ def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path:
     assert f"there is no folder {tmp_path / 'none'}" in failed(
         capsys, 2, "space", "--figure", tmp_path / "none" / "x.png"
     )
+    assert "x.xyz; expected a name that ends in .png" in failed(capsys, 2, "search", design, "--figure", "x.xyz")
     assert f"{tmp_path}: Is a directory" in failed(capsys, 2, "train", tmp_path)
     (tmp_path / "file").write_text("")
     assert "Not a directory" in failed(capsys, 2, "train", design, "--out", tmp_path / "file")
@@ -297,7 +338,8 @@ def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Captu
     (tmp_path / "search" / "search.jsonl").write_bytes(header + first[:-9])  # torn by a kill
     assert "nothing is evaluated yet" in failed(capsys, 2, "retrain", design, "--finalists", 1, "--out", tmp_path)
     assert "`trimtab nas retrain` makes some" in failed(capsys, 2, "evaluate", design, "--out", tmp_path)
-    assert "`trimtab nas retrain` makes one" in failed(capsys, 2, "export", design, tmp_path)
+    for folder in (tmp_path, tmp_path / "data"):
+        assert "`trimtab nas retrain` makes one" in failed(capsys, 2, "export", design, folder)
     assert "no such file" in failed(capsys, 2, "train", tmp_path / "none.toml")
     with pytest.raises(SystemExit):
         main(["nas", "train", str(design), "--model", "dnn", "--seed", "-1"])

@@ -132,6 +132,11 @@ def test_losses_follow_the_value_where_the_file_asks_for_it(tmp_path: Path) -> N
         ),
         (
             'kind = "categorical"',
+            'kind = "categorical"\nmin_count = 2\nbuckets = 9',
+            r"fields\[1\]\.min_count: belongs to fields without buckets; 'city' is hashed into 9",
+        ),
+        (
+            'kind = "categorical"',
             'kind = "categorical"\nlongest = 3',
             r"fields\[1\]\.longest: .* belongs to multi fields",
         ),

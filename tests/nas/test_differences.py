@@ -14,7 +14,8 @@ def test_every_field_that_differs_is_named_by_its_key() -> None:
     )
     assert differences(PLAN, PLAN, KEYS) == ""
     assert differences(PLAN, other, KEYS) == (
-        f"space.blocks was {SMALL.blocks}, is 2; recipe.dropout was 0.0, is 0.1; supernet.rows was 100, is 200"
+        f"space.blocks was {SMALL.blocks}, is 2; recipe.dropout was 0.0, is 0.1; "
+        "supernet.rows (or epochs, in rows) was 100, is 200"
     )
 
 

@@ -36,7 +36,9 @@ BASELINES = [Baseline(name=name, width=8, embedding=4) for name in ("finalmlp", 
 @pytest.mark.parametrize("architecture", [*GENOTYPES, *BASELINES])
 def test_onnx_computes_what_torch_computes(architecture: Genotype | Baseline, data: Parts, tmp_path: Path) -> None:
     run = fit(architecture, RECIPE, data, rows=512)
+    run.model.train()
     card = export(run, data, tmp_path / "model.onnx")
+    assert run.model.training, "the model is left as it was"
     f = data.test.take(slice(0, 100)).features
     given = {"dense": f.dense, "sparse": f.sparse.astype(np.int64), "bag0": f.bags[0].astype(np.int64)}
     (found,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, given)

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import date, datetime
 from pathlib import Path
 from threading import Event
@@ -102,6 +103,22 @@ def test_of_two_that_prepare_one_folder_the_second_waits_and_uses_what_the_first
         assert one.digest == alone.digest
         for name, array in alone.train.arrays().items():
             np.testing.assert_array_equal(one.train.arrays()[name], array)
+
+
+def test_rows_that_are_used_are_replaced_by_no_others(tmp_path: Path) -> None:
+    source = Sources(whole=parquet_file(tmp_path, world(300)))
+
+    def digest(seed: int, using: ExitStack | None = None) -> str:
+        return prepare(source, SCHEMA, Split(seed=seed), tmp_path / "prepared", using=using).digest
+
+    with ExitStack() as first:
+        held = digest(0, first)
+        with ExitStack() as second:
+            assert digest(0, second) == held
+        with pytest.raises(DataError, match="prepared: another command uses the rows there, which are of other files"):
+            digest(1)
+        assert digest(0) == held
+    assert digest(1) != held
 
 
 def test_who_is_killed_while_it_prepares_keeps_nobody_out(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
+import pytest
+
 from nas.processes import processes
 from tests.waiting import ended, wait_until
 
@@ -34,3 +36,23 @@ def test_workers_of_a_process_that_was_killed_end(tmp_path: Path) -> None:
 def test_one_process_needs_no_pool() -> None:
     with processes(1) as pool:
         assert pool is None
+
+
+def slow(path: Path) -> None:
+    time.sleep(0.2)
+    path.touch()
+
+
+def interrupted(folder: Path) -> None:
+    with processes(2) as pool:
+        assert pool is not None
+        pool.submit(slow, folder / "first").result()
+        for number in range(40):
+            pool.submit(slow, folder / str(number))
+        raise KeyboardInterrupt
+
+
+def test_who_interrupts_does_not_wait_for_what_is_queued(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path)
+    assert len([*tmp_path.iterdir()]) < 20

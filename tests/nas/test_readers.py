@@ -83,6 +83,30 @@ def test_between_tabs_a_stray_quote_joins_no_rows(tmp_path: Path) -> None:
         read(Source("tsv", (str(path),)), ONE_COLUMN)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("lines", "where"),
+    [
+        (["u1,1", '5" nail,0', '"u2,1', "u3,0"], "line 6, column 1"),  # one value up to the end: a row of one column
+        (["u1,1", 'u2,"1', "u3,0"], "line 5, column 2"),  # which Arrow takes where it is the last column
+        (["u1,1", '"u2,1', 'u3",0', "u4,1"], "line 5, column 1"),  # up to another stray quote
+    ],
+)
+def test_a_quote_that_nothing_closes_is_named_by_its_line(
+    lines: list[str], where: str, packed: bool, tmp_path: Path
+) -> None:
+    schema = Schema(fields=(Field(name="name", kind="categorical"),), heads=(Head(name="click", label="click"),))
+    path = tmp_path / ("a.csv.gz" if packed else "a.csv")
+    sound = ["name,click", '"Oslo, ""No""",1', "", 'a"b,0', '"c"d,0']
+    text = "\n".join([*sound[:3], *lines]).encode()
+    path.write_bytes(gzip.compress(text) if packed else text)
+    with pytest.raises(DataError, match=rf"{path.name}, {where}: found a quote that nothing closes"):
+        read(Source("csv", (str(path),)), schema)
+    path.with_name("b.csv").write_text("\r\n".join(sound))
+    found = read(Source("csv", (str(path.with_name("b.csv")),)), schema)
+    assert found["name"].to_pylist() == ['Oslo, "No"', 'a"b', "cd"]
+
+
 def test_criteo_and_kdd12_know_no_quotes(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("".join("\t".join(["1", *["3"] * 13, *[text] * 26]) + "\n" for text in ('"ab', "cd", 'e"', '"f"')))

@@ -245,7 +245,7 @@ def test_a_supernet_of_an_earlier_version_is_not_gone_on_with(
         patched.setattr(supernet_train, "SCHEMA", supernet_train.SCHEMA - 1)
         with suppress(KeyboardInterrupt):
             train_supernet(plan, data, tmp_path, stop)
-    with pytest.raises(AnotherSupernet, match="of an earlier version; name another folder"):
+    with pytest.raises(AnotherSupernet, match="of an earlier version; put the design back, remove"):
         train_supernet(plan, data, tmp_path)
 
 
@@ -293,8 +293,19 @@ def test_a_date_is_a_seed(trained: Path, tmp_path: Path) -> None:
 
 
 def test_another_supernets_folder_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(AnotherSupernet, match="another space, recipe, value or data"):
-        train_supernet(msgspec.structs.replace(SUPERNET, seed=5), opened(trained / "prepared"), trained / "supernet")
+    data = opened(trained / "prepared")
+    for change, named in (
+        ({"seed": 5}, "supernet.seed was 0, is 5"),
+        ({"recipe": msgspec.structs.replace(RECIPE, learning_rate=0.5)}, "recipe.learning_rate was 0.02, is 0.5"),
+        ({"rows": 77}, f"supernet.rows (or epochs, in rows) was {SUPERNET.rows}, is 77"),
+    ):
+        with pytest.raises(AnotherSupernet) as refused:
+            train_supernet(msgspec.structs.replace(SUPERNET, **change), data, trained / "supernet")
+        assert f"supernet: holds a supernet of another design: {named}; put the design back, remove" in str(
+            refused.value
+        )
+    with pytest.raises(AnotherSupernet, match="another design: the data are others; put"):
+        train_supernet(SUPERNET, msgspec.structs.replace(data, digest="x"), trained / "supernet")
     with pytest.raises(AnotherSupernet, match="trimtab nas train"):
         read_supernet(tmp_path)
     record = msgspec.json.decode((trained / "supernet" / RECORD).read_bytes())

@@ -8,11 +8,11 @@ import torch
 from nas.baselines import Baseline
 from nas.batches import Batch, inputs_of, loss_of
 from nas.evaluate import metrics_of
-from nas.genotype import Genotype
+from nas.genotype import Genotype, digest
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.space import NASREC, SMALL, drawn
-from nas.train import CHECKPOINT, MODEL, RECORD, AnotherRun, Check, Record, fit, on_test_rows, read_run
+from nas.train import CHECKPOINT, CHECKPOINTS, MODEL, RECORD, AnotherRun, Check, Record, fit, on_test_rows, read_run
 from nas.value import ValueModel
 from tests.nas.files import parts
 
@@ -113,6 +113,27 @@ def test_a_pruned_run_goes_on_to_the_same_bits(data: Parts, tmp_path: Path) -> N
     assert torch.equal(stored.model(*given), rest.model.eval()(*given))
 
 
+@pytest.mark.parametrize("killed_after", [700, 2500])  # in the first epoch, before any check, and in the second
+def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_bits(
+    killed_after: int, data: Parts, tmp_path: Path
+) -> None:
+    recipe = msgspec.structs.replace(RECIPE, epochs=2)
+    whole = fit(GENOTYPE, recipe, data)
+    seen: list[int] = []
+
+    def killed(rows: int, budget: int) -> None:
+        if rows > killed_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(GENOTYPE, recipe, data, folder=tmp_path, say=killed)
+    rest = fit(GENOTYPE, recipe, data, folder=tmp_path, say=lambda rows, budget: seen.append(rows))
+    assert killed_after - whole.record.budget / CHECKPOINTS - 2 * 128 < seen[0] <= killed_after + 128
+    assert metrics(rest.record) == metrics(whole.record)
+    given = Batch(data.valid.take(slice(0, 9))).features
+    assert torch.equal(whole.model.eval()(*given), rest.model.eval()(*given))
+
+
 def test_where_there_is_a_record_the_run_is_whole(data: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = inputs_of(data.train, data.encoding.table_rows)
     fit(GENOTYPE, RECIPE, data, rows=1000, rungs=(512,), folder=tmp_path, report=lambda check: True)
@@ -170,7 +191,22 @@ def test_what_is_damaged_is_named(data: Parts, tmp_path: Path, kept: int) -> Non
 
 def test_a_checkpoint_of_another_run_is_refused(data: Parts, tmp_path: Path) -> None:
     fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path)
-    with pytest.raises(AnotherRun, match="name another folder"):
+    rate = msgspec.structs.replace(RECIPE, learning_rate=0.5)
+    others = msgspec.structs.replace(data, digest="x")
+    for architecture, recipe, given, seed, named in (
+        (GENOTYPE, RECIPE, data, 5, "the seed was 0, is 5"),
+        (GENOTYPE, rate, data, 0, "recipe.learning_rate was 0.01, is 0.5"),
+        (GENOTYPE, RECIPE, others, 0, "the data are others"),
+        (Baseline(name="dnn"), RECIPE, data, 0, f'the network was "{digest(GENOTYPE)}", is "{{\\"type\\":'),
+    ):
+        with pytest.raises(AnotherRun) as refused:
+            fit(architecture, recipe, given, rows=256, folder=tmp_path, seed=seed)
+        assert f"{CHECKPOINT}: of another training: {named}" in str(refused.value)
+    held = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    del held["made"]  # as it was written before
+    torch.save(held, tmp_path / CHECKPOINT)
+    assert fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path).record.rows == 256
+    with pytest.raises(AnotherRun, match="another training, or of an earlier version; put the design back, remove"):
         fit(GENOTYPE, RECIPE, data, rows=256, folder=tmp_path, seed=5)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class Ledger(NamedTuple):
 def read_ledger(journal: Path) -> Ledger:
     tables, published, sealed = {}, [], {}
     plan: dict[str, Any] = {}
-    with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
         for kind, text in db.execute("SELECT kind, body FROM ledger ORDER BY seq"):
             body = json.loads(text)
             plan = body["plan"] if kind == "study_started" else plan

@@ -11,6 +11,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _DAY = datetime.timedelta(days=1)
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Files(NamedTuple):
@@ -30,9 +41,11 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = _named(f"{name} authority")
         constraints = x509.BasicConstraints(ca=True, path_length=0)
-        certificate = self._unsigned(self._subject, self._key).add_extension(constraints, critical=True)
+        named = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        unsigned = self._unsigned(self._subject, self._key).add_extension(constraints, critical=True)
+        unsigned = unsigned.add_extension(named, critical=False).add_extension(_SIGNS, critical=True)
         self.ca = folder / f"{name}-ca.pem"
-        self.ca.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
+        self.ca.write_bytes(_pem(unsigned.sign(self._key, hashes.SHA256())))
 
     def server(self, *hosts: str) -> Files:
         """A certificate of 127.0.0.1, or of other host names."""
@@ -67,6 +80,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _DAY)
             .not_valid_after(now + _DAY)
+            # Python 3.13 and later ask for what RFC 5280 does.
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
 

@@ -11,11 +11,9 @@ from pathlib import Path
 def alone(path: Path, work: str, tell: Callable[[str], None]) -> Iterator[None]:
     """Hold what is there alone; `tell` hears that another process, which does `work`, is waited for."""
     with _opened(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
             tell(f"waiting for another process, which {work}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _locked(handle, fcntl.LOCK_EX)
         yield
 
 
@@ -23,18 +21,25 @@ def alone(path: Path, work: str, tell: Callable[[str], None]) -> Iterator[None]:
 def used(path: Path) -> Iterator[None]:
     """Hold what is there beside others who do the same."""
     with _opened(path) as handle:
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        _locked(handle, fcntl.LOCK_SH)
         yield
 
 
 def in_use(path: Path) -> bool:
     """Whether somebody holds what is there."""
     with _opened(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        return not _locked(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _locked(handle: int, kind: int) -> bool:
+    """Whether it may be used. Where the file system has no locks (some of a network), nobody waits for anybody."""
+    try:
+        fcntl.flock(handle, kind)
+    except BlockingIOError:
         return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

@@ -49,7 +49,8 @@ def connect(make: Callable[..., Any], options: dict[str, Any], answer_s: float) 
 
 def topic_id(consumer: Any, topic: str) -> str:
     """By the consumer's newest metadata, as Kafka's own tools write it; "" of a broker before 2.8, or of no topic."""
-    found = consumer._cluster.topic_id(topic)
+    cluster = getattr(consumer, "_cluster", None)  # the client has no public way to it
+    found = None if cluster is None else cluster.topic_id(topic)
     return "" if found is None or not found.int else urlsafe_b64encode(found.bytes).decode().rstrip("=")
 
 

@@ -52,6 +52,16 @@ def test_it_is_calibrated_where_buckets_differ_and_people_come_again() -> None:
     assert np.mean(np.array(p) < 0.1) > 0.05  # and not merely silent
 
 
+@pytest.mark.parametrize(("holds", "believed"), [(0.4, 0.4), (-0.5, 0.0), (1.5, 1.0)])
+def test_as_much_of_a_bucket_s_past_is_expected_as_still_holds_within_arms(holds: float, believed: float) -> None:
+    rng = np.random.default_rng(13)
+    dealt, past = deal(rng), rng.uniform(50.0, 150.0, BUCKETS)
+    before = past / past.mean() - 1.0
+    of_arm = np.where(dealt.buckets == 1, 0.45, -0.05)  # what a vector does to how often people come
+    window = ratio.counted(known(past), 2000.0 * (1.0 + holds * before + of_arm), dealt)
+    assert window.expected == pytest.approx(2000.0 * (1.0 + believed * before))
+
+
 def test_without_a_past_equal_buckets_are_only_nearly_equal() -> None:
     rng = np.random.default_rng(3)
     p = [judged(nobody(), rng.poisson(rng.poisson(12.0, BUCKETS)), deal(rng))[0].p for _ in range(1500)]

@@ -101,9 +101,11 @@ def test_arms_without_buckets_or_revenue_say_nothing_and_warn_of_nothing() -> No
 def bought(rng: np.random.Generator, slots: int, at: float) -> tuple[Served, Served]:
     """Few purchases an impression in three arms, of which a part is `at` the cap; with the cap and without."""
     arm_of = np.repeat([0, 1, 2], [60, 30, 30])
-    shown, events = rng.poisson(50.0, (slots, 120)), rng.poisson(np.where(arm_of == 1, 1.0, 0.5), (slots, 120))
+    level = np.array([[1.0], [0.7], [1.3]])[:slots]
+    shown, events = rng.poisson(50.0, (slots, 120)), rng.poisson(np.where(arm_of == 1, 0.5, 0.25) * level)
     sums = np.stack([events, at * events, shown], axis=-1) * 1e6
-    past = np.stack([np.full((slots, 120), 60.0), np.zeros((slots, 120)), np.full((slots, 120), 5000.0)], axis=-1)
+    before = rng.poisson(30.0 * level, (slots, 120))
+    past = np.stack([before, 0.0 * before, np.full((slots, 120), 5000.0)], axis=-1)
     capped = Served(sums.astype(np.int64), arm_of, 3, past)
     return capped, Served(capped.sums[..., ::2], arm_of, 3, past[..., ::2])
 

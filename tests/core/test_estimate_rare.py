@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from controller.core.estimate import Changes, Metric, Served, at_cap, by_past, relative_changes, usable
+from controller.core.estimate import BUCKETS, Changes, Metric, Served, at_cap, by_past, relative_changes, usable
 
 
 def with_past(metric: Metric, served: Served) -> Changes:
@@ -133,3 +133,17 @@ def test_every_segment_s_few_events_are_compared_with_its_own_past() -> None:
         assert found.control_relative_se[0, group] == pytest.approx(alone.control_relative_se[0, 0])
         np.testing.assert_allclose(found.change[0, group], alone.change[0, 0])
         np.testing.assert_allclose(found.covariance[0, group], alone.covariance[0, 0])
+
+
+def test_few_events_a_bucket_are_compared_with_control_s_whatever_they_were() -> None:
+    """A quiet hour after busy ones, or the other way round, is no change of anybody's."""
+    _, served = bought(np.random.default_rng(32), 1, 0.0)
+    assert served.history is not None
+    served = Served(served.sums, served.arm_of, 3, served.history / 100.0)  # as much as in the deal
+    metrics, names = (Metric("rate", "revenue", "shown"), Metric("revenue", "revenue", BUCKETS)), ("revenue", "shown")
+    own = relative_changes(metrics, names, served)
+    found = by_past(own, metrics, names, served)
+    assert (own.control_relative_se > 0.1).all()
+    assert (found.control_relative_se[:, 0] < 0.1).tolist() == [True, False]
+    np.testing.assert_array_equal(found.change[1], own.change[1])
+    np.testing.assert_array_equal(found.covariance[1], own.covariance[1])

@@ -46,7 +46,7 @@ def around(anchors: Floats, points: int, rng: np.random.Generator) -> Floats:
     Moving few coordinates keeps what made an anchor good (Regis and Shoemaker 2013; Eriksson et al. 2019, TuRBO).
     """
     d = anchors.shape[1]
-    moved = rng.random((points, d)) < min(1.0, MOVED / d)
+    moved = rng.random((points, d)) < MOVED / d
     moved[np.arange(points), rng.integers(d, size=points)] = True
     low, high = np.log(LOCAL_REACH)
     reach = np.exp(rng.uniform(low, high, (points, 1)))

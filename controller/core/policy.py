@@ -71,7 +71,6 @@ class Pick(msgspec.Struct, frozen=True, eq=False):
     p_feasible: float  # every guardrail is kept in every group
     p_better: float  # the gain is positive
     regret: float  # expected gain of the best feasible vector over this one
-    index: int | None  # which of the given vectors it is; None: a new one
 
 
 class _Belief(msgspec.Struct, frozen=True, eq=False):
@@ -217,7 +216,6 @@ def recommend(
     least_sd = ROUNDING * float(np.abs(goal.objective).sum())
     weights = np.array([own.objective for own in goals]).T  # (M, G')
     sd = posterior.sum_sd(weights, unit, np.array(groups), hour, AHEAD_H)
-    same = np.flatnonzero((candidates == unit).all(axis=(1, 2)))
     return Pick(
         unit=unit,
         gain_mean=gain,
@@ -225,7 +223,6 @@ def recommend(
         p_feasible=float(np.prod([belief.feasible[0] for _, belief, _ in picks])),
         p_better=float(ndtr(gain / max(sd, least_sd))),
         regret=sum(regret for _, _, regret in picks),
-        index=int(same[0]) if len(same) else None,
     )
 
 

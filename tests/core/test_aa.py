@@ -39,6 +39,17 @@ def test_p_values_of_a_sound_pipeline_are_uniform(tail: float) -> None:
         assert abs((p < alpha).mean() - alpha) < 4 * np.sqrt(alpha * (1 - alpha) / p.size)
 
 
+def test_p_values_are_uniform_where_most_buckets_have_nothing() -> None:
+    """Three of four are alike, so the normal scores of all do not add up to nothing."""
+    rng, bought, p = np.random.default_rng(8), (Metric("bought", "bought", "buckets"),), []
+    for _ in range(300):
+        sums = rng.poisson(0.3, (1, B, 1)) * 10**6
+        arm_of = rollout.shuffled(B, ARMS, SHARE, rng).astype(np.int64)
+        p.append(p_values(bought, ("bought",), [Served(sums, arm_of, ARMS + 1)])[0])
+    for alpha in (0.3, 0.1, 0.01):
+        assert abs((np.array(p) < alpha).mean() - alpha) < 4 * np.sqrt(alpha * (1 - alpha) / (300 * (ARMS + 1)))
+
+
 def test_an_arm_that_loses_some_of_a_metric_is_found() -> None:
     rng = np.random.default_rng(2)
     why = [difference(METRICS, COMPONENTS, deals(4, rng, broken=0.2), looks=4) for _ in range(10)]

@@ -129,3 +129,11 @@ def test_metrics_share_the_error_budget() -> None:
     known = Carryover(((alone + half) / 2 * information, 0.0), (information, information))
     assert found(known, METRICS[:1]) is not None
     assert found(known, METRICS) is None
+
+
+@pytest.mark.parametrize(("kappa", "named"), [((0.9, -0.6), "ctr"), ((0.6, -0.9), "watch")])
+def test_of_several_metrics_the_one_that_carries_over_most_is_named(kappa: tuple[float, float], named: str) -> None:
+    known = Carryover((1000.0 * kappa[0], 1000.0 * kappa[1]), (1000.0, 1000.0))
+    why = found(known, METRICS)
+    assert why is not None
+    assert f"did to {named} still shows" in why

@@ -200,7 +200,7 @@ def test_a_window_that_froze_the_study_does_not_teach_what_is_usual() -> None:
 
 def test_figures_that_are_no_numbers_make_no_pick(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = at_stage("confirm")
-    odd = Pick(np.full((1, 2), 0.5), 0.1, 0.01, 1.0, 1.0, float("nan"), None)
+    odd = Pick(np.full((1, 2), 0.5), 0.1, 0.01, 1.0, 1.0, float("nan"))
     monkeypatch.setattr("controller.core.policy.recommend", lambda *a, **k: odd)
     experiment, decision = once(loop, window(loop, current=even(loop)))
     assert experiment.carry.pick is None

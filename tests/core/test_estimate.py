@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from controller.core.estimate import BUCKETS, Changes, Metric, Served, combined_se, relative_changes, usable
+from controller.core.estimate import BUCKETS, BY_LUCK, Changes, Metric, Served, combined_se, relative_changes, usable
 
 COMPONENTS = ("impressions", "clicks", "watch_s")
 METRICS = (
@@ -73,6 +73,16 @@ def test_closed_form_of_a_ratio() -> None:
     strays = np.concatenate([a[:, 1] - a[:, 1].sum() / a[:, 0].sum() * a[:, 0] for a in np.split(everybody, 2)])
     told = np.sqrt(80 / 78 * (strays**2).sum() * 2) / everybody[:, 1].sum()
     np.testing.assert_allclose(changes.control_relative_se[0, 0], told, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("others", "times"), [(0.5, BY_LUCK), (0.01, 1 / BY_LUCK)])
+def test_what_all_buckets_tell_of_control_s_error_is_bounded_by_its_own(others: float, times: float) -> None:
+    rng, arm_of = np.random.default_rng(21), np.repeat([0, 1], [40, 60])
+    amounts = 1e8 * (1 + np.where(arm_of == 0, 0.1, others) * rng.standard_normal(100)).clip(0.01)
+    watch, control = (Metric("watch", "watch_s", BUCKETS),), amounts[:40]
+    found = relative_changes(watch, ("watch_s",), Served(amounts.astype(np.int64)[None, :, None], arm_of, 2))
+    own = control.std(ddof=1) / np.sqrt(40) / control.mean()
+    assert found.control_relative_se[0, 0] == pytest.approx(times * own)
 
 
 def test_group_zero_is_all_traffic_and_the_others_are_segments() -> None:

@@ -64,3 +64,18 @@ def test_under_a_low_cap_intervals_cover_the_uncapped_change(quantile: float) ->
         found = relative_changes((HEAVY,), ("watch_s", at_cap("watch_s")), Served(sums, arm_of, 2))
         misses += int(abs(found.change[0, 0, 0] - 0.05) > 1.96 * np.sqrt(found.covariance[0, 0, 0, 0]))
     assert misses <= 8
+
+
+def test_caps_on_both_sides_of_a_ratio_add_what_each_hides() -> None:
+    rng, names = np.random.default_rng(20), ("revenue", at_cap("revenue"), "watch_s", at_cap("watch_s"))
+    arm_of, rate = np.repeat([0, 1, 2], [60, 30, 30]), (Metric("revenue_rate", "revenue", "watch_s"),)
+    sums = (rng.gamma(30.0, 1.0, (120, 4)) * [4.0, 1.0, 5.0, 2.0] * (1 + 0.2 * arm_of[:, None]) * 1e6).astype(np.int64)
+    capped = relative_changes(rate, names, Served(sums[None], arm_of, 3))
+    blind = relative_changes(rate, names[::2], Served(sums[None, :, ::2], arm_of, 3))
+    hidden = np.zeros(2)
+    for total, at in (sums.T[:2], sums.T[2:]):
+        share = at[arm_of == 0].sum() / total[arm_of == 0].sum()
+        change = np.array([total[arm_of == a].mean() for a in (1, 2)]) / total[arm_of == 0].mean() - 1
+        hidden += (share / (1 - share) * change) ** 2
+    assert (hidden > 1e-3).all()
+    np.testing.assert_allclose(capped.covariance[0, 0] - blind.covariance[0, 0], np.diag(hidden), atol=1e-12)

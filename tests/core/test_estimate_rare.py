@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from controller.core.estimate import Changes, Metric, Served, at_cap, by_past, relative_changes, usable
+from controller.core.estimate import BUCKETS, Changes, Metric, Served, at_cap, by_past, relative_changes, usable
 
 
 def with_past(metric: Metric, served: Served) -> Changes:
@@ -96,3 +96,54 @@ def test_arms_without_buckets_or_revenue_say_nothing_and_warn_of_nothing() -> No
     served = Served(sums, arm_of, 3, np.tile([2e6, 1e6, 10e6], (1, 90, 1)))
     found = by_past(relative_changes(metric, components, served), metric, components, served)
     assert not usable(found).any()
+
+
+def bought(rng: np.random.Generator, slots: int, at: float) -> tuple[Served, Served]:
+    """Few purchases an impression in three arms, of which a part is `at` the cap; with the cap and without."""
+    arm_of = np.repeat([0, 1, 2], [60, 30, 30])
+    level = np.array([[1.0], [0.7], [1.3]])[:slots]
+    shown, events = rng.poisson(50.0, (slots, 120)), rng.poisson(np.where(arm_of == 1, 0.5, 0.25) * level)
+    sums = np.stack([events, at * events, shown], axis=-1) * 1e6
+    before = rng.poisson(30.0 * level, (slots, 120))
+    past = np.stack([before, 0.0 * before, np.full((slots, 120), 5000.0)], axis=-1)
+    capped = Served(sums.astype(np.int64), arm_of, 3, past)
+    return capped, Served(capped.sums[..., ::2], arm_of, 3, past[..., ::2])
+
+
+def test_what_a_cap_hides_of_few_events_is_added_too() -> None:
+    capped, plain = bought(np.random.default_rng(30), 1, 0.25)
+    metric, names = (Metric("revenue_rate", "revenue", "shown"),), ("revenue", at_cap("revenue"), "shown")
+    found = by_past(relative_changes(metric, names, capped), metric, names, capped)
+    blind = with_past(metric[0], plain)
+    assert found.control_relative_se[0, 0] == blind.control_relative_se[0, 0] < 0.1, "by the past"
+    means = [capped.sums[0, capped.arm_of == a, 0].mean() for a in range(3)]
+    hidden = 0.25 / 0.75 * (np.array(means[1:]) / means[0] - 1.0)
+    np.testing.assert_allclose(found.covariance[0, 0] - blind.covariance[0, 0], np.diag(hidden**2), atol=1e-12)
+
+
+def test_every_segment_s_few_events_are_compared_with_its_own_past() -> None:
+    _, served = bought(np.random.default_rng(31), 3, 0.0)
+    assert served.history is not None
+    rate = Metric("revenue_rate", "revenue", "shown")
+    found = with_past(rate, served)
+    assert (found.control_relative_se < 0.1).all()
+    for group, slots in ((0, slice(None)), (1, slice(1, 2)), (2, slice(2, 3))):
+        one = [part[slots].sum(axis=0, keepdims=True) for part in (served.sums, served.history)]
+        alone = with_past(rate, Served(one[0], served.arm_of, 3, one[1]))
+        assert found.control_relative_se[0, group] == pytest.approx(alone.control_relative_se[0, 0])
+        np.testing.assert_allclose(found.change[0, group], alone.change[0, 0])
+        np.testing.assert_allclose(found.covariance[0, group], alone.covariance[0, 0])
+
+
+def test_few_events_a_bucket_are_compared_with_control_s_whatever_they_were() -> None:
+    """A quiet hour after busy ones, or the other way round, is no change of anybody's."""
+    _, served = bought(np.random.default_rng(32), 1, 0.0)
+    assert served.history is not None
+    served = Served(served.sums, served.arm_of, 3, served.history / 100.0)  # as much as in the deal
+    metrics, names = (Metric("rate", "revenue", "shown"), Metric("revenue", "revenue", BUCKETS)), ("revenue", "shown")
+    own = relative_changes(metrics, names, served)
+    found = by_past(own, metrics, names, served)
+    assert (own.control_relative_se > 0.1).all()
+    assert (found.control_relative_se[:, 0] < 0.1).tolist() == [True, False]
+    np.testing.assert_array_equal(found.change[1], own.change[1])
+    np.testing.assert_array_equal(found.covariance[1], own.covariance[1])

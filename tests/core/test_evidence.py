@@ -55,6 +55,8 @@ def test_sums_that_could_wrap_count_half() -> None:
 
 def test_a_deal_s_hour_is_when_its_events_were() -> None:
     experiment, _ = issue(PLAN, begun(), deal(2), START)
+    (open_,) = live_evidence(PLAN, experiment, {(START + HOUR, 2): cell(1)})
+    assert open_.hour == pytest.approx(0.5, abs=1e-6)
     experiment = fold(PLAN, experiment, START + HOUR, {2: cell(1, events=30)})
     (evidence,) = live_evidence(PLAN, experiment, {(START + 2 * HOUR, 2): cell(1, events=10)})
     assert evidence.hour == pytest.approx(0.75 * 0.5 + 0.25 * 1.5, abs=1e-6)
@@ -71,6 +73,7 @@ def test_deals_without_vectors_or_events_are_no_evidence() -> None:
     assert live_evidence(PLAN, experiment, {(START + HOUR, 1): cell()}) == ()
     experiment, _ = issue(PLAN, experiment, deal(2), START)
     assert live_evidence(PLAN, experiment, {}) == ()
+    assert live_evidence(PLAN, experiment, {(START + HOUR, 2): cell(0, events=0)}) == ()  # all of them overflowed
 
 
 def test_a_deal_ends_when_no_client_can_serve_it_any_more() -> None:

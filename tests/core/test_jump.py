@@ -72,6 +72,10 @@ def test_an_old_jump_stays_until_its_data_are_gone() -> None:
     assert settled(hypers, np.arange(40.0)) == hypers
     assert settled(hypers, np.arange(10.0, 40.0)) == CALM
     assert settled(hypers, np.arange(12.0)) == CALM  # to be judged again
+    assert settled(hypers, np.empty(0)) == CALM
+    oldest = candidates(np.arange(40.0))[0][1]
+    for hour, stays in ((oldest - 1.0, True), (oldest, False)):
+        assert settled(jumped(hour, 0.3, 0.3), np.arange(40.0)) == (jumped(hour, 0.3, 0.3) if stays else CALM)
 
 
 def test_only_the_newest_jumps_are_remembered() -> None:
@@ -100,6 +104,42 @@ def test_the_density_is_that_of_the_new_rows_given_the_old() -> None:
 
     expected = [joint(c) - joint(1.0) for c in (1.0, *KEPT)]
     np.testing.assert_allclose(log_density(posterior, 1, i), expected, atol=1e-6)
+
+
+def test_what_is_kept_is_the_mean_over_what_is_believed() -> None:
+    """By enumeration of hours and of both metrics' correlations, with the whole covariance of each."""
+    o = study(2, 3, jumped(1.5, 0.0, 1.0))
+    o = msgspec.structs.replace(o, hour=3.0 * o.hour)
+    places, prior = Places(o.unit, o.group, o.hour), {1.0: 1.0 - jump.AFFECTED, 0.5: jump.AFFECTED / 2}
+    prior[0.0] = prior[0.5]
+
+    def density(m: int, hour: float, c: float) -> float:
+        hyper = jumped(hour, c, c)[m]
+        C = kernel(hyper, BASELINE, places, places) + o.noise[m] + NUGGET * np.eye(o.rows)
+        return float(stats.multivariate_normal(np.zeros(o.rows), C).logpdf(o.change[m]))
+
+    believed = {
+        hour: {
+            (c, d): 3.0 * jump.HAZARD * prior[c] * prior[d] * np.exp(density(0, hour, c) + density(1, hour, d) - none)
+            for c in prior
+            for d in prior
+        }
+        for none in [density(0, 1.5, 1.0) + density(1, 1.5, 1.0)]
+        for hour in (1.5, 4.5)
+    }
+    odds = {hour: sum(own.values()) for hour, own in believed.items()}
+    at = max(odds, key=odds.__getitem__)
+    jumped_at_all = sum(odds.values()) / (1.0 + sum(odds.values()))
+    lost = np.sum([p * (1.0 - np.array(both)) for both, p in believed[at].items()], axis=0) / odds[at]
+    expected = 1.0 - jumped_at_all * lost
+    assert 0.1 < expected[0] < 0.9
+    (first,), (second,) = (hyper.jumps for hyper in found(o))
+    assert first.hour == second.hour == at
+    assert [first.kept, second.kept] == pytest.approx(expected, abs=0.0051)
+
+
+def test_a_lone_deal_tells_of_no_jump() -> None:
+    assert found(study(1, 1)) == CALM
 
 
 def test_correlations_multiply_over_the_jumps_between() -> None:

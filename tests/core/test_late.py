@@ -152,6 +152,18 @@ def test_where_changes_are_known_the_share_is_the_regression_with_its_prior() ->
     assert lam(0.5, rows) == pytest.approx((1.2 - 0.2 + prior) / (2.5 - 0.2 + prior))
 
 
+def test_noise_that_look_and_end_share_says_nothing_of_what_is_to_come() -> None:
+    found = []
+    for noise in (0.0, 4.0):
+        rows = np.array([100.0, 0.0, 0.0, 0.0, noise, noise, noise])[:, None, None] * np.ones((7, AGES, 1))
+        expected = late._expected(Late({}, np.full((AGES, 1), 0.5), rows))
+        assert expected is not None
+        found.append([part[0, 0] for part in expected[:2]])
+    assert found[0] == found[1]
+    assert found[0][0] == 1.0
+    assert found[0][1] > 0.0
+
+
 def test_how_unsure_the_share_is_widens_changes_and_not_luck() -> None:
     known, look = World(5).taught(2), said(np.array([0.011, -0.009, 0.01, -0.01]), 0.01)
     one = late.foretold(known, look, [(0, total(0.5))])
@@ -161,6 +173,9 @@ def test_how_unsure_the_share_is_widens_changes_and_not_luck() -> None:
     assert sd / lam > 0.05
     assert np.diagonal(one.covariance[0, 0]) == pytest.approx(luck)
     assert np.diagonal(large.covariance[0, 0]) == pytest.approx(luck + (large.change[0, 0] * sd / lam) ** 2, rel=0.1)
+    half = lam * np.sqrt(2.0 * luck) * np.array([1.0, -1.0, 1.0, 1.0])  # squares of which half is luck
+    middle = late.foretold(known, said(half, 0.01), [(0, total(0.5))])
+    assert np.diagonal(middle.covariance[0, 0]) == pytest.approx(luck + luck * (sd / lam) ** 2)
 
 
 @pytest.mark.parametrize("now", [[10.0, 5.0], [5.0, 10.0], [8.0, 5.0], [-5.0, 20.0]])

@@ -132,6 +132,7 @@ def test_a_gain_over_groups_is_as_sure_as_joint_draws_of_it() -> None:
     drawn = np.einsum("m,mg,smg->s", goal.objective, shares, posterior.product(np.stack(f, axis=1)))
     assert pick.gain_mean == pytest.approx(drawn.mean(), rel=0.02)
     assert pick.gain_sd == pytest.approx(drawn.std(), rel=0.02)
+    assert pick.p_better == pytest.approx((drawn > 0.0).mean(), abs=0.01)
 
 
 def test_a_segment_weighs_each_metric_by_what_it_makes_of_it() -> None:

@@ -11,6 +11,7 @@ from controller.core.posterior import (
     NUGGET,
     Observations,
     Posterior,
+    _root,
     condition,
     extend,
     fit,
@@ -198,6 +199,13 @@ def test_draws_bear_the_same_point_twice_and_the_baseline() -> None:
     np.testing.assert_allclose(samples[..., 1], samples[..., 2], atol=1e-4)
 
 
+def test_a_root_bears_rounding_and_nothing_worse() -> None:
+    root = _root(np.ones((3, 3)) - 3e-8 * np.eye(3), 1.0)
+    np.testing.assert_allclose(root @ root.T, np.ones((3, 3)), atol=1e-6)
+    with pytest.raises(np.linalg.LinAlgError, match="3 points is not positive definite"):
+        _root(np.ones((3, 3)) - 0.1 * np.eye(3), 1.0)
+
+
 def test_intervals_cover_the_truth_of_the_model() -> None:
     """200 worlds drawn from the prior itself: z-scores at new points are standard normal."""
     rng, scores = np.random.default_rng(13), []
@@ -255,11 +263,12 @@ def test_the_gradient_equals_finite_differences(seed: int) -> None:
 def test_the_objective_is_the_log_density() -> None:
     """Differences of J are differences of the log normal density of the data and of the prior."""
     o = study(19)
+    o = msgspec.structs.replace(o, noise=1e-4 * o.noise)  # no larger than what is added to it
     data = problem(o, BASELINE, 1)
 
     def dense_objective(hyper: Hyper) -> float:
         seen = Places(o.unit, o.group, o.hour)
-        C = kernel(hyper, BASELINE, seen, seen) + data.noise
+        C = kernel(hyper, BASELINE, seen, seen) + o.noise[1] + NUGGET * np.eye(o.rows)
         likelihood = 0.5 * data.y @ np.linalg.solve(C, data.y) + 0.5 * np.linalg.slogdet(C)[1]
         offset = (learn.pack(hyper) - learn.median(3, RESPONSE)) / learn._spread(3, RESPONSE)
         return float(likelihood + 0.5 * offset @ offset)

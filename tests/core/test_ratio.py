@@ -52,6 +52,16 @@ def test_it_is_calibrated_where_buckets_differ_and_people_come_again() -> None:
     assert np.mean(np.array(p) < 0.1) > 0.05  # and not merely silent
 
 
+@pytest.mark.parametrize(("holds", "believed"), [(0.4, 0.4), (-0.5, 0.0), (1.5, 1.0)])
+def test_as_much_of_a_bucket_s_past_is_expected_as_still_holds_within_arms(holds: float, believed: float) -> None:
+    rng = np.random.default_rng(13)
+    dealt, past = deal(rng), rng.uniform(50.0, 150.0, BUCKETS)
+    before = past / past.mean() - 1.0
+    of_arm = np.where(dealt.buckets == 1, 0.45, -0.05)  # what a vector does to how often people come
+    window = ratio.counted(known(past), 2000.0 * (1.0 + holds * before + of_arm), dealt)
+    assert window.expected == pytest.approx(2000.0 * (1.0 + believed * before))
+
+
 def test_without_a_past_equal_buckets_are_only_nearly_equal() -> None:
     rng = np.random.default_rng(3)
     p = [judged(nobody(), rng.poisson(rng.poisson(12.0, BUCKETS)), deal(rng))[0].p for _ in range(1500)]
@@ -85,6 +95,31 @@ def test_buckets_that_stray_alike_in_both_windows_add_to_the_variance_of_the_two
     both = ratio._together((window, window), (spread, spread), "e1")
     assert both.variance > 2.0 * alone
     assert both.variance == pytest.approx(2.0 * alone * (1.0 + (BUCKETS - ARMS) / BUCKETS))
+
+
+def test_how_alike_buckets_stray_is_told_by_those_that_are_known_in_both_windows() -> None:
+    rng = np.random.default_rng(10)
+    window = ratio.counted(nobody(), rng.poisson(rng.gamma(20.0, 2.0, BUCKETS)), deal(rng))
+    spread, half = ratio._spread(window), np.arange(BUCKETS) % 2 == 0
+    assert spread is not None
+    part = msgspec.structs.replace(spread, inside=half, scaled=np.where(half, spread.scaled, 0.0))
+    alone = ratio._size(window, spread, "e1").variance
+    rho = np.mean(spread.scaled[half] ** 2)
+    for spreads in ((part, spread), (spread, part)):
+        both = ratio._together((window, window), spreads, "e1")
+        assert both.variance == pytest.approx(2.0 * alone * (1.0 + rho))
+
+
+def test_of_two_arms_one_mirrors_the_other() -> None:
+    rng = np.random.default_rng(12)
+    two = Deal(0, "confirm", deal(rng).arms[:2], rng.integers(0, 2, BUCKETS).astype(np.int16))
+    window = ratio.counted(nobody(), rng.poisson(20.0, BUCKETS), two)
+    spread = ratio._spread(window)
+    assert spread is not None
+    assert ratio._told(window) == ["e0"]
+    sizes = [ratio._size(window, spread, name) for name in window.names]
+    assert sizes[0].variance == pytest.approx(sizes[1].variance)
+    assert sizes[0].y - sizes[0].expected == pytest.approx(sizes[1].expected - sizes[1].y)
 
 
 def test_buckets_of_arms_with_few_units_do_not_dilute_how_alike_the_others_stray() -> None:
@@ -154,6 +189,10 @@ def test_vectors_that_stay_add_nothing_to_what_was_dealt_anew() -> None:
     assert people.control.y > 0
     _, after = judged(people, rng.poisson(20.0, BUCKETS), deal(rng, 1))
     assert after.control == people.control
+    new = deal(rng, 2)
+    for arms, stays in ((new.arms, False), ((*new.arms[:-1], deal(rng, 1).arms[-1]), True)):
+        _, after = judged(people, rng.poisson(20.0, BUCKETS), msgspec.structs.replace(new, arms=arms))
+        assert (after.control == people.control) == stays, "one is enough"
 
 
 def test_a_difference_that_weights_may_make_is_no_fault_at_any_traffic() -> None:

@@ -4,6 +4,8 @@ from math import comb
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
+from scipy.special import logsumexp
 
 from controller.core.estimate import Changes, Metric
 from controller.core.safety import Guardrail, crossings, excessive, lasting, radius, silent_arm
@@ -41,6 +43,25 @@ def test_a_sequence_is_tightest_where_it_is_tuned_to_be() -> None:
     assert in_sds.min() > 2.58  # no sequence is tighter than a single look
 
 
+@pytest.mark.parametrize("alpha", [0.1, 1e-4])
+def test_the_radius_is_where_a_mixture_of_likelihood_ratios_says_one_in_alpha(alpha: float) -> None:
+    """By quadrature over effects of some spread, which one look tells; no other spread is tighter at the s.e. tuned to.
+
+    The ratio of an effect e to none, given an estimate b of variance v, is exp((e b - e^2 / 2) / v).
+    """
+
+    def bound(variance: float, spread: float) -> float:
+        e, step = np.linspace(-12.0 * spread, 12.0 * spread, 4001, retstep=True)
+        density = -((e / spread) ** 2) / 2 + np.log(step / spread / np.sqrt(2 * np.pi))
+        return float(brentq(lambda b: logsumexp((e * b - e**2 / 2) / variance + density) + np.log(alpha), 0.0, 2.0))
+
+    tight, sds = 0.05, np.array([0.02, 0.05, 0.2])
+    found = radius(sds**2, alpha, tight)
+    spread = float(brentq(lambda s: bound(sds[0] ** 2, s) - found[0], 0.1, 2.0))
+    assert [bound(sd**2, spread) for sd in sds[1:]] == pytest.approx(found[1:], rel=1e-6)
+    assert found[1] < 1.001 * min(bound(tight**2, s) for s in np.geomspace(0.1, 0.5, 40))
+
+
 def changes(y: float, sd: float) -> Changes:
     one = np.ones((1, 1))
     return Changes(np.full((1, 1, 1), y), np.full((1, 1, 1, 1), sd**2), one, 0.01 * one, np.array([[50, 50]]))
@@ -76,7 +97,8 @@ def test_beyond_moves_the_line_to_the_bad_side() -> None:
     assert crossings((LOSS,), CTR, changes(-0.2, 0.01), 0.01)
     assert not crossings((LOSS,), CTR, changes(-0.2, 0.01), 0.01, beyond=-0.3)
     assert crossings((LOSS,), CTR, changes(-0.5, 0.01), 0.01, beyond=-0.3)
-    assert crossings((RISE,), CTR, changes(0.5, 0.01), 0.01, beyond=-0.3)
+    rise, fall = (crossings((rail,), CTR, changes(y, 0.01), 0.01, -0.3) for rail, y in ((RISE, 0.5), (LOSS, -0.5)))
+    assert [crossing.radius for crossing in rise] == [crossing.radius for crossing in fall]
 
 
 def test_what_is_not_known_does_not_cross() -> None:

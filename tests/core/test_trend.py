@@ -25,6 +25,9 @@ def test_the_line_is_weighted_least_squares() -> None:
     ]
     slope, at_zero = np.polyfit(SHARES, [s.gain for s in steps], 1, w=[1.0 / s.se for s in steps])
     assert kept_by_line(steps)[0] == pytest.approx((at_zero + slope * 0.95) - 0.5 * (at_zero + slope * 0.05))
+    assert kept_by_line(steps[::-1]) == pytest.approx(kept_by_line(steps)), (
+        "a share may be tried again after a larger one"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from controller.core import distinct
 from controller.core.clock import Clock, stream_ms
 from controller.core.persist import window_changes, window_restore
-from controller.core.sums import LIMIT
 from controller.core.windows import (
     Batch,
     Ingested,
@@ -279,41 +278,6 @@ def test_versions_of_no_table_are_not_looked_for_one_by_one(monkeypatch: pytest.
     assert len(looks) < 30
 
 
-def test_the_wall_clock_refuses_the_future_and_names_the_row() -> None:
-    limit = NOW + 5 * 60_000
-    state, info = take(initial(), {3: [right(1, limit), right(2, limit + 1), right(3, NOW)]})
-    assert counts(info) == {"accepted": 2, "future": 1}
-    assert [(r.partition, r.offset, r.ts_ms, r.reason) for r in info.refused] == [(3, 1, limit + 1, "future")]
-    assert state.partitions[3].watermark_ms == limit
-
-
-def test_a_refused_row_is_named_by_its_place_among_its_records_rows() -> None:
-    big = 9 * 10**15
-    fill = [right(k, HOUR, values=(big, -big)) for k in range(LIMIT // (2 * big))]
-    full, _ = take(initial(), {0: fill})
-    late, over = NOW + 6 * 60_000, (big, big)
-    rows = [right(9001, late), right(9002, HOUR, values=over), right(9003, late), right(9004, late)]
-    rows.append(right(9005, HOUR, values=over))
-    events = msgspec.structs.replace(columns(rows), offset=np.array([70, 71, 71, 71, 71]))
-    batch = Batch((PartBatch(0, events, {}, 72),), NO_IDLE)
-    _, info = ingest(PLAN, EVENTS, full, batch, TABLES, NOW, "wall")
-    found = {(r.reason, r.offset, r.place) for r in info.refused}
-    assert found == {("future", 70, 0), ("future", 71, 1), ("future", 71, 2), ("overflow", 71, 0), ("overflow", 71, 3)}
-
-
-def test_a_held_row_keeps_its_bytes_until_it_is_judged() -> None:
-    def batch(first: int, rows: list[Row], last: bytes) -> Batch:
-        return Batch((msgspec.structs.replace(part(0, rows, first), last=last),), NO_IDLE)
-
-    state = initial()
-    for polled in (batch(0, [right(1, HOUR), right(2, 99 * DAY)], b"far"), batch(2, [], b"")):
-        state, _ = ingest(PLAN, EVENTS, state, polled, TABLES, NOW, "events")
-        assert state.partitions[0].held_row == b"far"
-    after, info = ingest(PLAN, EVENTS, state, batch(2, [right(3, HOUR)], b"near"), TABLES, NOW, "events")
-    assert [(r.offset, r.place, r.row) for r in info.refused] == [(1, -1, b"far")]
-    assert after.partitions[0].held_row == b""
-
-
 def test_the_events_clock_believes_two_rows_that_agree_and_holds_a_lone_one() -> None:
     state, info = take(initial(), {0: [right(1, HOUR), right(2, 99 * DAY)]}, "events")
     assert counts(info) == {"accepted": 1}
@@ -340,19 +304,6 @@ def test_a_copy_of_a_row_that_is_far_ahead_does_not_speak_for_it() -> None:
     assert state.partitions[0].held is not None
     _, info = take(state, {0: [right(3, 2 * HOUR)]}, "events")
     assert counts(info) == {"accepted": 1, "future": 1}
-
-
-def test_sums_that_could_wrap_are_refused_and_named() -> None:
-    big = 9 * 10**15
-    fits = LIMIT // (2 * big)
-    rows = [right(k, HOUR, values=(big, -big)) for k in range(fits + 3)]
-    state, info = take(initial(), {0: rows[:100]})
-    state, info = take(state, {0: [*rows[100:], right(5000, HOUR, values=(1, -1))]})
-    assert counts(info) == {"accepted": fits - 100 + 1, "overflow": 3}
-    assert [r.offset for r in info.refused] == [fits, fits + 1, fits + 2]
-    cell = state.cells[2 * HOUR, 7]
-    assert cell.sums[0, bucket(0)].tolist() == [fits * big + 1, -fits * big - 1]
-    assert state.quality[2 * HOUR].accepted == fits + 1
 
 
 def test_large_values_add_up_exactly() -> None:
@@ -444,6 +395,13 @@ def test_the_ids_of_a_sealed_window_are_forgotten_also_where_a_partition_was_idl
     state, sealed = seal(PLAN, state, frozenset({1}))
     assert [(window.end_ms, window.offsets) for window in sealed] == [(2 * HOUR, {0: 2, 1: 1})]
     assert counts(take(state, waking)[1]) == {"accepted": 1}
+
+
+def test_no_id_is_forgotten_while_a_partition_has_had_no_event() -> None:
+    state, _ = take(initial(), {0: [right(1, HOUR)], 1: []})
+    state, _ = take(state, {0: [right(2, 60 * HOUR)]})
+    state, _ = seal(PLAN, state, NO_IDLE)
+    assert counts(take(state, {1: [right(1, HOUR)]})[1]) == {"duplicate": 1}
 
 
 def test_sealing_hands_the_windows_out_once_with_the_offsets() -> None:

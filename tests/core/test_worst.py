@@ -61,6 +61,10 @@ def test_one_window_like_no_other_is_bad_and_two_are_not() -> None:
     assert bad(looks([0.0, 0.0, 0.0, 0.9]), [0]) is None  # four say nothing of each other
 
 
+def test_where_most_windows_say_exactly_the_same_none_is_bad() -> None:
+    assert bad(looks([0.0] * 12 + [0.01]), [0]) is None
+
+
 def test_a_quiet_hour_is_allowed_more_noise() -> None:
     rng = np.random.default_rng(3)
     weight = np.where(np.arange(24) == 5, 1.0, 100.0)

@@ -1,4 +1,5 @@
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -274,7 +275,7 @@ def test_a_broken_ledger_is_said(tmp_path: Path) -> None:
     loop = at_stage("explore")
     loop.windows(2)
     path = journalled(loop, tmp_path / "j")
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("DROP TRIGGER ledger_keeps_rows")
         db.execute("DELETE FROM ledger WHERE seq = 3")
     assert "entry 3: missing" in findings(path).chain

@@ -71,10 +71,11 @@ def test_a_point_that_is_not_there_is_refused_with_those_that_are(explored: tupl
 
 
 def test_before_the_first_decision_there_is_nothing_to_choose_from(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    world.start().settle()
+    rig = World(tmp_path).start()
+    rig.settle()
     with pytest.raises(NoSuchOffer, match="nothing was decided yet"):
         offered(study_at(tmp_path))
+    rig.drop()
 
 
 def test_a_study_file_that_the_journal_cannot_follow_is_named(explored: tuple[World, Study]) -> None:

@@ -88,17 +88,21 @@ def test_of_two_that_prepare_one_folder_the_second_waits_and_uses_what_the_first
     source, split = Sources(whole=parquet_file(tmp_path, world(2000))), Split(by="group", valid=0.2, test=0.2)
     alone = prepare(source, SCHEMA, split, tmp_path / "alone")
     said: list[str] = []
-    both = Event()
+    told: list[str] = []
+    waits = Event()
 
     def say(text: str) -> None:
         said.append(text)
-        if len(said) > 1:
-            both.set()
-        both.wait(20)
+        assert waits.wait(20)
+
+    def tell(text: str) -> None:
+        told.append(text)
+        waits.set()
 
     with ThreadPoolExecutor(2) as pool:
-        found = [*pool.map(lambda _: prepare(source, SCHEMA, split, tmp_path / "prepared", say, say), range(2))]
-    assert [text.split()[0] for text in said] == ["reading", "waiting", "encoded"]
+        found = [*pool.map(lambda _: prepare(source, SCHEMA, split, tmp_path / "prepared", say, tell), range(2))]
+    assert [text.split()[0] for text in said] == ["reading", "encoded"]
+    assert [text.split()[0] for text in told] == ["waiting"]
     for one in found:
         assert one.digest == alone.digest
         for name, array in alone.train.arrays().items():

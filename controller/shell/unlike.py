@@ -16,6 +16,7 @@ from controller.shell.sources import Record
 from controller.shell.toml_records import names
 
 SHOWN = 8  # names of a list
+SHOWN_BYTES = 300  # of a refused event: as much as most of them have
 
 
 def unlike(records: Sequence[Record], plan: Plan, now_ms: int) -> Iterator[str]:
@@ -27,11 +28,19 @@ def unlike(records: Sequence[Record], plan: Plan, now_ms: int) -> Iterator[str]:
 
 def _refused(read: Decoded) -> Iterator[str]:
     rows: Counter[str] = Counter()
+    first: dict[str, bytes] = {}
     for rejected in read.rejected:
         rows[rejected.reason] += rejected.rows
+        first.setdefault(rejected.reason, rejected.data)
     newest = rows.total() + len(read.events.ts_ms)
     for reason, count in rows.items():
-        yield f"{count} of the newest {newest} events would be refused as {reason}: {REASONS[reason]}"
+        shown = f"; the first: {_cut(first[reason])}" if first[reason] else ""
+        yield f"{count} of the newest {newest} events would be refused as {reason}: {REASONS[reason]}{shown}"
+
+
+def _cut(row: bytes) -> str:
+    text = row[:SHOWN_BYTES].decode(errors="backslashreplace")
+    return f"{text} ..." if len(row) > SHOWN_BYTES else text
 
 
 def _far(read: Decoded, now_ms: int) -> Iterator[str]:

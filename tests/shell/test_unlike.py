@@ -10,11 +10,11 @@ from controller.shell.unlike import unlike
 from tests.core.loop import HOUR, PLAN, START
 
 VALUES = {"impressions": 6, "clicks": 2, "watch_s": 41.5}
+WHOLE = {"id": "a1", "ts_ms": START, "unit": "u1", "version": 0, "values": VALUES}
 
 
 def said(*events: dict[str, Any]) -> list[str]:
-    whole = {"id": "a1", "ts_ms": START, "unit": "u1", "version": 0, "values": VALUES}
-    records = [Record(n, json.dumps(whole | event).encode(), False) for n, event in enumerate(events)]
+    records = [Record(n, json.dumps(WHOLE | event).encode(), False) for n, event in enumerate(events)]
     return list(unlike(records, PLAN, START + HOUR))
 
 
@@ -63,9 +63,26 @@ def test_components_that_are_rare_or_more_than_a_study_uses_are_well() -> None:
     assert said({"values": VALUES | {"dwell": 3}}) == []
 
 
-def test_events_that_would_be_refused_are_counted_by_reason() -> None:
-    found = said({}, {"unit": ""}, {"ts_ms": START * 1000}, {"ts_ms": START * 1000})
-    assert found == [
-        "kafka.topic: 1 of the newest 4 events would be refused as no_unit: neither unit nor bucket",
-        "kafka.topic: 2 of the newest 4 events would be refused as bad_timestamp: ts_ms outside 0..253402300799999",
+def test_events_that_would_be_refused_are_counted_by_reason_and_the_first_of_each_is_shown() -> None:
+    found = said({}, {"unit": ""}, {"ts_ms": START * 1000}, {"ts_ms": START * 2000}, {"id": "\xe9\n", "version": "1"})
+    assert [text.partition("; the first: ")[0] for text in found] == [
+        "kafka.topic: 1 of the newest 5 events would be refused as no_unit: neither unit nor bucket",
+        "kafka.topic: 2 of the newest 5 events would be refused as bad_timestamp: ts_ms outside 0..253402300799999",
+        "kafka.topic: 1 of the newest 5 events would be refused as wrong_type: a field that is there with another type "
+        "than the contract's",
     ]
+    shown = [json.loads(text.partition("; the first: ")[2]) for text in found]
+    assert shown[0]["unit"] == ""
+    assert shown[1]["ts_ms"] == START * 1000
+    assert shown[2] == WHOLE | {"id": "\xe9\n", "version": "1"}
+
+
+def test_a_refused_event_is_shown_as_it_came_and_cut() -> None:
+    def shown(row: bytes) -> str:
+        (found,) = unlike([Record(0, row, False)], PLAN, START)
+        return found.partition("; the first: ")[2]
+
+    assert shown(b'{"id": "\xc3') == '{"id": "\\xc3'
+    assert shown(b"[" * 300) == "[" * 300
+    assert shown(b"[" * 301) == "[" * 300 + " ..."
+    assert shown(b"") == ""

@@ -22,6 +22,7 @@ from nas.interactions import (
     mlp,
 )
 from nas.network import DIRECTION_SD, EMBEDDING_SD, embedded
+from nas.ranges import at_least, expect
 from nas.weights import Inputs
 
 Name = Literal["dnn", "deepfm", "dcnv2", "autoint", "xdeepfm", "finalnet", "finalmlp", "mmoe", "ple"]
@@ -38,8 +39,9 @@ class Baseline(msgspec.Struct, frozen=True, tag="baseline", kw_only=True):
     embedding: int = 16
 
     def __post_init__(self) -> None:
-        if self.width < 4 or self.width % 4 or self.layers < 1 or self.embedding < 2 or self.embedding % 2:
-            raise ValueError("baseline: width must be a multiple of 4, layers 1 or more, embedding even")
+        expect("baseline.width", self.width, self.width >= 4 and not self.width % 4, "a multiple of 4")
+        at_least("baseline", self, layers=1)
+        expect("baseline.embedding", self.embedding, self.embedding >= 2 and not self.embedding % 2, "an even number")
 
 
 class Stem(nn.Module):

@@ -144,9 +144,9 @@ def _space_parser(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> int:
     from nas import workplace
 
+    architecture = workplace.architecture_named(args.model) if args.model else None
     place = _place(args)
-    if args.model:
-        architecture = workplace.architecture_named(args.model)
+    if architecture is not None:
         with progress(args, "rows") as update:
             run, folder = workplace.trained(
                 place, architecture, args.seed, Path(args.model).stem, say=lambda done, rows: update(done, rows, "")
@@ -200,29 +200,32 @@ def _search(args: argparse.Namespace) -> int:
 def _retrain(args: argparse.Namespace) -> int:
     from nas import workplace
 
+    given = workplace.architecture_named(args.genotype, "--genotype") if args.genotype else None
     place = _place(args)
-    architecture, name = _to_retrain(args, place)
+    architecture, name = (given, Path(args.genotype).stem) if given is not None else _to_retrain(args, place)
     seeds = args.seeds or place.design.tables.retrain.seeds
-    runs = []
+    runs: list[tuple[Path, Any]] = []
     with progress(args, "seeds") as update:
+
+        def say(share: float) -> None:
+            update(len(runs) + share, seeds, f"loss {runs[-1][1].best.valid.loss:.5f}" if runs else "")
+
         for seed in range(seeds):
-            run, folder = workplace.trained(place, architecture, seed, name)
+            run, folder = workplace.trained(place, architecture, seed, name, say=lambda row, rows: say(row / rows))
             runs.append((folder, run.record))
-            update(seed + 1, seeds, f"loss {run.record.best.valid.loss:.5f}")
+            say(0)
     return _show_runs(args, place, sorted(runs, key=lambda one: one[1].best.valid.loss))
 
 
 def _to_retrain(args: argparse.Namespace, place: Any) -> tuple[Any, str]:
-    """An architecture and the name of its runs."""
+    """An architecture of the search, and the name of its runs."""
     from nas import workplace
 
-    if args.genotype:
-        return workplace.architecture_named(args.genotype, "--genotype"), Path(args.genotype).stem
     if not args.finalists:
         return workplace.picked(place, args.pick), f"pick{args.pick}"
-    with progress(args, "finalists") as update:
+    with progress(args, "trainings of finalists") as update:
         best = workplace.best_finalist(
-            place, args.finalists, lambda done, loss: update(done, args.finalists, f"loss {loss:.5f}")
+            place, args.finalists, lambda done, all_, loss: update(done, all_, f"loss {loss:.5f}" if done >= 1 else "")
         )
     return best.genotype, workplace.named(best)
 
@@ -346,7 +349,7 @@ def _place(args: argparse.Namespace) -> Any:
 
 
 @contextmanager
-def progress(args: argparse.Namespace, what: str) -> Iterator[Callable[[int, int, str], None]]:
+def progress(args: argparse.Namespace, what: str) -> Iterator[Callable[[float, int, str], None]]:
     """A bar on standard error; what it yields takes how much is done, of how much, and a text."""
     columns = (
         BarColumn(),
@@ -357,9 +360,13 @@ def progress(args: argparse.Namespace, what: str) -> Iterator[Callable[[int, int
     )
     with Progress(*columns, console=Console(stderr=True, quiet=args.json)) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, text: bar.update(  # a last batch goes beyond the rows asked for
-            task, completed=min(done, total), total=total, description=text
-        )
+        try:
+            yield lambda done, total, text: bar.update(  # a last batch goes beyond the rows asked for
+                task, completed=min(done, total), total=total, description=text
+            )
+        except BaseException:
+            bar.update(task, visible=bar.tasks[0].completed > 0)  # work that never began has no bar above its refusal
+            raise
 
 
 def _show_runs(args: argparse.Namespace, place: Any, runs: Sequence[tuple[Path, Any]], gaps: Any = None) -> int:

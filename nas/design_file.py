@@ -20,6 +20,7 @@ from nas import layouts, theta
 from nas.evolution import Limit, Method, Objective, Rules
 from nas.layouts import Layout
 from nas.prepare import Sources
+from nas.ranges import at_least, expect
 from nas.readers import Source, columns
 from nas.recipe import Recipe
 from nas.sampling import Strategy
@@ -27,7 +28,7 @@ from nas.schema import DataError, Field, Head, Kind, Schema
 from nas.search import MAX_ADAPTATION, SearchPlan, adaptation
 from nas.space import SPACES, Space
 from nas.splits import Split
-from nas.supernet_train import SupernetPlan
+from nas.supernet_train import WARMUP, SupernetPlan
 from nas.value import Form, ValueModel, loss_weights
 
 T = TypeVar("T")
@@ -86,8 +87,7 @@ class ValueTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 def _refuse_seed(table: str, seed: int) -> None:
     """Generators take no other."""
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"{table}.seed: found {seed}; expected 0 or more, below 2^63")
+    expect(f"{table}.seed", seed, 0 <= seed < 2**63, "0 or more, below 2^63")
 
 
 class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,8 +100,9 @@ class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.epochs < math.inf or (self.rows is not None and self.rows < 1):
-            raise ValueError("supernet: epochs must be above 0, rows 1 or more")
+        expect("supernet.epochs", self.epochs, 0 < self.epochs < math.inf, "a number above 0")
+        at_least("supernet", self, rows=1)
+        expect("supernet.warmup", self.warmup, 0 <= self.warmup <= WARMUP, f"a share of the rows, at most {WARMUP}")
         _refuse_seed("supernet", self.seed)
 
 
@@ -123,12 +124,9 @@ class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     batch: int = 256  # of the latency table
 
     def __post_init__(self) -> None:
-        if min(self.evaluations, self.valid_rows, self.batch, 1 if self.rows is None else self.rows) < 1:
-            raise ValueError("search: evaluations, rows, valid_rows and batch must be 1 or more")
-        if not 0 <= self.adapt <= MAX_ADAPTATION:
-            raise ValueError(
-                f"search.adapt: found {self.adapt}; expected a share of one training, at most {MAX_ADAPTATION}"
-            )
+        at_least("search", self, evaluations=1, rows=1, valid_rows=1, batch=1)
+        share = f"a share of one training, at most {MAX_ADAPTATION}"
+        expect("search.adapt", self.adapt, 0 <= self.adapt <= MAX_ADAPTATION, share)
         _refuse_seed("search", self.seed)
         self.rules()
 
@@ -146,8 +144,7 @@ class RetrainTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     seeds: int = 3
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError("retrain.seeds: must be 1 or more")
+        at_least("retrain", self, seeds=1)
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -256,7 +253,11 @@ def _converted(path: Path, tree: object, kind: type[T], within: str = "") -> T:
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {str(error).replace('`$.', f'`{within}')}{_accepted(str(error), kind)}") from error
+        found = str(error).replace("`$.", f"`{within}")
+        said, _, where = found.rpartition(" - at `")
+        if said.startswith(where.strip("`")):  # a record names its own place
+            found = said
+        raise DataError(f"{path}: {found}{_accepted(str(error), kind)}") from error
 
 
 def _accepted(error: str, kind: type) -> str:

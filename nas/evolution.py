@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nas.forms import begun
 from nas.genotype import Genotype, digest
 from nas.pareto import crowding, dominated, ranks
+from nas.ranges import at_least, expect
 from nas.space import Space, crossed, drawn, mutated
 
 Objective = Literal["loss", "flops", "parameters", "latency_ms"]
@@ -28,8 +29,7 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at_most: float
 
     def __post_init__(self) -> None:
-        if not self.at_most > 0:
-            raise ValueError(f"at_most: found {self.at_most}; expected above 0")
+        expect("at_most", self.at_most, self.at_most > 0, "above 0")
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -74,14 +74,11 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     known: float = 0.75  # share of known forms in what either method draws; the rest is drawn uniformly
 
     def __post_init__(self) -> None:
-        if not self.objectives or "loss" not in self.objectives:
-            raise ValueError("search.objectives: loss must be one of them")
-        if len(set(self.objectives)) < len(self.objectives):
-            raise ValueError(f"search.objectives: found {', '.join(self.objectives)}; expected each once")
-        if min(self.population, self.tournament, self.children) < 1:
-            raise ValueError("search: population, tournament and children must be 1 or more")
-        if not 0 <= self.known <= 1:
-            raise ValueError(f"search.known: found {self.known}; expected a share, 0 to 1")
+        named = ", ".join(self.objectives) or "none"
+        expect("search.objectives", named, "loss" in self.objectives, "loss among them")
+        expect("search.objectives", named, len(set(self.objectives)) == len(self.objectives), "each once")
+        at_least("search", self, population=1, tournament=1, children=1)
+        expect("search.known", self.known, 0 <= self.known <= 1, "a share, 0 to 1")
 
 
 def proposed(

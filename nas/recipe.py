@@ -1,9 +1,11 @@
 """How a network is trained, apart from what it is: one recipe serves a searched network and every baseline."""
 
-from math import cos, pi
+from math import cos, inf, pi
 from typing import Literal
 
 import msgspec
+
+from nas.ranges import at_least, expect
 
 WARMUP = 0.05  # of the rows: the rate rises from 0
 
@@ -20,10 +22,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     patience: int = 2
 
     def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and self.batch_size >= 1 and self.epochs >= 1 and self.patience >= 1):
-            raise ValueError("recipe: learning_rate must be above 0; batch_size, epochs and patience 1 or more")
-        if not (0 <= self.dropout < 1 and self.embedding_l2 >= 0):
-            raise ValueError("recipe: dropout must lie in [0, 1), embedding_l2 be 0 or more")
+        expect("recipe.learning_rate", self.learning_rate, 0 < self.learning_rate < inf, "a number above 0")
+        at_least("recipe", self, batch_size=1, epochs=1, patience=1)
+        expect("recipe.embedding_l2", self.embedding_l2, 0 <= self.embedding_l2 < inf, "a number, 0 or more")
+        expect("recipe.dropout", self.dropout, 0 <= self.dropout < 1, "a share below 1")
 
 
 def rate_at(recipe: Recipe, row: int, rows: int) -> float:

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from nas.ranges import at_least, expect
+
 Kind = Literal["dense", "categorical", "multi"]
 Transform = Literal["standard", "log", "quantile"]
 PREDICTION = "pred_"  # the serving ranker's predictions in a ranking log: never an input
@@ -30,10 +32,8 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     longest: int = 8  # values of a multi-valued field that are kept
 
     def __post_init__(self) -> None:
-        if self.min_count < 1 or self.buckets < 0 or self.longest < 1:
-            raise ValueError(f"field {self.name}: min_count and longest must be 1 or more, buckets 0 or more")
-        if not self.separator:
-            raise ValueError(f"field {self.name}: separator: found nothing; expected a text")
+        at_least(f"field {self.name}", self, min_count=1, buckets=0, longest=1)
+        expect(f"field {self.name}.separator", "nothing", self.separator != "", "a text")
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

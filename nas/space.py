@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from nas.genotype import DENSE_KINDS, MERGERS, NORMS, SPARSE_KINDS, Block, Genotype, Norm, Operator
+from nas.ranges import at_least, expect
 
 T = TypeVar("T")
 GLOBAL_SHARE = 0.1  # of mutations that change what is not a block's
@@ -31,20 +32,16 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     numeric: tuple[bool, ...] = (False, True)  # whether dense fields are rows too
 
     def __post_init__(self) -> None:
-        if self.blocks < 1 or self.predecessors < 1:
-            raise ValueError("space: blocks and predecessors must be 1 or more")
+        at_least("space", self, blocks=1, predecessors=1)
         chosen = (("dense", DENSE_KINDS), ("sparse", SPARSE_KINDS), ("norms", NORMS), ("mergers", MERGERS))
         for name, known in chosen:
             none = not getattr(self, name) and name != "mergers"
-            if none or not set(getattr(self, name)) <= set(known):
-                raise ValueError(
-                    f"space.{name}: found {list(getattr(self, name))}; expected some of {', '.join(known)}"
-                )
-        if not self.numeric:
-            raise ValueError("space.numeric: found nothing; expected false, true or both")
+            sound = not none and set(getattr(self, name)) <= set(known)
+            expect(f"space.{name}", list(getattr(self, name)), sound, f"some of {', '.join(known)}")
+        expect("space.numeric", "nothing", self.numeric != (), "false, true or both")
         for name in ("widths", "rows", "embeddings"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"space.{name}: expected one number or more, of 1 or more")
+            found = getattr(self, name)
+            expect(f"space.{name}", list(found), min(found, default=0) >= 1, "one number or more, of 1 or more")
 
 
 FULL = Space()

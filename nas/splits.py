@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pyarrow import compute
 
 from nas.columns import numbers, of_lists, place, texts
+from nas.ranges import at_least, expect
 from nas.schema import DataError, Schema
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -34,12 +35,14 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (0 < self.valid < 1 and 0 < self.test < 1 and self.valid + self.test < 1):
-            raise ValueError("split: valid and test must be shares above 0 that leave some rows to train on")
-        if self.folds and not (self.folds >= 3 and 0 <= self.fold < self.folds):
-            raise ValueError("split: folds must be 3 or more, fold one of 0 .. folds - 1")
-        if self.folds and self.by == "time":
-            raise ValueError("split: time has no folds")
+        for key, share in (("valid", self.valid), ("test", self.test)):
+            expect(f"split.{key}", share, 0 < share < 1, "a share, above 0 and below 1")
+        together = self.valid + self.test
+        expect("split: valid and test", f"{together:g} together", together < 1, "some rows left to train on")
+        if self.folds:
+            expect("split.folds", self.folds, self.by != "time", "none where the split is by time")
+            at_least("split", self, folds=3)
+            expect("split.fold", self.fold, 0 <= self.fold < self.folds, f"one of 0 .. {self.folds - 1}")
 
 
 class Cuts(msgspec.Struct, frozen=True):

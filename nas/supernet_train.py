@@ -45,10 +45,6 @@ class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     head_weights: tuple[float, ...] = ()  # all 1
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.warmup <= WARMUP:
-            raise ValueError(f"supernet.warmup: found {self.warmup}; expected a share of the rows, at most {WARMUP}")
-
 
 class SupernetRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One training of a supernet."""

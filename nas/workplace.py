@@ -163,12 +163,13 @@ def _other_search(place: Workplace, header: Header, found: list[Evaluated]) -> s
     return differences(record.plan.space, space, {"": "space."})
 
 
-def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None]) -> Evaluated:
+def best_finalist(place: Workplace, count: int, say: Callable[[float, int, float], None]) -> Evaluated:
     """Train so many networks of the search alone, one after another, with the first seed; the one of least loss.
 
     They keep the limits that the design has now, whatever those of the search were.
 
     Of the best two a larger network is trained too, where it keeps the limits; the index of such a one is -1.
+    `say` hears how many trainings are done, a begun one in part, of how many at most, and the least loss so far.
 
     Raises:
         DataError: there is no search, or none of its networks keeps the limits.
@@ -177,9 +178,17 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
     rules, found = place.design.tables.search.rules(), journalled(place)
     candidates = within(rules, found)
     losses: dict[int, float] = {}
+
+    def alone(one: Evaluated, before: int, trainings: int, least: float) -> float:
+        run, _ = trained(
+            place, one.genotype, 0, named(one), say=lambda row, rows: say(before + row / rows, trainings, least)
+        )
+        loss = run.record.best.valid.loss
+        say(before + 1, trainings, min(least, loss))
+        return loss
+
     while len(losses) < count and (one := next_finalist(candidates, losses)):
-        losses[one.index] = trained(place, one.genotype, 0, named(one))[0].record.best.valid.loss
-        say(len(losses), min(losses.values()))
+        losses[one.index] = alone(one, len(losses), count + ENLARGED, min(losses.values(), default=math.inf))
     if not losses:
         raise DataError(f"{place.folder / 'search'}: {beyond(place, rules, found)}")
     few = [one for one in candidates if one.index in losses]
@@ -187,11 +196,11 @@ def best_finalist(place: Workplace, count: int, say: Callable[[int, float], None
     best, least = few[0], losses[few[0].index]
     larger = dict.fromkeys(enlarged(one.genotype, place.design.space) for one in few[:ENLARGED])
     known = {one.genotype for one in few}
-    for large in within(rules, _sized(place, rules, [one for one in larger if one not in known])):
-        loss = trained(place, large.genotype, 0, named(large))[0].record.best.valid.loss
+    added = within(rules, _sized(place, rules, [one for one in larger if one not in known]))
+    for before, large in enumerate(added, len(losses)):
+        loss = alone(large, before, len(losses) + len(added), least)
         if loss < least:
             best, least = msgspec.structs.replace(large, loss=loss), loss
-        say(len(losses), least)
     return best
 
 
@@ -260,10 +269,14 @@ def architecture_named(text: str, option: str = "--model") -> Architecture:
         return Baseline(name=text)
     if not Path(text).exists():
         raise DataError(f"{option}: found {text!r}; expected a file with a genotype, or one of {', '.join(NAMES)}")
+    raw = Path(text).read_bytes()
     try:
-        found: Architecture = msgspec.json.decode(Path(text).read_bytes(), type=Genotype | Baseline)
+        msgspec.json.decode(raw)  # with a type, a file that is no JSON is told as JSON of another type
+        found: Architecture = msgspec.json.decode(raw, type=Genotype | Baseline)
     except msgspec.MsgspecError as error:
-        raise DataError(f"{text}: no genotype: {error}") from error
+        raise DataError(
+            f"{text}: no genotype, as `trimtab nas export` and `space --json` write them, and no baseline: {error}"
+        ) from error
     return found
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -20,6 +21,7 @@ from nas.cli import _parsed, progress
 from nas.design_file import load
 from nas.evaluate import evaluate
 from nas.prepare import opened
+from nas.schema import DataError
 from nas.score import read_model
 from nas.space import SMALL, SPACES, cardinality
 from nas.value import ValueModel
@@ -314,6 +316,34 @@ def test_progress_ends_at_its_end(capsys: Capture) -> None:
     with progress(Namespace(json=False), "rows") as update:
         update(5120, 4800, "")
     assert "4800/4800 rows" in capsys.readouterr().err
+
+
+def test_work_that_never_began_leaves_no_bar_above_its_refusal(capsys: Capture) -> None:
+    for done, told in ((0.0, False), (0.5, True)):
+        with suppress(DataError), progress(Namespace(json=False), "rows") as update:
+            update(done, 3, "")
+            raise DataError("refused")
+        assert ("0/3 rows" in capsys.readouterr().err) == told
+
+
+def test_a_model_that_is_none_is_refused_before_data_are_read(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    for given in (("train", design, "--model", design), ("retrain", design, "--genotype", design)):
+        refused = failed(capsys, 2, *given, "--out", tmp_path / "none")
+        assert f"{design}: no genotype, as `trimtab nas export` and `space --json` write them" in refused
+        assert "JSON is malformed" in refused
+    assert not (tmp_path / "none").exists()
+
+
+def test_finalists_tell_how_far_their_trainings_are(design: Path, capsys: Capture, tmp_path: Path) -> None:
+    run(capsys, "train", design, "--out", tmp_path)
+    run(capsys, "search", design, "--out", tmp_path)
+    heard: list[tuple[float, int, float]] = []
+    workplace.best_finalist(workplace.opened(load(design), tmp_path), 1, lambda *said: heard.append(said))
+    done = [part for part, _, _ in heard]
+    assert done == sorted(done)
+    assert any(0 < part < 1 for part in done)
+    assert done[-1] == heard[-1][1]
+    assert [part for part, _, least in heard if least == float("inf")] == [part for part in done if part <= 1][:-1]
 
 
 def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path: Path) -> None:

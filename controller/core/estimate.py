@@ -7,10 +7,8 @@
 | N, D | (M, G, B) | numerator and denominator of each bucket |
 | R | (A, B) | 1 where a bucket belongs to an arm |
 | n | (A,) | buckets dealt to an arm: the clusters |
-| r, v | (M, G, A) | an arm's level sum N / sum D, and its variance |
-| q | (M, G, A) | the variance of an arm's level by the noise of control's buckets |
+| r, v, q | (M, G, A) | an arm's level, its variance, and its variance by the noise of control's buckets (`levels`) |
 | y, S | (M, G, A-1), (M, G, A-1, A-1) | relative changes against control, and their covariance |
-| x, beta | (M, G, B), (M, G) | what a bucket's own past says of its numerator, and how much of it still holds |
 """
 
 from typing import Any, Literal
@@ -18,9 +16,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from controller.core.events import FIXED_POINT
+from controller.core.levels import Floats, arm_levels, errors, residuals, without_past
 
 BUCKETS = "buckets"  # the denominator of a metric per assigned bucket
 MIN_BUCKETS = 10  # clusters below which a delta-method variance is not worth believing
@@ -29,14 +27,11 @@ BORROWED = 120.0  # degrees of freedom of control's variance beside an arm's own
 LUCK = 2.0  # standard errors of a change that noise may explain
 LEAST_BELOW = 0.05  # share below the cap: with less of it a change says nothing of the uncapped one
 TINY = 1e-300  # against 0 / 0
-MOST_OF_AN_ARM = 0.9  # of its denominator, that one bucket may hold and still tell of its own error
 MAX_CHANGE = 1e3  # a metric a thousand times control's is a mistake in the data, and too large to reckon with
 MAX_CONTROL_SE = 0.1  # beyond it too little is known of the noise, and of what comes of dividing by it
 LEAST_TOLD = 0.5  # relative standard error of all arms' level beyond which a deal tells nothing of a rare metric
 APART = 0.5  # of the level before, that vectors and the hour may move the level of all
 BY_LUCK = 2.0**0.5  # times what it is, or a part of it, that control's standard error may look by luck, not by effects
-
-Floats = NDArray[np.float64]
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -105,13 +100,13 @@ def relative_changes(metrics: tuple[Metric, ...], components: tuple[str, ...], s
     sums, member, arm_of = _groups(served.sums), served.member, served.arm_of
     numerator, denominator = _by_metric(metrics, components, sums / FIXED_POINT)
     with np.errstate(divide="ignore", invalid="ignore"):
-        level, variance, foretold = _levels(numerator, denominator, member, arm_of)
+        level, variance, foretold = arm_levels(numerator, denominator, member, arm_of)
         rest = numerator
         if served.history is not None:
             past = _by_metric(metrics, components, _groups(served.history))
-            rest = _without_past(numerator, denominator, past, member, arm_of)
+            rest = without_past(numerator, denominator, past, member, arm_of)
             without = level[..., 0]
-            level, rest_variance, rest_foretold = _levels(rest, denominator, member, arm_of)
+            level, rest_variance, rest_foretold = arm_levels(rest, denominator, member, arm_of)
             foretold = np.maximum(rest_foretold, UNFORETOLD * foretold)
             least = np.maximum(rest_variance, UNFORETOLD * variance)
             variance = np.where(variance == 0.0, 0.0, least)  # the past's own noise is none of an arm without any
@@ -192,14 +187,14 @@ def combined_noise(
     numerator, denominator = _by_metric(metrics, components, served.sums.sum(axis=0, keepdims=True) / FIXED_POINT)
     member, arm_of = served.member, served.arm_of
     with np.errstate(divide="ignore", invalid="ignore"):
-        levels = _levels(numerator, denominator, member, arm_of)
+        levels = arm_levels(numerator, denominator, member, arm_of)
         still = levels[1][:, 0, 1:] == 0.0
         whole = _combined(coefficients, levels, numerator, denominator, member, arm_of, still)
         if served.history is None:
             return whole
         past = _by_metric(metrics, components, served.history.sum(axis=0, keepdims=True))
-        rest = _without_past(numerator, denominator, past, member, arm_of)
-        levels = _levels(rest, denominator, member, arm_of)
+        rest = without_past(numerator, denominator, past, member, arm_of)
+        levels = arm_levels(rest, denominator, member, arm_of)
         unforetold = _combined(coefficients, levels, rest, denominator, member, arm_of, still)
     too_little = unforetold.sum(axis=0) < UNFORETOLD * whole.sum(axis=0)
     return np.where(too_little, UNFORETOLD * whole, unforetold)
@@ -214,13 +209,13 @@ def _combined(
     arm_of: NDArray[np.signedinteger],
     still: NDArray[np.bool_],
 ) -> Floats:
-    """(M, A-1) what `combined_noise` says, of numerators and denominators (M, 1, B) and their `_levels`.
+    """(M, A-1) what `combined_noise` says, of numerators and denominators (M, 1, B) and their `arm_levels`.
 
     `still`: (M, A-1) arms that show no noise of their own, as in `_against_control`.
     """
     level, variance, foretold = (part[:, 0] for part in levels)  # (M, A)
-    total, _, residual = _residuals(numerator, denominator, member, arm_of)
-    error = _errors(residual, denominator, total, member, arm_of)
+    total, _, residual = residuals(numerator, denominator, member, arm_of)
+    error = errors(residual, denominator, total, member, arm_of)
     influence = error[:, 0] / total[:, 0, arm_of]  # (M, B) of a bucket on its own arm's level
     steady, scaled = _steady(level, variance)  # (M, 1), (M, A-1)
     each = np.concatenate((np.ones_like(level[:, :1]), scaled), axis=1)  # (M, A)
@@ -259,7 +254,7 @@ def _told_by_all(numerator: Floats, denominator: Floats, member: Floats, arm_of:
     Its own is small where control happens to have many rare events: of a metric near `MAX_CONTROL_SE` only the deals
     would be used in which all arms look low beside it. How many events all have says nothing of who has them.
     """
-    _, _, residual = _residuals(numerator, denominator, member, arm_of)
+    _, _, residual = residuals(numerator, denominator, member, arm_of)
     everybody, arms = member.sum(axis=0), len(member)
     buckets, control = everybody.sum(), member[0].sum()
     squared = buckets / (buckets - arms) * (residual**2 @ everybody) * buckets / control
@@ -299,93 +294,6 @@ def _cap_bias(
             share = np.nan_to_num(capped[:, :1] / total[:, :1])
             bound[name] = share / np.maximum(1.0 - share, LEAST_BELOW) * np.nan_to_num(mean[:, 1:] / mean[:, :1] - 1.0)
     return np.stack([bound[metric.numerator] ** 2 + bound[metric.denominator] ** 2 for metric in metrics])
-
-
-def _without_past(
-    numerator: Floats,
-    denominator: Floats,
-    past: tuple[Floats, Floats],
-    member: Floats,
-    arm_of: NDArray[np.signedinteger],
-) -> Floats:
-    """N - beta x, (M, G, B): the numerators without what the buckets' own past foretells.
-
-    x is the past's residual N - R D around the level R of all buckets together, so it is zero in the mean whatever
-    the arms, and beta its regression coefficient within arms (Deng et al. 2013, "Improving the sensitivity of online
-    controlled experiments by utilizing pre-experiment data"; as numerator - R x denominator for a ratio).
-    """
-    everybody = member.sum(axis=0)  # (B,) 0 where a bucket is left out
-    total = past[1] @ everybody
-    x = (past[0] - np.nan_to_num((past[0] @ everybody) / total)[..., None] * past[1]) * everybody
-    _, _, residual = _residuals(numerator, denominator, member, arm_of)
-    _, _, within = _residuals(x, denominator, member, arm_of)
-    beta = np.sum(residual * within * everybody, axis=-1) / np.sum(within**2 * everybody, axis=-1)
-    return np.asarray(numerator - np.nan_to_num(beta)[..., None] * x)
-
-
-def _levels(
-    numerator: Floats, denominator: Floats, member: Floats, arm_of: NDArray[np.signedinteger]
-) -> tuple[Floats, Floats, Floats]:
-    """r, v and q, (M, G, A), of a ratio of sums over clusters.
-
-    v = n/(n-1) sum e^2 / (sum D)^2 with residuals e = N - r D (`_errors`), and r loses its second-order bias
-    -n/(n-1) sum e D / (sum D)^2 (Cochran 1977, "Sampling techniques", 6.8). Control's v is at least its q: of a few
-    buckets that make up much of it the residuals tell little. Where v is more, every arm's q is by as much.
-    """
-    total, raw, residual = _residuals(numerator, denominator, member, arm_of)
-    clusters = member.sum(axis=1)
-    scale = clusters / np.where(clusters > 1.0, clusters - 1.0, np.nan) / total**2
-    squared = _errors(residual, denominator, total, member, arm_of) ** 2
-    variance = scale * (squared @ member.T)
-    level = raw + scale * ((residual * denominator) @ member.T)
-    foretold = _foretold(squared, denominator, member) / total**2
-    control = np.fmax(variance[..., :1], foretold[..., :1])
-    foretold *= np.where(foretold[..., :1] == 0.0, 1.0, control / foretold[..., :1])
-    return level, np.concatenate((control, variance[..., 1:]), axis=-1), foretold
-
-
-def _errors(
-    residual: Floats, denominator: Floats, total: Floats, member: Floats, arm_of: NDArray[np.signedinteger]
-) -> Floats:
-    """e, (M, G, B), as if each bucket had pulled its arm's level towards itself only as far as they do in the mean.
-
-    One with a share h = D / sum D of its arm's n buckets leaves 1 - h of its error. With e (1 - 1/n) / (1 - h) the
-    variance of a level is the jackknife's (Miller 1974, "The jackknife: a review", section 2.3).
-    """
-    share = np.nan_to_num(denominator / total[..., arm_of])
-    error = residual * (1.0 - 1.0 / member.sum(axis=1))[arm_of] / (1.0 - np.minimum(share, MOST_OF_AN_ARM))
-    return np.where(arm_of < 0, 0.0, error)
-
-
-def _foretold(squared: Floats, denominator: Floats, member: Floats) -> Floats:
-    """(M, G, A) sum of e^2 over each arm's buckets, had they the noise of control's, given e^2 (M, G, B).
-
-    Events on their own and buckets that differ: E e^2 = a D + b D^2 with a, b >= 0, fitted to control's buckets, each
-    weighted by how well its e^2 would be known were both terms alike. It follows no single bucket, however large.
-    """
-    positive = np.maximum(denominator, 0.0)  # an amount may be negative, a variance may not
-    sums = np.stack((positive @ member.T, positive**2 @ member.T), axis=-1)  # (M, G, A, 2)
-    terms = np.zeros((*sums.shape[:2], 2))
-    for place in np.ndindex(terms.shape[:2]):
-        there = (member[0] > 0.0) & (denominator[place] > 0.0) & np.isfinite(squared[place])
-        size, error = denominator[place][there], squared[place][there]
-        if error.any():
-            mean, noise = size.mean(), error.mean()
-            size = size / mean
-            weight = 1.0 / (size + size**2)
-            fit, _ = nnls(np.stack((size, size**2), axis=1) * weight[:, None], error / noise * weight)
-            terms[place] = fit * noise / (mean, mean**2)
-    return np.asarray(sums @ terms[..., None])[..., 0]
-
-
-def _residuals(
-    numerator: Floats, denominator: Floats, member: Floats, arm_of: NDArray[np.signedinteger]
-) -> tuple[Floats, Floats, Floats]:
-    """sum D and sum N / sum D, (M, G, A), and e, (M, G, B); what is left out meets zeros of R."""
-    total = denominator @ member.T
-    total[total == 0.0] = np.nan
-    raw = (numerator @ member.T) / total
-    return total, raw, numerator - np.nan_to_num(raw)[..., arm_of] * denominator
 
 
 def _beside(own: Floats, control: Floats, clusters: Floats) -> Floats:
@@ -449,7 +357,7 @@ def influences(metrics: tuple[Metric, ...], components: tuple[str, ...], served:
     with np.errstate(divide="ignore", invalid="ignore"):
         if served.history is not None:
             past = _by_metric(metrics, components, served.history.sum(axis=0, keepdims=True))
-            numerator = _without_past(numerator, denominator, past, member, arm_of)
-        total, level, residual = _residuals(numerator, denominator, member, arm_of)
+            numerator = without_past(numerator, denominator, past, member, arm_of)
+        total, level, residual = residuals(numerator, denominator, member, arm_of)
         each = member.sum(axis=1) / (total * np.where(level == 0.0, np.nan, level))  # (M, 1, A)
         return np.asarray((residual * each[..., arm_of])[:, 0])

@@ -123,10 +123,10 @@ class Follower:
             return "refused"
         if not self._replaces(table):
             return "older"
+        self.counts.add("taken")  # first: who sees the table sees it counted
         with self._swapped:
             self.table, self._held = table, data
             self._swapped.notify_all()
-        self.counts.add("taken")
         return None
 
     def _replaces(self, table: Table) -> bool:

@@ -9,6 +9,7 @@ import redis
 
 from controller.assignment import Arm, Assignment, encode
 from controller.serving import UNKNOWN_BUCKET, Client
+from controller.serving_follower import Counts
 from tests.services.redis_server import MakeRedis
 from tests.serving_study import (
     BOTH,
@@ -45,6 +46,23 @@ def test_an_announced_table_is_seen_without_waiting_for_a_poll(connect: Connect)
             publish(publisher, table(1_000_000 + n))
             assert client.wait(after=1_000_000 + n - 1)
         assert client.version == 1_000_011
+
+
+def test_a_table_is_counted_before_anybody_sees_it(connect: Connect) -> None:
+    """Else a status right after `wait` now and then told of one table less."""
+    seen: list[int] = []
+
+    class Watched(Counts):
+        def add(self, name: str, n: int = 1) -> None:
+            if name == "taken":
+                seen.append(client.version)
+            super().add(name, n)
+
+    with client_of(connect()) as client:
+        client._follower.counts = Watched()
+        publish(connect(), table())
+        assert client.wait()
+        assert (seen, client.status().taken) == ([0], 1)
 
 
 def test_a_lost_announcement_is_healed_by_polling(connect: Connect) -> None:

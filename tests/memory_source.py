@@ -111,7 +111,8 @@ class MemorySource:
         earliest, latest = self._topic.earliest[partition], self._topic.latest[partition]
         if not earliest <= position <= latest:
             raise OffsetLost(partition, position, earliest, latest)
-        records = [record for record in self._topic.logs[partition] if record.offset >= position]
+        # below the end of before, so that what another thread appends meanwhile is not read now and then again
+        records = [record for record in self._topic.logs[partition] if position <= record.offset < latest]
         taken = records[: self._max_records]
         next_offset = latest if len(taken) == len(records) else taken[-1].offset + 1
         if next_offset == position:

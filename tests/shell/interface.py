@@ -50,7 +50,7 @@ class Interface(NamedTuple):
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, told)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return Answer(answer.status, _lowered(answer), answer.read())
         except urllib.error.HTTPError as error:
             with error:

@@ -8,9 +8,11 @@ from typing import Protocol
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, OffsetSpec
 from kafka.errors import KafkaError
+from kafka.protocol.consumer.offsets import IsolationLevel
 
 from tests.services.install import FORMATTED, JVM_OPTIONS, java
 from tests.services.process import ServerProcess, free_port, listens
+from tests.waiting import wait_until
 
 _START_S = 90.0  # 3 s on an idle machine
 _STOP_S = 60.0
@@ -130,6 +132,22 @@ def create_topic(bootstrap: str, name: str, partitions: int = 4, config: Mapping
     finally:
         admin.close()
     return name
+
+
+def wait_for_transactions(bootstrap: str, topic: str, partition: int = 0) -> None:
+    """Wait until none is open: a broker answers a commit before it has written the marker that ends it."""
+    at = TopicPartition(topic, partition)
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+
+    def end(level: IsolationLevel) -> int:
+        return int(admin.list_partition_offsets({at: OffsetSpec.LATEST}, isolation_level=level)[at].offset)
+
+    try:
+        wait_until(
+            lambda: end(IsolationLevel.READ_COMMITTED) == end(IsolationLevel.READ_UNCOMMITTED), "transactions end"
+        )
+    finally:
+        admin.close()
 
 
 def delete_topics(bootstrap: str, names: list[str]) -> None:

@@ -16,7 +16,7 @@ from controller.shell.sources_confluent import ConfluentSource
 from controller.shell.sources_kafka import KafkaSource
 from controller.shell.sources_ndjson import NdjsonSource
 from tests.memory_source import MemorySource, MemoryTopic
-from tests.services.kafka_broker import MakeTopic, create_topic, delete_topics
+from tests.services.kafka_broker import MakeTopic, create_topic, delete_topics, wait_for_transactions
 from tests.shell.reading import Clock, drain, until, values
 
 HEADERS = [("trace", b""), ("content-type", ARROW)]
@@ -98,6 +98,7 @@ class Broker:
         writer.send(self.topic, b"in a transaction", partition=partition)
         writer.commit_transaction()
         writer.close()
+        wait_for_transactions(self.bootstrap, self.topic, partition)
 
     def trim(self, partition: int, before: int) -> None:
         self._admin(lambda admin, at: admin.delete_records({at: before}), partition)

@@ -11,7 +11,7 @@ from controller.shell.connections import Kafka
 from controller.shell.sources import ARROW, Record, Source
 from controller.shell.sources_confluent import ConfluentSource
 from controller.shell.sources_kafka import KafkaSource
-from tests.services.kafka_broker import MakeTopic
+from tests.services.kafka_broker import MakeTopic, wait_for_transactions
 from tests.waiting import wait_until
 
 CLIENTS: dict[str, Callable[..., Source]] = {"kafka-python": KafkaSource, "confluent": ConfluentSource}
@@ -120,6 +120,7 @@ def test_what_a_transaction_aborts_never_comes(
         writer.produce(topic, value)
         writer.flush()
         end()
+    wait_for_transactions(kafka_bootstrap, topic)
     source = kind(Kafka(kafka_bootstrap, topic), window_ms=3_600_000, idle_after_s=None)
     source.start(None, "earliest")
     assert read(source) == [b"committed"]
@@ -145,6 +146,7 @@ def test_an_open_transaction_is_beyond_the_end(
     assert read(source) == [b"before"]
     assert source.poll(0.1).behind == {0: 0}
     writer.commit_transaction()
+    wait_for_transactions(kafka_bootstrap, topic)
     assert read(source) == [b"in it", b"behind it"]
     source.close()
 

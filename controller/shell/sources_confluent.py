@@ -97,13 +97,13 @@ class ConfluentSource:
     def poll(self, timeout_s: float) -> Poll:
         """See `Source.poll`."""
         self._assign()
-        self._discover()
+        answered = self._discover()
         messages = self._consumer.consume(_MOST_RECORDS, 0)
         if not messages:  # `consume` waits until it has all it was asked for; one message is enough to wait for
             messages = self._consumer.consume(1, timeout_s)
             messages += self._consumer.consume(_MOST_RECORDS, 0) if messages else []
         parts, newest = self._sort(messages)
-        if self._standing.due():
+        if answered and self._standing.due():  # one question without an answer is as much as a poll may wait for
             self._ask_ends()
         backlog = bool(parts) and self._standing.backlog(newest, self._window_ms, self._now_ms())
         return Poll(parts, self._standing.idle(), backlog, self._standing.behind())

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -173,9 +174,14 @@ def test_no_broker_at_the_start(kind: Callable[..., Source]) -> None:
 
 
 class Hushed(AdminClient):
-    """It answers no question about a topic's partitions while it is told so; about offsets it does."""
+    """It answers no question about a topic's partitions while it is told so; about offsets it does, and counts them."""
 
     hushed = False
+    asked = 0
+
+    def list_offsets(self, *args: Any, **settings: Any) -> Any:
+        type(self).asked += 1
+        return super().list_offsets(*args, **settings)
 
     def list_topics(self, *args: Any, **settings: Any) -> Any:
         if self.hushed:
@@ -195,6 +201,24 @@ def test_no_answer_about_partitions_is_not_caught_up(
     assert source.health() is not None
     monkeypatch.setattr(Hushed, "hushed", False)
     assert source.caught_up()
+    source.close()
+
+
+def test_a_poll_waits_for_no_second_answer_where_the_first_did_not_come(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.shell.sources_confluent.admin", SimpleNamespace(AdminClient=Hushed))
+    seconds = map(float, count())  # so slow that all is due again at every look
+    source = ConfluentSource(
+        Kafka(kafka_bootstrap, kafka_topic()),
+        window_ms=3_600_000, idle_after_s=None, refresh_s=0.5, monotonic=lambda: next(seconds),
+    )  # fmt: skip
+    source.start(None, "latest")
+    for hushed, more in ((False, 1), (True, 0), (False, 1)):
+        monkeypatch.setattr(Hushed, "hushed", hushed)
+        before = Hushed.asked
+        source.poll(0.05)
+        assert (Hushed.asked - before, source.health() is not None) == (more, hushed)
     source.close()
 
 

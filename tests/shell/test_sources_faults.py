@@ -245,11 +245,14 @@ def test_dead_letters_that_cannot_be_stored(kafka_bootstrap: str) -> None:
     nowhere.close()
     kafka = Kafka(kafka_bootstrap, "events", dead_letter_topic="no-such-topic")
     absent = KafkaDeadLetters(kafka, "no-such-topic", answer_s=1.0)
-    with pytest.raises(DeadLettersUnavailable) as found:
-        absent.send([letter])
-    assert str(found.value) == (
-        f"Kafka at {kafka_bootstrap} has no topic 'no-such-topic': make it, or mend kafka.dead_letter_topic"
-    )
+    wanted = f"Kafka at {kafka_bootstrap} has no topic 'no-such-topic': make it, or mend kafka.dead_letter_topic"
+
+    def named() -> bool:
+        with pytest.raises(DeadLettersUnavailable) as found:
+            absent.send([letter])
+        return str(found.value) == wanted
+
+    wait_until(named, "what is wrong, by a broker that may be too busy to answer in a second")
     absent.close()
     wait_until(lambda: threading.active_count() <= threads, "the client's threads end")
 

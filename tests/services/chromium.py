@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
@@ -25,7 +25,8 @@ def missing() -> str | None:
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """A browser that is closed at the end."""
+    """A browser that is closed at the end. What a test expects of a page may take as long as its clicks may."""
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path(), args=list(ARGUMENTS))
         yield browser

@@ -243,7 +243,7 @@ def test_an_order_can_be_given_while_another_waits_for_the_daemon(browser: Brows
         shown.page.locator("#confirm-yes").click()
         shown.says("acted", "Pause: safe in the journal, waiting for the daemon.")
         ordered(shown.page, "rollback", "second")
-        shown.page.locator("#confirm-yes").click(timeout=5000)
+        shown.page.locator("#confirm-yes").click(timeout=15_000)  # the other is followed for 30 s
         shown.says("acted", "Roll back: safe in the journal, waiting for the daemon.")
     with Journal.read_only(tmp_path / "j") as journal:
         assert [waiting.command["why"] for waiting in journal.inbox()] == ["first", "second"]

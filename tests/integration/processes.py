@@ -40,7 +40,7 @@ class Process:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, deadline_s: float = 30.0) -> int:
+    def stop(self, deadline_s: float = 60.0) -> int:
         self.process.terminate()
         return self.wait(deadline_s)
 
@@ -72,10 +72,10 @@ class DaemonProcess(Process):
         return found
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
             return str(answer.read().decode())
 
-    def wait_until_ready(self, deadline_s: float = 30.0) -> None:
+    def wait_until_ready(self, deadline_s: float = 120.0) -> None:
         def ready() -> bool:
             assert self.running, f"the daemon ended:\n{self.text[-3000:]}"
             return bool(self.readiness().get("ready"))

@@ -33,7 +33,7 @@ def test_on_one_journal_the_older_is_fenced(
         second.wait_until_ready()
         client = redis.Redis.from_url(redis_url)
         client.delete(assignment.key("quick"))  # the first would put its table again, were it allowed to
-        assert first.wait(30) == 1
+        assert first.wait(60) == 1
         assert "another process took it over" in first.text
         wait_until(lambda: bool(client.exists(assignment.key("quick"))), "the table is put again")
         assert held_epoch(redis_url) == 2

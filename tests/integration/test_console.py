@@ -80,8 +80,10 @@ def running(
         remote = Remote(f"http://127.0.0.1:{daemon.port}", {TOKEN: BOB})
 
         def awaits() -> bool:
-            assert world.running, world.text[-3000:] + daemon.text[-3000:]
-            return bool(remote.study()["awaiting_approval"])
+            running = world.running  # before it is asked: an awaited approval is one also where all hours are over
+            found = bool(remote.study()["awaiting_approval"])
+            assert found or running, world.text[-3000:] + daemon.text[-3000:]
+            return found
 
         wait_until(awaits, "a candidate awaits approval", 600, every_s=0.3)
         world.kill()
@@ -182,24 +184,26 @@ def test_a_person_approves_a_promotion_by_clicking_and_it_happens(running: Runni
 def test_an_order_survives_a_kill_between_its_answer_and_the_next_window(running: Running, tmp_path: Path) -> None:
     """The kill follows the answer at once: mostly before the loop, which looks every 0.2 s, has seen the order."""
     daemon, before = running.daemon, len(running.orders())
-    verbs: tuple[Literal["pause", "resume"], ...] = ("pause", "resume", "pause")
-    waited = 0
-    for number, verb in enumerate(verbs, 1):
+    verbs: tuple[Literal["pause", "resume"], ...] = ("pause", "resume")
+    waited = given = 0
+    while given < 3 or (not waited and given < 30):  # on a busy machine a kill may come late
+        verb = verbs[given % 2]
+        given += 1
         remote = Remote(f"http://127.0.0.1:{daemon.port}", {TOKEN: ANN})
-        assert not remote.order(Order(verb, f"order {number}"), 0.0).applied
+        assert not remote.order(Order(verb, f"order {given}"), 0.0).applied
         daemon.kill()
-        waited += len(running.orders()) < before + number
+        waited += len(running.orders()) < before + given
         daemon = DaemonProcess(running.study, tmp_path / "daemon.log", *RUN, env=TOKEN_LINES)
         try:
             daemon.wait_until_ready()
-            running.wait_for_orders(before + number)
-        finally:
-            if number == len(verbs):
-                daemon.kill()
+            running.wait_for_orders(before + given)
+        except BaseException:
+            daemon.kill()
+            raise
+    daemon.kill()
     assert waited, "no kill came before the loop had seen the order: the test shows nothing"
     assert [(o["order"]["who"], o["order"]["why"], o["said"]) for o in running.orders()[before:]] == [
-        ("ann", "order 1", "stage is paused"),
-        ("ann", "order 2", "stage is ramp"),
-        ("ann", "order 3", "stage is paused"),
+        ("ann", f"order {number}", "stage is ramp" if number % 2 == 0 else "stage is paused")
+        for number in range(1, given + 1)
     ]
     assert trimtab("verify", str(running.journal)).returncode == 0

@@ -295,6 +295,6 @@ def test_several_processes_may_create_it_at_once(path: Path) -> None:
     code = "import sys; from pathlib import Path; from controller.shell.journal import Journal\n"
     code += "Journal.open(Path(sys.argv[1]), 'feed').close()"
     runs = [subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT) for _ in range(4)]
-    assert [run.wait(30) for run in runs] == [0] * 4
+    assert [run.wait(60) for run in runs] == [0] * 4
     assert list(path.parent.glob("*.new")) == []
     assert check_chain(path) is None

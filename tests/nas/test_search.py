@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -24,7 +25,7 @@ from nas.prepare import opened
 from nas.recipe import Recipe
 from nas.sampling import STRATEGIES, paths
 from nas.schema import DataError
-from nas.search import JOURNAL, AnotherSearch, SearchPlan, adaptation, search
+from nas.search import JOURNAL, AnotherSearch, Say, SearchPlan, adaptation, search
 from nas.space import SMALL, misfits
 from nas.supernet import Borrowed
 from nas.supernet_train import RECORD, AnotherSupernet, SupernetPlan, read_supernet, train_supernet
@@ -71,16 +72,21 @@ def test_the_same_bits_with_any_number_of_workers(trained: Path, whole: list[Eva
     assert bits(run(trained, tmp_path, workers=2)) == bits(whole)
 
 
+def held_up(trained: Path, folder: Path) -> None:
+    """A search that stands still after its third result, until somebody kills it."""
+    say: Say = lambda found: time.sleep(600) if len(found) == 3 else None  # noqa: E731
+    search(PLAN, trained / "prepared", trained / "supernet", folder, say=say)
+
+
 def test_a_killed_search_resumes_to_the_same_front(trained: Path, whole: list[Evaluated], tmp_path: Path) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=run, args=(trained, tmp_path))
+    process = multiprocessing.get_context("spawn").Process(target=held_up, args=(trained, tmp_path), daemon=True)
     process.start()
     journal = tmp_path / JOURNAL
     wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 4, "three results", deadline_s=120)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    held = journal.read_bytes().count(b"\n")
-    assert held < 1 + PLAN.evaluations
+    assert journal.read_bytes().count(b"\n") == 1 + 3
     journal.write_bytes(journal.read_bytes() + b'{"index": 19, "geno')  # a torn line
     found = run(trained, tmp_path)
     assert bits(found) == bits(whole)

@@ -149,7 +149,7 @@ def test_of_two_that_work_in_one_folder_the_second_waits_and_finds_what_the_firs
 
     def say(rows: int, budget: int) -> None:
         batches.append(rows)
-        waiting.wait(20)
+        assert waiting.wait(60)
 
     place = workplace.opened(load(design), tmp_path, tell=tell)
     with ThreadPoolExecutor(2) as pool:

@@ -20,9 +20,9 @@ def test_who_wants_a_folder_alone_waits_for_those_who_use_it(tmp_path: Path) -> 
     with used(tmp_path), used(tmp_path):
         waiting = Thread(target=wait)
         waiting.start()
-        wait_until(lambda: bool(told), "the other waits", 10)
+        wait_until(lambda: bool(told), "the other waits")
         assert (told, had) == (["waiting for another process, which trains"], [])
-    waiting.join(10)
+    waiting.join(60)
     assert (had, in_use(tmp_path)) == ([True], False)
 
 

@@ -93,7 +93,7 @@ def test_of_two_that_prepare_one_folder_the_second_waits_and_uses_what_the_first
 
     def say(text: str) -> None:
         said.append(text)
-        assert waits.wait(20)
+        assert waits.wait(60)
 
     def tell(text: str) -> None:
         told.append(text)

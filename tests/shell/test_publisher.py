@@ -319,7 +319,7 @@ def test_two_publishers_at_once_leave_the_highest(redis_url: str) -> None:
     def run(epoch: int) -> None:
         with connect(redis_url, None) as client:
             publisher = RedisPublisher(client, "feed", HISTORY_S)
-            start.wait(10)
+            start.wait(60)
             for n in range(100):
                 version = epoch * 1_000_000 + n
                 if publisher.publish(table(version), version).accepted:
@@ -329,7 +329,7 @@ def test_two_publishers_at_once_leave_the_highest(redis_url: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     announced = place.announced()
     assert accepted[2] == [2_000_000 + n for n in range(100)]
     assert announced == sorted(announced) == sorted(accepted[1] + accepted[2])
@@ -486,7 +486,4 @@ def test_a_socket_of_this_machine_serves_daemon_and_client(redis_server: MakeRed
     assert client.ping()
     assert client.connection_pool.connection_kwargs["db"] == 1
     with Client("feed", f"unix://{path}", {"p_click": 1.0}) as serving:
-        deadline = time.monotonic() + 10.0
-        while not serving.status().connected and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert serving.status().connected, serving.status().last_error
+        wait_until(lambda: serving.status().connected, "it is read through the socket")

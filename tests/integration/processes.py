@@ -14,6 +14,8 @@ from tests.services.process import free_port
 from tests.waiting import wait_until
 
 TRIMTAB = str(Path(sys.executable).with_name("trimtab"))
+PATIENT = ("--wait", "600")  # of a simulated product: a daemon that starts, again and again, decides late
+RUN_S = 900.0  # of a simulated run, on a machine that has much else to do
 
 
 class Process:
@@ -84,7 +86,7 @@ class DaemonProcess(Process):
 
 
 def trimtab(
-    *args: str, deadline_s: float = 120.0, env: dict[str, str] | None = None
+    *args: str, deadline_s: float = RUN_S, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(

@@ -17,7 +17,7 @@ from controller.shell.journal import Journal
 from controller.shell.messages import Order
 from simulators.catalog import world_named
 from simulators.study import Services, study_text
-from tests.integration.processes import DaemonProcess, Process, trimtab
+from tests.integration.processes import PATIENT, DaemonProcess, Process, trimtab
 from tests.services import kafka_broker
 from tests.services.redis_server import MakeRedis
 from tests.waiting import wait_until
@@ -73,7 +73,7 @@ def running(
     with ExitStack() as ends:
         daemon = DaemonProcess(study, folder / "daemon.log", *RUN, env=TOKEN_LINES)
         ends.callback(daemon.kill)
-        hours = ("--hours", str(HOURS), "--lockstep")
+        hours = ("--hours", str(HOURS), "--lockstep", *PATIENT)
         world = Process(folder / "world.log", "simulate", "quick", "--study", str(study), *hours)
         ends.callback(world.kill)
         daemon.wait_until_ready()

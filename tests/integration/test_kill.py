@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.integration.processes import DaemonProcess, Process, trimtab
+from tests.integration.processes import PATIENT, RUN_S, DaemonProcess, Process, trimtab
 from tests.integration.sums import ledger_sums
 from tests.integration.topic import read_topic
 from tests.recount import read_ledger, recount
@@ -30,7 +30,15 @@ def test_twenty_kills_change_no_sum(
     run = ("--clock", "events", "--from", "earliest")
     daemon = DaemonProcess(study, tmp_path / "daemon.log", *run)
     world = Process(
-        tmp_path / "world.log", "simulate", "quick", "--study", str(study), "--hours", str(WINDOWS), "--lockstep"
+        tmp_path / "world.log",
+        "simulate",
+        "quick",
+        "--study",
+        str(study),
+        "--hours",
+        str(WINDOWS),
+        "--lockstep",
+        *PATIENT,
     )
     try:
         daemon.wait_until_ready()
@@ -44,7 +52,7 @@ def test_twenty_kills_change_no_sum(
                 if rng.random() < 0.7:  # else it is killed again while it starts
                     daemon.wait_until_ready()
             else:
-                assert world.wait(300) == 0, world.text[-3000:]
+                assert world.wait(RUN_S) == 0, world.text[-3000:]
         assert world.wait(10) == 0, world.text[-3000:]
         assert kills == KILLS, "the run was over before the last kill: give it more windows"
         daemon.wait_until_ready()

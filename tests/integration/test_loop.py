@@ -8,7 +8,7 @@ import pytest
 
 from simulators.catalog import world_named
 from simulators.worlds import gain, margins, true_change
-from tests.integration.processes import DaemonProcess, Process, trimtab
+from tests.integration.processes import PATIENT, RUN_S, DaemonProcess, Process, trimtab
 from tests.services.kafka_broker import MakeTopic
 
 
@@ -20,10 +20,10 @@ def test_72_hours_promote_a_vector_that_is_truly_better(
     daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
     # Of ten such studies about one has an unlucky test and explores again: how many promote is measured in calibration.
     options = ("--study", str(study), "--hours", "72", "--lockstep", "--seed", "4", "--events-per-hour", "40000")
-    world = Process(tmp_path / "world.log", "simulate", "feed", *options)
+    world = Process(tmp_path / "world.log", "simulate", "feed", *options, *PATIENT)
     try:
         daemon.wait_until_ready()
-        assert world.wait(400) == 0, world.text[-3000:] + daemon.text[-3000:]
+        assert world.wait(RUN_S) == 0, world.text[-3000:] + daemon.text[-3000:]
         metrics = daemon.metrics()
         assert daemon.stop() == 0, daemon.text[-3000:]
     finally:

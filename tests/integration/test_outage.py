@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import DaemonProcess, Process, trimtab
+from tests.integration.processes import PATIENT, RUN_S, DaemonProcess, Process, trimtab
 from tests.integration.sums import ledger_sums
 from tests.integration.topic import read_topic
 from tests.recount import read_ledger, recount
@@ -27,7 +27,7 @@ def test_the_loop_goes_on_after_kafka_and_redis_were_down(
     daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
     world = Process(
         tmp_path / "world.log", "simulate", "quick", "--study", str(study), "--hours", str(WINDOWS), "--lockstep",
-        "--events-per-hour", "12000",
+        "--events-per-hour", "12000", *PATIENT,
     )  # fmt: skip
 
     def decided() -> int:
@@ -64,7 +64,7 @@ def test_the_loop_goes_on_after_kafka_and_redis_were_down(
         assert said["source"].keys() == {"source"}
         assert "no broker answers" in said["source"]["source"]
         assert said["redis"].keys() == {"redis"}
-        assert world.wait(240) == 0, world.text[-3000:]
+        assert world.wait(RUN_S) == 0, world.text[-3000:]
         assert daemon.stop() == 0, daemon.text[-3000:]
     finally:
         daemon.kill()

@@ -18,7 +18,7 @@ from controller.shell.sources_kafka import KafkaSource
 from simulators.catalog import world_named
 from simulators.sinks import KafkaSink, SinkFailed
 from simulators.study import Services, study_text
-from tests.integration.processes import DaemonProcess, Process, trimtab
+from tests.integration.processes import PATIENT, RUN_S, DaemonProcess, Process, trimtab
 from tests.integration.topic import read_topic
 from tests.services.certificates import Authority
 from tests.services.kafka_broker import KafkaBroker, MakeBroker
@@ -214,10 +214,18 @@ def test_daemon_and_simulated_product_run_on_secured_services(
     sink.close()
     daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest", env=secrets)
     world = Process(
-        tmp_path / "world.log", "simulate", "quick", "--study", str(study), "--hours", str(WINDOWS), env=secrets
+        tmp_path / "world.log",
+        "simulate",
+        "quick",
+        "--study",
+        str(study),
+        "--hours",
+        str(WINDOWS),
+        *PATIENT,
+        env=secrets,
     )
     try:
-        assert world.wait(180) == 0, world.text[-3000:] + daemon.text[-3000:]
+        assert world.wait(RUN_S) == 0, world.text[-3000:] + daemon.text[-3000:]
         assert daemon.stop() == 0, daemon.text[-3000:]
     finally:
         daemon.kill()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.integration.processes import DaemonProcess, Process, trimtab
+from tests.integration.processes import PATIENT, RUN_S, DaemonProcess, Process, trimtab
 from tests.services.kafka_broker import MakeTopic
 from tests.simulators.test_sinks import read_topic
 
@@ -33,10 +33,10 @@ def test_two_processes_send_what_one_sends_and_a_replay_sends_it_again(
         daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
         argv = ["simulate", "quick", "--study", str(study), "--hours", "4", "--processes", str(processes), "--json"]
         faults = ["--fault", "copied", "--fault", "bots"]
-        world = Process(tmp_path / f"world-{processes}.log", *argv, *faults)
+        world = Process(tmp_path / f"world-{processes}.log", *argv, *faults, *PATIENT)
         try:
             daemon.wait_until_ready()
-            assert world.wait(120) == 0, world.text[-3000:] + daemon.text[-3000:]
+            assert world.wait(RUN_S) == 0, world.text[-3000:] + daemon.text[-3000:]
             assert daemon.stop() == 0, daemon.text[-3000:]
         finally:
             daemon.kill()
@@ -63,10 +63,10 @@ def test_arrow_records_are_decided_on_like_lines(
     study = study_file("surfaces", kafka_topic(partitions=2))
     daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
     argv = ["simulate", "surfaces", "--study", str(study), "--hours", "3", "--arrow", "--events-per-record", "500"]
-    world = Process(tmp_path / "world.log", *argv, "--json")
+    world = Process(tmp_path / "world.log", *argv, *PATIENT, "--json")
     try:
         daemon.wait_until_ready()
-        assert world.wait(120) == 0, world.text[-3000:] + daemon.text[-3000:]
+        assert world.wait(RUN_S) == 0, world.text[-3000:] + daemon.text[-3000:]
         counted = daemon.metrics()
         assert daemon.stop() == 0, daemon.text[-3000:]
     finally:
@@ -85,10 +85,10 @@ def test_a_partition_that_stands_still_is_waited_for(
     study = study_file("quick", kafka_topic(partitions=PARTITIONS))
     daemon = DaemonProcess(study, tmp_path / "daemon.log", "--clock", "events", "--from", "earliest")
     argv = ["simulate", "quick", "--study", str(study), "--hours", "4", "--fault", "stopped:at=1,hours=1,partition=1"]
-    world = Process(tmp_path / "world.log", *argv, "--json")
+    world = Process(tmp_path / "world.log", *argv, *PATIENT, "--json")
     try:
         daemon.wait_until_ready()
-        assert world.wait(120) == 0, world.text[-3000:] + daemon.text[-3000:]
+        assert world.wait(RUN_S) == 0, world.text[-3000:] + daemon.text[-3000:]
         assert daemon.stop() == 0, daemon.text[-3000:]
     finally:
         daemon.kill()

@@ -39,6 +39,14 @@ def design(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "design.toml"
 
 
+@pytest.fixture(scope="module")
+def searched(design: Path) -> Path:
+    """The folder of the design's search, whichever test asks for it first."""
+    for command in ("train", "search"):
+        assert main(["nas", command, str(design)]) == 0
+    return design.with_suffix(".nas")
+
+
 def run(capsys: Capture, *args: object) -> str:
     status = main(["nas", *map(str, args)])
     out, err = capsys.readouterr()
@@ -101,11 +109,11 @@ def test_from_a_file_to_scores(design: Path, capsys: Capture, tmp_path: Path) ->
     assert (tmp_path / "front.png").stat().st_size > 1000
 
 
-def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, capsys: Capture, tmp_path: Path) -> None:
+def test_a_search_of_another_design_is_retrained_from_no_more(
+    design: Path, searched: Path, capsys: Capture, tmp_path: Path
+) -> None:
     out, other = tmp_path / "out", design.parent / "other.toml"
-    run(capsys, "train", design)
-    run(capsys, "search", design)
-    shutil.copytree(design.with_suffix(".nas"), out)
+    shutil.copytree(searched, out)
     other.write_text(TEXT.replace('preset = "small"', 'preset = "small"\nwidths = [16]'))
     wanted = f"search.jsonl: of another search than {other} asks for now: "
     for which in (("--pick", 0), ("--finalists", 1)):
@@ -129,7 +137,7 @@ def test_a_search_of_another_design_is_retrained_from_no_more(design: Path, caps
         (1, ("--finalists", 1), "no network keeps all limits: flops at most 1 (the least found is "),
     ):
         other.write_text(re.sub("at_most = [0-9.e]+", f"at_most = {most}", TEXT))
-        assert named in failed(capsys, 2, "retrain", other, *which, "--out", design.with_suffix(".nas"))
+        assert named in failed(capsys, 2, "retrain", other, *which, "--out", searched)
     journal = out / "search" / "search.jsonl"
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
     refused = failed(capsys, 2, "retrain", design, "--out", out)
@@ -357,11 +365,13 @@ def test_files_that_cannot_be_are_named(design: Path, capsys: Capture, tmp_path:
     assert "--genotype: found" in failed(capsys, 2, "space", "--genotype", tmp_path / "none.json")
 
 
-def test_what_is_missing_is_named_with_what_makes_it(design: Path, capsys: Capture, tmp_path: Path) -> None:
+def test_what_is_missing_is_named_with_what_makes_it(
+    design: Path, searched: Path, capsys: Capture, tmp_path: Path
+) -> None:
     assert "`trimtab nas train` makes one" in failed(capsys, 2, "search", design, "--out", tmp_path)
     assert "`trimtab nas search` makes one" in failed(capsys, 2, "retrain", design, "--out", tmp_path)
     (tmp_path / "search").mkdir()
-    journal = design.with_suffix(".nas") / "search" / "search.jsonl"
+    journal = searched / "search" / "search.jsonl"
     header, first = journal.read_bytes().splitlines(keepends=True)[:2]
     (tmp_path / "search" / "search.jsonl").write_bytes(header[:-1])
     assert "`trimtab nas search` makes one" in failed(capsys, 2, "retrain", design, "--finalists", 1, "--out", tmp_path)

@@ -114,7 +114,7 @@ def test_a_command_is_answered_by_the_daemon_and_sigterm_ends_it(study: Path, tm
                 )
                 assert (answered.returncode, said in answered.stdout) == (status, True), answered
             daemon.terminate()
-            assert daemon.wait(30) == 0, log.read_text()
+            assert daemon.wait(60) == 0, log.read_text()
         finally:
             daemon.kill()
             daemon.wait()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from controller.shell.sources import Poll, Record, Source
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Clock:

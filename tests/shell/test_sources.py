@@ -125,7 +125,7 @@ class Broker:
 
 
 def source_of(kind: Callable[..., Source], bootstrap: str, topic: str, **options: Any) -> Source:
-    settings = {"window_ms": 3_600_000, "idle_after_s": None, "refresh_s": 0.2, "answer_s": 5.0} | options
+    settings = {"window_ms": 3_600_000, "idle_after_s": None, "refresh_s": 0.2, "answer_s": 30.0} | options
     return kind(Kafka(bootstrap, topic), **settings)
 
 

@@ -93,7 +93,7 @@ class KafkaBroker:
         if not listens(self.port):
             return False
         try:
-            admin = KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=1000)
+            admin = KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=5000)
         except KafkaError:
             return False
         try:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tests.services.process import ServerProcess, free_port
 
-_START_S = 30.0
+_START_S = 90.0
 _STOP_S = 20.0
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tests.services.process import ServerProcess, free_port
 
-_START_S = 20.0
+_START_S = 60.0
 _STOP_S = 20.0
 
 

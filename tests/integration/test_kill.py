@@ -13,6 +13,7 @@ from tests.integration.sums import ledger_sums
 from tests.integration.topic import read_topic
 from tests.recount import read_ledger, recount
 from tests.services.kafka_broker import MakeTopic
+from tests.waiting import wait_until
 
 KILLS = 20
 WINDOWS = 72
@@ -40,16 +41,24 @@ def test_twenty_kills_change_no_sum(
         "--lockstep",
         *PATIENT,
     )
+
+    def gets_on() -> bool:
+        """Two windows a kill at least, or on a busy machine all kills would come before the first."""
+        return daemon.text.count(" window ") >= 2 * kills or not world.running
+
     try:
         daemon.wait_until_ready()
-        kills = 0
+        kills, ready = 0, True
         while world.running:
             if kills < KILLS:
+                if ready:
+                    wait_until(gets_on, "the daemon decides between kills", RUN_S)
                 time.sleep(rng.uniform(0.0, 0.4))  # the moment is meant to be any
                 daemon.kill()
                 kills += 1
                 daemon = DaemonProcess(study, tmp_path / "daemon.log", *run)
-                if rng.random() < 0.7:  # else it is killed again while it starts
+                ready = rng.random() < 0.7  # else it is killed again while it starts
+                if ready:
                     daemon.wait_until_ready()
             else:
                 assert world.wait(RUN_S) == 0, world.text[-3000:]

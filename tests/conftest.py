@@ -105,7 +105,8 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     need(kafka_service.missing())
-    broker = KafkaBroker(tmp_path_factory.mktemp("kafka") / "broker")
+    patient = {"broker.session.timeout.ms": "60000"}  # it is never killed; one held up for seconds keeps its partitions
+    broker = KafkaBroker(tmp_path_factory.mktemp("kafka") / "broker", properties=patient)
     broker.start()
     yield broker.bootstrap
     broker.stop()

@@ -1,6 +1,7 @@
 """Where rejected events go: a topic of their own, when the study names one."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
@@ -8,7 +9,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from controller.shell.connections import Kafka, no_topic
-from controller.shell.kafka_python import client_options, connect, said
+from controller.shell.kafka_python import RECONNECT, client_options, connect, said
 
 MAX_LETTERS = 10_000  # of a poll that are told one by one: some brokers store a thousand a second, and the poll waits
 MAX_CHUNK, MAX_CHUNK_BYTES = 1_000, 2**20  # letters to be stored at once: few enough for the time that a broker has
@@ -83,7 +84,10 @@ class KafkaDeadLetters:
         wait_ms = int(answer_s * 1000)
         self._address = client_options(kafka, password)
         self._options = self._address | {
+            **RECONNECT,
             "acks": "all",
+            # With it kafka-python waits for a producer's id for ever once a letter expired. A letter may come twice.
+            "enable_idempotence": False,
             "linger_ms": 5,
             "allow_auto_create_topics": False,
             "max_block_ms": wait_ms,
@@ -117,7 +121,8 @@ class KafkaDeadLetters:
     def close(self) -> None:
         """See `DeadLetters.close`."""
         if self._producer is not None:
-            self._producer.close(timeout=self._answer_s)
+            with suppress(KafkaError):  # what no broker took is told already, and read again by the next start
+                self._producer.close(timeout=self._answer_s)
             self._producer = None
 
     def _connected(self) -> Any:

@@ -2,13 +2,16 @@
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 
 from controller.shell.connections import Kafka
 from controller.shell.tls import Renewed, context, require_password
+
+# Kafka's own backoff grows to 30 s: so long after a broker's return a client would still be away.
+RECONNECT: Final = {"reconnect_backoff_ms": 50, "reconnect_backoff_max_ms": 2_000, "retry_backoff_ms": 100}
 
 
 def client_options(kafka: Kafka, password: str | None) -> dict[str, Any]:

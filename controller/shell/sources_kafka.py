@@ -10,7 +10,7 @@ from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionErr
 
 from controller.shell.connections import Kafka, no_topic
 from controller.shell.kafka_diagnosis import diagnosed
-from controller.shell.kafka_python import client_options, connect, said, topic_id, unread
+from controller.shell.kafka_python import RECONNECT, client_options, connect, said, topic_id, unread
 from controller.shell.sources import (
     ARROW,
     At,
@@ -43,7 +43,6 @@ _NEVER_BY_ITSELF: Final = {
     "auto_offset_reset": "none",  # an offset out of range is an error, never a silent jump
     "allow_auto_create_topics": False,
 }
-_RECONNECT: Final = {"reconnect_backoff_ms": 50, "reconnect_backoff_max_ms": 2_000, "retry_backoff_ms": 100}
 
 
 class KafkaSource:
@@ -73,7 +72,7 @@ class KafkaSource:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._kafka = kafka
-        self._options = {**client_options(kafka, password), **_FETCH, **_NEVER_BY_ITSELF, **_RECONNECT}
+        self._options = {**client_options(kafka, password), **_FETCH, **_NEVER_BY_ITSELF, **RECONNECT}
         self._options["metadata_max_age_ms"] = int(refresh_s * 1000)
         self._window_ms = window_ms
         self._idle_after_s = idle_after_s

@@ -269,6 +269,32 @@ def test_dead_letters_that_came_through_before_one_that_did_not_are_told(
     letters.close()
 
 
+def test_dead_letters_come_through_again_after_the_broker_was_away_for_longer_than_they_wait(
+    kafka_broker: MakeBroker,
+) -> None:
+    broker = kafka_broker()
+    broker.create_topic("letters", partitions=1)
+    letters = KafkaDeadLetters(Kafka(broker.bootstrap, "events"), "letters", answer_s=1.0)
+
+    def stores() -> bool:
+        try:
+            letters.send([DeadLetter(0, 1, "malformed", b"x")])
+        except DeadLettersUnavailable:
+            return False
+        return True
+
+    assert stores()
+    broker.pause()  # it takes a letter and does not answer
+    assert not stores()
+    broker.kill()
+    assert not stores()
+    broker.start()
+    wait_until(stores, "a letter is stored", 20)
+    broker.kill()
+    assert not stores()
+    letters.close()  # what is left in the client is no error
+
+
 def stored(bootstrap: str, topic: str) -> list[tuple[bytes, dict[str, bytes]]]:
     consumer: Any = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     consumer.assign([TopicPartition(topic, 0)])

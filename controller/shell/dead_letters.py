@@ -9,6 +9,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from controller.shell.connections import Kafka, no_topic
+from controller.shell.kafka_diagnosis import unreached
 from controller.shell.kafka_python import RECONNECT, client_options, connect, said
 
 MAX_LETTERS = 10_000  # of a poll that are told one by one: some brokers store a thousand a second, and the poll waits
@@ -131,9 +132,12 @@ class KafkaDeadLetters:
         return self._producer
 
     def _why(self, error: KafkaError) -> str:
-        """What keeps letters out: a topic that is not there is waited for until the producer's time is up."""
-        if isinstance(error, KafkaTimeoutError) and self._absent():
-            return no_topic(self._kafka, self._topic)
+        """What keeps letters out: of brokers that are away, or no topic, the producer tells that its time is up."""
+        if isinstance(error, KafkaTimeoutError):
+            if (away := unreached(self._kafka)) is not None:
+                return f"topic {self._topic!r} at {away}"
+            if self._absent():
+                return no_topic(self._kafka, self._topic)
         return f"topic {self._topic!r} at {self._kafka.bootstrap}: {said(error)}"
 
     def _absent(self) -> bool:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from operator import methodcaller
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import msgspec
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition, admin
 
 from controller.shell.connections import Kafka, no_topic
-from controller.shell.kafka_diagnosis import diagnosed
+from controller.shell.kafka_diagnosis import diagnosed, unreached
 from controller.shell.sources import ARROW, At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve, same
 from controller.shell.sources_standing import Newest, Standing
 from controller.shell.tls import context, require_password
@@ -187,7 +188,7 @@ class ConfluentSource:
             starts = self._ask(new, _EARLIEST, _ANSWER_S)
             self.log = same(self.log, self._id(_ANSWER_S))
         except KafkaException as error:
-            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {error}")
+            self._standing.silent(self._silence(error))
             return False
         if starts:
             self._consumer.incremental_assign([self._at(*position) for position in starts.items()])
@@ -199,9 +200,18 @@ class ConfluentSource:
         try:
             ends = self._ask(self._standing.positions, _LATEST, _ANSWER_S)
         except KafkaException as error:
-            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {error}")
+            self._standing.silent(self._silence(error))
         else:
             self._standing.answered(ends)
+
+    def _silence(self, error: KafkaException) -> str:
+        """Why no answer came. Of a topic that is gone the client may say what it says of brokers: no leader."""
+        gone = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT)
+        if error.args[0].code() in gone and unreached(self._kafka) is None:
+            with suppress(KafkaException):
+                if not self._partitions(_ANSWER_S):
+                    return no_topic(self._kafka, self._kafka.topic)
+        return f"no broker answers at {self._kafka.bootstrap}: {error}"
 
     def _partitions(self, timeout_s: float) -> set[int]:
         """Numbers of the topic's partitions; empty when there is no such topic."""

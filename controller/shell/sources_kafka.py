@@ -9,7 +9,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from controller.shell.connections import Kafka, no_topic
-from controller.shell.kafka_diagnosis import diagnosed
+from controller.shell.kafka_diagnosis import diagnosed, unreached
 from controller.shell.kafka_python import RECONNECT, client_options, connect, said, topic_id, unread
 from controller.shell.sources import (
     ARROW,
@@ -217,9 +217,17 @@ class KafkaSource:
         try:
             ends = self._consumer.end_offsets(self._all(), timeout_ms=_ANSWER_MS)
         except KafkaError as error:
-            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {said(error)}")
+            self._standing.silent(self._silence(error))
         else:
             self._standing.answered(_by_partition(ends))
+
+    def _silence(self, error: KafkaError) -> str:
+        """Why no answer came. A topic that is gone has no leader to ask, until the client's time is up."""
+        if unreached(self._kafka) is None:
+            with suppress(KafkaError):
+                if not self._consumer.partitions_for_topic(self._kafka.topic):
+                    return no_topic(self._kafka, self._kafka.topic)
+        return f"no broker answers at {self._kafka.bootstrap}: {said(error)}"
 
     def _lost(self, error: KafkaError) -> OffsetLost:
         """Which partition's position is outside its log, and that log's bounds where they can be had."""

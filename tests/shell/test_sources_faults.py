@@ -20,7 +20,7 @@ from controller.shell.dead_letters import DeadLetter, DeadLettersUnavailable, Ka
 from controller.shell.sources import Source, SourceUnavailable
 from controller.shell.sources_confluent import ConfluentSource
 from controller.shell.sources_kafka import KafkaSource
-from tests.services.kafka_broker import KafkaBroker, MakeBroker, MakeTopic
+from tests.services.kafka_broker import KafkaBroker, MakeBroker, MakeTopic, delete_topics
 from tests.services.process import free_port
 from tests.waiting import wait_until
 
@@ -137,6 +137,18 @@ def test_a_broker_that_hangs_holds_nobody_up(
     produce(broker.bootstrap, topic, b"two")
     wait_until(lambda: read.has(2), "the next record")
     assert read.values == [b"one", b"two"]
+
+
+@each_client
+def test_a_topic_that_is_gone_is_told_apart_from_a_broker_that_is(
+    kind: Callable[..., Source], broker: KafkaBroker, reader: Callable[..., Reader]
+) -> None:
+    topic = broker.create_topic(f"gone-{kind.__name__}", partitions=1)
+    read = reader(kind, topic)
+    produce(broker.bootstrap, topic, b"one")
+    wait_until(lambda: read.has(1), "the record")
+    delete_topics(broker.bootstrap, [topic])
+    wait_until(lambda: read.ails() and f"has no topic '{topic}'" in str(read.source.health()), "its absence is told")
 
 
 @each_client

@@ -5,7 +5,7 @@ import gzip
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ from controller.shell.kafka_python import client_options, connect
 from controller.shell.sources import ARROW
 
 ANSWER_S = 10.0
+STORED_S = 120.0  # how long a broker may be away before events are given up
 _NEW_TOPIC_S = 30
 
 
@@ -52,13 +53,22 @@ class Sink(Protocol):
 class KafkaSink:
     """A topic, made with `partitions` partitions when it does not exist. Raises `SinkFailed`."""
 
-    def __init__(self, kafka: Kafka, partitions: int, password: str | None = None, answer_s: float = ANSWER_S) -> None:
+    def __init__(
+        self,
+        kafka: Kafka,
+        partitions: int,
+        password: str | None = None,
+        answer_s: float = ANSWER_S,
+        stored_s: float = STORED_S,
+    ) -> None:
         self._topic, self._bootstrap = kafka.topic, kafka.bootstrap
+        self._answer_s, self._stored_s = answer_s, stored_s
         options = client_options(kafka, password)
         # Idempotent by default: a retry after a broker's restart neither repeats nor reorders.
         batching = {"acks": "all", "linger_ms": 20, "batch_size": 256 * 1024, "allow_auto_create_topics": False}
+        patience = {"delivery_timeout_ms": int(stored_s * 1000), "request_timeout_ms": int(stored_s / 4 * 1000)}
         try:
-            self._producer = connect(KafkaProducer, options | batching, answer_s)
+            self._producer = connect(KafkaProducer, options | batching | patience, answer_s)
         except KafkaError as error:
             raise SinkFailed(f"topic {self._topic!r}: no broker is of use: {diagnosed(kafka)}") from error
         try:
@@ -85,7 +95,8 @@ class KafkaSink:
     def flush(self) -> None:
         """See `Sink.flush`."""
         try:
-            self._producer.flush()
+            # Once events have expired, kafka-python's idempotent client waits for a new id, and for ever.
+            self._producer.flush(timeout=self._stored_s + self._answer_s)
             for future in self._sent:
                 if future.failed():
                     future.get(timeout=0)
@@ -95,7 +106,12 @@ class KafkaSink:
 
     def close(self) -> None:
         """See `Sink.close`."""
-        self._producer.close(timeout=ANSWER_S)
+        try:
+            self._producer.close(timeout=self._answer_s)
+        except KafkaError:  # it still holds what it cannot send, which is told: it is to let go of that first
+            vars(self._producer)["_sender"].force_close()
+            with suppress(KafkaError):
+                self._producer.close(timeout=self._answer_s)
 
     def _failed(self, error: Exception) -> SinkFailed:
         return SinkFailed(f"topic {self._topic!r} at {self._bootstrap}: {type(error).__name__}: {error}")

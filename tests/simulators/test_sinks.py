@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from kafka import KafkaConsumer, TopicPartition
 
 from controller.shell.connections import Kafka
 from simulators.sinks import KafkaSink, NdjsonSink, Sink, SinkFailed
-from tests.services.kafka_broker import MakeTopic
+from tests.services.kafka_broker import MakeBroker, MakeTopic
 from tests.services.process import free_port
+from tests.waiting import wait_until
 
 RECORDS = [b'{"n":%d}' % n for n in range(2_000)]
 Read = Callable[[int], list[bytes]]
@@ -76,6 +78,25 @@ def test_no_broker_is_an_error_that_names_the_address() -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(SinkFailed, match=f"topic 'events': no broker is of use: {address}: no connection"):
         KafkaSink(Kafka(address, "events"), 1, answer_s=0.3)
+
+
+def test_a_broker_that_is_away_for_too_long_is_an_error(kafka_broker: MakeBroker) -> None:
+    threads = threading.active_count()
+    broker = kafka_broker()
+    broker.create_topic("events", partitions=2)
+    sink = KafkaSink(Kafka(broker.bootstrap, "events"), 2, answer_s=1.0, stored_s=4.0)
+    sink.send(0, RECORDS[:10])
+    sink.flush()
+    broker.pause()  # it takes what comes and does not answer
+    sink.send(0, RECORDS[:10])
+    sink.send(1, [bytes(100_000)] * 12)
+    hang_up = threading.Timer(3.0, broker.kill)
+    hang_up.start()
+    with pytest.raises(SinkFailed, match="topic 'events' at 127"):
+        sink.flush()
+    hang_up.join()
+    sink.close()
+    wait_until(lambda: threading.active_count() <= threads, "the client's threads end")
 
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

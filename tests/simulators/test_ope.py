@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.ope import made_up, obp_values
 from simulators import ope
@@ -99,6 +100,47 @@ def test_what_the_log_never_shows_is_missed_and_moves_the_mean_weight() -> None:
     assert not about.enough
     assert ope.evaluate(log, np.array([[0.4, 0.6, 0.0]]))[1].enough
     assert not ope.weights(np.zeros(4000)).enough
+
+
+def test_intervals_are_trusted_where_enough_rows_count_with_a_mean_of_one_and_nothing_is_missed() -> None:
+    w = np.tile([0.5, 1.5], 200)
+    found = ope.weights(w, missed=0.01)
+    assert (found.n, found.mean, found.largest) == (400, 1.0, 1.5)
+    assert found.effective == pytest.approx(400**2 / (200 * (0.5**2 + 1.5**2)))
+    assert found.mean_se == pytest.approx(stats.sem(w))
+    assert found.enough
+    assert not ope.weights(w, missed=0.011).enough
+    assert not ope.weights(w[:100]).enough  # of 100 rows 80 count
+    assert [ope.weights(w * mean).enough for mean in (0.85, 0.95, 1.05, 1.15)] == [False, True, True, False]
+
+
+def test_a_self_normalised_estimate_has_the_jackknife_s_error_whatever_the_weights_add_up_to() -> None:
+    rng = np.random.default_rng(4)
+    w, r = rng.gamma(2.0, 0.5, 3000), rng.binomial(1, 0.3, 3000).astype(float)
+    left_out = ((w * r).sum() - w * r) / (w.sum() - w)
+    for scale in (1.0, 3.0):
+        found = ope.snips(r, scale * w)
+        assert found.value == pytest.approx(float(np.average(r, weights=w)))
+        assert found.se == pytest.approx(np.sqrt(2999 * np.var(left_out)), rel=0.01)
+
+
+def test_what_a_policy_does_and_misses_by_hand() -> None:
+    log = Log(np.zeros(4), np.full(4, 0.5), np.array([0, 1, 0, 1]), np.array([0, 0, 0, 1]), 3, 3)
+    target = np.array([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+    assert ope.missed(log, target) == pytest.approx((3 * 0.25 + 0.7) / 4)
+    assert ope.evaluate(log, target)[1].missed == ope.missed(log, target)
+    expected = [[2 / 3, 1 / 3, 0.0], [0.0, 1.0, 0.0], [1 / 3, 1 / 3, 1 / 3]]
+    assert ope.allocation(log) == pytest.approx(np.array(expected))
+
+
+def test_an_interval_is_as_wide_as_its_level_asks_and_of_one_row_without_end() -> None:
+    log, target, _ = bandit(6)
+    for each in ope.evaluate(log, target, level=0.5)[0]:
+        assert (each.high - each.value, each.value - each.low) == pytest.approx([stats.norm.ppf(0.75) * each.se] * 2)
+    one = Log(np.ones(1), np.full(1, 0.5), np.zeros(1, np.int64), np.zeros(1, np.int64), 2, 1)
+    found, _ = ope.evaluate(one, np.array([[0.25, 0.75]]))
+    assert [each.value for each in found[:2]] == [0.5, 1.0]
+    assert [(each.low, each.high) for each in found] == [(-np.inf, np.inf)] * 3
 
 
 def test_a_rows_own_reward_does_not_predict_it() -> None:

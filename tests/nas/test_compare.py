@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import stats
 
 from nas.compare import bootstrap_statistic, paired_gap
 from nas.encoding import Coded
@@ -15,6 +17,36 @@ def test_no_difference_is_claimed_about_as_often_as_said() -> None:
         first, second = (hard + effect + rng.normal(0, 0.1, (5, 400)) for effect in seeds)
         claimed += paired_gap(first, second).claimed
     assert 4 <= claimed <= 19  # of 200: 5 % within three standard errors
+
+
+def test_of_one_training_each_the_interval_is_that_of_a_paired_t_test() -> None:
+    rng = np.random.default_rng(7)
+    first, second = rng.exponential(1.0, (2, 1, 12))
+    found = paired_gap(first, second)
+    expected = stats.ttest_rel(first[0], second[0]).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    again = paired_gap(second, first)
+    assert (again.low, again.mean, again.high) == pytest.approx((-found.high, -found.mean, -found.low))
+
+
+def test_where_rows_differ_alike_the_interval_is_welch_s_over_seeds() -> None:
+    """By weight, each seed is better on rows of its own, which cancels over the seeds of a model."""
+    rng = np.random.default_rng(8)
+    hard, weight = rng.exponential(1.0, 30), rng.gamma(1.0, 1.0, 30)
+    own = rng.standard_normal((2, 30))
+    first = hard + rng.normal(0.0, 0.1, (2, 1)) + np.outer([1.0, -1.0], own[0])
+    second = hard + rng.normal(0.5, 1.0, (5, 1)) + np.outer([1.0, -2.0, 0.5, 0.25, 0.25], own[1])
+    found = paired_gap(first, second, weight)
+    means = [np.average(model, axis=1, weights=weight) for model in (first, second)]
+    expected = stats.ttest_ind(*means, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_between_equals_nothing_is_claimed() -> None:
+    losses = np.random.default_rng(9).random((3, 20))
+    losses[1:] = losses[0]
+    gap = paired_gap(losses, losses)
+    assert (gap.low, gap.mean, gap.high, gap.claimed) == (0.0, 0.0, 0.0, False)
 
 
 def test_pairing_finds_a_gap_that_lies_below_the_rows_own_noise() -> None:
@@ -67,6 +99,8 @@ def test_a_gap_over_people_is_as_sure_as_people_differ() -> None:
     by_person, by_row = np.mean(told, axis=0)
     assert by_person == pytest.approx(np.std(gaps), rel=0.1)
     assert by_row < by_person / 2
+    numbered = paired_gap(first, second, group=7 * person + 3)
+    assert (numbered.low, numbered.high) == pytest.approx((gap.low, gap.high), rel=1e-12)
     alone = paired_gap(first, second, group=np.arange(len(person))[::-1])
     assert alone.high == pytest.approx(paired_gap(first, second).high)
 
@@ -75,7 +109,27 @@ def test_the_interval_of_a_mean_is_that_of_theory() -> None:
     values = np.random.default_rng(1).normal(3.0, 1.0, 500)
     gap = bootstrap_statistic(lambda index: float(values[index].mean()), 500)
     half = 1.96 * values.std() / np.sqrt(500)
-    assert (gap.low, gap.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+    assert (gap.low, gap.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+
+
+def test_of_a_statistic_that_some_draws_do_not_have_the_others_tell() -> None:
+    values = np.random.default_rng(3).normal(3.0, 1.0, 60)
+
+    def first_sixth(index: NDArray[np.int64]) -> float:
+        return float(values[index].mean()) if (index == 0).any() else float("nan")
+
+    gap, other = (bootstrap_statistic(first_sixth, 60, seed) for seed in (1, 2))
+    assert gap.mean == other.mean == values.mean()
+    assert (gap.low, gap.high) != (other.low, other.high)
+    assert gap.low < gap.mean < gap.high
+    few: list[int] = []
+
+    def counted(index: NDArray[np.int64]) -> float:
+        few.append(len(index))
+        return 0.0
+
+    bootstrap_statistic(counted, 60, draws=10)
+    assert few == [60] * 11
 
 
 def test_a_head_that_hardly_any_test_row_has_has_no_gap() -> None:

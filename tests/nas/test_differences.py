@@ -21,3 +21,25 @@ def test_every_field_that_differs_is_named_by_its_key() -> None:
 
 def test_a_field_that_no_key_tells_of_keeps_its_name() -> None:
     assert differences(Recipe(epochs=1), Recipe(epochs=2), {"drop": "x"}) == "epochs was 1, is 2"
+
+
+class Part(msgspec.Struct):
+    size: int = 1
+
+
+class Whole(msgspec.Struct):
+    part: Part | None = None
+    name: str | None = None
+
+
+def test_a_part_that_is_new_or_gone_is_told_whole_and_nothing_as_null() -> None:
+    some, none = Whole(Part(2), "a"), Whole()
+    assert differences(none, some, {}) == 'part was null, is {"size":2}; name was null, is "a"'
+    assert differences(some, none, {}) == 'part was {"size":2}, is null; name was "a", is null'
+
+
+def test_of_keys_the_first_that_a_place_begins_with_counts() -> None:
+    before, after = Whole(Part(1)), Whole(Part(2))
+    assert differences(before, after, {"size": "x", "part.": "the first's ", "part": "second"}) == (
+        "the first's size was 1, is 2"
+    )

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import rel_entr
 
-from nas.metrics import auc, calibration_error, head_metrics, row_kl
+from nas.metrics import BINS, EDGE, auc, calibration_error, head_metrics, row_kl, row_logloss
 
 
 @given(st.integers(0, 10_000))
@@ -23,6 +24,38 @@ def test_a_row_of_weight_three_counts_as_three() -> None:
     assert (counted.auc, counted.logloss) == pytest.approx((repeated.auc, repeated.logloss))
     one, seven = weight.astype(float), 7.0 * weight.astype(float)
     assert calibration_error(q, y, one) == pytest.approx(calibration_error(q, y, seven))
+
+
+def test_every_metric_is_of_observed_rows_and_by_their_weight() -> None:
+    """One in three rows is not observed; a row of weight 2 tells what two rows of weight 1 do."""
+    rng = np.random.default_rng(2)
+    q, p, weight = rng.random(90), rng.random(90), rng.integers(0, 3, 90)
+    y = np.where(rng.random(90) < 1 / 3, np.nan, rng.integers(0, 2, 90))
+    found = head_metrics("click", q, y, p, weight.astype(float))
+    seen = np.flatnonzero(~np.isnan(y))
+    rows = np.repeat(seen, weight[seen])
+    assert (found.rows, found.positives) == (len(seen), np.nansum(y))
+    pairs = q[rows][y[rows] == 1][:, None] - q[rows][y[rows] == 0]
+    assert found.auc == pytest.approx((pairs > 0).mean())
+    assert found.logloss == pytest.approx(-np.log(np.where(y == 1, q, 1 - q)[rows]).mean())
+    assert found.calibration == pytest.approx(q[rows].sum() / y[rows].sum())
+    assert found.kl == pytest.approx((rel_entr(p, q) + rel_entr(1 - p, 1 - q))[rows].mean())
+    ranked = seen[np.argsort(q[seen])]
+    off = [abs((weight * (q - y))[bin_].sum()) for bin_ in np.array_split(ranked, BINS)]
+    assert found.calibration_error == pytest.approx(sum(off) / len(rows))
+    p[seen[5]] = np.nan
+    assert head_metrics("click", q, y, p, weight.astype(float)).kl is None
+
+
+def test_where_only_one_answer_was_observed_there_is_no_auc() -> None:
+    for y in (np.zeros(4), np.ones(4)):
+        assert head_metrics("click", np.array([0.1, 0.2, 0.3, 0.4]), y, y, np.ones(4)).auc is None
+
+
+def test_probabilities_of_0_and_1_are_taken_as_nearly_so() -> None:
+    sure = np.array([0.0, 1.0])
+    assert row_logloss(sure, 1.0 - sure) == pytest.approx([-np.log(EDGE)] * 2)
+    assert row_kl(1.0 - sure, sure) == pytest.approx([np.log(1 / EDGE)] * 2, rel=1e-5)
 
 
 def test_a_calibrated_forecast_has_no_error_and_a_doubled_one_half_the_rate() -> None:

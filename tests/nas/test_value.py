@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.metrics import auc
-from nas.value import FLOOR, ValueModel, loss_weights, value_captured, value_gauc
+from nas.value import FLOOR, Form, ValueModel, loss_weights, value_captured, value_gauc
 
 RATES = np.array([0.46, 0.0185, 0.0005])
 
@@ -28,6 +28,13 @@ def test_weights_are_floored_of_mean_one_and_never_negative(weights: list[float]
     found = loss_weights(ValueModel(form, tuple(weights)), RATES)  # type: ignore[arg-type]
     assert found.mean() == pytest.approx(1.0)
     assert (found >= FLOOR - 1e-12).all()
+
+
+def test_what_the_floor_takes_from_a_head_may_bring_it_down_to_the_floor_too() -> None:
+    """Of mean 1 the weights would be 0, .0501 and 2.9499: the floor of the first leaves the second .0493."""
+    raw = np.sqrt([0.0, 0.0501, 2.9499])
+    found = loss_weights(ValueModel("linear", tuple(raw)), np.full(3, 0.5), floor=0.05)
+    assert found == pytest.approx([0.05, 0.05, 2.9])
 
 
 def test_the_weights_are_those_by_which_cross_entropy_is_the_value_error() -> None:
@@ -71,16 +78,24 @@ def test_the_truth_captures_all_and_noise_none(seed: int) -> None:
     assert abs(value_captured(rng.random(4000), true, request, 5).mean()) < 0.12
 
 
+def test_requests_of_as_many_rows_as_are_taken_tell_nothing() -> None:
+    rng = np.random.default_rng(6)
+    request, value = np.repeat(np.arange(300, dtype=np.uint64), 7), rng.random(2100)
+    assert not len(value_captured(rng.random(2100), value, request, 7))
+    assert len(value_captured(rng.random(2100), value, request, 6)) == 300
+
+
 def test_rows_that_are_predicted_alike_are_taken_in_any_order() -> None:
     rng = np.random.default_rng(5)
     true, predicted = np.sort(rng.random(9))[::-1], np.array([2, 1, 1, 1, 1, 0, 0, 3, 0]) / 7
     request = np.zeros(9, np.uint64)
     orders = [rng.permutation(9) for _ in range(4000)]
-    drawn = [np.argsort(-predicted[order], kind="stable")[:3] for order in orders]
-    best = np.mean([true[order][few].mean() for order, few in zip(orders, drawn, strict=True)])
-    share = (best - true.mean()) / (true[:3].mean() - true.mean())
-    for order in orders[:3]:
-        assert value_captured(predicted[order], true[order], request, 3) == pytest.approx([share], abs=0.02)
+    for k in (3, 5):  # as many as tie, or fewer, and more
+        drawn = [np.argsort(-predicted[order], kind="stable")[:k] for order in orders]
+        best = np.mean([true[order][few].mean() for order, few in zip(orders, drawn, strict=True)])
+        share = (best - true.mean()) / (true[:k].mean() - true.mean())
+        for order in orders[:3]:
+            assert value_captured(predicted[order], true[order], request, k) == pytest.approx([share], abs=0.02)
     assert value_captured(np.full(9, 0.5), true, request, 3) == pytest.approx([0.0])
 
 
@@ -97,6 +112,9 @@ def test_gauc_against_pairs_one_by_one() -> None:
                 right += gap * (0.5 if predicted[i] == predicted[j] else float(predicted[i] > predicted[j]))
     assert value_gauc(predicted, realised, request) == pytest.approx(right / total)
     assert np.isnan(value_gauc(predicted, np.ones(60), request))
+    nothing = np.empty(0)
+    assert np.isnan(value_gauc(nothing, nothing, nothing.astype(np.uint64)))
+    assert not len(value_captured(nothing, nothing, nothing.astype(np.uint64), 2))
 
 
 def test_a_long_request_is_compared_in_little_memory() -> None:
@@ -115,3 +133,13 @@ def test_values_of_both_forms() -> None:
     q = np.array([[0.5, 0.25]])
     assert ValueModel("linear", (1.0, -2.0)).of(q) == pytest.approx([0.0])
     assert ValueModel("power", (1.0, 0.5)).of(q) == pytest.approx([0.25])
+    nothing = np.array([[0.0, 0.25]])  # counts as 1e-9, as in serving
+    assert ValueModel("power", (-1.0, 0.5)).of(nothing) == pytest.approx([0.5e9])
+
+
+def test_heads_whose_labels_are_all_alike_have_weights_too() -> None:
+    forms: tuple[Form, ...] = ("linear", "power")
+    for form in forms:
+        found = loss_weights(ValueModel(form, (1.0, 1.0, 1.0)), np.array([0.0, 0.5, 1.0]))
+        assert np.isfinite(found).all()
+        assert found.min() == pytest.approx(FLOOR)

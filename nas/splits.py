@@ -113,7 +113,7 @@ def hashed(column: pa.ChunkedArray) -> NDArray[np.uint64]:
     table = np.array(
         [xxhash.xxh64_intdigest(str(value).encode()) for value in distinct.dictionary.to_pylist()], np.uint64
     )
-    return table[np.asarray(distinct.indices)] if len(table) else np.zeros(0, np.uint64)
+    return np.asarray(table[np.asarray(distinct.indices)])
 
 
 def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,15 +1,16 @@
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nas.evolution import Evaluated, Limit, Rules, Sizes, _chosen, _order, _Round, front, proposed
+from nas.evolution import Evaluated, Limit, Rules, Sizes, _chosen, _order, _Round, _size_excess, front, proposed, within
 from nas.genotype import Genotype, digest
 from nas.pareto import crowding, dominated, ranks
-from nas.space import FULL, SMALL, Space, misfits
+from nas.space import FULL, SMALL, Space, drawn, misfits
 from tests.nas.networks import genotype
 
 
@@ -101,6 +102,92 @@ def test_the_old_die_however_fit() -> None:
         assert _chosen(now, np.random.default_rng(seed)) == found[4].genotype
 
 
+def evaluated(*points: tuple[float, float]) -> list[Evaluated]:
+    """Networks of these losses and FLOPs, all different."""
+    return [
+        Evaluated(i, genotype(i, SMALL), value, Sizes(flops, 1, None), 0, 0.0)
+        for i, (value, flops) in enumerate(points)
+    ]
+
+
+def test_the_fittest_are_within_the_limits_then_on_the_first_front_and_where_it_is_thin() -> None:
+    rules = Rules(limits=(Limit("flops", 10.0),))
+    # On the front 5 and 4 are the ends; the others have .45 + .70, .55 + .30 and .36 + .47 of its extent beside them.
+    points = [(0.5, 5.0), (0.1, 9.0), (0.3, 6.0), (0.05, 20.0), (0.04, 12.0), (0.9, 1.0), (0.95, 2.0)]
+    found = evaluated(*points)
+    assert np.argsort(_order(rules, found)).tolist() == [5, 0, 1, 2, 6, 4, 3]
+    assert [one.index for one in front(rules, found)] == [1, 2, 0, 5]
+    assert [one.index for one in within(rules, found)] == [0, 1, 2, 5, 6]
+
+
+def test_without_a_latency_no_limit_on_it_is_kept() -> None:
+    assert within(Rules(limits=(Limit("latency_ms", 1e9),)), evaluated((0.5, 5.0))) == []
+
+
+def test_by_how_much_limits_are_exceeded_is_relative_to_them_and_adds_up() -> None:
+    rules = Rules(limits=(Limit("flops", 10.0), Limit("loss", 0.1)))
+    found = evaluated((0.4, 1.0), (0.1, 35.0), (0.2, 25.0), (0.3, 14.0))  # 3, 2.5, 1 + 1.5 and 2 + .4 over
+    assert np.argsort(_order(rules, found)).tolist() == [3, 1, 2, 0]
+    several = Rules(limits=(Limit("flops", 10.0), Limit("loss", 0.1), Limit("parameters", 4.0)))
+    assert _size_excess(several, Sizes(25.0, 6, None)) == pytest.approx(1.5 + 0.5)
+    assert _size_excess(several, Sizes(5.0, 4, None)) == 0.0
+
+
+def genes(found: Genotype) -> list[object]:
+    return [getattr(block, name) for block in found.blocks for name in block.__struct_fields__] + [
+        found.embedding, found.norm, found.numeric
+    ]  # fmt: skip
+
+
+def least_apart(child: Genotype, parents: list[Evaluated]) -> int:
+    """In how many genes it differs from the nearest of these."""
+    return min(sum(a != b for a, b in zip(genes(child), genes(one.genotype), strict=True)) for one in parents)
+
+
+def test_a_child_is_one_gene_from_a_living_parent_or_from_a_mixture_of_two() -> None:
+    found = evaluated(*((1.0 - 0.01 * i, 1.0) for i in range(12)))
+    for crossover in (0.0, 1.0):
+        rules = Rules(population=4, tournament=1, crossover=crossover)
+        children = proposed(rules, SMALL, found, 30, 0, sizes)
+        apart = np.array([least_apart(child, found[-4:]) for child in children])
+        assert apart.min() >= 1
+        assert (apart.max() == 1) == (crossover == 0.0)
+        if crossover:
+            of_any = [{str(gene) for gene in genes(one.genotype)} for one in found[-4:]]
+            foreign = [sum(str(gene) not in set().union(*of_any) for gene in genes(child)) for child in children]
+            assert max(foreign) <= 1
+            assert np.mean(apart > 1) > 0.5
+
+
+def test_the_first_of_a_population_and_what_is_random_ignore_what_was_found() -> None:
+    one, other = evaluated(*[(0.5, 1.0)] * 6), evaluated(*[(0.5, 1.0)] * 12)[6:]
+    for rules in (Rules(method="random", population=2), Rules(population=7)):
+        assert proposed(rules, SMALL, one, 1, 3, sizes) == proposed(rules, SMALL, other, 1, 3, sizes)
+    full = Rules(population=6)
+    assert proposed(full, SMALL, one, 1, 3, sizes) != proposed(full, SMALL, other, 1, 3, sizes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_where_nothing_keeps_the_limits_the_nearest_of_many_is_proposed(method: Literal["evolution", "random"]) -> None:
+    rules = Rules(method=method, known=0.0, limits=(Limit("flops", 1e-3),))
+    rng = np.random.default_rng(0)
+    usual = [sizes(drawn(SMALL, rng)).flops for _ in range(400)]
+    assert max(sizes(child).flops for child in proposed(rules, SMALL, [], 4, 0, sizes)) <= np.quantile(usual, 0.1)
+
+
+def test_of_a_space_that_has_been_searched_through_any_is_proposed() -> None:
+    one = Space(
+        blocks=1, widths=(8,), rows=(4,), predecessors=1, embeddings=(4,), norms=("none",), numeric=(False,),
+        dense=("fc",), sparse=("efc",), mergers=(),
+    )  # fmt: skip
+    children = proposed(Rules(), one, [], 3, 0, sizes)
+    assert len({digest(child) for child in children}) == 1
+    assert not misfits(children[0], one)
+    three = msgspec.structs.replace(one, widths=(8, 16, 32))
+    for seed in range(6):
+        assert len({digest(child) for child in proposed(Rules(), three, [], 3, seed, sizes)}) == 3
+
+
 def test_limits_bind_what_is_proposed_and_what_is_on_the_front() -> None:
     rules = Rules(population=16, tournament=5, children=4, limits=(Limit("flops", 40.0),))
     found = searched(rules, 80)
@@ -127,6 +214,13 @@ def test_what_is_proposed_depends_on_seed_and_past_alone() -> None:
     assert first == again != other
 
 
+def test_children_are_the_same_in_rounds_of_any_size_where_nothing_is_learned() -> None:
+    rules = Rules(method="random")
+    first = proposed(rules, SMALL, [], 4, 0, sizes)
+    found = [Evaluated(i, one, 0.5, sizes(one), 0, 0.0) for i, one in enumerate(first)]
+    assert proposed(rules, SMALL, [], 8, 0, sizes) == first + proposed(rules, SMALL, found, 4, 0, sizes)
+
+
 @given(st.integers(0, 50))
 def test_the_front_is_what_nothing_dominates(seed: int) -> None:
     found = [
@@ -142,5 +236,14 @@ def test_the_front_is_what_nothing_dominates(seed: int) -> None:
 def test_rules_that_cannot_work_are_refused() -> None:
     with pytest.raises(ValueError, match="loss among them"):
         Rules(objectives=("flops",))
-    with pytest.raises(ValueError, match=r"search\.population: found 0; expected 1 or more"):
-        Rules(population=0)
+    with pytest.raises(ValueError, match=r"found loss, loss; expected each once"):
+        Rules(objectives=("loss", "loss"))
+    for name in ("population", "tournament", "children"):
+        zero: dict[str, Any] = {name: 0}
+        with pytest.raises(ValueError, match=rf"search\.{name}: found 0; expected 1 or more"):
+            Rules(**zero)
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=r"search\.known: found .*; expected a share, 0 to 1"):
+            Rules(known=share)
+    with pytest.raises(ValueError, match="at_most: found 0"):
+        Limit("flops", 0)

@@ -1,14 +1,18 @@
 """FLOPs against counts made by hand, per row: 2 per multiply-add, 1 per elementwise result."""
 
+from collections.abc import Callable
+from math import prod
+
 import msgspec
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas.baselines import NAMES, Baseline, Name, built
 from nas.genotype import Block, Genotype, Operator
 from nas.network import Network
-from nas.trace import UnknownOperator, costs, trace
+from nas.trace import Traced, UnknownOperator, costs, is_table, trace
 from nas.weights import Inputs
 from tests.nas.networks import features
 
@@ -120,6 +124,114 @@ def test_the_trace_says_which_operand_is_a_weight() -> None:
     products = [op for op in found if op.kind == "matmul"]
     assert all(any(op.static) for op in linear)
     assert any(not any(op.static) for op in products)  # attention: both operands are activations
+
+
+class Calls(nn.Module):
+    """A function, as a model."""
+
+    def __init__(self, of: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, *given: Tensor) -> Tensor:
+        return self.of(*given)
+
+
+def only(of: Callable[..., Tensor], *shapes: tuple[int, ...]) -> Traced:
+    """The one operator that a function runs on random operands of these shapes."""
+    (found,) = trace(Calls(of), [torch.rand(shape) for shape in shapes])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("of", "shapes", "kind"),
+    [
+        (torch.mm, ((3, 4), (4, 5)), "linear"),
+        (torch.addmm, ((5,), (3, 4), (4, 5)), "linear"),
+        (torch.bmm, ((2, 3, 4), (2, 4, 5)), "matmul"),
+        (torch.baddbmm, ((2, 3, 5), (2, 3, 4), (2, 4, 5)), "matmul"),
+    ],
+)
+def test_products_are_what_torch_counts_and_a_bias_one_more_a_result(
+    of: Callable[..., Tensor], shapes: tuple[tuple[int, ...], ...], kind: str
+) -> None:
+    given = [torch.rand(shape) for shape in shapes]
+    with FlopCounterMode(display=False) as counted:
+        result = of(*given)
+    found = only(of, *shapes)
+    bias = result.numel() if len(shapes) == 3 else 0
+    assert (found.kind, found.result) == (kind, tuple(result.shape))
+    assert found.flops == counted.get_total_flops() + bias
+
+
+def _batch_norm(x: Tensor) -> Tensor:
+    return torch.native_batch_norm(x, None, None, torch.zeros(7), torch.ones(7), False, 0.1, 1e-5)[0]
+
+
+def _batch_norm_of_inference(x: Tensor) -> Tensor:
+    zeros, ones = torch.zeros(7), torch.ones(7)
+    return torch.ops.aten._native_batch_norm_legit_no_training(x, None, None, zeros, ones, 0.1, 1e-5)[0]
+
+
+@pytest.mark.parametrize(
+    ("of", "passes", "kind"),
+    [
+        (lambda x: nn.functional.layer_norm(x, (7,)), 8, "normalise"),
+        (_batch_norm, 4, "normalise"),
+        (_batch_norm_of_inference, 4, "normalise"),
+        (lambda x: x.softmax(dim=1), 5, "softmax"),
+        (lambda x: x.sum(dim=1), 1, "reduce"),
+        (lambda x: x.mean(dim=1), 1, "reduce"),
+        (lambda x: x.amax(dim=1), 1, "reduce"),
+        (lambda x: x.max(dim=1)[0], 1, "reduce"),
+        (lambda x: torch.linalg.vector_norm(x, dim=1), 2, "reduce"),
+        (lambda x: x.relu(), 1, "elementwise"),
+        (lambda x: x.t().contiguous(), 0, "move"),
+    ],
+)
+def test_what_reduces_or_normalises_passes_over_what_it_reads(
+    of: Callable[..., Tensor], passes: int, kind: str
+) -> None:
+    found = trace(Calls(of), [torch.rand(5, 7)])
+    assert [op.kind for op in found if op.kind != "move" or not passes] == [kind]
+    assert sum(op.flops for op in found) == passes * 5 * 7
+
+
+def test_what_is_broadcast_counts_by_its_result() -> None:
+    assert only(torch.add, (5, 1), (1, 7)).flops == 5 * 7
+    assert only(torch.addcmul, (5, 7), (5, 1), (1, 7)).flops == 3 * 5 * 7
+
+
+class Gated(nn.Module):
+    """A buffer and a weight, of which what is dropped in training is none of inference's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.rand(4))
+        self.weight = nn.Parameter(torch.rand(4))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(x * self.scale) * self.weight + x
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_inference_is_traced_whatever_the_mode_and_buffers_are_static_too(training: bool) -> None:
+    model = Gated().train(training)
+    found = trace(model, [torch.rand(3, 4)])
+    assert [(op.name, op.static) for op in found] == [
+        ("mul", (False, True)),
+        ("mul", (False, True)),
+        ("add", (False, False)),
+    ]
+    assert all(op.operands[1] == ((4,) if op.name == "mul" else (3, 4)) for op in found)
+    assert model.training == model.dropout.training == training
+    assert costs(model, [torch.rand(3, 4)]).flops == 3 * prod((4,))
+
+
+def test_a_table_is_a_parameter_of_that_name() -> None:
+    names = ("table", "rows.table", "timetable", "table.weight", "rows.timetable")
+    assert [is_table(name) for name in names] == [True, True, False, False, False]
 
 
 def test_an_unknown_operator_is_an_error() -> None:

@@ -140,13 +140,12 @@ def _arrays(table: pa.Table, signals: tuple[str, ...], path: Path) -> RankingLog
 
 def _refuse_gaps(path: Path, position: NDArray[np.float32], requests: Sequence[str]) -> None:
     """What was shown must stand at the places 0, 1, ...: a page's end is the last of them."""
-    shown = np.sort(np.where(position < 0.0, np.inf, position), axis=1)
+    shown = np.sort(np.where(position == -1.0, np.inf, position), axis=1)
     places = np.isfinite(shown)
     wrong = (places & ((shown != np.arange(shown.shape[1])) | (shown > MOST_PLACES))).any(axis=1)
-    wrong |= (position < -1.0).any(axis=1)
     if wrong.any():
         at = int(wrong.argmax())
-        found = ", ".join(f"{place:g}" for place in shown[at][np.isfinite(shown[at])][:6])
+        found = ", ".join(f"{place:g}" for place in shown[at][places[at]][:6])
         raise NotRankable(
             f"{path}: request {requests[at]!r}: found positions {found}; expected 0, 1, 2, ... at most {MOST_PLACES}"
         )
@@ -188,7 +187,7 @@ def fitted(log: RankingLog) -> Fitted:
         raise NotRankable(f"the log shows too little of segment {seldom[0]!r} to learn from: too few requests or units")
     B = np.concatenate((_slopes(xx, xy[..., :-1], K), _slopes(oo, ol, K)), axis=2)
     m = sums / np.maximum(count, 1.0)
-    m[:, :, -1, -1] = m[:, :, :-1, -1].mean(axis=2) if places > 1 else 0.0  # whether people stay after the last place
+    m[:, :, -1, -1] = m[:, :, :-1, -1].mean(axis=2)  # whether people stay after the last place
     cells = np.bincount(log.group * shape[1] + log.segment, minlength=GROUPS * shape[1]).reshape(shape)
     return Fitted(B, m, (cells.sum(axis=0) - cells).astype(np.float64))
 
@@ -287,10 +286,13 @@ def _ratios(found: Mapping[str, Floats], metrics: Sequence[Metric]) -> dict[str,
 
 
 def vectors(weights: tuple[Weight, ...], n: int, seed: int = 0) -> list[Floats]:
-    """So many vectors by a Sobol net: half of them within a quarter of each side around the baseline."""
+    """So many vectors by a Sobol net: the first half of them within a quarter of each side around the baseline.
+
+    Halves of a net are nets; of every second point some coordinate is always small, or always large.
+    """
     space = Space(weights)
     net = qmc.Sobol(space.d, rng=np.random.default_rng(seed)).random_base2((n - 1).bit_length())[:n]
-    near = np.arange(n) % 2 == 0
+    near = slice((n + 1) // 2)
     net[near] = np.clip(space.baseline_unit + NEAR * (2.0 * net[near] - 1.0), 0.0, 1.0)
     return list(space.to_theta(net))
 

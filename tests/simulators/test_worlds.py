@@ -4,11 +4,29 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.core.space import Space
+from controller.core.estimate import Metric
+from controller.core.safety import Guardrail
+from controller.core.space import Space, Weight
 from simulators.catalog import WORLDS, world_named
 from simulators.handmade import AA, FEED, TENURE
 from simulators.optimum import best_feasible
-from simulators.worlds import HOUR_MS, Floats, World, gain, hour_of, margins, true_change, volume
+from simulators.worlds import (
+    HOUR_MS,
+    Floats,
+    Quantity,
+    Season,
+    World,
+    component_levels,
+    gain,
+    hour_of,
+    margins,
+    rate_changes,
+    recalibrated,
+    traffic,
+    true_change,
+    volume,
+    weekday_of,
+)
 
 ALL_WORLDS = pytest.mark.parametrize("world", list(WORLDS.values()), ids=list(WORLDS))
 
@@ -38,6 +56,74 @@ def test_a_chain_of_quantities_multiplies() -> None:
     clicks = -0.03 * x - 0.06 * x**2
     assert change["ctr"] == pytest.approx(np.expm1(clicks))
     assert change["watch"] == pytest.approx(np.expm1(0.02 * x + clicks + 0.38 * x - 0.34 * x**2))
+
+
+SMALL = World(
+    name="small",
+    summary="",
+    weights=(Weight("a", 0.1, 10.0, 1.0, "log"), Weight("b", -1.0, 3.0, 0.5)),
+    quantities=(
+        Quantity("impressions", "count", 10.0, response={("b",): 0.2}),
+        Quantity("clicks", "part", 0.1, of="impressions", response={("a", "b"): 0.5}, tilts={"new": {("a",): -0.3}}),
+        Quantity("watch_s", "amount", 30.0, of="clicks", tilts={"new": {(): 0.7, ("b",): 0.1}}),
+    ),
+    visits={("a",): 0.1},
+    metrics=(Metric("ctr", "clicks", "impressions"), Metric("watch", "watch_s", "buckets")),
+    objective={"watch": 2.0},
+    guardrails=(Guardrail("ctr", min_change=-0.02), Guardrail("watch", max_change=0.3)),
+    segments={"new": 0.25, "old": 0.75},
+)
+
+
+def test_a_world_of_two_weights_by_hand() -> None:
+    """A log coordinate and a linear one, terms of a segment's own, and one that is there at the baseline."""
+    a, b = np.log(2.0) / np.log(100.0), (1.5 - 0.5) / 4.0
+    theta = np.array([2.0, 1.5])
+    new = [0.1 * a, 0.2 * b, 0.5 * a * b - 0.3 * a, 0.7 + 0.1 * b]
+    old = [0.1 * a, 0.2 * b, 0.5 * a * b, 0.0]
+    assert rate_changes(SMALL, theta, "new") == pytest.approx(new)
+    assert rate_changes(SMALL, {"all": SMALL.baseline, "old": theta}, "old") == pytest.approx(old)
+    assert rate_changes(SMALL, {"all": theta, "old": SMALL.baseline}, "other") == pytest.approx(old)
+    assert component_levels(SMALL, theta, "new") == pytest.approx(np.exp([sum(new[:k]) for k in (2, 3, 4)]))
+    shares = np.array([0.25, 0.75])
+    shown, clicks, watch = (shares @ np.exp([sum(new[:k]), sum(old[:k])]) for k in (2, 3, 4))
+    change = true_change(SMALL, theta)
+    assert change == pytest.approx([clicks / shown - 1.0, watch / (shares @ np.exp([0.7, 0.0])) - 1.0])
+    assert gain(SMALL, change) == pytest.approx(2.0 * change[1])
+    assert margins(SMALL, change) == pytest.approx([change[0] + 0.02, 0.3 - change[1]])
+    assert margins(msgspec.structs.replace(SMALL, guardrails=()), np.stack([change, change])).shape == (2, 0)
+
+
+def test_a_recalibration_by_hand() -> None:
+    """A log coordinate moves by log 3 / log 100; a linear one is stretched, about where the weight is nothing."""
+    s, t = np.log(3.0) / np.log(100.0), (2.0 - 1.0) * 0.5 / 4.0
+    new = recalibrated(SMALL, {"a": 3.0, "b": 2.0})
+    assert new.events_per_hour == pytest.approx(SMALL.events_per_hour * np.exp(0.1 * s))
+    assert new.visits == pytest.approx({("a",): 0.1})
+    shown, clicks, watch = new.quantities
+    assert (shown.rate, clicks.rate, watch.rate) == pytest.approx(
+        (10.0 * np.exp(0.2 * t), 0.1 * np.exp(0.5 * s * t), 30.0)
+    )
+    assert shown.response == pytest.approx({("b",): 0.4})
+    assert clicks.response == pytest.approx({("a", "b"): 1.0, ("a",): 0.5 * t, ("b",): 1.0 * s})
+    assert clicks.tilts["new"] == pytest.approx({("a",): -0.3, (): -0.3 * s})
+    assert watch.tilts["new"] == pytest.approx({(): 0.7 + 0.1 * t, ("b",): 0.2})
+    squared = msgspec.structs.replace(SMALL, visits={("b", "b"): 1.0})
+    terms = recalibrated(squared, {"b": 2.0}).visits
+    assert sum(terms[key] for key in terms if len(key) == 1) == pytest.approx(4.0 * t)
+    assert terms["b", "b"] == pytest.approx(4.0)
+
+
+def test_a_season_is_highest_at_its_hour_and_at_the_week_s_end() -> None:
+    season, monday = Season(swing=0.2, peak_hour=21.0, weekend=0.1), 4 * 24 * HOUR_MS
+    hours = monday + np.arange(7 * 24) * HOUR_MS
+    factor = season.factor(hours)
+    assert factor[[21, 9, 3]] == pytest.approx([1.2, 0.8, 1.0])
+    assert factor[: 5 * 24].reshape(5, 24).mean(axis=1) == pytest.approx([1.0] * 5)
+    assert factor[5 * 24 :] / factor[: 2 * 24] == pytest.approx(1.1)
+    assert weekday_of(hours).tolist() == np.repeat(np.arange(7), 24).tolist()
+    world = msgspec.structs.replace(SMALL, volume_swing=1.0, week=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0))
+    assert traffic(world, hours).tolist() == np.repeat(np.arange(1.0, 8.0), 24).tolist()
 
 
 def test_segments_mix_by_their_share() -> None:

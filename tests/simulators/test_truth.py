@@ -69,11 +69,38 @@ def test_the_best_is_feasible_and_nothing_near_it_is_better(name: str, hour: int
     assert gain(scenario.world, tried)[feasible].max() <= best.gain * 1.002
 
 
+def test_the_best_by_segment_of_a_drifting_world_is_worth_what_the_day_says() -> None:
+    """The segments' own terms drift too."""
+    tenure = msgspec.structs.replace(SCENARIOS["tenure"], drift=DRIFT)
+    for hour in (0, 15):
+        best = optimum(tenure, hour, common=False)
+        found = truth(tenure, hour, [best.theta])[0]
+        assert gain(tenure.world, found) == pytest.approx(best.gain, rel=5e-3)
+        assert margins(tenure.world, found).min(initial=0.0) > -1e-4
+
+
 def test_between_knots_the_best_gain_is_a_straight_line() -> None:
     scenario = SCENARIOS["drift"]
     exact = [optimum(scenario, h, common=True).gain for h in (0, 2, 6, 46, 47)]
     assert [best_gain(scenario, h, common=True) for h in (0, 2, 6, 46, 47)] == pytest.approx(exact, rel=2e-3)
     assert exact[0] != exact[2]
+
+
+def test_of_vectors_by_segment_each_segment_has_its_own() -> None:
+    tenure = SCENARIOS["tenure"]
+    theta: Theta = {"all": tuple(tenure.world.baseline), "returning": (1.0, 1.5, -5.0)}
+    found = truth(tenure, 0, [None, theta, {"all": (1.0, 1.5, -5.0)}])
+    assert found[0] == pytest.approx(0.0)
+    assert found[1] == pytest.approx(true_change(tenure.world, theta))
+    assert not np.allclose(found[1], found[2])
+
+
+def test_the_best_gain_is_that_of_the_world_that_is_known() -> None:
+    jump = msgspec.structs.replace(SCENARIOS["jump"], drift=None)
+    before, after = (best_gain(jump, hour, common=True) for hour in (JUMP_HOUR - 1, JUMP_HOUR))
+    assert before != after
+    assert best_gain(jump, JUMP_HOUR + 3, common=True, seen=JUMP_HOUR - 1) == before
+    assert best_gain(jump, JUMP_HOUR - 1, common=True, seen=JUMP_HOUR) == after
 
 
 def test_the_corner_and_the_trap() -> None:

@@ -258,6 +258,18 @@ def test_a_pick_may_be_over_a_limit_by_the_tolerance() -> None:
     assert 0.1 < pick.gain_mean < 0.1 * (1.0 + TOLERANCE)
 
 
+def test_a_pick_keeps_off_what_failed_though_it_was_dealt_and_would_be_best() -> None:
+    posterior = linear()
+    given = dealt(np.array([0.95, 0.5, 0.3]), np.array([0.7, 0.3, 0.3]))
+    best = recommend(posterior, GOAL, (0,), 1.0, candidates=given, rng=np.random.default_rng(7))
+    assert best is not None
+    failed, rng = np.concatenate((best.unit[None], given[:1])), np.random.default_rng(7)
+    pick = recommend(posterior, GOAL, (0,), 1.0, candidates=np.concatenate((given, failed)), rng=rng, banned=failed)
+    assert pick is not None
+    assert rms_distance(pick.unit, failed[:, 0]).min() >= BANNED_RADIUS
+    assert 0.8 * best.gain_mean < pick.gain_mean
+
+
 def test_nothing_is_recommended_where_every_move_breaks_a_guardrail() -> None:
     unit = np.random.default_rng(8).random((150, D))
     loss = -0.3 * np.sqrt(((unit - BASELINE) ** 2).sum(axis=1))

@@ -1,20 +1,41 @@
 """The parts of a choice, each against what can be reckoned by hand."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from controller.core import policy
 from controller.core.goal import Goal, Limit
 from controller.core.kernel import Floats, Places, kernel
-from controller.core.policy import AHEAD_H, CAUTION, MIN_FEASIBLE, SCREENED, worth
-from controller.core.posterior import Posterior
-from tests.core.beliefs import BASELINE, GOAL, HYPERS, D, ask, linear, unseen
+from controller.core.policy import AHEAD_H, CAUTION, MIN_FEASIBLE, SCREENED, UNSURE, p_violation, worth
+from controller.core.posterior import Posterior, condition
+from tests.core.beliefs import BASELINE, GOAL, HYPERS, D, ask, linear, observed, unseen
 
 
 def test_the_error_of_an_objective_is_that_of_a_weighted_sum() -> None:
     mean, sd = np.array([[0.1], [0.04]]), np.array([[0.01], [0.06]])
     expected = 2.0 * 0.1 - 0.5 * 0.04 - CAUTION * np.hypot(2.0 * 0.01, 0.5 * 0.06)
     assert worth(Goal((2.0, -0.5), ()), mean, sd, MIN_FEASIBLE) == pytest.approx([expected])
+
+
+def test_of_several_limits_the_violations_add_up() -> None:
+    goal = Goal((1.0, 0.0), (Limit(0, 1, -0.01), Limit(1, -1, 0.02), Limit(1, 1, 0.0)))
+    mean, sd = np.array([[-0.03, 0.0, 0.1], [0.05, 0.03, -0.04]]), np.full((2, 3), 0.01)
+    assert policy._believed(goal, mean, sd).violation == pytest.approx([0.02 + 0.03, 0.01, 0.04])
+
+
+def test_however_much_may_be_risked_what_probably_breaks_a_limit_is_not_dealt_again() -> None:
+    """Along the second weight the guardrail's metric falls: at .605 it is as probably broken as not, not by far."""
+    rng = np.random.default_rng(2)
+    unit = rng.random((60, D))
+    change = np.stack([0.1 * (unit[:, 0] - 0.4), -0.1 * (unit[:, 1] - 0.5)])
+    still = tuple(msgspec.structs.replace(hyper, drift=1e-9) for hyper in HYPERS)
+    posterior = condition(observed(unit, change, se=0.001), BASELINE, still)
+    for second, dealt_again in ((0.55, True), (0.605, False)):
+        before = np.array([[0.9, second, 0.3]])
+        p = p_violation(posterior, GOAL, before, 0, 1.0)[0]
+        assert (p < 0.3) if dealt_again else (UNSURE < p < 0.6)
+        assert ("repeat" in ask(posterior, risk=0.9, previous=before[:, None])[1]) == dealt_again
 
 
 def regret(limits: tuple[Limit, ...], unit: Floats, posterior: Posterior) -> float:

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from controller.core import policy
 from controller.core.candidates import rms_distance
 from controller.core.goal import Goal, Limit, tolerant
 from controller.core.kernel import Hyper, kernel
@@ -27,6 +28,20 @@ def test_a_group_that_kept_the_baseline_had_no_part_in_a_ban() -> None:
     unit = found.unit
     assert rms_distance(unit[:, 0], failed[:, 0]).min() >= BANNED_RADIUS
     assert rms_distance(unit[:, 1], BASELINE[None]).min() < BANNED_RADIUS
+
+
+def test_before_anything_is_known_a_group_keeps_off_its_own_bans_and_the_tightest_says_how_many_arms() -> None:
+    """Bans leave the first group what lies between .6 and .64, the second everything."""
+    hypers, baseline = (Hyper((0.9,), 0.1, 0.03, 200.0, 0.7),) * 2, np.array([0.5])
+    posterior = condition(observed(np.empty((0, 1)), np.empty((2, 0))), baseline, hypers)
+    edges = np.array([*np.arange(0.25, 0.54, 0.04), 0.55, 0.69, 0.73, 0.77])
+    failed = np.stack((edges, np.full(len(edges), 0.5)), axis=1)[..., None]  # (b, 2, 1)
+    rng, nothing = np.random.default_rng(3), np.empty((0, 2, 1))
+    found = propose(posterior, GOAL, (1, 2), 0.0, arms=8, risk=0.3, previous=nothing, banned=failed, rng=rng)
+    assert 0 < len(found.unit) < 8
+    assert found.reasons == ("initial",) * len(found.unit)
+    assert np.abs(found.unit[:, 0] - 0.62).max() <= 0.02 + 1e-9
+    assert np.abs(found.unit[:, 1] - 0.62).max() > 0.1
 
 
 def test_a_segment_with_little_to_try_leaves_the_arms_to_the_others() -> None:
@@ -71,9 +86,26 @@ def test_a_pick_of_several_segments_is_as_sure_of_the_guardrails_as_one_of_all_t
     both, rng = np.repeat(unit[:, None], 5, axis=1), np.random.default_rng(5)
     pick = recommend(posterior, GOAL, groups, 1.0, candidates=both, rng=rng)
     assert pick is not None
-    p = 1.0 - p_violation(posterior, tolerant(GOAL), pick.unit[[0]], 1, 1.0)[0]
+    kept = [
+        1.0 - p_violation(posterior, tolerant(GOAL), pick.unit[[j]], group, 1.0)[0] for j, group in enumerate(groups)
+    ]
+    assert pick.p_feasible == pytest.approx(np.prod(kept))
     assert pick.p_feasible >= MIN_FEASIBLE
-    assert p < 0.99, "the guardrail binds"
+    assert kept[0] < 0.99, "the guardrail binds"
+
+
+def test_the_regret_of_segments_that_are_alike_is_that_of_one_of_all_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "REGRET_DRAWS", 2000)
+    unit = np.random.default_rng(4).random((20, D))
+    change = np.stack([0.1 * (unit[:, 0] - 0.4), 0.0 * unit[:, 0]])
+    posterior = condition(join([observed(unit, change, group, se=0.02) for group in (1, 2)]), BASELINE, HYPERS)
+    regrets = []
+    for groups in ((1,), (1, 2)):
+        rng, both = np.random.default_rng(5), np.repeat(unit[:, None], len(groups), axis=1)
+        pick = recommend(posterior, GOAL, groups, 1.0, candidates=both, rng=rng)
+        assert pick is not None
+        regrets.append(pick.regret)
+    assert regrets[1] == pytest.approx(regrets[0], rel=0.25)
 
 
 def test_a_segment_that_keeps_an_infeasible_baseline_leaves_nothing_to_recommend() -> None:
@@ -110,6 +142,26 @@ def test_segments_choose_for_themselves() -> None:
     assert pick.unit[0, 0] > 0.8
     assert pick.unit[1, 0] < 0.1
     assert pick.gain_mean == pytest.approx((0.06 + 0.04) / 2, abs=0.02)
+
+
+def test_what_was_dealt_to_a_group_is_dealt_again_and_recommended_in_that_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first group gains as the first weight rises, the second as it falls."""
+    unit = np.random.default_rng(4).random((60, D))
+    gains = [np.stack([turn * (unit[:, 0] - 0.4), 0.0 * unit[:, 0]]) for turn in (0.1, -0.1)]
+    seen = join([observed(unit, own, group, se=0.001) for group, own in zip((1, 2), gains, strict=True)])
+    posterior, rng = condition(seen, BASELINE, HYPERS), np.random.default_rng(5)
+    before = np.full((2, 2, D), 0.5)
+    before[:, :, 0] = [[0.95, 0.05], [0.85, 0.15]]
+    nothing = np.empty((0, 2, D))
+    found = propose(posterior, GOAL, (1, 2), 1.0, arms=8, risk=0.25, previous=before, banned=nothing, rng=rng)
+    assert found.reasons[:3] == ("repeat", "repeat", "thompson")
+    np.testing.assert_array_equal(found.unit[:2], before)
+    monkeypatch.setattr(policy, "CLIMBS", 0)
+    pick = recommend(posterior, GOAL, (1, 2), 1.0, candidates=before, rng=rng)
+    assert pick is not None
+    np.testing.assert_array_equal(pick.unit, before[0])
 
 
 def test_a_gain_over_groups_is_as_sure_as_joint_draws_of_it() -> None:

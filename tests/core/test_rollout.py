@@ -111,6 +111,7 @@ def test_where_buckets_are_few_no_share_is_more_and_the_holdback_no_less_than_as
     assert np.mean(last == 0) >= HOLDBACK
     at_risk = nested(buckets, 0.2, 1, "c1", room_beside(0.2, 0.2))
     assert np.mean(at_risk != 0) <= 0.4
+    assert np.mean((last == 0) & (at_risk == 0)) >= HOLDBACK  # nobody else ever has them
     assert np.mean(last == 1) > 0.95 - 1.0 / buckets - 1e-9  # and a bucket less at most
 
 
@@ -133,6 +134,7 @@ def test_what_explores_beside_a_test_takes_only_what_the_test_leaves_out() -> No
     alone = joined(trial, 8, arms[1:2], 2, np.random.default_rng(0))
     assert np.bincount(alone.buckets).tolist() == [60, 30, 10], "one vector for two arms has the share of one"
     assert without(one, 9, [2]).trial == 7
+    assert without(one, 9, [2]).history is trial.history
     assert without(one, 9, [1]).trial == 0
 
 

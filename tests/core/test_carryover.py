@@ -131,7 +131,7 @@ def test_metrics_share_the_error_budget() -> None:
     assert found(known, METRICS) is None
 
 
-@pytest.mark.parametrize(("kappa", "named"), [((0.9, -0.6), "ctr"), ((0.6, -0.9), "watch")])
+@pytest.mark.parametrize(("kappa", "named"), [((0.9, -0.6), "ctr"), ((0.6, -0.9), "watch"), ((-0.9, 0.6), "ctr")])
 def test_of_several_metrics_the_one_that_carries_over_most_is_named(kappa: tuple[float, float], named: str) -> None:
     known = Carryover((1000.0 * kappa[0], 1000.0 * kappa[1]), (1000.0, 1000.0))
     why = found(known, METRICS)

@@ -16,6 +16,7 @@ import torch
 
 from nas import supernet_train
 from nas.batches import Batch
+from nas.evaluate import evaluate
 from nas.evolution import Evaluated, Limit, Rules, front
 from nas.genotype import digest
 from nas.latency import LatencyTable, measured_table
@@ -25,7 +26,7 @@ from nas.prepare import opened
 from nas.recipe import Recipe
 from nas.sampling import STRATEGIES, paths
 from nas.schema import DataError
-from nas.search import JOURNAL, AnotherSearch, Say, SearchPlan, adaptation, search
+from nas.search import JOURNAL, AnotherSearch, Say, SearchPlan, Worker, adaptation, search
 from nas.space import SMALL, misfits
 from nas.supernet import Borrowed
 from nas.supernet_train import RECORD, AnotherSupernet, SupernetPlan, read_supernet, train_supernet
@@ -157,6 +158,34 @@ def test_networks_that_are_one_without_dense_fields_are_evaluated_once(tmp_path:
     found = run(tmp_path, tmp_path / "search", msgspec.structs.replace(PLAN, evaluations=24, adapt_rows=0))
     networks = {digest(msgspec.structs.replace(one.genotype, numeric=False)) for one in found}
     assert len(networks) == len(found) == 24
+
+
+@pytest.mark.parametrize("adapt_rows", [0, 128])
+def test_networks_are_judged_by_the_heads_that_the_supernet_was_trained_for(
+    adapt_rows: int, trained: Path, tmp_path: Path
+) -> None:
+    """The first head alone counts, twice: the mean over both heads is its own loss."""
+    data = opened(trained / "prepared")
+    train_supernet(msgspec.structs.replace(SUPERNET, rows=2560, head_weights=(2.0, 0.0)), data, tmp_path / "supernet")
+    plan = msgspec.structs.replace(PLAN, evaluations=1, adapt_rows=adapt_rows)
+    (one,) = search(plan, trained / "prepared", tmp_path / "supernet", tmp_path / "search")
+    network = read_supernet(tmp_path / "supernet")[0].cut(one.genotype)
+    found, _ = evaluate(network, data.valid.observed(400), data.encoding.schema, (1.0, 1.0))
+    first, second = (head.logloss for head in found.heads)
+    assert abs(first - second) > 0.05
+    assert one.loss == pytest.approx(first, abs=0.02 if adapt_rows else 1e-6)
+    assert (one.rows, one.index) == (adapt_rows, 0)
+
+
+def test_an_adaptation_is_the_seed_s(trained: Path) -> None:
+    small = msgspec.structs.replace(ADAPT, batch_size=32)
+    losses = [
+        Worker(msgspec.structs.replace(PLAN, seed=seed, adapt=small), trained / "prepared", trained / "supernet", None)
+        .evaluate(0, genotype(0, SMALL))
+        .loss
+        for seed in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_a_long_adaptation_is_refused(trained: Path, tmp_path: Path) -> None:

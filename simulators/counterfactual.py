@@ -126,6 +126,12 @@ def _arrays(table: pa.Table, signals: tuple[str, ...], path: Path) -> RankingLog
     position = _numbers(table["position"], shape, -1.0)
     _refuse_gaps(path, position, [requests[request[at]] for at in starts])
     numbers = {name: _numbers(table[name], shape) for name in (*(f"label_{s}" for s in signals), WATCH)}
+    for name, values in numbers.items():
+        if (unknown := (position >= 0.0) & ~np.isfinite(values)).any():
+            at = int(unknown.reshape(-1).argmax())
+            raise NotRankable(
+                f"{path}: column {name!r}, row {at + 1}: found nothing or no number, though the candidate was shown"
+            )
     return RankingLog(
         weights=tuple(f"p_{signal}" for signal in signals),
         signals=signals,

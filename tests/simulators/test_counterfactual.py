@@ -259,6 +259,11 @@ def test_files_that_are_no_ranking_log_are_named(tmp_path: Path, path: Path, log
     for name, values, message in (
         ("unit", pa.nulls(table.num_rows, pa.string()), r"column 'unit', row 1: nothing"),
         ("pred_like", pa.array([0.1, 0.1, 0.1, np.nan] * (table.num_rows // 4)), r"'pred_like', row 4: found nan"),
+        (
+            "label_like",
+            pa.nulls(table.num_rows, pa.int8()),
+            r"column 'label_like', row \d+: found nothing or no number, ",
+        ),
         ("position", compute.add(table["position"], 1), r"found positions 1, 2.*; expected 0, 1, 2, \.\.\."),
         ("position", compute.fill_null(table["position"], -2), r"found positions -2, .*; expected 0, 1, 2, \.\.\."),
         ("position", compute.fill_null(compute.cast(table["position"], "float"), -0.5), r"found positions -0\.5, "),

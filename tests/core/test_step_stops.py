@@ -1,11 +1,12 @@
 """What freezes a study, and what sends a vector back: on a study that runs through the core."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 
-from controller.core import decide, looks
+from controller.core import decide, looks, safety
 from controller.core import step as core
 from controller.core.windows import Batch, PartBatch
 from tests.core.loop import (
@@ -275,6 +276,25 @@ def distance(a: Theta, b: Theta) -> float:
     """Root mean square distance in the unit cube of `PLAN`."""
     unit = [(np.log10(t[1]) / 2 + 0.5, (t[2] + 1.0) / 2.0) for t in (a, b)]
     return float(np.sqrt(np.mean((np.array(unit[0]) - np.array(unit[1])) ** 2)))
+
+
+def test_what_a_harmless_vector_risks_is_divided_over_all_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sequence of its own watches it in confirm, at each share of the ramp, and in hold."""
+    spent: dict[str, set[float]] = {}
+    loop = at_stage("confirm")
+    crossings = safety.crossings
+
+    def spied(*given: Any) -> tuple[safety.Crossing, ...]:
+        if given[4:] == ():  # not the breaker's, which holds it against a catastrophe
+            spent.setdefault(f"{loop.carry.stage} {loop.carry.ramp_step}", set()).add(given[3])
+        return crossings(*given)
+
+    monkeypatch.setattr(safety, "crossings", spied)
+    while loop.carry.stage != "hold":
+        loop.window()
+    loop.windows(2)
+    assert len(spent) > 2
+    assert {alpha for stage in spent.values() for alpha in stage} == {PLAN.safety.stop_alpha / len(spent)}
 
 
 def test_a_harmless_vector_is_not_stopped() -> None:

@@ -14,7 +14,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPar
 from controller.shell.connections import Kafka, no_topic
 from controller.shell.kafka_diagnosis import diagnosed, unreached
 from controller.shell.sources import ARROW, At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve, same
-from controller.shell.sources_standing import Newest, Standing
+from controller.shell.sources_standing import LEADERS_S, Newest, Standing
 from controller.shell.tls import context, require_password
 
 _SPEC: Final[Any] = vars(admin)["OffsetSpec"]  # public, but its package's annotations leave it out
@@ -41,6 +41,7 @@ _SETTINGS: Final = {
     "fetch.message.max.bytes": 4 << 20,
     "fetch.max.bytes": 16 << 20,
     "queued.max.messages.kbytes": 32 << 10,
+    "topic.metadata.refresh.interval.ms": int(LEADERS_S * 1000),
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 2_000,
     "log_level": _LOG_LEVEL,

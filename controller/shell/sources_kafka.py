@@ -23,7 +23,7 @@ from controller.shell.sources import (
     resolve,
     same,
 )
-from controller.shell.sources_standing import Newest, Standing
+from controller.shell.sources_standing import LEADERS_S, Newest, Standing
 
 _ANSWER_MS: Final = 2_000  # an end offset that takes longer counts as no answer
 _CLOSE_MS: Final = 2_000
@@ -73,7 +73,7 @@ class KafkaSource:
     ) -> None:
         self._kafka = kafka
         self._options = {**client_options(kafka, password), **_FETCH, **_NEVER_BY_ITSELF, **RECONNECT}
-        self._options["metadata_max_age_ms"] = int(refresh_s * 1000)
+        self._options["metadata_max_age_ms"] = int(min(refresh_s, LEADERS_S) * 1000)
         self._window_ms = window_ms
         self._idle_after_s = idle_after_s
         self._answer_s = answer_s

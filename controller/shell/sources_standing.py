@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 ASK_EVERY_S = 1.0
+LEADERS_S = 10.0  # how often leaders are looked for: one that hangs keeps its connection, and tells nothing
 FAULT_HOLDS_S = 10.0  # a fault that came no more for so long is over
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer as ConfluentConsumer
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -183,6 +184,23 @@ def test_no_broker_at_the_start(kind: Callable[..., Source]) -> None:
         source.start(None, "earliest")
     source.close()
     wait_until(lambda: threading.active_count() <= threads, "the client's threads end")
+
+
+def test_confluent_looks_for_leaders_by_itself(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that hangs keeps its connection: without this its partition is read on by the next after a minute."""
+    given: dict[str, Any] = {}
+
+    def consumer(settings: dict[str, Any]) -> ConfluentConsumer:
+        given.update(settings)
+        return ConfluentConsumer(settings)
+
+    monkeypatch.setattr("controller.shell.sources_confluent.confluent_kafka.Consumer", consumer)
+    source = ConfluentSource(Kafka(kafka_bootstrap, kafka_topic()), window_ms=1000, idle_after_s=None)
+    source.start(None, "latest")
+    source.close()
+    assert given["topic.metadata.refresh.interval.ms"] == 10_000
 
 
 class Hushed(AdminClient):

@@ -50,6 +50,11 @@ def no_topic(kafka: Kafka, topic: str) -> str:
     return f"Kafka at {kafka.bootstrap} has no topic {topic!r}: make it, or mend {key}"
 
 
+def no_offsets(kafka: Kafka, error: str) -> str:
+    """What is said where a broker takes connections, and yet none tells offsets: a partition without a leader, say."""
+    return f"Kafka at {kafka.bootstrap} is reached, but tells no offsets: {error}"
+
+
 class Redis(msgspec.Struct, frozen=True):
     """Where the table goes. The password comes from TRIMTAB_REDIS_PASSWORD."""
 

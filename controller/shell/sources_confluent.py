@@ -11,7 +11,7 @@ import confluent_kafka
 import msgspec
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition, admin
 
-from controller.shell.connections import Kafka, no_topic
+from controller.shell.connections import Kafka, no_offsets, no_topic
 from controller.shell.kafka_diagnosis import diagnosed, unreached
 from controller.shell.sources import ARROW, At, Fetched, OffsetLost, Poll, Record, SourceUnavailable, resolve, same
 from controller.shell.sources_standing import LEADERS_S, Newest, Standing
@@ -207,12 +207,15 @@ class ConfluentSource:
 
     def _silence(self, error: KafkaException) -> str:
         """Why no answer came. Of a topic that is gone the client may say what it says of brokers: no leader."""
-        gone = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT)
-        if error.args[0].code() in gone and unreached(self._kafka) is None:
+        if unreached(self._kafka) is not None:
+            return f"no broker answers at {self._kafka.bootstrap}: {error}"
+        code, gone = error.args[0].code(), (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT)
+        if code > 0 or code in gone:  # a broker's word
             with suppress(KafkaException):
-                if not self._partitions(_ANSWER_S):
+                there = self._partitions(_ANSWER_S)  # which renews their leaders too, where one has moved
+                if not there and code in gone:
                     return no_topic(self._kafka, self._kafka.topic)
-        return f"no broker answers at {self._kafka.bootstrap}: {error}"
+        return no_offsets(self._kafka, str(error))
 
     def _partitions(self, timeout_s: float) -> set[int]:
         """Numbers of the topic's partitions; empty when there is no such topic."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from controller.shell.connections import Kafka, no_topic
+from controller.shell.connections import Kafka, no_offsets, no_topic
 from controller.shell.kafka_diagnosis import diagnosed, unreached
 from controller.shell.kafka_python import RECONNECT, client_options, connect, said, topic_id, unread
 from controller.shell.sources import (
@@ -115,7 +115,7 @@ class KafkaSource:
         try:
             self._discover()
         except KafkaError as error:
-            self._standing.silent(f"no broker answers at {self._kafka.bootstrap}: {said(error)}")
+            self._standing.silent(self._silence(error))
             return False
         self._ask()
         return self._standing.at_end()
@@ -223,11 +223,12 @@ class KafkaSource:
 
     def _silence(self, error: KafkaError) -> str:
         """Why no answer came. A topic that is gone has no leader to ask, until the client's time is up."""
-        if unreached(self._kafka) is None:
-            with suppress(KafkaError):
-                if not self._consumer.partitions_for_topic(self._kafka.topic):
-                    return no_topic(self._kafka, self._kafka.topic)
-        return f"no broker answers at {self._kafka.bootstrap}: {said(error)}"
+        if unreached(self._kafka) is not None:
+            return f"no broker answers at {self._kafka.bootstrap}: {said(error)}"
+        with suppress(KafkaError):
+            if not self._consumer.partitions_for_topic(self._kafka.topic):
+                return no_topic(self._kafka, self._kafka.topic)
+        return no_offsets(self._kafka, said(error))
 
     def _lost(self, error: KafkaError) -> OffsetLost:
         """Which partition's position is outside its log, and that log's bounds where they can be had."""

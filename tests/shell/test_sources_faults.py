@@ -186,6 +186,39 @@ def test_no_broker_at_the_start(kind: Callable[..., Source]) -> None:
     wait_until(lambda: threading.active_count() <= threads, "the client's threads end")
 
 
+class Fenced(AdminClient):
+    """It holds a leader that is none any more, until it is asked for the topic's partitions."""
+
+    fenced = False
+
+    def list_offsets(self, *args: Any, **settings: Any) -> Any:
+        if self.fenced:
+            raise KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH))
+        return super().list_offsets(*args, **settings)
+
+    def list_topics(self, *args: Any, **settings: Any) -> Any:
+        type(self).fenced = False
+        return super().list_topics(*args, **settings)
+
+
+def test_a_leader_that_moved_is_asked_for_at_once(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.shell.sources_confluent.admin", SimpleNamespace(AdminClient=Fenced))
+    seconds = map(float, count())  # the end offsets are due at every look
+    source = ConfluentSource(
+        Kafka(kafka_bootstrap, kafka_topic()),
+        window_ms=3_600_000, idle_after_s=None, refresh_s=3600.0, monotonic=lambda: next(seconds),
+    )  # fmt: skip
+    source.start(None, "latest")
+    monkeypatch.setattr(Fenced, "fenced", True)
+    source.poll(0.05)
+    assert f"Kafka at {kafka_bootstrap} is reached, but tells no offsets" in str(source.health())
+    source.poll(0.05)
+    assert source.health() is None
+    source.close()
+
+
 def test_confluent_looks_for_leaders_by_itself(
     kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ class Client:
         return dict.fromkeys(topic, 0)
 
     def end_offsets(self, topic: list[Any], timeout_ms: int) -> dict[Any, int]:
+        self._answer("end_offsets")
         return dict.fromkeys(topic, self.end)
 
     def assign(self, topic: list[Any]) -> None:
@@ -108,6 +109,19 @@ def test_a_new_partition_is_not_caught_up(source: KafkaSource, client: Client) -
     assert not source.caught_up()
     assert client.at[TopicPartition("events", 2)] == 0
     assert values(source.poll(0.0).parts) == [b"2"]
+
+
+@pytest.mark.parametrize(
+    ("connection", "told"),
+    [(None, "Kafka at nowhere:1 is reached, but tells no offsets: "), ("refused", "no broker answers at nowhere:1: ")],
+)
+def test_a_partition_without_a_leader_is_told_apart_from_brokers_that_are_away(
+    source: KafkaSource, client: Client, monkeypatch: pytest.MonkeyPatch, connection: str | None, told: str
+) -> None:
+    monkeypatch.setattr("controller.shell.sources_kafka.unreached", lambda _: connection)
+    client.fails["end_offsets"] = KafkaTimeoutError("Failed to get offsets")
+    source.poll(0.0)
+    assert source.health() == f"{told}KafkaTimeoutError: Failed to get offsets (for 0 s)"
 
 
 def test_the_lag_is_told_while_no_fetch_succeeds(source: KafkaSource, client: Client) -> None:

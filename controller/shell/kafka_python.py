@@ -34,8 +34,26 @@ def client_options(kafka: Kafka, password: str | None) -> dict[str, Any]:
 def connect(make: Callable[..., Any], options: dict[str, Any], answer_s: float) -> Any:
     """A consumer or producer that has reached a broker; raises KafkaError when none answers in time.
 
-    Their constructors connect, and on failure would leave their network thread running.
+    The client tries servers at random, and one that hangs, or whose host is gone, would have all of the time. So it has
+    half of it, and then each server alone its share of the rest.
     """
+    servers = options["bootstrap_servers"]
+    if len(servers) == 1:
+        return _connected(make, options, answer_s)
+    try:
+        return _connected(make, options, answer_s / 2)
+    except KafkaError as error:
+        last = error
+    for server in servers:
+        try:
+            return _connected(make, options | {"bootstrap_servers": [server]}, answer_s / 2 / len(servers))
+        except KafkaError as error:
+            last = error
+    raise last
+
+
+def _connected(make: Callable[..., Any], options: dict[str, Any], answer_s: float) -> Any:
+    """Constructors connect, and on failure would leave their network thread running."""
     made: list[Any] = []
 
     def client(**settings: Any) -> Any:

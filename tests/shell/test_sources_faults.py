@@ -2,11 +2,14 @@
 
 import gc
 import logging
+import random
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -184,6 +187,19 @@ def test_no_broker_at_the_start(kind: Callable[..., Source]) -> None:
         source.start(None, "earliest")
     source.close()
     wait_until(lambda: threading.active_count() <= threads, "the client's threads end")
+
+
+@each_client
+def test_a_server_that_hangs_is_passed_over_at_the_start(
+    kind: Callable[..., Source], kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = SimpleNamespace(choice=itemgetter(0), uniform=random.uniform, shuffle=random.shuffle)
+    monkeypatch.setattr("kafka.net.manager.random", first)  # kafka-python tries a server at random
+    with socket.create_server(("127.0.0.1", 0)) as hung:  # connections are taken, and nothing is answered
+        address = f"127.0.0.1:{hung.getsockname()[1]},{kafka_bootstrap}"
+        source = kind(Kafka(address, kafka_topic()), window_ms=1000, idle_after_s=None, answer_s=6.0)
+        assert len(source.start(None, "earliest")) == 4
+        source.close()
 
 
 class Fenced(AdminClient):

@@ -315,7 +315,7 @@ def _make_topic(options: dict[str, Any], topic: str, partitions: int) -> None:
     admin = connect(KafkaAdminClient, options, ANSWER_S)
     try:
         if topic not in admin.list_topics():
-            admin.create_topics([NewTopic(topic, partitions, 1)], timeout_ms=_NEW_TOPIC_S * 1000)
+            admin.create_topics([NewTopic(topic, partitions)], timeout_ms=_NEW_TOPIC_S * 1000)
     except TopicAlreadyExistsError:
         pass  # made by another process in this moment
     finally:

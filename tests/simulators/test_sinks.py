@@ -5,9 +5,11 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
 
 from controller.shell.connections import Kafka
 from simulators.sinks import KafkaSink, NdjsonSink, Sink, SinkFailed
@@ -72,6 +74,23 @@ def test_a_topic_that_is_not_there_is_made(kafka_bootstrap: str, kafka_topic: Ma
         sink = KafkaSink(Kafka(kafka_bootstrap, topic), asked)
         assert sink.partitions == 3
         sink.close()
+
+
+def test_a_new_topic_has_as_many_replicas_as_its_cluster_gives(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = f"{kafka_topic(1)}-new"
+    asked: list[NewTopic] = []
+
+    create = KafkaAdminClient.create_topics
+
+    def kept(admin: Any, topics: list[NewTopic], **settings: Any) -> Any:
+        asked.extend(topics)
+        return create(admin, topics, **settings)
+
+    monkeypatch.setattr(KafkaAdminClient, "create_topics", kept)
+    KafkaSink(Kafka(kafka_bootstrap, topic), 1).close()
+    assert [new.replication_factor for new in asked] == [-1]  # the broker's default.replication.factor
 
 
 def test_no_broker_is_an_error_that_names_the_address() -> None:

@@ -106,7 +106,7 @@ class OffsetLost(Exception):
     def __init__(self, partition: int, asked: int, earliest: int, latest: int) -> None:
         super().__init__(
             f"partition {partition}: offset {asked} was asked for, but the log holds {earliest} to {latest}; "
-            "records were deleted (retention) or the topic was made anew"
+            "records were deleted (retention), the topic was made anew, or a leader that lacked records was elected"
         )
         self.partition = partition
         self.asked = asked

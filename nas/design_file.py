@@ -28,7 +28,7 @@ from nas.schema import DataError, Field, Head, Kind, Schema
 from nas.search import MAX_ADAPTATION, SearchPlan, adaptation
 from nas.space import SPACES, Space
 from nas.splits import Split
-from nas.supernet_train import WARMUP, SupernetPlan
+from nas.supernet_train import SupernetPlan, expect_warmup
 from nas.value import Form, ValueModel, loss_weights
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class SupernetTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         expect("supernet.epochs", self.epochs, 0 < self.epochs < math.inf, "a number above 0")
         at_least("supernet", self, rows=1)
-        expect("supernet.warmup", self.warmup, 0 <= self.warmup <= WARMUP, f"a share of the rows, at most {WARMUP}")
+        expect_warmup(self.warmup)
         _refuse_seed("supernet", self.seed)
 
 

@@ -15,6 +15,7 @@ from nas.device import device
 from nas.differences import differences
 from nas.environment import Environment, environment
 from nas.genotype import Genotype
+from nas.ranges import expect
 from nas.recipe import Recipe, rate_at
 from nas.rows import Parts
 from nas.sampling import Strategy, paths
@@ -34,6 +35,11 @@ KEYS = {  # of a plan's fields, as the design file has them
 OTHER_DATA = "the data are others"
 
 
+def expect_warmup(share: float) -> None:
+    """Raises ValueError unless so much of the rows may go through the full path first."""
+    expect("supernet.warmup", share, 0 <= share <= WARMUP, f"a share of the rows, at most {WARMUP}")
+
+
 class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a supernet is trained by."""
 
@@ -44,6 +50,9 @@ class SupernetPlan(msgspec.Struct, frozen=True, kw_only=True):
     warmup: float = 0.01
     seed: int = 0
     head_weights: tuple[float, ...] = ()  # all 1
+
+    def __post_init__(self) -> None:
+        expect_warmup(self.warmup)
 
 
 class SupernetRecord(msgspec.Struct, frozen=True, kw_only=True):

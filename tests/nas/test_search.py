@@ -348,6 +348,8 @@ def test_another_supernets_folder_is_refused(trained: Path, tmp_path: Path) -> N
     (tmp_path / RECORD).write_bytes(msgspec.json.encode(record))
     with pytest.raises(AnotherSupernet, match="holds a supernet of schema 1; this version reads 3"):
         read_supernet(tmp_path)
+    with pytest.raises(ValueError, match=r"supernet\.warmup: found 0\.5; expected a share of the rows, at most 0\.02"):
+        SupernetPlan(space=SMALL, recipe=RECIPE, rows=100, warmup=0.5)
 
 
 @pytest.fixture(scope="module")
